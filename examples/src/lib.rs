@@ -1,0 +1,1 @@
+//! Examples of wwproxy; see the `[[example]]` entries of this crate.

@@ -1,0 +1,122 @@
+//! Names of apps and of events.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// The longest app id, in characters.
+const MAX_APP_ID_LEN: usize = 128;
+/// The longest event id a client accepts, in bytes. The proxy's own are 36 long.
+const MAX_EVENT_ID_LEN: usize = 256;
+
+/// The name of an app: 1 to 128 of `A-Z a-z 0-9 . _ -`.
+///
+/// Safe in a path, a header and a log line as it is. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AppId(Arc<str>);
+
+/// The name of one event, given by the proxy: unique, opaque, ascending in order of arrival within
+/// an app.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EventId(Arc<str>);
+
+/// A text that is no id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidId {
+    /// Not an [`AppId`].
+    #[error("an app id is 1 to 128 of the characters A-Z a-z 0-9 . _ -")]
+    App,
+    /// Not an [`EventId`].
+    #[error("an event id is 1 to 256 printable ASCII characters")]
+    Event,
+}
+
+impl FromStr for AppId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if (1..=MAX_APP_ID_LEN).contains(&text.len()) && text.bytes().all(allowed) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidId::App)
+        }
+    }
+}
+
+impl FromStr for EventId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if (1..=MAX_EVENT_ID_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidId::Event)
+        }
+    }
+}
+
+macro_rules! text_id {
+    ($name:ident) => {
+        impl $name {
+            /// The id as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0.as_ref().to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id!(AppId);
+text_id!(EventId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn app_ids_are_checked_once_at_the_edge() {
+        for good in ["a", "0c1d2e3f-4a5b-4c6d-8e7f-9a0b1c2d3e4f", "A.b_c-9", &"x".repeat(128)] {
+            assert_eq!(good.parse::<AppId>().unwrap().as_str(), good);
+        }
+        for bad in ["", "a/b", "a b", "a%2fb", "a?b", "é", "a\n", &"x".repeat(129)] {
+            assert_eq!(bad.parse::<AppId>(), Err(InvalidId::App), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn event_ids_are_printable() {
+        assert!("0192e4a0-0000-7000-8000-000000000000".parse::<EventId>().is_ok());
+        assert_eq!("a\nb".parse::<EventId>(), Err(InvalidId::Event));
+        assert_eq!("".parse::<EventId>(), Err(InvalidId::Event));
+    }
+}

@@ -1,0 +1,164 @@
+//! JSON read without touching it: members as the text they were written in.
+//!
+//! A derived struct would refuse a member that stands twice, recurse into values nobody asked for
+//! and lose the white space that a sender signed. These functions walk the outermost level only,
+//! without recursion and whatever the nesting, and give back slices of the text itself. Of a name
+//! that stands twice the last one counts, as in JavaScript.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// The members of these names of the JSON object in `text`, each as its raw value.
+///
+/// # Errors
+/// `text` is not one JSON object.
+///
+/// ```
+/// let text = r#"{"type":"a","deep":[[[]]],"type":"b"}"#;
+/// let [kind, missing] = wwproxy_protocol::json::members(text, ["type", "missing"]).unwrap();
+/// assert_eq!(kind.unwrap().get(), r#""b""#);
+/// assert!(missing.is_none());
+/// ```
+pub fn members<'a, const N: usize>(
+    text: &'a str,
+    names: [&str; N],
+) -> serde_json::Result<[Option<&'a RawValue>; N]> {
+    let mut found = [None; N];
+    each_member(text, |name, value| {
+        if let Some(at) = names.iter().position(|wanted| wanted.as_bytes() == name) {
+            found[at] = Some(value);
+        }
+    })?;
+    Ok(found)
+}
+
+/// Calls `visit` with each member of the JSON object in `text`: its name, unescaped, and its raw value.
+///
+/// A name with an escaped lone surrogate is no Unicode text, but still JSON: hence bytes.
+///
+/// # Errors
+/// `text` is not one JSON object.
+pub fn each_member<'a>(text: &'a str, visit: impl FnMut(&[u8], &'a RawValue)) -> serde_json::Result<()> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    deserializer.deserialize_map(Members(visit))?;
+    deserializer.end()
+}
+
+/// The string that a raw value stands for, or `None` where it is no string.
+#[must_use]
+pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    serde_json::from_str::<Text<'_>>(value.get()).ok().map(|text| text.0)
+}
+
+/// Whether `text` is one JSON object or array, of whatever depth.
+#[must_use]
+pub fn is_object_or_array(text: &str) -> bool {
+    text.trim_start_matches(WHITE_SPACE).starts_with(['{', '['])
+        && serde_json::from_str::<&RawValue>(text).is_ok()
+}
+
+/// A member's value with the white space around it: everything between its colon and the comma or
+/// brace after it. `value` must be a slice of `text`, as [`members`] gives it.
+///
+/// The proxy writes a body there as it came, so this is the body to the last byte, while a
+/// [`RawValue`] by itself has lost a newline at its end.
+#[must_use]
+pub fn with_white_space<'a>(text: &'a str, value: &'a RawValue) -> &'a str {
+    let start = value.get().as_ptr() as usize - text.as_ptr() as usize;
+    let end = start + value.get().len();
+    let before = text[..start].trim_end_matches(WHITE_SPACE).len();
+    let after = text.len() - text[end..].trim_start_matches(WHITE_SPACE).len();
+    &text[before..after]
+}
+
+/// RFC 8259, section 2.
+const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
+
+struct Members<F>(F);
+
+impl<'de, F: FnMut(&[u8], &'de RawValue)> Visitor<'de> for Members<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key_seed(Name)? {
+            (self.0)(&name, map.next_value()?);
+        }
+        Ok(())
+    }
+}
+
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, [u8]>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_bytes(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, [u8]>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a member's name")
+    }
+
+    fn visit_borrowed_bytes<E>(self, name: &'de [u8]) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(name))
+    }
+
+    fn visit_bytes<E>(self, name: &[u8]) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_an_object_or_array() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        for good in ["{}", " [1]\n", r#"{"a":1e999,"\ud800":"\udfff"}"#, &deep] {
+            assert!(is_object_or_array(good), "{:.40}", good);
+        }
+        for bad in ["", "1", r#""{}""#, "null", "{", "{}{}", "{'a':1}", "\u{feff}{}", "\u{a0}{}", "[1,]"] {
+            assert!(!is_object_or_array(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_unescaped_and_the_last_of_two_counts() {
+        let text = r#"{"\u0074ype":1,"\ud800":2,"type":"verific\u0061tion"}"#;
+        let [kind] = members(text, ["type"]).unwrap();
+        assert_eq!(string(kind.unwrap()).unwrap(), "verification");
+    }
+
+    #[test]
+    fn only_strings_are_strings() {
+        let [number, list, broken] = members(r#"{"n":1,"l":["x"],"b":"\ud800"}"#, ["n", "l", "b"]).unwrap();
+        assert_eq!(string(number.unwrap()), None);
+        assert_eq!(string(list.unwrap()), None);
+        assert_eq!(string(broken.unwrap()), None);
+    }
+
+    #[test]
+    fn a_value_keeps_the_white_space_around_it() {
+        let text = "{\"id\":\"1\",\"data\": {\"a\" : 1}\r\n\t}";
+        let [data] = members(text, ["data"]).unwrap();
+        assert_eq!(data.unwrap().get(), "{\"a\" : 1}");
+        assert_eq!(with_white_space(text, data.unwrap()), " {\"a\" : 1}\r\n\t");
+    }
+}
