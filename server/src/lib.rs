@@ -1,1 +1,106 @@
+//! A proxy that receives webhooks for apps without a public address.
+//!
+//! It verifies them, keeps them in a [`store`], and hands each to its app's client until the client
+//! has accepted it. What it says and hears is laid down in the project's `docs/wire.md`, how it is
+//! built in `ARCHITECTURE.md`.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use wwproxy_server::{Server, Settings, identity::{Apps, Builtin, DEFAULT_TOKEN_LIFETIME, TokenKey}};
+//! use wwproxy_server::store::{Limits, MemoryStore};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = std::env::temp_dir().join("wwproxy-doc-example");
+//! let apps = Apps::new(folder.join("apps.toml"));
+//! let identity = Builtin::new(apps, TokenKey::random()?, DEFAULT_TOKEN_LIFETIME);
+//! let store = MemoryStore::new(Limits::default());
+//! let server = Server::new(Arc::new(store), Arc::new(identity), Settings::default());
+//!
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! server.serve(listener, std::future::ready(())).await;
+//! # Ok(()) }
+//! ```
 
+pub mod config;
+mod http;
+pub mod identity;
+mod proxy;
+mod session;
+pub mod store;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{http::Context, identity::IdentityProvider, proxy::Proxy, store::Store};
+
+/// How the server behaves, whatever its store and its platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The longest webhook body, in bytes.
+    pub max_body: u64,
+    /// How long an event is one client's.
+    pub lease: Duration,
+    /// How long requests and websockets may take to end when the server stops.
+    pub shutdown_grace: Duration,
+    /// The most connections at once; further ones wait.
+    pub max_connections: usize,
+    /// The address of the server as its clients see it, where that is not what their requests say.
+    pub public_url: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_body: 8 << 20,
+            lease: Duration::from_secs(60),
+            shutdown_grace: Duration::from_secs(10),
+            max_connections: 20_000,
+            public_url: None,
+        }
+    }
+}
+
+/// A proxy, ready to serve.
+#[derive(Debug)]
+pub struct Server {
+    context: Context,
+    store: Arc<dyn Store>,
+}
+
+impl Server {
+    /// A proxy over this store and this platform.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, identity: Arc<dyn IdentityProvider>, settings: Settings) -> Self {
+        let proxy = Proxy::new(Arc::clone(&store), identity, settings.lease);
+        let context = Context {
+            proxy: Arc::new(proxy),
+            settings: Arc::new(settings),
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        Self { context, store }
+    }
+
+    /// Serves until `shutdown` is done, then drains: no new connection, requests under way finish,
+    /// websockets are told to come again, and the store is closed.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let Self { context, store } = self;
+        let Context { shutdown: stop, tasks, settings, .. } = context.clone();
+        tokio::join!(http::serve(listener, context), async {
+            shutdown.await;
+            stop.cancel();
+        });
+        tasks.close();
+        if timeout(settings.shutdown_grace, tasks.wait()).await.is_err() {
+            tracing::warn!(
+                connections = tasks.len(),
+                "connections were cut off: they took longer than the grace"
+            );
+        }
+        if let Err(error) = store.close().await {
+            tracing::error!(%error, "the store could not be closed; some accepted events may be repeated");
+        }
+    }
+}

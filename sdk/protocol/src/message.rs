@@ -254,8 +254,7 @@ impl Event {
             query: &'a Option<String>,
         }
         let received_at = humantime::format_rfc3339_millis(self.received_at).to_string();
-        let details =
-            to_json(&Details { attempt, received_at, headers: &self.headers, query: &self.query });
+        let details = to_json(&Details { attempt, received_at, headers: &self.headers, query: &self.query });
         message.push(',');
         message.push_str(&details[1..details.len() - 1]);
     }

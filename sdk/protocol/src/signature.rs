@@ -126,7 +126,10 @@ mod tests {
                 r#"{"type":"verification","challenge":"testchallenge"}"#,
                 "f51ff5c91e99c63b6fde9e396bb6ea3023727f74f1853f29ab571cfdaaba4c03",
             ),
-            (r#"{"response":"testchallenge"}"#, "876d1f9de1b36514d30bcf48d8c4731a69500730854a964e31764159d75b88f1"),
+            (
+                r#"{"response":"testchallenge"}"#,
+                "876d1f9de1b36514d30bcf48d8c4731a69500730854a964e31764159d75b88f1",
+            ),
         ] {
             assert_eq!(Scheme::WatsonWork.sign(&secret, body.as_bytes()), signature);
             assert!(Scheme::WatsonWork.verify(&secret, body.as_bytes(), signature.as_bytes()));

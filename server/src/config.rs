@@ -1,0 +1,347 @@
+//! The server's flags and environment, as typed settings.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use directories::ProjectDirs;
+use wwproxy_protocol::AppId;
+
+use crate::{
+    Settings,
+    identity::{
+        Apps, Builtin, Cached, IdentityProvider, InvalidPlatform, TokenKey, TokenKeyError, WatsonWork,
+    },
+    store::{Limits, MemoryStore, OpenError, Overflow, RedbStore, Store},
+};
+
+/// Receives webhooks for apps without a public address: verifies them, keeps them, and hands them on.
+///
+/// Each flag can also stand in the environment. Sizes take KiB, MiB or GiB, times ms, s, m, h or d.
+#[derive(Debug, Parser)]
+#[command(name = "wwproxy-server", version, max_term_width = 100, args_conflicts_with_subcommands = false)]
+pub struct Config {
+    /// Address to listen on; port 0 takes any that is free
+    #[arg(long, value_name = "ADDRESS", env = "WWPROXY_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+
+    /// Where events are kept: `file:DIR`, or `memory:` which forgets them [default: in the user's data
+    /// directory]
+    #[arg(long, value_name = "STORE", env = "WWPROXY_STORE")]
+    pub store: Option<StoreAddress>,
+
+    /// Who knows which app a token belongs to
+    #[arg(long, env = "WWPROXY_IDENTITY", value_enum, default_value_t = Identity::Builtin)]
+    pub identity: Identity,
+
+    /// Address of the Watson Work platform
+    #[arg(long, value_name = "URL", env = "WWPROXY_PLATFORM_URL", default_value = WatsonWork::DEFAULT_URL)]
+    pub platform_url: String,
+
+    /// Credentials of the builtin identity's apps [default: apps.toml in the user's data directory]
+    #[arg(long, value_name = "FILE", env = "WWPROXY_APPS", global = true)]
+    pub apps: Option<PathBuf>,
+
+    /// How long a token of the builtin identity is good for
+    #[arg(long, value_name = "TIME", env = "WWPROXY_TOKEN_LIFETIME", default_value = "12h", value_parser = duration)]
+    pub token_lifetime: Duration,
+
+    /// Address of this server as clients see it, where a proxy before it hides that
+    #[arg(long, value_name = "URL", env = "WWPROXY_PUBLIC_URL")]
+    pub public_url: Option<String>,
+
+    /// Longest webhook body
+    #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BODY", default_value = "8MiB")]
+    pub max_body: ByteSize,
+
+    /// Most connections at once; further ones wait
+    #[arg(long, value_name = "N", env = "WWPROXY_MAX_CONNECTIONS", default_value = "20000", value_parser = positive)]
+    pub max_connections: usize,
+
+    /// Most events kept for one app
+    #[arg(long, value_name = "N", env = "WWPROXY_MAX_QUEUED_EVENTS", default_value = "100000", value_parser = positive)]
+    pub max_queued_events: usize,
+
+    /// Most bytes of events kept for one app
+    #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_QUEUED_BYTES", default_value = "256MiB")]
+    pub max_queued_bytes: ByteSize,
+
+    /// What happens to the event that is one too many
+    #[arg(long, env = "WWPROXY_OVERFLOW", value_enum, default_value_t = Overflow::Reject)]
+    pub overflow: Overflow,
+
+    /// How long an event is kept
+    #[arg(long, value_name = "TIME", env = "WWPROXY_RETENTION", default_value = "7d", value_parser = duration)]
+    pub retention: Duration,
+
+    /// How long a repeated delivery is recognised
+    #[arg(long, value_name = "TIME", env = "WWPROXY_DEDUPE_WINDOW", default_value = "10m", value_parser = duration)]
+    pub dedupe_window: Duration,
+
+    /// How long a client has to acknowledge an event before it goes out again
+    #[arg(long, value_name = "TIME", env = "WWPROXY_LEASE", default_value = "60s", value_parser = duration)]
+    pub lease: Duration,
+
+    /// How the log looks, on stderr
+    #[arg(long, env = "WWPROXY_LOG", value_enum, default_value_t = LogFormat::Text)]
+    pub log: LogFormat,
+
+    /// How much is logged: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", env = "WWPROXY_LOG_LEVEL", default_value = "info")]
+    pub log_level: tracing::Level,
+
+    /// How long requests and websockets may take to end when the server stops
+    #[arg(long, value_name = "TIME", env = "WWPROXY_SHUTDOWN_GRACE", default_value = "10s", value_parser = duration)]
+    pub shutdown_grace: Duration,
+
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Manage the apps of the builtin identity
+    #[command(subcommand)]
+    App(AppCommand),
+}
+
+/// What to do with the apps.
+#[derive(Debug, Subcommand)]
+pub enum AppCommand {
+    /// Create an app and print its secret, which is shown this once
+    Add {
+        /// Id of the app: 1 to 128 of A-Z a-z 0-9 . _ -
+        id: AppId,
+    },
+    /// Print the ids of all apps
+    List,
+    /// Remove an app; its tokens are refused from now on
+    Remove {
+        /// Id of the app
+        id: AppId,
+    },
+}
+
+/// Who knows which app a token belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Identity {
+    /// The server itself, from its credentials file.
+    Builtin,
+    /// IBM Watson Work.
+    #[value(name = "watsonwork")]
+    WatsonWork,
+}
+
+/// How the log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where events are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreAddress {
+    /// In this folder.
+    File(PathBuf),
+    /// Nowhere but in memory.
+    Memory,
+}
+
+/// A number of bytes, as in `8MiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+/// Why the server cannot start as it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The system names no data directory.
+    #[error(
+        "this user has no data directory: say where to keep things with --store file:DIR and --apps FILE"
+    )]
+    NoDataDirectory,
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// There is no key for tokens.
+    #[error(transparent)]
+    TokenKey(#[from] TokenKeyError),
+    /// The platform cannot be used.
+    #[error(transparent)]
+    Platform(#[from] InvalidPlatform),
+}
+
+impl Config {
+    /// The address of the store, said or not.
+    pub fn store_address(&self) -> Result<StoreAddress, ConfigError> {
+        match &self.store {
+            Some(address) => Ok(address.clone()),
+            None => Ok(StoreAddress::File(data_directory()?.join("store"))),
+        }
+    }
+
+    /// The apps of the builtin identity.
+    pub fn apps(&self) -> Result<Apps, ConfigError> {
+        match &self.apps {
+            Some(path) => Ok(Apps::new(path)),
+            None => Ok(Apps::new(data_directory()?.join("apps.toml"))),
+        }
+    }
+
+    /// Opens the store.
+    pub fn open_store(&self) -> Result<Arc<dyn Store>, ConfigError> {
+        let limits = Limits {
+            max_queued_events: self.max_queued_events,
+            max_queued_bytes: self.max_queued_bytes.0,
+            overflow: self.overflow,
+            retention: self.retention,
+            dedupe_window: self.dedupe_window,
+        };
+        Ok(match self.store_address()? {
+            StoreAddress::File(folder) => Arc::new(RedbStore::open(folder, limits)?),
+            StoreAddress::Memory => Arc::new(MemoryStore::new(limits)),
+        })
+    }
+
+    /// The platform. Tokens of the builtin one live as long as the store.
+    pub fn identity_provider(&self) -> Result<Arc<dyn IdentityProvider>, ConfigError> {
+        Ok(match self.identity {
+            Identity::Builtin => {
+                let key = match self.store_address()? {
+                    StoreAddress::File(folder) => TokenKey::load_or_create(&folder.join("token.key"))?,
+                    StoreAddress::Memory => TokenKey::random()?,
+                };
+                Arc::new(Builtin::new(self.apps()?, key, self.token_lifetime))
+            }
+            Identity::WatsonWork => Arc::new(Cached::new(WatsonWork::new(&self.platform_url)?)),
+        })
+    }
+
+    /// How the server behaves.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            max_body: self.max_body.0,
+            lease: self.lease,
+            shutdown_grace: self.shutdown_grace,
+            max_connections: self.max_connections,
+            public_url: self.public_url.clone(),
+        }
+    }
+}
+
+fn data_directory() -> Result<PathBuf, ConfigError> {
+    let project = ProjectDirs::from("", "", "wwproxy").ok_or(ConfigError::NoDataDirectory)?;
+    Ok(project.data_dir().to_owned())
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Builtin => "builtin",
+            Self::WatsonWork => "watsonwork",
+        })
+    }
+}
+
+impl FromStr for StoreAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text.split_once(':') {
+            Some(("memory", "")) => Ok(Self::Memory),
+            Some(("file", folder)) if !folder.is_empty() => Ok(Self::File(folder.into())),
+            _ => Err("a store is file:DIR or memory:"),
+        }
+    }
+}
+
+impl fmt::Display for StoreAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(folder) => write!(f, "file:{}", folder.display()),
+            Self::Memory => f.write_str("memory:"),
+        }
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        const WRONG: &str = "a size is a whole number with B, KiB, MiB or GiB, as in 8MiB";
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let shift = match unit.trim() {
+            "" | "B" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            _ => return Err(WRONG),
+        };
+        let number: u64 = number.parse().map_err(|_| WRONG)?;
+        let size = number.checked_mul(1 << shift).filter(|&size| size > 0);
+        size.map(Self).ok_or("a size must be from 1 byte to 16 EiB")
+    }
+}
+
+/// The longest time that a flag can say: what is added to a clock must not run over.
+const MAX_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|_| "a time is like 500ms, 60s, 10m or 7d")?;
+    let range = Duration::from_millis(1)..=MAX_TIME;
+    if range.contains(&time) { Ok(time) } else { Err("a time must be from 1ms to 10 years".into()) }
+}
+
+fn positive(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .ok()
+        .filter(|&count| count > 0 && count <= tokio::sync::Semaphore::MAX_PERMITS)
+        .ok_or("it must be a whole number from 1 on")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Config::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_library() {
+        let config = Config::parse_from(["wwproxy-server", "--store", "memory:"]);
+        assert_eq!(config.settings(), Settings::default());
+        assert_eq!(config.token_lifetime, crate::identity::DEFAULT_TOKEN_LIFETIME);
+        let limits = Limits::default();
+        assert_eq!(config.max_queued_events, limits.max_queued_events);
+        assert_eq!(config.max_queued_bytes.0, limits.max_queued_bytes);
+        assert_eq!(config.retention, limits.retention);
+        assert_eq!(config.dedupe_window, limits.dedupe_window);
+    }
+
+    #[test]
+    fn sizes_times_and_stores() {
+        assert_eq!("8MiB".parse(), Ok(ByteSize(8 << 20)));
+        assert_eq!("17".parse(), Ok(ByteSize(17)));
+        for bad in ["", "MiB", "0", "-1", "8MB", "99999999999GiB", "1.5MiB"] {
+            assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
+        }
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 24 * 3600)));
+        for bad in ["", "7", "0s", "1000y"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!("file:a:b".parse(), Ok(StoreAddress::File("a:b".into())));
+        assert_eq!("memory:".parse(), Ok(StoreAddress::Memory));
+        for bad in ["", "file:", "memory", "redis:x"] {
+            assert!(bad.parse::<StoreAddress>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Errors as they leave the server: `application/problem+json` (RFC 9457), the one place where a
+//! failure becomes a status code.
+
+use warp::{
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    reply::{Reply, Response},
+};
+use wwproxy_protocol::api::{PROBLEM_JSON, Problem};
+
+use crate::{identity::IdentityError, proxy::ProxyError};
+
+/// When a sender or a client that was turned away may come again, in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
+/// An error and the headers that go with it.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    detail: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// The error code of OAuth (RFC 6749, section 5.2), on the token endpoint.
+    oauth: Option<&'static str>,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), headers: Vec::new(), oauth: None }
+    }
+
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    pub(super) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "There is nothing at this address: check the path and the app id.")
+    }
+
+    pub(super) fn too_large(limit: u64) -> Self {
+        let detail = format!("The body is too large: send at most {limit} bytes.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    }
+
+    pub(super) fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
+    pub(super) fn unauthorised(detail: impl Into<String>) -> Self {
+        let challenge = HeaderValue::from_static("Bearer");
+        Self::new(StatusCode::UNAUTHORIZED, detail).header(header::WWW_AUTHENTICATE, challenge)
+    }
+
+    pub(super) fn method_not_allowed(allowed: &[Method]) -> Self {
+        let names: Vec<_> = allowed.iter().map(Method::as_str).collect();
+        let names = names.join(", ");
+        let detail = format!("This address has no such method: use {names}.");
+        let allow = HeaderValue::from_str(&names).expect("method names are tokens");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, detail).header(header::ALLOW, allow)
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    pub(super) fn oauth(mut self, code: &'static str) -> Self {
+        self.oauth = Some(code);
+        self
+    }
+}
+
+impl From<ProxyError> for ApiError {
+    fn from(error: ProxyError) -> Self {
+        match error {
+            ProxyError::Refused => Self::unauthorised(
+                "The token is not one of this app's, or has run out: get a new one from the token endpoint.",
+            ),
+            ProxyError::IdentityUnavailable(error) => error.into(),
+            ProxyError::NotRegistered => Self::new(
+                StatusCode::NOT_FOUND,
+                "No app of this id is registered here: its client has to register a webhook secret first.",
+            ),
+            ProxyError::BadSignature => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "The signature does not fit: X-OUTBOUND-TOKEN must be the lower-case hex HMAC-SHA256 of the body \
+                 with the webhook secret that the app registered.",
+            )
+            .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature")),
+            ProxyError::NotJson => Self::bad_request("The body must be a JSON object or array in UTF-8."),
+            ProxyError::BadChallenge => Self::bad_request("A verification must have a \"challenge\" that is a string."),
+            ProxyError::Full => {
+                Self::unavailable("The app's queue is full: send this again later, when its client has read some events.")
+            }
+            ProxyError::Store(error) => {
+                tracing::error!(%error, source = ?std::error::Error::source(&error), "a request failed at the store");
+                Self::unavailable("The proxy cannot store or read events just now: try again later.")
+            }
+        }
+    }
+}
+
+impl From<IdentityError> for ApiError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Refused => ProxyError::Refused.into(),
+            IdentityError::Unavailable(source) => {
+                tracing::warn!(%source, "the platform could not be asked whose token it is");
+                Self::unavailable("The platform cannot be asked whose token this is: try again later.")
+            }
+        }
+    }
+}
+
+impl Reply for ApiError {
+    fn into_response(self) -> Response {
+        let problem = Problem {
+            r#type: "about:blank".into(),
+            title: self.status.canonical_reason().unwrap_or_default().into(),
+            status: self.status.as_u16(),
+            error: self.oauth.map(Into::into),
+            error_description: self.oauth.map(|_| self.detail.clone()),
+            detail: self.detail,
+        };
+        let body = serde_json::to_vec(&problem).expect("texts and numbers have a JSON form");
+        let mut response = Response::new(body.into());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        headers.extend(self.headers);
+        response
+    }
+}

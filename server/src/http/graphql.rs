@@ -1,0 +1,114 @@
+//! `POST /graphql`: whose token is this? Where the proxy is its own platform, it answers the one
+//! question that Watson Work's clients ask to find out: `{ me { id } }`.
+
+use serde::Deserialize;
+use serde_json::json;
+use warp::{
+    Filter,
+    filters::BoxedFilter,
+    http::{Method, header},
+    reply::Response,
+};
+use wwproxy_protocol::Secret;
+
+use super::{
+    Context, MAX_REQUEST,
+    error::ApiError,
+    request::{self, Request, answer, request},
+    with,
+};
+use crate::identity::Platform;
+
+pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
+    warp::path!("graphql")
+        .and(with(context))
+        .and(request())
+        .then(|context, request| async move { answer(graphql(&context, request).await) })
+        .boxed()
+}
+
+async fn graphql(context: &Context, request: Request) -> Result<Response, ApiError> {
+    let identity = context.proxy.identity();
+    let Platform::Here(_) = identity.platform() else {
+        request.body.discard().await;
+        return Err(ApiError::not_found());
+    };
+    if request.method != Method::POST {
+        return Err(request.refuse_method(&[Method::POST]).await);
+    }
+    let token = token(&request)?;
+    let is_json = is_json(&request);
+    let body = request.body.collect(MAX_REQUEST).await?;
+    let owner = identity.identify(&token).await?;
+    let answer = if asks_for_me(&query(is_json, &body)?) {
+        json!({"data": {"me": {"id": owner}}})
+    } else {
+        json!({"data": null, "errors": [{"message": "This proxy answers { me { id } } only."}]})
+    };
+    Ok(request::json(answer.to_string()))
+}
+
+/// From `Authorization: Bearer`, or the header `jwt`.
+fn token(request: &Request) -> Result<Secret, ApiError> {
+    let jwt = request.headers.get("jwt").and_then(|value| value.to_str().ok());
+    match jwt {
+        Some(jwt) if !request.headers.contains_key(header::AUTHORIZATION) => Ok(Secret::new(jwt.trim())),
+        _ => request.bearer_token(),
+    }
+}
+
+fn is_json(request: &Request) -> bool {
+    let kind = request.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("application/json"))
+}
+
+fn query(is_json: bool, body: &[u8]) -> Result<String, ApiError> {
+    #[derive(Deserialize)]
+    struct Question {
+        query: String,
+    }
+    if is_json {
+        let question: Question = serde_json::from_slice(body).map_err(|_| {
+            ApiError::bad_request("The body must be a JSON object: {\"query\":\"{ me { id } }\"}.")
+        })?;
+        Ok(question.query)
+    } else {
+        let text = std::str::from_utf8(body);
+        text.map(str::to_owned)
+            .map_err(|_| ApiError::bad_request("The body must be a GraphQL query in UTF-8."))
+    }
+}
+
+/// `{ me { id } }`, as a query with or without a name, however it is spaced.
+fn asks_for_me(query: &str) -> bool {
+    let spaced = query.replace('{', " { ").replace('}', " } ").replace(',', " ");
+    let mut words = spaced.split_whitespace().peekable();
+    if words.next_if_eq(&"query").is_some() {
+        words.next_if(|word| *word != "{");
+    }
+    words.eq(["{", "me", "{", "id", "}", "}"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_question_in_many_spellings() {
+        for yes in
+            ["{ me { id } }", "{me{id}}", "query { me { id } }", "query who {\n  me {\n    id\n  }\n}\n"]
+        {
+            assert!(asks_for_me(yes), "{yes}");
+        }
+        for no in [
+            "",
+            "{ me { id, email } }",
+            "{ me }",
+            "mutation { me { id } }",
+            "{ spaces { id } }",
+            "query query query",
+        ] {
+            assert!(!asks_for_me(no), "{no}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `GET /healthz` and `GET /readyz`, for whoever runs the server. They tell nothing else.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use warp::{
+    Filter,
+    filters::BoxedFilter,
+    http::{Method, StatusCode},
+    reply::Response,
+};
+
+use super::{
+    Context,
+    error::ApiError,
+    request::{Request, answer, empty, request},
+    with,
+};
+
+/// How long the store has to say that it can store.
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The process lives.
+pub(super) fn alive() -> BoxedFilter<(Response,)> {
+    warp::path!("healthz")
+        .and(request())
+        .then(|request| async move { answer(only_read(request).await.map(|()| empty(StatusCode::OK))) })
+        .boxed()
+}
+
+/// It can store.
+pub(super) fn ready(context: &Context) -> BoxedFilter<(Response,)> {
+    warp::path!("readyz")
+        .and(with(context))
+        .and(request())
+        .then(|context, request| async move { answer(is_ready(&context, request).await) })
+        .boxed()
+}
+
+async fn is_ready(context: &Context, request: Request) -> Result<Response, ApiError> {
+    only_read(request).await?;
+    match timeout(STORE_TIMEOUT, context.proxy.store().ready()).await {
+        Ok(Ok(())) => Ok(empty(StatusCode::OK)),
+        Ok(Err(_)) | Err(_) => {
+            Err(ApiError::unavailable("The proxy cannot store events just now: try again later."))
+        }
+    }
+}
+
+async fn only_read(request: Request) -> Result<(), ApiError> {
+    if matches!(request.method, Method::GET | Method::HEAD) {
+        Ok(())
+    } else {
+        Err(request.refuse_method(&[Method::GET, Method::HEAD]).await)
+    }
+}

@@ -1,0 +1,57 @@
+//! `POST /hook/{appId}`: webhooks come in.
+
+use warp::{
+    Filter,
+    filters::BoxedFilter,
+    http::{HeaderValue, Method, StatusCode},
+    reply::Response,
+};
+use wwproxy_protocol::{AppId, api::OUTBOUND_TOKEN};
+
+use super::{
+    Context,
+    error::ApiError,
+    request::{Request, answer, empty, json, request},
+    with,
+};
+use crate::proxy::{ProxyError, Received, Webhook};
+
+pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
+    warp::path!("hook" / AppId)
+        .and(with(context))
+        .and(request())
+        .then(|app, context, request| async move { answer(receive(&app, &context, request).await) })
+        .boxed()
+}
+
+/// In this order: is the app registered, is the body within the limit, does the signature fit, is it JSON.
+async fn receive(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
+    if request.method != Method::POST {
+        return Err(request.refuse_method(&[Method::POST]).await);
+    }
+    let Request { headers, query, body, .. } = request;
+    let registration = match context.proxy.registration(app).await {
+        Ok(registration) => registration,
+        Err(error) => {
+            body.discard().await;
+            return Err(error.into());
+        }
+    };
+    let body = body.collect(context.settings.max_body).await?;
+    let webhook = Webhook { headers, query, body };
+    match context.proxy.receive(app, &registration, webhook).await {
+        Ok(Received::Stored) => Ok(empty(StatusCode::CREATED)),
+        Ok(Received::Challenge { body, signature }) => {
+            let signature = HeaderValue::from_str(&signature).expect("hex is a header value");
+            let mut response = json(body);
+            response.headers_mut().insert(OUTBOUND_TOKEN, signature);
+            Ok(response)
+        }
+        Err(error) => {
+            if matches!(error, ProxyError::BadSignature | ProxyError::Full) {
+                tracing::warn!(%app, %error, "a webhook was refused");
+            }
+            Err(error.into())
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! `POST /webhooks/{appId}/lease`: events to be settled later.
+
+use bytes::Bytes;
+use warp::{Filter, filters::BoxedFilter, http::Method, reply::Response};
+use wwproxy_protocol::{
+    AppId,
+    api::{LeaseRequest, encode_lease},
+};
+
+use super::{
+    Context, MAX_REQUEST,
+    error::ApiError,
+    request::{Request, answer, json, request},
+    with,
+};
+
+pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
+    warp::path!("webhooks" / AppId / "lease")
+        .and(with(context))
+        .and(request())
+        .then(|app, context, request| async move { answer(lease(&app, &context, request).await) })
+        .boxed()
+}
+
+async fn lease(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
+    if request.method != Method::POST {
+        return Err(request.refuse_method(&[Method::POST]).await);
+    }
+    request.authorise(&context.proxy, app).await?;
+    let wanted = read(&request.body.collect(MAX_REQUEST).await?)?;
+    // A wait must not outlast the server.
+    let (deliveries, handover) = tokio::select! {
+        leased = context.proxy.lease(app, &wanted) => leased?,
+        () = context.shutdown.cancelled() => {
+            return Err(ApiError::unavailable("The server restarts: ask again."));
+        }
+    };
+    let events = deliveries.iter().map(|delivery| (&delivery.event, &delivery.receipt, delivery.attempt));
+    let mut response = json(encode_lease(events));
+    context.hand_over(&mut response, handover);
+    Ok(response)
+}
+
+fn read(body: &Bytes) -> Result<LeaseRequest, ApiError> {
+    if body.is_empty() {
+        return Ok(LeaseRequest::default());
+    }
+    let wanted: LeaseRequest = serde_json::from_slice(body).map_err(|_| {
+        ApiError::bad_request(
+            "The body must be a JSON object with \"max\", \"wait_ms\" and \"lease_ms\", all optional whole numbers.",
+        )
+    })?;
+    if wanted.max == Some(0) || wanted.lease_ms == Some(0) {
+        return Err(ApiError::bad_request("\"max\" and \"lease_ms\" must be at least 1."));
+    }
+    Ok(wanted)
+}

@@ -1,0 +1,80 @@
+//! HTTP: one file a route, its filter beside its handler.
+//!
+//! Each path is one route that looks at the method itself: there is no branch to fall through to,
+//! so a refused websocket can never end up as a poll that drains the queue.
+
+mod accept;
+mod ack;
+mod body;
+mod delivery;
+mod error;
+mod graphql;
+mod health;
+mod hook;
+mod lease;
+mod metadata;
+mod poll;
+mod register;
+mod request;
+mod status;
+mod subscribe;
+mod token;
+mod webhooks;
+
+use std::{convert::Infallible, sync::Arc};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use warp::{
+    Filter, Rejection,
+    filters::BoxedFilter,
+    reply::{Reply, Response},
+};
+
+pub(crate) use self::accept::serve;
+use self::error::ApiError;
+use crate::{Settings, proxy::Proxy};
+
+/// The longest body of a request that is no webhook, in bytes.
+const MAX_REQUEST: u64 = 1 << 20;
+
+/// What the handlers share.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) shutdown: CancellationToken,
+    /// Websockets and settlements that go on after their request.
+    pub(crate) tasks: TaskTracker,
+}
+
+pub(crate) fn routes(context: &Context) -> BoxedFilter<(Response,)> {
+    let routes = [
+        hook::route(context),
+        webhooks::route(context),
+        lease::route(context),
+        ack::route(context),
+        status::route(context),
+        token::route(context),
+        graphql::route(context),
+        metadata::route(context),
+        health::alive(),
+        health::ready(context),
+    ];
+    let none = warp::any().and_then(|| async { Err::<Response, _>(warp::reject::not_found()) }).boxed();
+    let routes = routes.into_iter().rev().fold(none, |others, route| route.or(others).unify().boxed());
+    routes.recover(rejected).map(Reply::into_response).boxed()
+}
+
+/// What no route took: no route of ours rejects for another reason than its path.
+async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
+    if !rejection.is_not_found() {
+        tracing::warn!(?rejection, "a request was rejected");
+    }
+    Ok(ApiError::not_found().into_response())
+}
+
+/// The given context, for each request.
+fn with(context: &Context) -> impl Filter<Extract = (Context,), Error = Infallible> + Clone + use<> {
+    let context = context.clone();
+    warp::any().map(move || context.clone())
+}

@@ -1,0 +1,28 @@
+//! `GET /webhooks/{appId}`: takes the oldest events, in one answer.
+
+use warp::{http::StatusCode, reply::Response};
+use wwproxy_protocol::{AppId, api::encode_poll};
+
+use super::{
+    Context,
+    error::ApiError,
+    request::{Request, empty, json},
+};
+
+/// The events are gone once the answer was handed to the connection in full, and not before.
+pub(super) async fn poll(app: &AppId, context: &Context, request: &Request) -> Result<Response, ApiError> {
+    request.authorise(&context.proxy, app).await?;
+    let max = request.count("max")?;
+    let (deliveries, handover) = context.proxy.poll(app, max).await?;
+    let mut response = json(encode_poll(deliveries.iter().map(|delivery| &delivery.event)));
+    context.hand_over(&mut response, handover);
+    Ok(response)
+}
+
+/// `HEAD` takes nothing.
+pub(super) async fn look(app: &AppId, context: &Context, request: &Request) -> Result<Response, ApiError> {
+    request.authorise(&context.proxy, app).await?;
+    let mut response = empty(StatusCode::OK);
+    *response.headers_mut() = json("").headers().clone();
+    Ok(response)
+}

@@ -1,0 +1,41 @@
+//! `PUT` and `DELETE /webhooks/{appId}`: an app's registration.
+
+use warp::{http::StatusCode, reply::Response};
+use wwproxy_protocol::{AppId, Secret, json};
+use zeroize::Zeroizing;
+
+use super::{
+    Context, MAX_REQUEST,
+    error::ApiError,
+    request::{Request, empty},
+};
+
+/// `{"secret":"…"}`, whatever the `Content-Type` says.
+pub(super) async fn register(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
+    if let Err(refusal) = request.authorise(&context.proxy, app).await {
+        request.body.discard().await;
+        return Err(refusal);
+    }
+    let body = Zeroizing::new(request.body.collect(MAX_REQUEST).await?.to_vec());
+    let secret = read_secret(&body).ok_or_else(|| {
+        ApiError::bad_request("The body must be a JSON object with the webhook secret: {\"secret\":\"…\"}.")
+    })?;
+    context.proxy.register(app, secret).await?;
+    Ok(empty(StatusCode::CREATED))
+}
+
+fn read_secret(body: &[u8]) -> Option<Secret> {
+    let [secret] = json::members(std::str::from_utf8(body).ok()?, ["secret"]).ok()?;
+    let secret = Secret::new(json::string(secret?)?);
+    (!secret.expose().is_empty()).then_some(secret)
+}
+
+pub(super) async fn unregister(
+    app: &AppId,
+    context: &Context,
+    request: &Request,
+) -> Result<Response, ApiError> {
+    request.authorise(&context.proxy, app).await?;
+    context.proxy.unregister(app).await?;
+    Ok(empty(StatusCode::OK))
+}

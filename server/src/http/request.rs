@@ -1,0 +1,121 @@
+//! A request as the handlers see it: everything but its path, its body unread.
+
+use bytes::{Buf, Bytes};
+use futures_util::{Stream, StreamExt};
+use hyper::upgrade::OnUpgrade;
+use warp::{
+    Filter,
+    filters::BoxedFilter,
+    http::{HeaderMap, Method, header},
+    reply::{Reply, Response},
+};
+use wwproxy_protocol::{AppId, Secret};
+
+use super::{
+    body::{Body, Pieces},
+    error::ApiError,
+};
+use crate::proxy::Proxy;
+
+pub(super) struct Request {
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+    /// The query string without its `?`.
+    pub(super) query: Option<String>,
+    pub(super) body: Body,
+    /// Gives the connection to a websocket.
+    pub(super) upgrade: Option<OnUpgrade>,
+}
+
+/// Extracts a [`Request`].
+pub(super) fn request() -> BoxedFilter<(Request,)> {
+    let query = warp::query::raw().map(Some).or(warp::any().map(|| None)).unify();
+    warp::method()
+        .and(warp::header::headers_cloned())
+        .and(query)
+        .and(warp::body::stream())
+        .and(warp::ext::optional())
+        .map(|method, headers: HeaderMap, query: Option<String>, pieces, upgrade| {
+            let pieces: Pieces = Box::pin(into_bytes(pieces));
+            let body = Body::new(pieces, &headers);
+            Request { method, headers, query: query.filter(|query| !query.is_empty()), body, upgrade }
+        })
+        .boxed()
+}
+
+fn into_bytes<B: Buf>(
+    pieces: impl Stream<Item = Result<B, warp::Error>>,
+) -> impl Stream<Item = Result<Bytes, warp::Error>> {
+    pieces.map(|piece| piece.map(|mut piece| piece.copy_to_bytes(piece.remaining())))
+}
+
+impl Request {
+    /// The error for a method that the address does not have. The body is read first, as far as that
+    /// is reasonable, so that the sender gets to see it.
+    pub(super) async fn refuse_method(self, allowed: &[Method]) -> ApiError {
+        self.body.discard().await;
+        ApiError::method_not_allowed(allowed)
+    }
+
+    /// The value of a query parameter, as it stands there.
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        let pairs = self.query.as_deref()?.split('&');
+        pairs
+            .filter_map(|pair| pair.split_once('=').or(Some((pair, ""))))
+            .find(|(key, _)| *key == name)
+            .map(|(_, v)| v)
+    }
+
+    /// A query parameter that is a number from 1 on.
+    pub(super) fn count(&self, name: &str) -> Result<Option<u32>, ApiError> {
+        let Some(text) = self.parameter(name) else { return Ok(None) };
+        match text.parse() {
+            Ok(count) if count > 0 => Ok(Some(count)),
+            _ => Err(ApiError::bad_request(format!(
+                "The query's \"{name}\" must be a whole number from 1 on."
+            ))),
+        }
+    }
+
+    /// Lets pass who brings a token of the app.
+    pub(super) async fn authorise(&self, proxy: &Proxy, app: &AppId) -> Result<(), ApiError> {
+        let token = self.bearer_token()?;
+        Ok(proxy.authorise(app, &token).await?)
+    }
+
+    /// The token of the `Authorization` header (RFC 6750, section 2.1).
+    pub(super) fn bearer_token(&self) -> Result<Secret, ApiError> {
+        let missing = || {
+            ApiError::unauthorised(
+                "A token is needed: send one from the token endpoint as \"Authorization: Bearer TOKEN\".",
+            )
+        };
+        let mut values = self.headers.get_all(header::AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return Err(missing()) };
+        let value = value.to_str().map_err(|_| missing())?;
+        let (scheme, token) = value.split_once(' ').ok_or_else(missing)?;
+        let token = token.trim();
+        let plain = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        if scheme.eq_ignore_ascii_case("bearer") && plain { Ok(Secret::new(token)) } else { Err(missing()) }
+    }
+}
+
+/// An answer without a body.
+pub(super) fn empty(status: warp::http::StatusCode) -> Response {
+    let mut response = Response::new(Bytes::new().into());
+    *response.status_mut() = status;
+    response
+}
+
+/// What a handler answers, error or not.
+pub(super) fn answer(result: Result<Response, ApiError>) -> Response {
+    result.unwrap_or_else(Reply::into_response)
+}
+
+/// An answer in JSON.
+pub(super) fn json(body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(body.into().into());
+    let json = warp::http::HeaderValue::from_static("application/json; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}

@@ -1,0 +1,28 @@
+//! `GET /webhooks/{appId}/status`: how the app's queue is doing.
+
+use warp::{Filter, filters::BoxedFilter, http::Method, reply::Response};
+use wwproxy_protocol::AppId;
+
+use super::{
+    Context,
+    error::ApiError,
+    request::{Request, answer, json, request},
+    with,
+};
+
+pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
+    warp::path!("webhooks" / AppId / "status")
+        .and(with(context))
+        .and(request())
+        .then(|app, context, request| async move { answer(status(&app, &context, request).await) })
+        .boxed()
+}
+
+async fn status(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
+    if !matches!(request.method, Method::GET | Method::HEAD) {
+        return Err(request.refuse_method(&[Method::GET, Method::HEAD]).await);
+    }
+    request.authorise(&context.proxy, app).await?;
+    let status = context.proxy.status(app).await?;
+    Ok(json(serde_json::to_vec(&status).expect("texts and numbers have a JSON form")))
+}

@@ -1,0 +1,94 @@
+//! `POST /oauth/token`: an app gets a token for its secret, where the proxy is its own platform.
+//!
+//! RFC 6749, section 4.4: client credentials, by HTTP Basic or in the form. Errors are those of
+//! section 5.2, as extension members of the problem.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use warp::{
+    Filter,
+    filters::BoxedFilter,
+    http::{HeaderValue, Method, StatusCode, header},
+    reply::{Reply, Response},
+};
+use wwproxy_protocol::Secret;
+
+use super::{
+    Context, MAX_REQUEST,
+    error::ApiError,
+    request::{Request, answer, json, request},
+    with,
+};
+use crate::identity::{IdentityError, Platform};
+
+pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
+    warp::path!("oauth" / "token")
+        .and(with(context))
+        .and(request())
+        .then(|context, request| async move { answer(token(&context, request).await) })
+        .boxed()
+}
+
+async fn token(context: &Context, request: Request) -> Result<Response, ApiError> {
+    let Platform::Here(platform) = context.proxy.identity().platform() else {
+        request.body.discard().await;
+        return Err(ApiError::not_found());
+    };
+    if request.method != Method::POST {
+        return Err(request.refuse_method(&[Method::POST]).await);
+    }
+    let Request { headers, body, .. } = request;
+    let form = Form::parse(&body.collect(MAX_REQUEST).await?);
+    if form.get("grant_type") != Some("client_credentials") {
+        return Err(ApiError::bad_request("The form must say grant_type=client_credentials.")
+            .oauth("unsupported_grant_type"));
+    }
+    let basic = headers.get(header::AUTHORIZATION).map(|value| basic_credentials(value).ok_or_else(refused));
+    let (app, secret) = match basic {
+        Some(credentials) => credentials?,
+        None => match (form.get("client_id"), form.get("client_secret")) {
+            (Some(app), Some(secret)) => (app.to_owned(), Secret::new(secret)),
+            _ => return Err(refused()),
+        },
+    };
+    let token = platform.token(&app, &secret).map_err(|error| match error {
+        IdentityError::Refused => refused(),
+        error @ IdentityError::Unavailable(_) => ApiError::from(error),
+    })?;
+    let mut response = json(serde_json::to_vec(&token).expect("texts and numbers have a JSON form"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response.into_response())
+}
+
+fn refused() -> ApiError {
+    let detail =
+        "The app id or its secret is wrong: send them by HTTP Basic, as `wwproxy-server app add` gave them.";
+    ApiError::new(StatusCode::UNAUTHORIZED, detail)
+        .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"wwproxy\""))
+        .oauth("invalid_client")
+}
+
+fn basic_credentials(value: &HeaderValue) -> Option<(String, Secret)> {
+    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (app, secret) = decoded.split_once(':')?;
+    Some((app.to_owned(), Secret::new(secret)))
+}
+
+/// The fields of a form. Ids, secrets and grant types have no character that a form would encode, so a
+/// field with one is no match anyway.
+struct Form(Vec<(String, String)>);
+
+impl Form {
+    fn parse(body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        let fields = text.trim().split('&').filter_map(|field| field.split_once('='));
+        Self(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}

@@ -1,0 +1,31 @@
+//! `/webhooks/{appId}`: registration, polling and the websocket share one path.
+
+use warp::{Filter, filters::BoxedFilter, http::Method, reply::Response};
+use wwproxy_protocol::AppId;
+
+use super::{
+    Context,
+    error::ApiError,
+    poll, register,
+    request::{Request, answer, request},
+    subscribe, with,
+};
+
+pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
+    warp::path!("webhooks" / AppId)
+        .and(with(context))
+        .and(request())
+        .then(|app, context, request| async move { answer(dispatch(app, context, request).await) })
+        .boxed()
+}
+
+async fn dispatch(app: AppId, context: Context, request: Request) -> Result<Response, ApiError> {
+    match request.method {
+        Method::GET if subscribe::is_wanted(&request) => subscribe::subscribe(app, context, request).await,
+        Method::GET => poll::poll(&app, &context, &request).await,
+        Method::HEAD => poll::look(&app, &context, &request).await,
+        Method::PUT => register::register(&app, &context, request).await,
+        Method::DELETE => register::unregister(&app, &context, &request).await,
+        _ => Err(request.refuse_method(&[Method::GET, Method::HEAD, Method::PUT, Method::DELETE]).await),
+    }
+}

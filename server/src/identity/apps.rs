@@ -1,0 +1,305 @@
+//! The credentials file of the builtin identity: which apps there are, and hashes of their secrets.
+//!
+//! ```toml
+//! [apps.my-bot]
+//! secret-sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+//! created = 2026-01-31T12:00:00Z
+//! ```
+//!
+//! Secrets are 32 random bytes made here, so one round of SHA-256 is all the hash they need.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use toml_edit::{DocumentMut, Item, Table, value};
+use wwproxy_protocol::{AppId, Secret};
+
+/// The hash of an app's secret.
+pub(super) type SecretHash = [u8; 32];
+type Known = BTreeMap<AppId, SecretHash>;
+
+/// The apps of a credentials file, read again whenever it changes.
+#[derive(Debug)]
+pub struct Apps {
+    path: PathBuf,
+    /// What was read last, and what the file looked like then.
+    read: Mutex<Option<(Option<Stamp>, Arc<Known>)>>,
+}
+
+/// A file that differs in none of these is taken for the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    length: u64,
+    /// Tells a file that was moved into the place of another.
+    number: u64,
+}
+
+/// What is wrong with the credentials file.
+#[derive(Debug, thiserror::Error)]
+pub enum AppsError {
+    /// It cannot be read.
+    #[error("the credentials file {0} cannot be read: check its permissions")]
+    Read(PathBuf, #[source] io::Error),
+    /// It cannot be written.
+    #[error(
+        "the credentials file {0} cannot be written: run this where it is writable, the server only reads it"
+    )]
+    Write(PathBuf, #[source] io::Error),
+    /// It is not what `app add` writes.
+    #[error(
+        "the credentials file {0} is not valid: each app is a table [apps.ID] with secret-sha256, 64 hex digits"
+    )]
+    Invalid(PathBuf, #[source] toml_edit::TomlError),
+    /// An entry in it is not valid.
+    #[error(
+        "the credentials file {0} is not valid: each app is a table [apps.ID] with secret-sha256, 64 hex digits"
+    )]
+    InvalidEntry(PathBuf, #[source] toml_edit::de::Error),
+    /// The app is there already.
+    #[error("the app {0} is there already: remove it first to give it a new secret")]
+    Exists(AppId),
+    /// The app is not there.
+    #[error("there is no app {0}: `wwproxy-server app list` shows those there are")]
+    Missing(AppId),
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers for a secret")]
+    Random(#[source] io::Error),
+}
+
+#[derive(Deserialize, Default)]
+struct Contents {
+    #[serde(default)]
+    apps: BTreeMap<AppId, Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Entry {
+    secret_sha256: HexHash,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct HexHash(SecretHash);
+
+impl TryFrom<String> for HexHash {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        let mut hash = [0; 32];
+        if text.len() != 64 || !text.is_ascii() {
+            return Err("secret-sha256 must be 64 hex digits");
+        }
+        for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| "secret-sha256 must be ASCII")?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| "secret-sha256 must be 64 hex digits")?;
+        }
+        Ok(Self(hash))
+    }
+}
+
+impl Apps {
+    /// The apps of the file at `path`. A file that is not there holds no apps.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), read: Mutex::new(None) }
+    }
+
+    /// The hash of the app's secret, as the file says now.
+    pub(super) fn secret_hash(&self, app: &AppId) -> Result<Option<SecretHash>, AppsError> {
+        Ok(self.known()?.get(app).copied())
+    }
+
+    /// The ids of all apps.
+    pub fn list(&self) -> Result<Vec<AppId>, AppsError> {
+        Ok(self.known()?.keys().cloned().collect())
+    }
+
+    /// Adds an app and gives its secret, which stands nowhere else.
+    pub fn add(&self, app: &AppId) -> Result<Secret, AppsError> {
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(|error| AppsError::Random(error.into()))?;
+        let secret = hex(&random);
+        self.change(|apps| {
+            if apps.contains_key(app.as_str()) {
+                return Err(AppsError::Exists(app.clone()));
+            }
+            let mut entry = Table::new();
+            entry["secret-sha256"] = value(hex(&hash(&secret)));
+            let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+            let created: toml_edit::Datetime = now.parse().expect("TOML's dates are those of RFC 3339");
+            entry["created"] = value(created);
+            apps.insert(app.as_str(), Item::Table(entry));
+            Ok(())
+        })?;
+        Ok(Secret::new(secret))
+    }
+
+    /// Removes an app; its tokens are refused from now on.
+    pub fn remove(&self, app: &AppId) -> Result<(), AppsError> {
+        self.change(|apps| match apps.remove(app.as_str()) {
+            Some(_) => Ok(()),
+            None => Err(AppsError::Missing(app.clone())),
+        })
+    }
+
+    fn known(&self) -> Result<Arc<Known>, AppsError> {
+        let stamp = match fs::metadata(&self.path) {
+            Ok(metadata) => Some(Stamp::of(&metadata)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(AppsError::Read(self.path.clone(), error)),
+        };
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((then, known)) = &*read
+            && *then == stamp
+        {
+            return Ok(Arc::clone(known));
+        }
+        let text = self.text()?;
+        let contents: Contents = toml_edit::de::from_str(&text)
+            .map_err(|error| AppsError::InvalidEntry(self.path.clone(), error))?;
+        let apps = contents.apps.into_iter().map(|(app, entry)| (app, entry.secret_sha256.0));
+        let known = Arc::new(apps.collect::<Known>());
+        *read = Some((stamp, Arc::clone(&known)));
+        Ok(known)
+    }
+
+    fn text(&self) -> Result<String, AppsError> {
+        match fs::read_to_string(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            read => read.map_err(|error| AppsError::Read(self.path.clone(), error)),
+        }
+    }
+
+    /// Changes the table of apps and leaves the rest of the file as it is. A reader sees the file
+    /// before or after, and two changes at once do not undo each other.
+    fn change(&self, change: impl FnOnce(&mut Table) -> Result<(), AppsError>) -> Result<(), AppsError> {
+        self.known()?;
+        let failed = |error| AppsError::Write(self.path.clone(), error);
+        // A link stays a link.
+        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let lock = fs::File::create(path.with_extension("lock")).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        let mut document: DocumentMut =
+            self.text()?.parse().map_err(|error| AppsError::Invalid(self.path.clone(), error))?;
+        let apps = document.entry("apps").or_insert_with(|| {
+            let mut apps = Table::new();
+            apps.set_implicit(true);
+            Item::Table(apps)
+        });
+        change(apps.as_table_mut().expect("`known` found a table or nothing"))?;
+        write_durably(&path, document.to_string().as_bytes()).map_err(failed)
+    }
+}
+
+impl Stamp {
+    fn of(metadata: &fs::Metadata) -> Self {
+        #[cfg(unix)]
+        let number = std::os::unix::fs::MetadataExt::ino(metadata);
+        #[cfg(not(unix))]
+        let number = 0;
+        Self { modified: metadata.modified().ok(), length: metadata.len(), number }
+    }
+}
+
+/// The hash of a secret.
+pub(super) fn hash(secret: &str) -> SecretHash {
+    Sha256::digest(secret.as_bytes()).into()
+}
+
+/// Writes beside the file and moves it there, readable by its owner only where it is new.
+pub(super) fn write_durably(path: &Path, contents: &[u8]) -> io::Result<()> {
+    use io::Write;
+    let beside = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&beside)?;
+    if let Ok(metadata) = fs::metadata(path) {
+        file.set_permissions(metadata.permissions())?;
+    }
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(beside, path)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(id: &str) -> AppId {
+        id.parse().unwrap()
+    }
+
+    #[test]
+    fn an_app_comes_and_goes_and_the_rest_of_the_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/apps.toml");
+        let apps = Apps::new(&path);
+        assert_eq!(apps.list().unwrap(), []);
+
+        let secret = apps.add(&app("my.bot")).unwrap();
+        assert_eq!(apps.secret_hash(&app("my.bot")).unwrap(), Some(hash(secret.expose())));
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains(secret.expose()), "only a hash is kept");
+        assert!(matches!(apps.add(&app("my.bot")), Err(AppsError::Exists(_))));
+
+        fs::write(&path, format!("# ours\n{text}\n[other]\nx = 1 # keep\n")).unwrap();
+        apps.add(&app("b")).unwrap();
+        apps.remove(&app("my.bot")).unwrap();
+        assert_eq!(apps.list().unwrap(), [app("b")]);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("[other]\nx = 1 # keep"), "{text}");
+        assert!(matches!(apps.remove(&app("my.bot")), Err(AppsError::Missing(_))));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_new_file_is_its_owners() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("apps.toml");
+        Apps::new(&path).add(&app("a")).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_and_not_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("apps.toml");
+        for broken in [
+            "[apps.a]",
+            "apps = 1",
+            "[apps.a]\nsecret-sha256 = \"xyz\"",
+            "[apps.\"a/b\"]\nsecret-sha256 = \"\"",
+            "=",
+        ] {
+            fs::write(&path, broken).unwrap();
+            let apps = Apps::new(&path);
+            assert!(matches!(apps.list(), Err(AppsError::InvalidEntry(..))), "{broken}");
+            assert!(apps.add(&app("b")).is_err(), "{broken}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), broken);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The proxy as its own platform: apps prove themselves with a secret and get a token.
+//!
+//! A token is a JWT (RFC 7519, HS256), since clients of Watson Work read its `exp`. It names the app
+//! and the secret it was got with, so it dies with either; nothing is stored for it.
+
+use std::{
+    fmt, fs, io,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::future::BoxFuture;
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use wwproxy_protocol::{AppId, Secret, api::TokenResponse};
+use zeroize::Zeroizing;
+
+use super::{
+    Apps, IdentityError, IdentityProvider, Platform,
+    apps::{self, SecretHash},
+};
+
+/// How long a token is good for, where nothing else is said: as long as Watson Work's.
+pub const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+
+/// `{"alg":"HS256","typ":"JWT"}`: the one header there is, so no algorithm is negotiated.
+const JWT_HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
+
+/// Knows the apps of a credentials file.
+#[derive(Debug)]
+pub struct Builtin {
+    apps: Apps,
+    key: TokenKey,
+    token_lifetime: Duration,
+}
+
+/// What signs the tokens.
+#[derive(Clone)]
+pub struct TokenKey(Zeroizing<[u8; 32]>);
+
+/// Why there is no [`TokenKey`].
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the key that signs tokens, {0}, cannot be kept: check that its folder is writable and the file 32 bytes"
+)]
+pub struct TokenKeyError(String, #[source] io::Error);
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    client_id: AppId,
+    /// Which secret it was got with.
+    credential: String,
+    iat: u64,
+    exp: u64,
+    jti: String,
+}
+
+impl TokenKey {
+    /// A key of its own for this process: its tokens do not outlive it.
+    pub fn random() -> Result<Self, TokenKeyError> {
+        let mut key = Zeroizing::new([0; 32]);
+        getrandom::fill(key.as_mut_slice()).map_err(|error| TokenKeyError("random".into(), error.into()))?;
+        Ok(Self(key))
+    }
+
+    /// The key in this file, which is made if need be, readable by its owner only.
+    pub fn load_or_create(path: &Path) -> Result<Self, TokenKeyError> {
+        let failed = |error| TokenKeyError(path.display().to_string(), error);
+        match fs::read(path).map(Zeroizing::new) {
+            Ok(bytes) => {
+                let key = bytes.as_slice().try_into();
+                let key = key
+                    .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "it is not 32 bytes")))?;
+                Ok(Self(Zeroizing::new(key)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let key = Self::random()?;
+                apps::write_durably(path, key.0.as_slice()).map_err(failed)?;
+                Ok(key)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenKey(…)")
+    }
+}
+
+impl Builtin {
+    /// The platform of these apps.
+    #[must_use]
+    pub fn new(apps: Apps, key: TokenKey, token_lifetime: Duration) -> Self {
+        Self { apps, key, token_lifetime }
+    }
+
+    /// A token for an app that knows its secret.
+    pub fn token(&self, app: &str, secret: &Secret) -> Result<TokenResponse, IdentityError> {
+        let id: Option<AppId> = app.parse().ok();
+        let known = match &id {
+            Some(app) => self.secret_hash(app)?,
+            None => None,
+        };
+        // An unknown app takes as long as a wrong secret.
+        let expected = known.unwrap_or_default();
+        let same = bool::from(apps::hash(secret.expose()).ct_eq(&expected));
+        let (Some(id), Some(hash), true) = (id, known, same) else { return Err(IdentityError::Refused) };
+
+        let now = seconds_since_1970();
+        let jti = uuid::Uuid::new_v7(uuid::Timestamp::now(uuid::NoContext)).to_string();
+        let expires_in = self.token_lifetime.as_secs();
+        let claims = Claims {
+            client_id: id.clone(),
+            credential: credential(&hash),
+            iat: now,
+            exp: now + expires_in,
+            jti: jti.clone(),
+        };
+        let claims = serde_json::to_vec(&claims).expect("texts and numbers have a JSON form");
+        let signed = format!("{JWT_HEADER}.{}", URL_SAFE_NO_PAD.encode(claims));
+        let signature = URL_SAFE_NO_PAD.encode(self.mac(&signed).finalize().into_bytes());
+        Ok(TokenResponse {
+            access_token: format!("{signed}.{signature}"),
+            token_type: "bearer".into(),
+            expires_in,
+            scope: "webhooks".into(),
+            id: Some(id),
+            jti,
+        })
+    }
+
+    fn check(&self, token: &str) -> Result<AppId, IdentityError> {
+        let refused = IdentityError::Refused;
+        let Some((signed, signature)) = token.rsplit_once('.') else { return Err(refused) };
+        let Ok(signature) = URL_SAFE_NO_PAD.decode(signature) else { return Err(refused) };
+        if self.mac(signed).verify_slice(&signature).is_err() {
+            return Err(refused);
+        }
+        // From here on the token is one of ours.
+        let claims = signed.strip_prefix(JWT_HEADER).and_then(|rest| rest.strip_prefix('.'));
+        let claims = claims.and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok());
+        let Some(Ok(claims)) = claims.map(|claims| serde_json::from_slice::<Claims>(&claims)) else {
+            return Err(refused);
+        };
+        if claims.exp <= seconds_since_1970() {
+            return Err(refused);
+        }
+        match self.secret_hash(&claims.client_id)? {
+            Some(hash) if credential(&hash) == claims.credential => Ok(claims.client_id),
+            _ => Err(refused),
+        }
+    }
+
+    fn secret_hash(&self, app: &AppId) -> Result<Option<SecretHash>, IdentityError> {
+        self.apps.secret_hash(app).map_err(|error| {
+            tracing::error!(%error, "no app can be authorised");
+            IdentityError::unavailable(error)
+        })
+    }
+
+    fn mac(&self, signed: &str) -> Hmac<Sha256> {
+        let mut mac = Hmac::new_from_slice(self.key.0.as_slice()).expect("HMAC takes a key of any length");
+        mac.update(signed.as_bytes());
+        mac
+    }
+}
+
+/// Names a secret in a token: from its hash, and no way back.
+fn credential(hash: &SecretHash) -> String {
+    URL_SAFE_NO_PAD.encode(&Sha256::digest(hash)[..12])
+}
+
+fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl IdentityProvider for Builtin {
+    fn identify<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
+        let owner = self.check(token.expose()).map(|app| app.as_str().to_owned());
+        Box::pin(std::future::ready(owner))
+    }
+
+    /// A file that cannot be read says nothing of the app, so its connections stay.
+    fn knows(&self, app: &AppId) -> bool {
+        !matches!(self.apps.secret_hash(app), Ok(None))
+    }
+
+    fn platform(&self) -> Platform<'_> {
+        Platform::Here(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builtin(folder: &Path) -> Builtin {
+        Builtin::new(Apps::new(folder.join("apps.toml")), TokenKey::random().unwrap(), DEFAULT_TOKEN_LIFETIME)
+    }
+
+    fn refused<T>(result: &Result<T, IdentityError>) -> bool {
+        matches!(result, Err(IdentityError::Refused))
+    }
+
+    #[test]
+    fn a_token_names_its_app_until_the_app_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let builtin = builtin(folder.path());
+        let app: AppId = "my-bot".parse().unwrap();
+        let secret = builtin.apps.add(&app).unwrap();
+        let token = builtin.token("my-bot", &secret).unwrap();
+        assert_eq!(builtin.check(&token.access_token).unwrap(), app);
+
+        builtin.apps.remove(&app).unwrap();
+        assert!(refused(&builtin.check(&token.access_token)));
+        builtin.apps.add(&app).unwrap();
+        assert!(refused(&builtin.check(&token.access_token)), "a new secret makes old tokens void");
+    }
+
+    #[test]
+    fn nothing_else_is_a_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = builtin(folder.path());
+        let secret = ours.apps.add(&"a".parse().unwrap()).unwrap();
+        ours.apps.add(&"b".parse().unwrap()).unwrap();
+        assert!(refused(&ours.token("a", &Secret::new("wrong"))));
+        assert!(refused(&ours.token("b", &secret)));
+        assert!(refused(&ours.token("nobody", &secret)));
+        assert!(refused(&ours.token("no/id", &secret)));
+
+        let token = ours.token("a", &secret).unwrap().access_token;
+        let other_key = Builtin::new(
+            Apps::new(folder.path().join("apps.toml")),
+            TokenKey::random().unwrap(),
+            DEFAULT_TOKEN_LIFETIME,
+        );
+        assert!(refused(&other_key.check(&token)));
+        let (signed, _) = token.rsplit_once('.').unwrap();
+        for bad in ["", ".", "..", "a.b.c", signed, &format!("{token}x"), &format!("{signed}.")] {
+            assert!(refused(&ours.check(bad)), "{bad}");
+        }
+        let expired =
+            Builtin::new(Apps::new(folder.path().join("apps.toml")), ours.key.clone(), Duration::ZERO);
+        let token = expired.token("a", &secret).unwrap().access_token;
+        assert!(refused(&ours.check(&token)));
+    }
+
+    #[test]
+    fn the_key_outlives_the_process_and_never_shows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token.key");
+        let key = TokenKey::load_or_create(&path).unwrap();
+        assert_eq!(*TokenKey::load_or_create(&path).unwrap().0, *key.0);
+        assert_eq!(format!("{key:?}"), "TokenKey(…)");
+        fs::write(&path, "short").unwrap();
+        assert!(TokenKey::load_or_create(&path).is_err());
+    }
+}

@@ -1,0 +1,158 @@
+//! IBM Watson Work as the platform: asked over its GraphQL endpoint with the client's own token.
+//!
+//! Source: `docs/wire.md`, "Identity". The token is passed on to that one address only: no redirect
+//! is followed.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, future::BoxFuture};
+use reqwest::{Client, StatusCode, Url, header, redirect::Policy};
+use serde_json::Value;
+use wwproxy_protocol::{Secret, api::path};
+
+use super::{IdentityError, IdentityProvider, Platform};
+
+/// How long the platform has to answer. A client waits meanwhile.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest answer that is read, in bytes.
+const MAX_ANSWER: usize = 64 << 10;
+/// Whose token is it?
+const QUESTION: &str = "{ me { id } }";
+
+/// Asks a Watson Work platform.
+#[derive(Debug)]
+pub struct WatsonWork {
+    base: String,
+    client: Client,
+}
+
+/// Why a platform cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidPlatform {
+    /// The address is none.
+    #[error("the platform's address must be like https://api.watsonwork.ibm.com")]
+    Address,
+    /// There is no way to make TLS connections.
+    #[error("no TLS connection can be made to the platform: check the system's CA certificates")]
+    Tls(#[source] reqwest::Error),
+}
+
+impl WatsonWork {
+    /// The address of the real one.
+    pub const DEFAULT_URL: &'static str = "https://api.watsonwork.ibm.com";
+
+    /// A platform at this address.
+    pub fn new(url: &str) -> Result<Self, InvalidPlatform> {
+        // The TLS provider of the process, unless it has chosen another before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let parsed = Url::parse(url).map_err(|_| InvalidPlatform::Address)?;
+        let bare = parsed.query().is_none() && parsed.username().is_empty() && parsed.password().is_none();
+        if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() || !bare {
+            return Err(InvalidPlatform::Address);
+        }
+        let builder = Client::builder()
+            .timeout(TIMEOUT)
+            .redirect(Policy::none())
+            .https_only(parsed.scheme() == "https");
+        // Reading the system's CA certificates fails where there are none, also where none are needed.
+        let builder = if parsed.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
+        let client = builder.build().map_err(InvalidPlatform::Tls)?;
+        Ok(Self { base: parsed.as_str().trim_end_matches('/').to_owned(), client })
+    }
+
+    async fn ask(&self, token: &Secret) -> Result<String, IdentityError> {
+        let request = self
+            .client
+            .post(format!("{}{}", self.base, path::GRAPHQL))
+            .header(header::CONTENT_TYPE, "application/graphql")
+            .bearer_auth(token.expose())
+            .body(QUESTION);
+        let answer = request.send().await.map_err(|error| IdentityError::unavailable(error.without_url()))?;
+        match answer.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(IdentityError::Refused),
+            StatusCode::OK => {}
+            status => return Err(IdentityError::unavailable(Unexpected::Status(status))),
+        }
+        let mut body = Vec::new();
+        let mut pieces = answer.bytes_stream();
+        while let Some(piece) = pieces.next().await {
+            body.extend_from_slice(&piece.map_err(|error| IdentityError::unavailable(error.without_url()))?);
+            if body.len() > MAX_ANSWER {
+                return Err(IdentityError::unavailable(Unexpected::TooLong));
+            }
+        }
+        read_owner(&body)
+    }
+}
+
+/// Answers of the platform that say nothing of the token.
+#[derive(Debug, thiserror::Error)]
+enum Unexpected {
+    #[error("the platform answered {0}")]
+    Status(StatusCode),
+    #[error("the platform's answer has more than {MAX_ANSWER} bytes")]
+    TooLong,
+    #[error("the platform's answer names nobody")]
+    Nobody,
+    #[error("the platform's answer is not JSON")]
+    Json(#[source] serde_json::Error),
+}
+
+fn read_owner(body: &[u8]) -> Result<String, IdentityError> {
+    let answer: Value =
+        serde_json::from_slice(body).map_err(|error| IdentityError::unavailable(Unexpected::Json(error)))?;
+    let has_errors = answer.get("errors").and_then(Value::as_array).is_some_and(|errors| !errors.is_empty());
+    match answer.pointer("/data/me") {
+        _ if has_errors => Err(IdentityError::Refused),
+        Some(Value::Null) => Err(IdentityError::Refused),
+        Some(me) => match me.get("id").and_then(Value::as_str) {
+            Some(id) => Ok(id.to_owned()),
+            None => Err(IdentityError::unavailable(Unexpected::Nobody)),
+        },
+        None => Err(IdentityError::unavailable(Unexpected::Nobody)),
+    }
+}
+
+impl IdentityProvider for WatsonWork {
+    fn identify<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
+        Box::pin(self.ask(token))
+    }
+
+    fn platform(&self) -> Platform<'_> {
+        Platform::Elsewhere(&self.base)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_and_silence_are_never_mixed_up() {
+        assert_eq!(read_owner(br#"{"data":{"me":{"id":"bot","x":1}},"more":{}}"#).unwrap(), "bot");
+        for refusal in [
+            r#"{"data":{"me":null}}"#,
+            r#"{"data":{"me":null},"errors":[{"message":"no"}]}"#,
+            r#"{"errors":[{}]}"#,
+            r#"{"data":{"me":{"id":"bot"}},"errors":["late"]}"#,
+        ] {
+            assert!(matches!(read_owner(refusal.as_bytes()), Err(IdentityError::Refused)), "{refusal}");
+        }
+        for nonsense in
+            ["", "<html>", "{}", "null", r#"{"data":null}"#, r#"{"data":{}}"#, r#"{"data":{"me":{}}}"#]
+        {
+            let owner = read_owner(nonsense.as_bytes());
+            assert!(matches!(owner, Err(IdentityError::Unavailable(_))), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_checked_at_the_start() {
+        for good in ["http://127.0.0.1:1", "http://localhost:80/base/"] {
+            assert!(!WatsonWork::new(good).unwrap().base.ends_with('/'), "{good}");
+        }
+        for bad in ["", "localhost", "ftp://x", "http://u:p@x", "http://x/?q"] {
+            assert!(matches!(WatsonWork::new(bad), Err(InvalidPlatform::Address)), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! What the proxy does for senders and clients, without a word of HTTP.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use ::http::{HeaderMap, HeaderValue, header};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use wwproxy_protocol::{
+    AppId, Headers, Secret,
+    api::{self, AckRequest, AckResponse, Receipt, RegistrationStatus, Status},
+    json,
+};
+
+use crate::{
+    identity::{IdentityError, IdentityProvider},
+    store::{Appended, DedupeKey, Delivery, Lease, NewEvent, Registration, Settlement, Store, StoreError},
+};
+
+/// The most events that one poll takes, whatever the client asks for.
+const MAX_POLL_EVENTS: u32 = 10_000;
+/// How many events one poll takes where the client does not say.
+const DEFAULT_POLL_EVENTS: u32 = 1000;
+/// How many events one lease takes where the client does not say.
+const DEFAULT_LEASE_EVENTS: u32 = 64;
+/// The most bytes of events that one answer holds, though never less than one event.
+pub(crate) const MAX_ANSWER_BYTES: u64 = 16 << 20;
+/// The longest time that a lease, or the delay of a release, can have.
+pub(crate) const MAX_HOLD: Duration = Duration::from_secs(12 * 3600);
+
+/// The use cases, over a store and a platform.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    store: Arc<dyn Store>,
+    identity: Arc<dyn IdentityProvider>,
+    lease_time: Duration,
+    /// How many websockets each app has open here. An app with none has no entry.
+    clients: Mutex<HashMap<AppId, u64>>,
+}
+
+/// Why the proxy did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProxyError {
+    #[error("the token is not one of this app's")]
+    Refused,
+    #[error("the platform could not be asked whose token it is")]
+    IdentityUnavailable(#[source] IdentityError),
+    #[error("the app is not registered")]
+    NotRegistered,
+    #[error("the signature is missing or does not fit the body")]
+    BadSignature,
+    #[error("the body is not a JSON object or array in UTF-8")]
+    NotJson,
+    #[error("the challenge is not a string")]
+    BadChallenge,
+    #[error("the app's queue is full")]
+    Full,
+    #[error("the event could not be stored")]
+    Store(#[from] StoreError),
+}
+
+/// A webhook as it came in.
+#[derive(Debug)]
+pub(crate) struct Webhook {
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: Option<String>,
+    pub(crate) body: Bytes,
+}
+
+/// What became of a webhook.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// It is on stable storage, now or since its first time.
+    Stored,
+    /// It was a challenge: the body to answer with, and that body's signature.
+    Challenge { body: String, signature: String },
+}
+
+/// Events handed out that still have to be settled, whatever becomes of the answer they are in.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    proxy: Arc<Proxy>,
+    app: AppId,
+    receipts: Vec<Receipt>,
+    /// Whether a delivered answer accepts them.
+    accepted: bool,
+}
+
+impl Proxy {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        identity: Arc<dyn IdentityProvider>,
+        lease_time: Duration,
+    ) -> Self {
+        Self { store, identity, lease_time, clients: Mutex::default() }
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    pub(crate) fn identity(&self) -> &dyn IdentityProvider {
+        &*self.identity
+    }
+
+    pub(crate) fn lease_time(&self) -> Duration {
+        self.lease_time
+    }
+
+    /// Lets pass who holds a token of this app.
+    pub(crate) async fn authorise(&self, app: &AppId, token: &Secret) -> Result<(), ProxyError> {
+        match self.identity.identify(token).await {
+            Ok(owner) if owner == app.as_str() => Ok(()),
+            Ok(_) | Err(IdentityError::Refused) => Err(ProxyError::Refused),
+            Err(error @ IdentityError::Unavailable(_)) => Err(ProxyError::IdentityUnavailable(error)),
+        }
+    }
+
+    pub(crate) async fn register(&self, app: &AppId, secret: Secret) -> Result<(), ProxyError> {
+        let registration =
+            Registration { scheme: wwproxy_protocol::Scheme::default(), secrets: vec![secret] };
+        tracing::info!(%app, scheme = %registration.scheme, "registered");
+        Ok(self.store.put_registration(app, registration).await?)
+    }
+
+    pub(crate) async fn unregister(&self, app: &AppId) -> Result<(), ProxyError> {
+        self.store.remove_registration(app).await?;
+        tracing::info!(%app, "unregistered");
+        Ok(())
+    }
+
+    /// The app's registration: what a webhook needs before its body is even read.
+    pub(crate) async fn registration(&self, app: &AppId) -> Result<Arc<Registration>, ProxyError> {
+        self.store.registration(app).await?.ok_or(ProxyError::NotRegistered)
+    }
+
+    /// Verifies a webhook and stores it, or answers its challenge. Nothing unverified is looked into.
+    pub(crate) async fn receive(
+        &self,
+        app: &AppId,
+        registration: &Registration,
+        webhook: Webhook,
+    ) -> Result<Received, ProxyError> {
+        let Webhook { headers, query, body } = webhook;
+        let secret = verify(registration, &headers, &body).ok_or(ProxyError::BadSignature)?;
+        let text = std::str::from_utf8(&body).map_err(|_| ProxyError::NotJson)?;
+        if let Some(challenge) = challenge(text)? {
+            let body = format!(r#"{{"response":{challenge}}}"#);
+            let signature = registration.scheme.sign(secret, body.as_bytes());
+            return Ok(Received::Challenge { body, signature });
+        }
+        let dedupe = dedupe_key(&headers, &body);
+        let event = NewEvent { headers: kept_headers(&headers), query, body };
+        match self.store.append(app, event, dedupe).await? {
+            Appended::Stored(id) => {
+                tracing::debug!(%app, %id, "stored");
+                Ok(Received::Stored)
+            }
+            Appended::Duplicate => Ok(Received::Stored),
+            Appended::Full => Err(ProxyError::Full),
+            Appended::Unregistered => Err(ProxyError::NotRegistered),
+        }
+    }
+
+    /// Leases the oldest events for a poll, which accepts them once its answer is delivered.
+    pub(crate) async fn poll(
+        self: &Arc<Self>,
+        app: &AppId,
+        max: Option<u32>,
+    ) -> Result<(Vec<Delivery>, Handover), ProxyError> {
+        let lease = Lease {
+            max_events: at_most(max.unwrap_or(DEFAULT_POLL_EVENTS), MAX_POLL_EVENTS),
+            max_bytes: MAX_ANSWER_BYTES,
+            wait: Duration::ZERO,
+            time: self.lease_time,
+        };
+        let deliveries = self.store.lease(app, lease).await?;
+        let handover = self.handover(app, &deliveries, true);
+        Ok((deliveries, handover))
+    }
+
+    /// Leases events for a client that settles them later; an answer that is not delivered releases them.
+    pub(crate) async fn lease(
+        self: &Arc<Self>,
+        app: &AppId,
+        request: &api::LeaseRequest,
+    ) -> Result<(Vec<Delivery>, Handover), ProxyError> {
+        let lease = Lease {
+            max_events: at_most(request.max.unwrap_or(DEFAULT_LEASE_EVENTS), api::MAX_LEASE_EVENTS),
+            max_bytes: MAX_ANSWER_BYTES,
+            wait: Duration::from_millis(request.wait_ms.unwrap_or(0)).min(api::MAX_LEASE_WAIT),
+            time: request.lease_ms.map_or(self.lease_time, Duration::from_millis).min(MAX_HOLD),
+        };
+        let deliveries = self.store.lease(app, lease).await?;
+        let handover = self.handover(app, &deliveries, false);
+        Ok((deliveries, handover))
+    }
+
+    pub(crate) async fn settle(&self, app: &AppId, request: AckRequest) -> Result<AckResponse, ProxyError> {
+        let releases = request.release.into_iter().map(|receipt| (receipt, Duration::ZERO)).collect();
+        let settled = self.store.settle(app, Settlement { acks: request.ack, releases }).await?;
+        Ok(AckResponse {
+            acked: settled.acked as u64,
+            released: settled.released as u64,
+            stale: settled.stale,
+        })
+    }
+
+    pub(crate) async fn status(&self, app: &AppId) -> Result<Status, ProxyError> {
+        let registration = self.store.registration(app).await?;
+        let stats = self.store.stats(app).await?;
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(app).copied();
+        Ok(Status {
+            registration: registration.map(|registration| RegistrationStatus { scheme: registration.scheme }),
+            stored: stats.stored as u64,
+            leased: stats.leased as u64,
+            dropped: stats.dropped,
+            stored_bytes: stats.bytes,
+            oldest_age_ms: stats.oldest_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            clients: clients.unwrap_or(0),
+        })
+    }
+
+    /// Counts a websocket of the app for as long as the guard lives.
+    pub(crate) fn connected(self: &Arc<Self>, app: &AppId) -> Connected {
+        *self.clients.lock().unwrap_or_else(PoisonError::into_inner).entry(app.clone()).or_default() += 1;
+        Connected { proxy: Arc::clone(self), app: app.clone() }
+    }
+
+    fn handover(self: &Arc<Self>, app: &AppId, deliveries: &[Delivery], accepted: bool) -> Handover {
+        let receipts = deliveries.iter().map(|delivery| delivery.receipt.clone()).collect();
+        Handover { proxy: Arc::clone(self), app: app.clone(), receipts, accepted }
+    }
+}
+
+impl Handover {
+    /// The answer reached the connection in full, or did not. Where the store fails now, the leases run
+    /// out by themselves and the events go out again.
+    pub(crate) async fn finish(self, delivered: bool) {
+        let settlement = match (delivered, self.accepted) {
+            (true, true) => Settlement { acks: self.receipts, releases: Vec::new() },
+            (true, false) => return,
+            (false, _) => {
+                tracing::debug!(app = %self.app, events = self.receipts.len(), "an answer was not delivered");
+                let releases = self.receipts.into_iter().map(|receipt| (receipt, Duration::ZERO)).collect();
+                Settlement { acks: Vec::new(), releases }
+            }
+        };
+        if let Err(error) = self.proxy.store.settle(&self.app, settlement).await {
+            tracing::error!(app = %self.app, %error, "events could not be settled and will be repeated");
+        }
+    }
+}
+
+/// A websocket that is open.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    proxy: Arc<Proxy>,
+    app: AppId,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let mut clients = self.proxy.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = clients.get_mut(&self.app) {
+            *count -= 1;
+            if *count == 0 {
+                clients.remove(&self.app);
+            }
+        }
+    }
+}
+
+fn at_most(wanted: u32, limit: u32) -> usize {
+    usize::try_from(wanted.min(limit)).unwrap_or(usize::MAX)
+}
+
+/// The secret that signed the body. A request with two signatures has none.
+fn verify<'a>(registration: &'a Registration, headers: &HeaderMap, body: &[u8]) -> Option<&'a Secret> {
+    let mut signatures = headers.get_all(api::OUTBOUND_TOKEN).iter();
+    let (Some(signature), None) = (signatures.next(), signatures.next()) else { return None };
+    let fits = |secret: &&Secret| registration.scheme.verify(secret, body, signature.as_bytes());
+    registration.secrets.iter().find(fits)
+}
+
+/// The JSON string to answer, where the body is a challenge: as the sender wrote it.
+fn challenge(text: &str) -> Result<Option<&str>, ProxyError> {
+    let Ok([kind, challenge]) = json::members(text, ["type", "challenge"]) else {
+        return if json::is_object_or_array(text) { Ok(None) } else { Err(ProxyError::NotJson) };
+    };
+    if kind.and_then(json::string).as_deref() != Some("verification") {
+        return Ok(None);
+    }
+    let challenge = challenge.filter(|raw| json::string(raw).is_some()).ok_or(ProxyError::BadChallenge)?;
+    Ok(Some(challenge.get()))
+}
+
+/// What makes a delivery the same as an earlier one of the app: its index and its body. The index
+/// counts per space, and the space stands in the body.
+fn dedupe_key(headers: &HeaderMap, body: &[u8]) -> Option<DedupeKey> {
+    let index = headers.get(api::OUTBOUND_INDEX)?.as_bytes();
+    let mut hash = Sha256::new();
+    hash.update((index.len() as u64).to_be_bytes());
+    hash.update(index);
+    hash.update(body);
+    let hash: [u8; 32] = hash.finalize().into();
+    hash.first_chunk().copied()
+}
+
+/// Headers that mean something on one connection only (RFC 9110, section 7.6.1), and credentials.
+const NOT_KEPT: [&str; 11] = [
+    "authorization",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+
+fn kept_headers(headers: &HeaderMap) -> Headers {
+    let named: Vec<String> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
+        .collect();
+    let kept = |name: &str| !NOT_KEPT.contains(&name) && !named.iter().any(|other| other == name);
+    let text = |value: &HeaderValue| value.as_bytes().iter().copied().map(char::from).collect();
+    let pairs = headers.iter().filter(|(name, _)| kept(name.as_str()));
+    pairs.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ::http::HeaderName;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
+        let pair = |&(name, value): &(&'static str, &[u8])| {
+            (HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap())
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_headers_and_credentials_are_not_kept() {
+        let headers = headers(&[
+            ("host", b"proxy.example"),
+            ("connection", b"close, X-Secret-Hop"),
+            ("x-secret-hop", b"1"),
+            ("authorization", b"Bearer hunter2"),
+            ("transfer-encoding", b"chunked"),
+            ("x-outbound-index", b"7"),
+            ("x-latin", b"\xe9"),
+        ]);
+        let expected = [("host", "proxy.example"), ("x-outbound-index", "7"), ("x-latin", "é")]
+            .map(|(n, v)| (n.into(), v.into()));
+        assert_eq!(kept_headers(&headers), expected);
+    }
+
+    #[test]
+    fn a_delivery_is_named_by_index_and_body() {
+        let key = |index: &'static [u8], body: &str| {
+            dedupe_key(&headers(&[(api::OUTBOUND_INDEX, index)]), body.as_bytes())
+        };
+        assert_eq!(key(b"7", "{}"), key(b"7", "{}"));
+        assert_ne!(key(b"7", "{}"), key(b"8", "{}"));
+        assert_ne!(key(b"7", "{}"), key(b"7", "{} "));
+        assert_ne!(key(b"7", "7{}"), key(b"77", "{}"));
+        assert_eq!(dedupe_key(&HeaderMap::new(), b"{}"), None);
+    }
+
+    #[test]
+    fn a_challenge_is_a_verification_with_a_string() {
+        assert_eq!(
+            challenge(r#"{"type":"verification","challenge": "c\u00e9" }"#).unwrap(),
+            Some(r#""c\u00e9""#)
+        );
+        for event in
+            [r#"{"type":"message-created","challenge":"c"}"#, "[]", r#"[{"type":"verification"}]"#, "{}"]
+        {
+            assert_eq!(challenge(event).unwrap(), None, "{event}");
+        }
+        for bad in [r#"{"type":"verification"}"#, r#"{"type":"verification","challenge":7}"#] {
+            assert!(matches!(challenge(bad), Err(ProxyError::BadChallenge)), "{bad}");
+        }
+        for bad in ["", "7", "\"x\"", "{", "nul"] {
+            assert!(matches!(challenge(bad), Err(ProxyError::NotJson)), "{bad}");
+        }
+    }
+}

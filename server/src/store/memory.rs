@@ -1,0 +1,194 @@
+//! A store that forgets everything with the process: for tests, and for apps that can afford it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
+
+use wwproxy_protocol::{AppId, Event};
+
+use super::{
+    Answer, Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Overflow, Registration, Settled,
+    Settlement, Stats, Store,
+    dedupe::{self, Recent},
+    queue::Slot,
+    queues::{AppQueue, Queues, lock},
+    sequence::{self, Seq, Sequence},
+};
+
+/// Bytes that an event's framing counts for, beside its headers and body: about what a
+/// [`RedbStore`](super::RedbStore) spends, so that `max_queued_bytes` means the same in both.
+const FRAMING: usize = 64;
+
+/// Keeps everything in memory.
+#[derive(Debug)]
+pub struct MemoryStore {
+    limits: Limits,
+    queues: Queues,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    registrations: HashMap<AppId, Registered>,
+    events: HashMap<Seq, Event>,
+    sequence: Sequence,
+    recent: Recent,
+}
+
+#[derive(Debug)]
+struct Registered {
+    registration: Arc<Registration>,
+    life: u128,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        let state = State {
+            registrations: HashMap::new(),
+            events: HashMap::new(),
+            sequence: Sequence::after(0),
+            recent: Recent::new(limits.dedupe_window),
+        };
+        Self { limits, queues: Queues::default(), state: Mutex::new(state) }
+    }
+
+    fn append_now(&self, app: &AppId, event: NewEvent, dedupe: Option<DedupeKey>) -> Appended {
+        let mut state = lock(&self.state);
+        let Some(registered) = state.registrations.get(app) else { return Appended::Unregistered };
+        let key = dedupe.map(|delivery| dedupe::key(&delivery, registered.life));
+        if key.is_some_and(|key| state.recent.contains(key)) {
+            return Appended::Duplicate;
+        }
+        let size =
+            event.body.len() + event.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() + FRAMING;
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let queue = self.queues.app(app);
+        state.drop_old(&queue, &self.limits);
+        if !state.make_room(&queue, size, &self.limits) {
+            return Appended::Full;
+        }
+        let seq = state.sequence.next();
+        let id = sequence::event_id(sequence::new_uuid(seq));
+        let NewEvent { headers, query, body } = event;
+        let event = Event { id: id.clone(), received_at: SystemTime::now(), headers, query, body };
+        state.events.insert(seq, event);
+        if let Some(key) = key {
+            state.recent.insert(seq, key);
+        }
+        if let Some(floor) = state.recent.floor() {
+            state.recent.forget_below(floor);
+        }
+        queue.push(Slot { seq, size });
+        Appended::Stored(id)
+    }
+}
+
+impl State {
+    /// Drops events whose time is over.
+    fn drop_old(&mut self, queue: &AppQueue, limits: &Limits) {
+        let Some(oldest) = SystemTime::now().checked_sub(limits.retention) else { return };
+        let mut queue = queue.lock();
+        for slot in queue.older_than(sequence::at(oldest)) {
+            queue.forget(slot);
+            self.events.remove(&slot.seq);
+        }
+    }
+
+    /// Whether an event of this size has room, which `drop-oldest` makes where it can.
+    fn make_room(&mut self, queue: &AppQueue, size: u32, limits: &Limits) -> bool {
+        if !limits.have_room(0, 0, size) {
+            return false;
+        }
+        let mut queue = queue.lock();
+        while !limits.have_room(queue.len(), queue.bytes(), size) {
+            let evicted = match limits.overflow {
+                Overflow::Reject => None,
+                Overflow::DropOldest => queue.evict_oldest(),
+            };
+            let Some(slot) = evicted else { return false };
+            self.events.remove(&slot.seq);
+        }
+        true
+    }
+}
+
+impl Store for MemoryStore {
+    fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> Answer<'a, ()> {
+        let mut state = lock(&self.state);
+        let life = state.registrations.get(app).map_or_else(dedupe::new_life, |registered| registered.life);
+        let registration = Arc::new(registration);
+        state.registrations.insert(app.clone(), Registered { registration, life });
+        done(())
+    }
+
+    fn registration<'a>(&'a self, app: &'a AppId) -> Answer<'a, Option<Arc<Registration>>> {
+        let state = lock(&self.state);
+        done(state.registrations.get(app).map(|registered| Arc::clone(&registered.registration)))
+    }
+
+    fn remove_registration<'a>(&'a self, app: &'a AppId) -> Answer<'a, ()> {
+        let mut state = lock(&self.state);
+        state.registrations.remove(app);
+        let queue = self.queues.app(app);
+        for seq in queue.lock().all() {
+            state.events.remove(&seq);
+        }
+        queue.clear();
+        done(())
+    }
+
+    fn append<'a>(
+        &'a self,
+        app: &'a AppId,
+        event: NewEvent,
+        dedupe: Option<DedupeKey>,
+    ) -> Answer<'a, Appended> {
+        Box::pin(async move { Ok(self.append_now(app, event, dedupe)) })
+    }
+
+    fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> Answer<'a, Vec<Delivery>> {
+        Box::pin(async move {
+            lock(&self.state).drop_old(&self.queues.app(app), &self.limits);
+            let leased = self.queues.lease(app, &lease).await;
+            let state = lock(&self.state);
+            let delivery = |taken: &super::queue::Taken| {
+                let event = state.events.get(&taken.seq)?.clone();
+                Some(Delivery { event, attempt: taken.attempt, receipt: leased.receipt(taken.seq) })
+            };
+            let deliveries = leased.events().iter().filter_map(delivery).collect();
+            drop(state);
+            leased.keep();
+            Ok(deliveries)
+        })
+    }
+
+    fn settle<'a>(&'a self, app: &'a AppId, settlement: Settlement) -> Answer<'a, Settled> {
+        let (settled, deleted) = self.queues.settle(app, settlement);
+        let mut state = lock(&self.state);
+        for seq in deleted {
+            state.events.remove(&seq);
+        }
+        done(settled)
+    }
+
+    fn stats<'a>(&'a self, app: &'a AppId) -> Answer<'a, Stats> {
+        lock(&self.state).drop_old(&self.queues.app(app), &self.limits);
+        done(self.queues.stats(app))
+    }
+
+    fn ready(&self) -> Answer<'_, ()> {
+        done(())
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        done(())
+    }
+}
+
+fn done<'a, T: Send + 'a>(value: T) -> Answer<'a, T> {
+    Box::pin(std::future::ready(Ok(value)))
+}

@@ -1,0 +1,200 @@
+//! All apps' queues of one process, and the waiting for events.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::{sync::Notify, time::Instant};
+use wwproxy_protocol::{AppId, api::Receipt};
+
+use super::{
+    Lease, Settled, Settlement, Stats,
+    queue::{Queue, Slot, Taken},
+    sequence::{self, Seq},
+};
+
+/// The queue of each app.
+#[derive(Debug)]
+pub(super) struct Queues {
+    apps: Mutex<HashMap<AppId, Arc<AppQueue>>>,
+    /// Names leases. Starts anywhere, so that a receipt from an earlier life of the store is stale.
+    next_lease: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct AppQueue {
+    queue: Mutex<Queue>,
+    /// Wakes one that waits for an event. One that leaves events behind wakes the next.
+    arrived: Notify,
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        let start = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        Self { apps: Mutex::default(), next_lease: AtomicU64::new(start) }
+    }
+}
+
+impl Queues {
+    pub(super) fn app(&self, app: &AppId) -> Arc<AppQueue> {
+        let mut apps = lock(&self.apps);
+        match apps.get(app) {
+            Some(queue) => Arc::clone(queue),
+            None => Arc::clone(apps.entry(app.clone()).or_default()),
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<(AppId, Arc<AppQueue>)> {
+        lock(&self.apps).iter().map(|(app, queue)| (app.clone(), Arc::clone(queue))).collect()
+    }
+
+    /// Leases events, waiting for a first one. What it takes goes back when [`Leased`] is dropped.
+    pub(super) async fn lease(&self, app: &AppId, lease: &Lease) -> Leased {
+        let queue = self.app(app);
+        let number = self.next_lease.fetch_add(1, Ordering::Relaxed);
+        let give_up = Instant::now() + lease.wait;
+        loop {
+            let arrived = queue.arrived.notified();
+            let (taken, next_due) = queue.take(lease, number);
+            if !taken.is_empty() {
+                return Leased { queue: Arc::clone(&queue), lease: number, taken };
+            }
+            let until = next_due.map_or(give_up, |due| due.min(give_up));
+            tokio::select! {
+                () = arrived => {}
+                () = tokio::time::sleep_until(until) => {
+                    if until == give_up {
+                        return Leased { queue: Arc::clone(&queue), lease: number, taken };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends leases; the second part are the events to delete.
+    pub(super) fn settle(&self, app: &AppId, settlement: Settlement) -> (Settled, Vec<Seq>) {
+        let queue = self.app(app);
+        let now = Instant::now();
+        let mut settled = Settled::default();
+        let mut deleted = Vec::with_capacity(settlement.acks.len());
+        let mut guard = queue.lock();
+        for receipt in settlement.acks {
+            match parse(&receipt) {
+                Some((seq, lease)) if guard.ack(now, seq, lease) => deleted.push(seq),
+                _ => settled.stale.push(receipt),
+            }
+        }
+        for (receipt, delay) in settlement.releases {
+            match parse(&receipt) {
+                Some((seq, lease)) if guard.release(now, seq, lease, delay) => settled.released += 1,
+                _ => settled.stale.push(receipt),
+            }
+        }
+        settled.acked = deleted.len();
+        drop(guard);
+        if settled.released > 0 {
+            // Also for a delayed one: who waits has to learn the new time.
+            queue.arrived.notify_one();
+        }
+        (settled, deleted)
+    }
+
+    pub(super) fn stats(&self, app: &AppId) -> Stats {
+        let queue = self.app(app);
+        let mut queue = queue.lock();
+        queue.bring_back(Instant::now());
+        Stats {
+            stored: queue.len(),
+            leased: queue.leased(),
+            dropped: queue.dropped(),
+            bytes: queue.bytes(),
+            oldest_age: queue.oldest().map(sequence::age),
+        }
+    }
+}
+
+impl AppQueue {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
+    }
+
+    /// Adds an event that is stored, and wakes one that waits.
+    pub(super) fn push(&self, slot: Slot) {
+        self.lock().push(slot);
+        self.arrived.notify_one();
+    }
+
+    /// Deletes everything.
+    pub(super) fn clear(&self) {
+        *self.lock() = Queue::default();
+    }
+
+    fn take(&self, lease: &Lease, number: u64) -> (Vec<Taken>, Option<Instant>) {
+        let now = Instant::now();
+        let mut queue = self.lock();
+        let taken = queue.lease(now, lease.max_events, lease.max_bytes, lease.time, number);
+        // Who waits elsewhere knows neither of what is left nor of when these leases end.
+        if queue.has_next(now) || !taken.is_empty() {
+            self.arrived.notify_one();
+        }
+        (taken, queue.next_due())
+    }
+}
+
+/// Leased events on their way to a client. Dropped before [`keep`](Self::keep), they go back.
+#[derive(Debug)]
+pub(super) struct Leased {
+    queue: Arc<AppQueue>,
+    lease: u64,
+    taken: Vec<Taken>,
+}
+
+impl Leased {
+    pub(super) fn events(&self) -> &[Taken] {
+        &self.taken
+    }
+
+    /// Takes an event off the lease for good: it turned out not to be there.
+    pub(super) fn discard(&mut self, seq: Seq) {
+        self.queue.lock().ack(Instant::now(), seq, self.lease);
+        self.taken.retain(|taken| taken.seq != seq);
+    }
+
+    pub(super) fn receipt(&self, seq: Seq) -> Receipt {
+        Receipt::new(format!("{seq:x}-{:x}", self.lease))
+    }
+
+    /// The leases now last until they are settled or run out.
+    pub(super) fn keep(mut self) {
+        self.taken.clear();
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        if self.taken.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let mut queue = self.queue.lock();
+        for taken in &self.taken {
+            queue.undo(now, taken.seq, self.lease);
+        }
+        drop(queue);
+        self.queue.arrived.notify_one();
+    }
+}
+
+fn parse(receipt: &Receipt) -> Option<(Seq, u64)> {
+    let (seq, lease) = receipt.as_str().split_once('-')?;
+    Some((Seq::from_str_radix(seq, 16).ok()?, u64::from_str_radix(lease, 16).ok()?))
+}
+
+/// A panic elsewhere while holding the lock leaves a queue that is still true: each change is one call.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,206 @@
+//! The database file: its tables, opening it, and opening it again after it failed.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+};
+use wwproxy_protocol::{AppId, Event};
+
+use super::record::{self, InvalidRecord};
+use crate::store::{Registration, StoreError, dedupe::Key, queue::Slot, sequence::Seq};
+
+/// Events by their number alone: an append touches the right edge of the tree only.
+pub(super) const EVENTS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("events");
+/// Registrations by app id.
+pub(super) const REGISTRATIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registrations");
+/// Keys of deliveries by the number of their event.
+pub(super) const DELIVERIES: TableDefinition<'_, Seq, Key> = TableDefinition::new("deliveries");
+/// How many events were dropped, by app id.
+pub(super) const DROPPED: TableDefinition<'_, &str, u64> = TableDefinition::new("dropped");
+
+/// The database, in the folder of the store.
+const FILE_NAME: &str = "events.redb";
+/// How much of the file is kept in memory at most, in bytes. Named, as the engine's default is 1 GiB.
+const CACHE_BYTES: usize = 64 << 20;
+/// A file of this size or more is compacted at open where most of it is empty.
+const COMPACT_BYTES: u64 = 64 << 20;
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another server has it.
+    #[error(
+        "the store in {0} is in use by another server: stop that one, or give this one a folder of its own"
+    )]
+    InUse(PathBuf),
+    /// The folder or the file cannot be used.
+    #[error("the store in {0} cannot be opened: check that the folder is writable and the disk not full")]
+    Io(PathBuf, #[source] io::Error),
+    /// The file is no store, is damaged, or was written by a newer server.
+    #[error(
+        "the store in {0} cannot be read: move it away to begin with an empty one, or use the server that wrote it"
+    )]
+    Unreadable(PathBuf, #[source] StoreError),
+}
+
+/// The open database. Readers take it for a short while; only the writer opens it again.
+#[derive(Debug)]
+pub(super) struct File {
+    folder: PathBuf,
+    database: RwLock<Option<Arc<Database>>>,
+}
+
+/// What the file says when it is opened.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) registrations: Vec<(AppId, Registration, u128)>,
+    pub(super) dropped: Vec<(AppId, u64)>,
+    pub(super) events: Vec<(AppId, Slot)>,
+    pub(super) deliveries: Vec<(Seq, Key)>,
+}
+
+impl File {
+    /// Opens the database in this folder, which is made if need be; nobody else may read it, as it
+    /// holds webhook secrets.
+    pub(super) fn open(folder: &Path) -> Result<Self, OpenError> {
+        make_private_folder(folder).map_err(|error| OpenError::Io(folder.to_owned(), error))?;
+        let database = open_database(folder, true)?;
+        let file = Self { folder: folder.to_owned(), database: RwLock::new(Some(Arc::new(database))) };
+        let create_tables = || -> Result<(), redb::Error> {
+            let transaction = file.get()?.begin_write()?;
+            transaction.open_table(EVENTS)?;
+            transaction.open_table(REGISTRATIONS)?;
+            transaction.open_table(DELIVERIES)?;
+            transaction.open_table(DROPPED)?;
+            Ok(transaction.commit()?)
+        };
+        create_tables()
+            .map_err(|error| OpenError::Unreadable(folder.to_owned(), StoreError::engine(error)))?;
+        Ok(file)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn get(&self) -> Result<Arc<Database>, redb::Error> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.clone().ok_or(redb::Error::DatabaseClosed)
+    }
+
+    /// Opens the file again: after a failed write the engine refuses everything until then.
+    pub(super) fn reopen(&self) -> Result<(), OpenError> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // The lock on the file goes with the last reader; until then this fails and is tried again.
+        *database = None;
+        *database = Some(Arc::new(open_database(&self.folder, false)?));
+        Ok(())
+    }
+
+    pub(super) fn close(&self) {
+        *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Everything in memory's share, of the events from this number on.
+    pub(super) fn contents(&self, from: Seq) -> Result<Contents, StoreError> {
+        let read = || -> Result<Contents, Box<dyn std::error::Error + Send + Sync>> {
+            let transaction = self.get()?.begin_read()?;
+            let mut contents = Contents::default();
+            for row in transaction.open_table(REGISTRATIONS)?.iter()? {
+                let (app, value) = row?;
+                let (registration, life) = record::decode_registration(value.value())?;
+                contents.registrations.push((app.value().parse()?, registration, life));
+            }
+            for row in transaction.open_table(DROPPED)?.iter()? {
+                let (app, count) = row?;
+                contents.dropped.push((app.value().parse()?, count.value()));
+            }
+            for row in transaction.open_table(EVENTS)?.range(from..)? {
+                let (seq, value) = row?;
+                let slot = Slot { seq: seq.value(), size: slot_size(value.value().len()) };
+                contents.events.push((record::decode_app(value.value())?, slot));
+            }
+            for row in transaction.open_table(DELIVERIES)?.range(from..)? {
+                let (seq, key) = row?;
+                contents.deliveries.push((seq.value(), key.value()));
+            }
+            Ok(contents)
+        };
+        read().map_err(|error| StoreError::Engine(error.into()))
+    }
+
+    /// The events of these numbers; `None` for one that is not there, or is damaged.
+    pub(super) fn read(&self, numbers: &[Seq]) -> Result<Vec<Option<Event>>, redb::Error> {
+        let events = self.get()?.begin_read()?.open_table(EVENTS)?;
+        let mut found = Vec::with_capacity(numbers.len());
+        for &seq in numbers {
+            found.push(match events.get(seq)? {
+                Some(value) => decode(seq, value.value()),
+                None => None,
+            });
+        }
+        Ok(found)
+    }
+}
+
+fn decode(seq: Seq, value: &[u8]) -> Option<Event> {
+    let damaged = |error: &InvalidRecord| tracing::error!(seq, %error, "an event cannot be read and is left in the file");
+    record::decode_event(value).inspect_err(damaged).ok()
+}
+
+/// How many bytes an event counts for, by the size of its record.
+pub(super) fn slot_size(record: usize) -> u32 {
+    u32::try_from(record).unwrap_or(u32::MAX)
+}
+
+fn open_database(folder: &Path, compact: bool) -> Result<Database, OpenError> {
+    let path = folder.join(FILE_NAME);
+    let failed = |error: DatabaseError| match error {
+        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(folder.to_owned()),
+        DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() != ErrorKind::InvalidData => {
+            OpenError::Io(folder.to_owned(), error)
+        }
+        error => OpenError::Unreadable(folder.to_owned(), StoreError::engine(error)),
+    };
+    make_private_file(folder, &path).map_err(|error| OpenError::Io(folder.to_owned(), error))?;
+    let mut database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(&path).map_err(failed)?;
+    let size = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+    if compact && size >= COMPACT_BYTES && stored_bytes(&database).is_some_and(|stored| stored < size / 4) {
+        // A file that stays large does no harm beyond its size.
+        if let Err(error) = database.compact() {
+            tracing::warn!(%error, "the store could not be compacted");
+        }
+    }
+    Ok(database)
+}
+
+fn stored_bytes(database: &Database) -> Option<u64> {
+    let events = database.begin_read().ok()?.open_table(EVENTS).ok()?;
+    Some(events.stats().ok()?.stored_bytes())
+}
+
+fn make_private_folder(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
+
+/// Makes the file if need be, readable by its owner only, and its name durable.
+fn make_private_file(folder: &Path, path: &Path) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)?;
+    #[cfg(unix)]
+    fs::File::open(folder)?.sync_all()?;
+    Ok(())
+}

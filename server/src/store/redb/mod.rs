@@ -1,0 +1,183 @@
+//! The embedded durable store: one file, one writer.
+//!
+//! Bodies are on disk; their order, sizes and leases are in memory ([`queues`](super::queues)) and
+//! rebuilt when the store is opened. All changes go through one thread ([`writer`]) that commits
+//! what came during its last fsync as one transaction; reads run beside it on snapshots.
+
+mod file;
+mod record;
+mod writer;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, RwLock},
+};
+
+use wwproxy_protocol::AppId;
+
+pub use self::file::OpenError;
+use self::{
+    file::File,
+    writer::{Command, Writer, WriterHandle},
+};
+use super::{
+    Answer, Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Registration, Settled, Settlement, Stats,
+    Store, StoreError,
+    dedupe::{self, Recent},
+    queues::Queues,
+    sequence::Sequence,
+};
+
+/// Keeps everything in one file of a folder that is its own.
+#[derive(Debug)]
+pub struct RedbStore {
+    shared: Arc<Shared>,
+    writer: WriterHandle,
+}
+
+/// What the writer changes and others read.
+#[derive(Debug)]
+struct Shared {
+    file: File,
+    queues: Queues,
+    registrations: RwLock<HashMap<AppId, Registered>>,
+}
+
+#[derive(Debug, Clone)]
+struct Registered {
+    registration: Arc<Registration>,
+    life: u128,
+}
+
+impl RedbStore {
+    /// Opens the store in this folder, which is made if need be.
+    pub fn open(folder: impl AsRef<Path>, limits: Limits) -> Result<Self, OpenError> {
+        let file = File::open(folder.as_ref())?;
+        let contents =
+            file.contents(0).map_err(|error| OpenError::Unreadable(folder.as_ref().to_owned(), error))?;
+        let shared = Shared { file, queues: Queues::default(), registrations: RwLock::default() };
+        let mut recent = Recent::new(limits.dedupe_window);
+        let last_event = contents.events.last().map_or(0, |(_, slot)| slot.seq);
+        let last_delivery = contents.deliveries.last().map_or(0, |&(seq, _)| seq);
+        for (app, registration, life) in contents.registrations {
+            let registration = Arc::new(registration);
+            write(&shared.registrations).insert(app, Registered { registration, life });
+        }
+        for (app, slot) in contents.events {
+            shared.queues.app(&app).push(slot);
+        }
+        for (app, dropped) in contents.dropped {
+            shared.queues.app(&app).lock().add_dropped(dropped);
+        }
+        for (seq, key) in contents.deliveries {
+            recent.insert(seq, key);
+        }
+        let shared = Arc::new(shared);
+        let sequence = Sequence::after(last_event.max(last_delivery));
+        let writer = Writer::new(Arc::clone(&shared), limits, sequence, recent).spawn();
+        Ok(Self { shared, writer })
+    }
+
+    /// The folder of the store.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.shared.file.folder().to_owned()
+    }
+
+    /// Reads the events of a lease. One that cannot be read is taken off the queue, as it would stand
+    /// before all others for ever; it stays in the file.
+    async fn deliveries(&self, mut leased: super::queues::Leased) -> Result<Vec<Delivery>, StoreError> {
+        if leased.events().is_empty() {
+            return Ok(Vec::new());
+        }
+        let numbers: Vec<_> = leased.events().iter().map(|taken| taken.seq).collect();
+        let shared = Arc::clone(&self.shared);
+        let read = tokio::task::spawn_blocking(move || shared.file.read(&numbers));
+        let events = read.await.map_err(StoreError::engine)?.map_err(StoreError::engine)?;
+        let taken = leased.events().to_vec();
+        let mut deliveries = Vec::with_capacity(taken.len());
+        for (taken, event) in taken.into_iter().zip(events) {
+            match event {
+                Some(event) => {
+                    let receipt = leased.receipt(taken.seq);
+                    deliveries.push(Delivery { event, attempt: taken.attempt, receipt });
+                }
+                None => leased.discard(taken.seq),
+            }
+        }
+        leased.keep();
+        Ok(deliveries)
+    }
+}
+
+impl Store for RedbStore {
+    fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> Answer<'a, ()> {
+        let registration = Arc::new(registration);
+        Box::pin(self.writer.ask(|reply| Command::Register { app: app.clone(), registration, reply }))
+    }
+
+    fn registration<'a>(&'a self, app: &'a AppId) -> Answer<'a, Option<Arc<Registration>>> {
+        let found = read(&self.shared.registrations).get(app).map(|found| Arc::clone(&found.registration));
+        Box::pin(std::future::ready(Ok(found)))
+    }
+
+    fn remove_registration<'a>(&'a self, app: &'a AppId) -> Answer<'a, ()> {
+        Box::pin(self.writer.ask(|reply| Command::Unregister { app: app.clone(), reply }))
+    }
+
+    fn append<'a>(
+        &'a self,
+        app: &'a AppId,
+        event: NewEvent,
+        dedupe: Option<DedupeKey>,
+    ) -> Answer<'a, Appended> {
+        let app = app.clone();
+        Box::pin(self.writer.ask(move |reply| Command::Append { app, event, dedupe, reply }))
+    }
+
+    fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> Answer<'a, Vec<Delivery>> {
+        Box::pin(async move { self.deliveries(self.shared.queues.lease(app, &lease).await).await })
+    }
+
+    fn settle<'a>(&'a self, app: &'a AppId, settlement: Settlement) -> Answer<'a, Settled> {
+        Box::pin(async move {
+            // The lease ends here and now; the deletion follows with the next commit.
+            let (settled, deleted) = self.shared.queues.settle(app, settlement);
+            if !deleted.is_empty() {
+                self.writer.tell(Command::Delete { numbers: deleted }).await?;
+            }
+            Ok(settled)
+        })
+    }
+
+    fn stats<'a>(&'a self, app: &'a AppId) -> Answer<'a, Stats> {
+        Box::pin(std::future::ready(Ok(self.shared.queues.stats(app))))
+    }
+
+    fn ready(&self) -> Answer<'_, ()> {
+        Box::pin(self.writer.ask(|reply| Command::Probe { reply }))
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(self.writer.ask(|reply| Command::Close { reply }))
+    }
+}
+
+impl Shared {
+    fn registered(&self, app: &AppId) -> Option<Registered> {
+        read(&self.registrations).get(app).cloned()
+    }
+
+    fn life(&self, app: &AppId) -> u128 {
+        self.registered(app).map_or_else(dedupe::new_life, |registered| registered.life)
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,190 @@
+//! How an event and a registration stand in the file.
+//!
+//! An event: version (1 byte), app id (length in 1 byte), UUID (16), time of receipt in
+//! microseconds (8), number of headers (2), each header's name and value (length in 4 each), query
+//! (length in 4, plus one where there is one), body (the rest). Numbers are big endian. The app id
+//! comes first, as it is all that opening the store reads.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use wwproxy_protocol::{AppId, Event, Scheme, Secret};
+
+use crate::store::{NewEvent, Registration, sequence};
+
+/// The format that this server writes.
+const VERSION: u8 = 1;
+
+/// A record that this server cannot read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InvalidRecord {
+    #[error("a record has format {0}, and this server reads format {VERSION}: it was written by a newer one")]
+    Version(u8),
+    #[error("a record is damaged")]
+    Damaged,
+}
+
+pub(super) fn encode_event(app: &AppId, uuid: Uuid, received_at: SystemTime, event: &NewEvent) -> Vec<u8> {
+    let headers: usize = event.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+    let mut record = Vec::with_capacity(event.body.len() + headers + app.as_str().len() + 64);
+    record.push(VERSION);
+    record.push(u8::try_from(app.as_str().len()).expect("an app id has at most 128 characters"));
+    record.extend_from_slice(app.as_str().as_bytes());
+    record.extend_from_slice(uuid.as_bytes());
+    let received = received_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    record.extend_from_slice(&u64::try_from(received).unwrap_or(u64::MAX).to_be_bytes());
+    // More headers than the HTTP server lets through would not be headers.
+    let count = u16::try_from(event.headers.len()).unwrap_or(u16::MAX);
+    record.extend_from_slice(&count.to_be_bytes());
+    for (name, value) in event.headers.iter().take(usize::from(count)) {
+        push_text(&mut record, name, 0);
+        push_text(&mut record, value, 0);
+    }
+    match &event.query {
+        Some(query) => push_text(&mut record, query, 1),
+        None => record.extend_from_slice(&0u32.to_be_bytes()),
+    }
+    record.extend_from_slice(&event.body);
+    record
+}
+
+fn push_text(record: &mut Vec<u8>, text: &str, more: u32) {
+    let length = u32::try_from(text.len()).expect("a request's head is far below 4 GiB");
+    record.extend_from_slice(&(length + more).to_be_bytes());
+    record.extend_from_slice(text.as_bytes());
+}
+
+pub(super) fn decode_event(record: &[u8]) -> Result<Event, InvalidRecord> {
+    let mut reader = Reader(record);
+    reader.app()?;
+    let uuid = Uuid::from_bytes(reader.array()?);
+    let received_at = UNIX_EPOCH + Duration::from_micros(u64::from_be_bytes(reader.array()?));
+    let count = u16::from_be_bytes(reader.array()?);
+    let mut headers = Vec::with_capacity(usize::from(count).min(record.len() / 8));
+    for _ in 0..count {
+        headers.push((reader.counted_text()?, reader.counted_text()?));
+    }
+    let query = match reader.number()? {
+        0 => None,
+        length => Some(reader.text(length - 1)?),
+    };
+    let body = Bytes::copy_from_slice(reader.0);
+    Ok(Event { id: sequence::event_id(uuid), received_at, headers, query, body })
+}
+
+/// Whose event it is.
+pub(super) fn decode_app(record: &[u8]) -> Result<AppId, InvalidRecord> {
+    Reader(record).app()
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], InvalidRecord> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(InvalidRecord::Damaged)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], InvalidRecord> {
+        self.take(N)?.try_into().map_err(|_| InvalidRecord::Damaged)
+    }
+
+    fn number(&mut self) -> Result<usize, InvalidRecord> {
+        let number = u32::from_be_bytes(self.array()?);
+        usize::try_from(number).map_err(|_| InvalidRecord::Damaged)
+    }
+
+    fn text(&mut self, length: usize) -> Result<String, InvalidRecord> {
+        let text = std::str::from_utf8(self.take(length)?).map_err(|_| InvalidRecord::Damaged)?;
+        Ok(text.to_owned())
+    }
+
+    fn counted_text(&mut self) -> Result<String, InvalidRecord> {
+        let length = self.number()?;
+        self.text(length)
+    }
+
+    fn app(&mut self) -> Result<AppId, InvalidRecord> {
+        let [version, length] = self.array()?;
+        if version != VERSION {
+            return Err(InvalidRecord::Version(version));
+        }
+        self.text(usize::from(length))?.parse().map_err(|_| InvalidRecord::Damaged)
+    }
+}
+
+/// A registration and the life it began (see [`crate::store::dedupe`]).
+pub(super) fn encode_registration(registration: &Registration, life: u128) -> Vec<u8> {
+    let stored = StoredRegistration {
+        scheme: registration.scheme,
+        secrets: registration.secrets.iter().map(|secret| secret.expose().to_owned()).collect(),
+        life: Uuid::from_u128(life).to_string(),
+    };
+    serde_json::to_vec(&stored).expect("texts have a JSON form")
+}
+
+pub(super) fn decode_registration(record: &[u8]) -> Result<(Registration, u128), InvalidRecord> {
+    let stored: StoredRegistration = serde_json::from_slice(record).map_err(|_| InvalidRecord::Damaged)?;
+    let life: Uuid = stored.life.parse().map_err(|_| InvalidRecord::Damaged)?;
+    let secrets = stored.secrets.into_iter().map(Secret::new).collect();
+    Ok((Registration { scheme: stored.scheme, secrets }, life.as_u128()))
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredRegistration {
+    scheme: Scheme,
+    secrets: Vec<String>,
+    life: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_event_comes_back_as_it_was(
+            headers in prop::collection::vec(("[a-z-]{1,9}", "\\PC{0,20}"), 0..5),
+            query in prop::option::of("\\PC{0,20}"),
+            body in prop::collection::vec(any::<u8>(), 0..200),
+            micros in 0..1u64 << 50,
+        ) {
+            let app: AppId = "my.bot".parse().unwrap();
+            let event = NewEvent { headers, query, body: body.into() };
+            let received_at = sequence::time(micros);
+            let uuid = sequence::new_uuid(micros);
+            let record = encode_event(&app, uuid, received_at, &event);
+            prop_assert_eq!(decode_app(&record).unwrap(), app);
+            let NewEvent { headers, query, body } = event;
+            let expected = Event { id: sequence::event_id(uuid), received_at, headers, query, body };
+            prop_assert_eq!(decode_event(&record).unwrap(), expected);
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(mut record in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Some(version) = record.first_mut() {
+                *version = VERSION;
+            }
+            let _ = decode_event(&record);
+            let _ = decode_registration(&record);
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_told_from_damage() {
+        assert!(matches!(decode_app(&[9, 0]), Err(InvalidRecord::Version(9))));
+        assert!(matches!(decode_app(&[VERSION]), Err(InvalidRecord::Damaged)));
+    }
+
+    #[test]
+    fn a_registration_comes_back_as_it_was() {
+        let registration = Registration { scheme: Scheme::WatsonWork, secrets: vec![Secret::new("s\"1")] };
+        let (decoded, life) = decode_registration(&encode_registration(&registration, 7)).unwrap();
+        assert_eq!((decoded, life), (registration, 7));
+    }
+}
