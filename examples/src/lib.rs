@@ -1,1 +1,0 @@
-//! Examples of wwproxy; see the `[[example]]` entries of this crate.
