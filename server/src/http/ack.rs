@@ -22,7 +22,7 @@ async fn settle(app: &AppId, context: &Context, request: Request) -> Result<Resp
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
-    request.authorise(&context.proxy, app).await?;
+    let request = request.authorised(&context.proxy, app).await?;
     let body = request.body.collect(MAX_REQUEST).await?;
     let settlement: AckRequest = serde_json::from_slice(&body).map_err(|_| {
         ApiError::bad_request(

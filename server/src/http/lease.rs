@@ -26,7 +26,7 @@ async fn lease(app: &AppId, context: &Context, request: Request) -> Result<Respo
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
-    request.authorise(&context.proxy, app).await?;
+    let request = request.authorised(&context.proxy, app).await?;
     let wanted = read(&request.body.collect(MAX_REQUEST).await?)?;
     // A wait must not outlast the server.
     let (deliveries, handover) = tokio::select! {

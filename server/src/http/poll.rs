@@ -10,8 +10,8 @@ use super::{
 };
 
 /// The events are gone once the answer was handed to the connection in full, and not before.
-pub(super) async fn poll(app: &AppId, context: &Context, request: &Request) -> Result<Response, ApiError> {
-    request.authorise(&context.proxy, app).await?;
+pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
+    let request = request.authorised(&context.proxy, app).await?;
     let max = request.count("max")?;
     let (deliveries, handover) = context.proxy.poll(app, max).await?;
     let mut response = json(encode_poll(deliveries.iter().map(|delivery| &delivery.event)));
@@ -20,8 +20,8 @@ pub(super) async fn poll(app: &AppId, context: &Context, request: &Request) -> R
 }
 
 /// `HEAD` takes nothing.
-pub(super) async fn look(app: &AppId, context: &Context, request: &Request) -> Result<Response, ApiError> {
-    request.authorise(&context.proxy, app).await?;
+pub(super) async fn look(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
+    request.authorised(&context.proxy, app).await?;
     let mut response = empty(StatusCode::OK);
     *response.headers_mut() = json("").headers().clone();
     Ok(response)

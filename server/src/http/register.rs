@@ -12,10 +12,7 @@ use super::{
 
 /// `{"secret":"…"}`, whatever the `Content-Type` says.
 pub(super) async fn register(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
-    if let Err(refusal) = request.authorise(&context.proxy, app).await {
-        request.body.discard().await;
-        return Err(refusal);
-    }
+    let request = request.authorised(&context.proxy, app).await?;
     let body = Zeroizing::new(request.body.collect(MAX_REQUEST).await?.to_vec());
     let secret = read_secret(&body).ok_or_else(|| {
         ApiError::bad_request("The body must be a JSON object with the webhook secret: {\"secret\":\"…\"}.")
@@ -33,9 +30,9 @@ fn read_secret(body: &[u8]) -> Option<Secret> {
 pub(super) async fn unregister(
     app: &AppId,
     context: &Context,
-    request: &Request,
+    request: Request,
 ) -> Result<Response, ApiError> {
-    request.authorise(&context.proxy, app).await?;
+    request.authorised(&context.proxy, app).await?;
     context.proxy.unregister(app).await?;
     Ok(empty(StatusCode::OK))
 }

@@ -78,9 +78,18 @@ impl Request {
     }
 
     /// Lets pass who brings a token of the app.
-    pub(super) async fn authorise(&self, proxy: &Proxy, app: &AppId) -> Result<(), ApiError> {
-        let token = self.bearer_token()?;
-        Ok(proxy.authorise(app, &token).await?)
+    pub(super) async fn authorised(self, proxy: &Proxy, app: &AppId) -> Result<Self, ApiError> {
+        let authorised = match self.bearer_token() {
+            Ok(token) => proxy.authorise(app, &token).await.map_err(ApiError::from),
+            Err(missing) => Err(missing),
+        };
+        match authorised {
+            Ok(()) => Ok(self),
+            Err(refusal) => {
+                self.body.discard().await;
+                Err(refusal)
+            }
+        }
     }
 
     /// The token of the `Authorization` header (RFC 6750, section 2.1).

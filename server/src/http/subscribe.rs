@@ -48,7 +48,7 @@ pub(super) fn is_wanted(request: &Request) -> bool {
 }
 
 pub(super) async fn subscribe(app: AppId, context: Context, request: Request) -> Result<Response, ApiError> {
-    request.authorise(&context.proxy, &app).await?;
+    let request = request.authorised(&context.proxy, &app).await?;
     let window = request.count("window")?.unwrap_or(DEFAULT_WINDOW).min(MAX_WINDOW);
     let handshake = shake_hands(&request.headers)?;
     let upgrade = request.upgrade.ok_or_else(|| incomplete("the connection cannot be upgraded"))?;

@@ -22,10 +22,10 @@ pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
 async fn dispatch(app: AppId, context: Context, request: Request) -> Result<Response, ApiError> {
     match request.method {
         Method::GET if subscribe::is_wanted(&request) => subscribe::subscribe(app, context, request).await,
-        Method::GET => poll::poll(&app, &context, &request).await,
-        Method::HEAD => poll::look(&app, &context, &request).await,
+        Method::GET => poll::poll(&app, &context, request).await,
+        Method::HEAD => poll::look(&app, &context, request).await,
         Method::PUT => register::register(&app, &context, request).await,
-        Method::DELETE => register::unregister(&app, &context, &request).await,
+        Method::DELETE => register::unregister(&app, &context, request).await,
         _ => Err(request.refuse_method(&[Method::GET, Method::HEAD, Method::PUT, Method::DELETE]).await),
     }
 }
