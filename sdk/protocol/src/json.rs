@@ -132,7 +132,7 @@ mod tests {
     fn what_is_an_object_or_array() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         for good in ["{}", " [1]\n", r#"{"a":1e999,"\ud800":"\udfff"}"#, &deep] {
-            assert!(is_object_or_array(good), "{:.40}", good);
+            assert!(is_object_or_array(good), "{good:.40}");
         }
         for bad in ["", "1", r#""{}""#, "null", "{", "{}{}", "{'a':1}", "\u{feff}{}", "\u{a0}{}", "[1,]"] {
             assert!(!is_object_or_array(bad), "{bad:?}");

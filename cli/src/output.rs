@@ -1,0 +1,151 @@
+//! Data on stdout, talk on stderr.
+
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    io::{self, IsTerminal, Write as _},
+};
+
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use wwproxy_sdk::Delivery;
+
+/// Where data goes. Written in another thread, so that a reader who is slow does not keep pings from being answered.
+pub(crate) struct Output<W> {
+    writer: W,
+    /// Whether what is written is shown to a person, and must not drive the terminal.
+    pub(crate) terminal: bool,
+}
+
+impl Output<tokio::io::Stdout> {
+    pub(crate) fn stdout() -> Self {
+        Self { writer: tokio::io::stdout(), terminal: io::stdout().is_terminal() }
+    }
+}
+
+impl<W: AsyncWrite + Unpin> Output<W> {
+    /// Writes and flushes. `false`: nobody reads any more.
+    pub(crate) async fn write(&mut self, data: &[u8]) -> anyhow::Result<bool> {
+        let written = async {
+            self.writer.write_all(data).await?;
+            self.writer.flush().await
+        };
+        match written.await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(anyhow::Error::new(error).context("cannot write to stdout")),
+        }
+    }
+}
+
+/// Tells the person something, on one line.
+pub(crate) fn say(text: &str) {
+    // Where stderr is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "wwproxy: {}", harmless(text));
+}
+
+/// An error in one sentence: what to do, and the innermost cause.
+pub(crate) fn sentence(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        // A context keeps the sdk's sentence, whose own causes are told by their last: the others name library layers.
+        if cause.is::<wwproxy_sdk::Error>() || cause.source().is_none() {
+            let _ = write!(text, ": {cause}");
+        }
+    }
+    text
+}
+
+/// Foreign text without what could forge lines or drive a terminal: control characters, and those that turn the direction.
+fn harmless(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c }).collect()
+}
+
+/// Adds the line of an event: what is known of it, and its body byte for byte, except that line breaks, which JSON has between
+/// tokens only, become spaces.
+pub(crate) fn push_line(line: &mut Vec<u8>, event: &Delivery, terminal: bool) {
+    let received_at = event.received_at().map(|time| humantime::format_rfc3339_millis(time).to_string());
+    let known = [
+        Some(("id", serde_json::json!(event.id()))),
+        event.attempt().map(|attempt| ("attempt", attempt.into())),
+        received_at.map(|time| ("receivedAt", time.into())),
+        event.headers().map(|headers| ("headers", serde_json::json!(headers))),
+        event.query().map(|query| ("query", query.into())),
+    ];
+    line.push(b'{');
+    for (name, value) in known.into_iter().flatten() {
+        line.extend_from_slice(format!("\"{name}\":").as_bytes());
+        line.extend_from_slice(&shown(value.to_string().as_bytes(), terminal));
+        line.push(b',');
+    }
+    line.extend_from_slice(b"\"data\":");
+    let start = line.len();
+    line.extend_from_slice(&shown(event.body(), terminal));
+    for byte in &mut line[start..] {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    line.extend_from_slice(b"}\n");
+}
+
+/// JSON as it is, or for a terminal with the control characters escaped that JSON strings may hold as they are
+/// (U+007F to U+009F; some terminals obey them): other bytes, the same JSON.
+pub(crate) fn shown(json: &[u8], terminal: bool) -> Cow<'_, [u8]> {
+    let obeyed = |c: &char| ('\u{7f}'..='\u{9f}').contains(c);
+    match std::str::from_utf8(json) {
+        Ok(text) if terminal && text.chars().any(|c| obeyed(&c)) => {
+            let mut escaped = String::with_capacity(text.len() + 16);
+            for c in text.chars() {
+                if obeyed(&c) {
+                    let _ = write!(escaped, "\\u{:04x}", u32::from(c));
+                } else {
+                    escaped.push(c);
+                }
+            }
+            Cow::Owned(escaped.into_bytes())
+        }
+        _ => Cow::Borrowed(json),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn talk_cannot_drive_a_terminal() {
+        assert_eq!(harmless("a\x1b[2Jb\nwwproxy: c\u{9b}d\u{202e}e"), "a [2Jb wwproxy: c d e");
+    }
+
+    #[test]
+    fn a_terminal_gets_the_same_json_without_control_characters() {
+        let json = "{\"a\":\"\u{9b}31m\u{7f}é\"}\n".as_bytes();
+        assert_eq!(shown(json, false), json);
+        let safe = shown(json, true);
+        assert_eq!(safe, "{\"a\":\"\\u009b31m\\u007fé\"}\n".as_bytes());
+        let value = |json| serde_json::from_slice::<serde_json::Value>(json).unwrap();
+        assert_eq!(value(&safe), value(json));
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_innermost_cause() {
+        let inner = anyhow::Error::new(io::Error::other("disk full"));
+        let error = Err::<(), _>(inner.context("layer")).context("cannot write").unwrap_err();
+        assert_eq!(sentence(&error), "cannot write: disk full");
+        assert_eq!(sentence(&anyhow::anyhow!("alone")), "alone");
+    }
+
+    #[tokio::test]
+    async fn a_closed_pipe_is_no_error() {
+        let (there, here) = tokio::io::duplex(8);
+        let mut output = Output { writer: here, terminal: false };
+        drop(there);
+        assert!(!output.write(b"x").await.unwrap());
+        let mut output = Output { writer: Vec::new(), terminal: false };
+        assert!(output.write(b"x").await.unwrap());
+        assert_eq!(output.writer, b"x");
+    }
+}

@@ -1,0 +1,278 @@
+//! The built command, against a fake proxy over a real port.
+
+#[path = "../../sdk/tests/common/mod.rs"]
+mod common;
+
+use std::{
+    process::{Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use common::{Answer, Fake, Request, platform};
+use futures_util::{SinkExt, StreamExt};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::Command,
+};
+use tokio_tungstenite::tungstenite::Message;
+
+const SECRET: &str = "app-hunter2";
+
+fn wwproxy(server: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy"));
+    command
+        .args(args)
+        .env_clear()
+        .env("WWPROXY_SERVER", server)
+        .env("APPID", "bot")
+        .env("SECRET", SECRET)
+        // No store of certificates: `http://` must not need one.
+        .env("SSL_CERT_FILE", "/nonexistent")
+        .env("SSL_CERT_DIR", "/nonexistent")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// A proxy with a platform, which answers everything else with the closure.
+async fn proxy(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Fake {
+    Fake::start(move |request, own| platform(request, own, 3600, || 1).unwrap_or_else(|| answer(request)))
+        .await
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn assert_fails(output: &Output, code: i32, says: &str) {
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(stderr.contains(says) && stderr.starts_with("wwproxy: "), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(!stderr.contains("hunter2") && output.stdout.is_empty(), "{stderr}");
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    for (variable, says) in [
+        ("WWPROXY_SERVER", "--server or WWPROXY_SERVER"),
+        ("APPID", "--app-id or APPID"),
+        ("SECRET", "--token or WWPROXY_TOKEN"),
+    ] {
+        let output = wwproxy("http://127.0.0.1:1", &["status"]).env_remove(variable).output().await.unwrap();
+        assert_fails(&output, 2, says);
+        let output = wwproxy("http://127.0.0.1:1", &["status"]).env(variable, "").output().await.unwrap();
+        assert_fails(&output, 2, says);
+    }
+    assert_fails(&wwproxy("proxy.example", &["status"]).output().await.unwrap(), 2, "https://");
+    assert_fails(&wwproxy("https://127.0.0.1:1", &["status"]).output().await.unwrap(), 2, "SSL_CERT_FILE");
+    assert_eq!(wwproxy("http://127.0.0.1:1", &["dance"]).output().await.unwrap().status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn help_tells_no_secret() {
+    for args in [&["--help"][..], &["listen", "--help"], &["register", "--help"]] {
+        let output =
+            wwproxy("http://127.0.0.1:1", args).env("WWPROXY_TOKEN", "token-hunter2").output().await.unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text(&output.stdout).contains("Example") && !text(&output.stdout).contains("hunter2"));
+    }
+}
+
+#[tokio::test]
+async fn exit_codes_tell_what_went_wrong() {
+    let evil = r#"{"detail":"\u001b[2Jno\nwwproxy: all well"}"#;
+    for (status, code) in [(401, 3), (403, 3), (404, 4), (503, 5), (400, 1), (302, 1)] {
+        let fake = proxy(move |_| Answer::json(status, evil)).await;
+        for args in [&["status"][..], &["unregister"], &["register", "s"], &["get"]] {
+            assert_fails(&wwproxy(&fake.url, args).output().await.unwrap(), code, " [2Jno wwproxy: all well");
+        }
+    }
+    let gone = proxy(|_| Answer::status(404)).await.url;
+    assert_fails(&wwproxy(&gone, &["listen"]).output().await.unwrap(), 4, "register");
+    let refusing = proxy(|_| Answer::status(401)).await.url;
+    assert_fails(&wwproxy(&refusing, &["listen"]).output().await.unwrap(), 3, "check the app id");
+    assert_fails(
+        &wwproxy(&closed_port().await, &["status"]).output().await.unwrap(),
+        5,
+        "Connection refused",
+    );
+}
+
+async fn closed_port() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[tokio::test]
+async fn small_commands_do_their_work() {
+    const STATUS: &str = r#"{"registration":null,"stored":1,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
+    let fake = proxy(|request| match request.line.as_str() {
+        "GET /webhooks/bot/status" => Answer::json(200, STATUS),
+        _ => Answer::status(200),
+    })
+    .await;
+    let output = wwproxy(&fake.url, &["status", "--json"]).output().await.unwrap();
+    assert_eq!(text(&output.stdout), format!("{STATUS}\n"));
+    let output = wwproxy(&fake.url, &["status"]).output().await.unwrap();
+    assert!(text(&output.stdout).contains("\n  \"stored\": 1,\n"));
+    let output = wwproxy(&fake.url, &["token"]).output().await.unwrap();
+    assert_eq!((text(&output.stdout).as_str(), output.stderr.len()), ("token-1\n", 0));
+    let output = wwproxy(&fake.url, &["unregister"]).output().await.unwrap();
+    assert!(output.status.success() && output.stdout.is_empty());
+
+    let mut child = wwproxy(&fake.url, &["register", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"hook-hunter2\n").await.unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    assert!(output.status.success() && text(&output.stderr).contains("/hook/bot"));
+    assert!(!text(&output.stderr).contains("hunter2"));
+    assert_eq!(fake.requests().pop().unwrap().body, r#"{"secret":"hook-hunter2"}"#);
+}
+
+/// Leases of two events, one event, none; then acks and releases of anything.
+async fn queue() -> Fake {
+    let leases = AtomicUsize::new(0);
+    let event = |id, body: &str| {
+        format!(r#"{{"id":"{id}","receipt":"r-{id}","attempt":1,"headers":[],"data":{body}}}"#)
+    };
+    proxy(move |request| match request.line.as_str() {
+        "POST /webhooks/bot/lease" => {
+            let events = match leases.fetch_add(1, Ordering::SeqCst) {
+                0 => format!("{},{}", event("a", "{\"n\": 1.50}\n"), event("b", "[]")),
+                1 => event("c", "{}"),
+                _ => String::new(),
+            };
+            Answer::json(200, format!(r#"{{"events":[{events}]}}"#))
+        }
+        "POST /webhooks/bot/ack" => Answer::json(200, r#"{"acked":1,"released":0,"stale":[]}"#),
+        _ => Answer::status(404),
+    })
+    .await
+}
+
+fn settled(fake: &Fake) -> Vec<String> {
+    let requests = fake.requests().into_iter();
+    requests.filter(|request| request.line.ends_with("/ack")).map(|request| request.body).collect()
+}
+
+#[tokio::test]
+async fn get_prints_all_as_one_object_and_acknowledges() {
+    let fake = queue().await;
+    let output = wwproxy(&fake.url, &["get"]).output().await.unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "{\"a\":{\"n\": 1.50}\n,\"b\":[],\"c\":{}}\n");
+    let acks = [r#"{"ack":["r-a","r-b"],"release":[]}"#, r#"{"ack":["r-c"],"release":[]}"#];
+    assert_eq!(settled(&fake), acks);
+    let output = wwproxy(&fake.url, &["get", "--max", "7"]).output().await.unwrap();
+    assert_eq!(text(&output.stdout), "{}\n");
+    assert_eq!(fake.requests().pop().unwrap().body, r#"{"max":7,"wait_ms":0}"#);
+}
+
+#[tokio::test]
+async fn get_hands_back_what_nobody_reads() {
+    let fake = queue().await;
+    let mut child = wwproxy(&fake.url, &["get"]).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().await.unwrap().code(), Some(0));
+    assert_eq!(settled(&fake), [r#"{"ack":[],"release":["r-a","r-b"]}"#]);
+}
+
+#[tokio::test]
+async fn listen_acknowledges_what_it_has_printed() {
+    let mut fake = proxy(|_| Answer::Upgrade(Some("wwproxy.v2"))).await;
+    let mut child = wwproxy(&fake.url, &["listen", "--window", "2"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut socket = fake.socket().await;
+    let rest =
+        r#""attempt":2,"receivedAt":"2018-10-03T09:46:40.123Z","headers":[["x","\u001b"]],"query":"q=1""#;
+    let event = format!(
+        "{{\"type\":\"event\",\"id\":\"a\",{rest},\"data\":{{\r\n \"n\" : 1.50,\t\"s\":\"\\n\"}}\n}}"
+    );
+    socket.send(Message::text(event)).await.unwrap();
+    let line = lines.next_line().await.unwrap().unwrap();
+    assert_eq!(line, format!("{{\"id\":\"a\",{rest},\"data\":{{   \"n\" : 1.50,\t\"s\":\"\\n\"}} }}"));
+    let ack = socket.next().await.unwrap().unwrap();
+    assert_eq!(ack.to_text().unwrap(), r#"{"id":"a","type":"event_ack"}"#);
+    assert_eq!(fake.count("GET /webhooks/bot?window=2"), 1);
+
+    terminate(&child).await;
+    assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stderr).contains("connected to http://"), "{}", text(&output.stderr));
+}
+
+async fn terminate(child: &tokio::process::Child) {
+    let id = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn listen_ends_quietly_where_nobody_reads_and_acknowledges_nothing() {
+    let mut fake = proxy(|_| Answer::Upgrade(None)).await;
+    let mut child = wwproxy(&fake.url, &["listen"]).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut socket = fake.socket().await;
+    socket.send(Message::text(r#"{"type":"event","id":"a","data":{}}"#)).await.unwrap();
+    assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
+    assert_eq!(child.wait().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_slow_reader_slows_the_acks_and_keeps_the_connection() {
+    let mut fake = proxy(|_| Answer::Upgrade(Some("wwproxy.v2"))).await;
+    let mut child = wwproxy(&fake.url, &["listen"]).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut socket = fake.socket().await;
+    // More than a pipe takes (64 KiB on Linux): the write cannot end before somebody reads.
+    let body = format!("[\"{}\"]", "x".repeat(1 << 20));
+    socket.send(Message::text(format!(r#"{{"type":"event","id":"a","data":{body}}}"#))).await.unwrap();
+    socket.send(Message::Ping("alive?".into())).await.unwrap();
+    assert!(matches!(socket.next().await, Some(Ok(Message::Pong(_)))), "no ack yet, but a pong");
+    let mut read = vec![0; body.len()];
+    stdout.read_exact(&mut read).await.unwrap();
+    let mut rest = BufReader::new(stdout).lines();
+    rest.next_line().await.unwrap().unwrap();
+    assert!(socket.next().await.unwrap().unwrap().is_text());
+
+    // Stopped while a write waits for a reader: it ends all the same, without an ack.
+    socket.send(Message::text(format!(r#"{{"type":"event","id":"b","data":{body}}}"#))).await.unwrap();
+    socket.send(Message::Ping("alive?".into())).await.unwrap();
+    assert!(matches!(socket.next().await, Some(Ok(Message::Pong(_)))));
+    terminate(&child).await;
+    assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
+    assert_eq!(child.wait().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn listen_keeps_trying_and_says_so() {
+    let tries = Arc::new(AtomicUsize::new(0));
+    let mut fake = proxy(move |_| match tries.fetch_add(1, Ordering::SeqCst) {
+        0 => Answer::Cut,
+        _ => Answer::Upgrade(None),
+    })
+    .await;
+    let mut child = wwproxy(&fake.url, &["listen", "-n", "2"]).spawn().unwrap();
+    let mut talk = BufReader::new(child.stderr.take().unwrap()).lines();
+    let said = talk.next_line().await.unwrap().unwrap();
+    assert!(said.contains("trying again in"), "{said}");
+    let mut socket = fake.socket().await;
+    for id in ["a", "b", "c"] {
+        socket.send(Message::text(format!(r#"{{"type":"event","id":"{id}","data":{{}}}}"#))).await.unwrap();
+    }
+    let mut acks = Vec::new();
+    while let Some(Ok(message)) = socket.next().await {
+        if message.is_text() {
+            acks.push(message.to_text().unwrap().to_owned());
+        }
+    }
+    assert_eq!(acks, [r#"{"id":"a","type":"event_ack"}"#, r#"{"id":"b","type":"event_ack"}"#]);
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(text(&output.stdout), "{\"id\":\"a\",\"data\":{}}\n{\"id\":\"b\",\"data\":{}}\n");
+    assert_eq!(output.status.code(), Some(0));
+}

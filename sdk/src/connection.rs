@@ -1,0 +1,322 @@
+//! One websocket, from its first frame to its end.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{Sink, Stream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    select,
+    sync::{
+        mpsc::{self, Permit},
+        oneshot,
+    },
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{self, Message, error::CapacityError},
+};
+use wwproxy_protocol::{ClientMessage, EventId, ServerMessage};
+
+use crate::{
+    Delivery, Error, ErrorKind,
+    delivery::{Deliverer, Order, Verdict},
+};
+
+/// A connection that was not heard for this long is pinged; the server does the same.
+const PING_AFTER: Duration = Duration::from_secs(20);
+/// The shortest time between pings, whatever the server says of its patience.
+const MIN_PING_AFTER: Duration = Duration::from_secs(1);
+/// How long written frames may take to leave. A peer that does not read for longer is dead.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a goodbye may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many acks go into one message at most: some 10 KiB.
+const MAX_ACK_BATCH: usize = 256;
+
+/// What comes out of a subscription.
+pub(crate) type Item = Result<Delivery, Error>;
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// Nobody wants its events any more.
+    Unsubscribed,
+    /// It broke, or the server closed it.
+    Lost {
+        error: Error,
+        /// Whether it was of use before, so that a new one may be tried at once.
+        worked: bool,
+    },
+}
+
+/// One websocket that feeds a subscription and carries its acks.
+pub(crate) struct Connection<'a, S> {
+    socket: WebSocketStream<S>,
+    /// Whether the server speaks `wwproxy.v2`: many acks a message, and nacks.
+    v2: bool,
+    deliveries: &'a mpsc::Sender<Item>,
+    deliverer: Deliverer,
+    orders: mpsc::Receiver<Order>,
+    /// The place of the next delivery. Without one nothing is read.
+    place: Option<Permit<'a, Item>>,
+    /// Orders that are written and not flushed yet, and since when.
+    unflushed: Vec<oneshot::Sender<()>>,
+    flushing: Option<Instant>,
+    clock: Clock,
+    opened: Instant,
+    delivered: bool,
+}
+
+/// When to ping and when to give up.
+#[derive(Debug)]
+struct Clock {
+    heard: Instant,
+    pinged: Instant,
+    idle_timeout: Duration,
+    ping_after: Duration,
+}
+
+enum Io {
+    Flushed(Result<(), tungstenite::Error>),
+    Received(Option<Result<Message, tungstenite::Error>>),
+}
+
+/// A connection that lasted so long has worked, even if no event came.
+const WORKED_AFTER: Duration = Duration::from_secs(5);
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
+    pub(crate) fn new(
+        socket: WebSocketStream<S>,
+        v2: bool,
+        idle_timeout: Duration,
+        deliveries: &'a mpsc::Sender<Item>,
+    ) -> Self {
+        let now = Instant::now();
+        // As many as can be outstanding: an ack waits for the socket, not for a place in the channel.
+        let (sender, orders) = mpsc::channel(deliveries.max_capacity());
+        Self {
+            socket,
+            v2,
+            deliveries,
+            deliverer: Deliverer::new(sender),
+            orders,
+            place: None,
+            unflushed: Vec::new(),
+            flushing: None,
+            clock: Clock {
+                heard: now,
+                pinged: now,
+                idle_timeout,
+                ping_after: PING_AFTER.min(idle_timeout / 3),
+            },
+            opened: now,
+            delivered: false,
+        }
+    }
+
+    /// Runs the connection.
+    ///
+    /// Its inputs: a free place for a delivery, which lets it read on; acks and nacks, taken together while nothing is
+    /// being flushed; the socket, read and flushed side by side so that neither waits for the other; the clock, for pings
+    /// and deadlines. It ends when the subscription is gone (with the pending acks and a goodbye sent), when the server
+    /// closes or breaks the connection, or when a deadline passes.
+    pub(crate) async fn run(mut self) -> Ended {
+        let mut orders = Vec::new();
+        let error = loop {
+            let (reading, flushing) = (self.place.is_some(), self.flushing.is_some());
+            let step = select! {
+                () = self.deliveries.closed() => return self.close().await,
+                place = self.deliveries.reserve(), if !reading => {
+                    self.place = place.ok();
+                    // What came while nothing was read was not heard.
+                    self.clock.heard = Instant::now();
+                    Ok(())
+                }
+                _ = self.orders.recv_many(&mut orders, MAX_ACK_BATCH), if !flushing => self.carry_out(&mut orders),
+                io = poll_fn(|cx| poll_io(&mut self.socket, cx, reading, flushing)) => match io {
+                    Io::Flushed(result) => self.flushed(result),
+                    Io::Received(message) => self.receive(message).await,
+                },
+                () = sleep_until(self.clock.next(reading, self.flushing)) => self.tick(reading),
+            };
+            if let Err(error) = step {
+                break error;
+            }
+        };
+        Ended::Lost { error, worked: self.delivered || self.opened.elapsed() >= WORKED_AFTER }
+    }
+
+    /// Writes acks and nacks. Their senders are answered once they are flushed.
+    fn carry_out(&mut self, orders: &mut Vec<Order>) -> Result<(), Error> {
+        let acked: Vec<EventId> = orders
+            .iter()
+            .filter(|order| order.verdict == Verdict::Ack)
+            .map(|order| order.id.clone())
+            .collect();
+        let at_once = if self.v2 { MAX_ACK_BATCH } else { 1 };
+        for ids in acked.chunks(at_once) {
+            self.write(Message::text(ClientMessage::ack(ids)))?;
+        }
+        for order in orders.drain(..) {
+            match order.verdict {
+                Verdict::Nack(delay) if self.v2 => {
+                    self.write(Message::text(ClientMessage::nack(&order.id, delay)))?;
+                }
+                Verdict::Nack(_) | Verdict::Ack => {}
+            }
+            self.unflushed.push(order.written);
+        }
+        self.flushing.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    fn write(&mut self, message: Message) -> Result<(), Error> {
+        self.flushing.get_or_insert_with(Instant::now);
+        // tungstenite takes every message into its buffer, so no readiness is to be awaited; what is
+        // written without a flush is bounded by the batch.
+        Pin::new(&mut self.socket).start_send(message).map_err(lost)
+    }
+
+    fn flushed(&mut self, result: Result<(), tungstenite::Error>) -> Result<(), Error> {
+        result.map_err(lost)?;
+        self.flushing = None;
+        for written in self.unflushed.drain(..) {
+            // Who gave up waiting has been served all the same.
+            let _ = written.send(());
+        }
+        Ok(())
+    }
+
+    async fn receive(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<(), Error> {
+        self.clock.heard = Instant::now();
+        match message {
+            Some(Ok(Message::Text(text))) => self.take(&text),
+            Some(Ok(Message::Close(frame))) => {
+                // The answer to a close frame is courtesy: the connection is over either way.
+                let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| Pin::new(&mut self.socket).poll_flush(cx))).await;
+                let why = frame.map_or_else(String::new, |frame| format!(" ({})", u16::from(frame.code)));
+                Err(Error::new(ErrorKind::Disconnected, format!("the server closed the connection{why}")))
+            }
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(lost(error)),
+            None => Err(Error::new(ErrorKind::Disconnected, "the connection ended without a goodbye")),
+        }
+    }
+
+    fn take(&mut self, text: &str) -> Result<(), Error> {
+        let message = ServerMessage::parse(text).map_err(|error| {
+            // A new connection may meet a server that is well again, so this ends no subscription.
+            Error::new(ErrorKind::Disconnected, "the server sent a message that cannot be read")
+                .because(error)
+        })?;
+        match message {
+            ServerMessage::Hello(hello) => {
+                let patience = Duration::from_millis(hello.idle_ms) / 3;
+                self.clock.ping_after = self.clock.ping_after.min(patience).max(MIN_PING_AFTER);
+                tracing::debug!(window = hello.window, lease_ms = hello.lease_ms, "the server said hello");
+            }
+            ServerMessage::Event(event) => {
+                self.delivered = true;
+                let id = event.id.clone();
+                if let Some(delivery) = self.deliverer.deliver(*event) {
+                    let place = self.place.take().expect("nothing is read without a place for it");
+                    place.send(Ok(delivery));
+                } else {
+                    tracing::debug!(%id, "came again while its first copy is still in hand");
+                }
+            }
+            ServerMessage::Unknown => tracing::debug!("ignored a message of an unknown type"),
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, reading: bool) -> Result<(), Error> {
+        let now = Instant::now();
+        let silent = reading && now >= self.clock.gives_up();
+        if silent || self.flushing.is_some_and(|since| now >= since + WRITE_TIMEOUT) {
+            return Err(Error::new(
+                ErrorKind::Disconnected,
+                "the connection is dead: nothing comes or goes any more",
+            ));
+        }
+        if self.flushing.is_none() && now >= self.clock.pings() {
+            self.clock.pinged = now;
+            self.write(Message::Ping(bytes::Bytes::new()))?;
+        }
+        Ok(())
+    }
+
+    /// Sends what was decided before the end, and a close frame, so that the server hands the rest to others at once.
+    async fn close(mut self) -> Ended {
+        self.orders.close();
+        let goodbye = async {
+            let mut orders = Vec::new();
+            while self.orders.recv_many(&mut orders, MAX_ACK_BATCH).await > 0 {
+                self.carry_out(&mut orders)?;
+            }
+            self.write(Message::Close(None))?;
+            let result = poll_fn(|cx| Pin::new(&mut self.socket).poll_flush(cx)).await;
+            self.flushed(result)
+        };
+        match timeout(CLOSE_TIMEOUT, goodbye).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "no goodbye"),
+            Err(_) => tracing::debug!("no goodbye in time"),
+        }
+        Ended::Unsubscribed
+    }
+}
+
+impl Clock {
+    /// When something is due next.
+    fn next(&self, reading: bool, flushing: Option<Instant>) -> Instant {
+        let due = flushing.map_or_else(|| self.pings(), |since| since + WRITE_TIMEOUT);
+        if reading { due.min(self.gives_up()) } else { due }
+    }
+
+    fn gives_up(&self) -> Instant {
+        self.heard + self.idle_timeout
+    }
+
+    fn pings(&self) -> Instant {
+        self.heard.max(self.pinged) + self.ping_after
+    }
+}
+
+fn poll_io<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    cx: &mut Context<'_>,
+    reading: bool,
+    flushing: bool,
+) -> Poll<Io> {
+    if flushing && let Poll::Ready(result) = Pin::new(&mut *socket).poll_flush(cx) {
+        return Poll::Ready(Io::Flushed(result));
+    }
+    if reading && let Poll::Ready(message) = Pin::new(socket).poll_next(cx) {
+        return Poll::Ready(Io::Received(message));
+    }
+    Poll::Pending
+}
+
+fn lost(error: tungstenite::Error) -> Error {
+    let error_kind = match &error {
+        // It would come again over every new connection.
+        tungstenite::Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
+            let message = format!(
+                "an event is larger ({size} bytes) than a message may be; raise max_message_bytes ({max_size})"
+            );
+            Error::new(ErrorKind::Protocol, message)
+        }
+        _ => Error::new(ErrorKind::Disconnected, "the connection broke"),
+    };
+    error_kind.because(error)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! A connection over a pipe in memory, with a server that the test plays; time is paused.
+
+use std::pin::pin;
+
+use futures_util::{SinkExt, StreamExt, future::join_all};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    task::JoinHandle,
+};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
+
+use super::*;
+
+type Server = WebSocketStream<DuplexStream>;
+
+struct Setup {
+    server: Server,
+    deliveries: mpsc::Receiver<Item>,
+    client: JoinHandle<Ended>,
+}
+
+/// A running connection with so many places for deliveries, over a pipe of so many bytes.
+async fn connect(v2: bool, window: usize, pipe: usize) -> Setup {
+    let (here, there) = tokio::io::duplex(pipe);
+    let server = WebSocketStream::from_raw_socket(there, Role::Server, None).await;
+    let socket = WebSocketStream::from_raw_socket(here, Role::Client, None).await;
+    let (sender, deliveries) = mpsc::channel(window);
+    let client =
+        tokio::spawn(
+            async move { Connection::new(socket, v2, Duration::from_secs(60), &sender).run().await },
+        );
+    Setup { server, deliveries, client }
+}
+
+async fn send_event(server: &mut Server, id: &str) {
+    let text = format!(r#"{{"type":"event","id":"{id}","data":{{"n":1}}}}"#);
+    server.send(Message::text(text)).await.unwrap();
+}
+
+async fn heard(server: &mut Server) -> Message {
+    server.next().await.unwrap().unwrap()
+}
+
+fn ids(message: &Message) -> Vec<String> {
+    match ClientMessage::parse(message.to_text().unwrap()).unwrap() {
+        ClientMessage::Ack(ids) => ids,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn take(deliveries: &mut mpsc::Receiver<Item>, n: usize) -> Vec<Delivery> {
+    let mut taken = Vec::new();
+    for _ in 0..n {
+        taken.push(deliveries.recv().await.unwrap().unwrap());
+    }
+    taken
+}
+
+async fn lost(client: JoinHandle<Ended>) -> (Error, bool) {
+    match client.await.unwrap() {
+        Ended::Lost { error, worked } => (error, worked),
+        Ended::Unsubscribed => panic!("not lost"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn acks_of_one_moment_are_one_message() {
+    let Setup { mut server, mut deliveries, client: _client } = connect(true, 8, 4096).await;
+    for id in ["a", "b", "c"] {
+        send_event(&mut server, id).await;
+    }
+    let events = take(&mut deliveries, 3).await;
+    assert_eq!(events[0].body().as_ref(), br#"{"n":1}"#);
+    let (acked, message) = tokio::join!(join_all(events.iter().map(Delivery::ack)), heard(&mut server));
+    assert!(acked.iter().all(Result::is_ok));
+    assert_eq!(ids(&message), ["a", "b", "c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_legacy_server_gets_one_ack_a_message_and_no_nack() {
+    let Setup { mut server, mut deliveries, client: _client } = connect(false, 8, 4096).await;
+    for id in ["a", "b", "c"] {
+        send_event(&mut server, id).await;
+    }
+    let events = take(&mut deliveries, 3).await;
+    events[1].nack(Duration::ZERO).await.unwrap();
+    let acks = async { tokio::try_join!(events[0].ack(), events[2].ack()).unwrap() };
+    let messages = async { [heard(&mut server).await, heard(&mut server).await] };
+    let (_, [first, second]) = tokio::join!(acks, messages);
+    assert_eq!((ids(&first), ids(&second)), (vec!["a".into()], vec!["c".into()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nack_carries_its_delay() {
+    let Setup { mut server, mut deliveries, client: _client } = connect(true, 8, 4096).await;
+    send_event(&mut server, "a").await;
+    let events = take(&mut deliveries, 1).await;
+    let delay = Duration::from_millis(1500);
+    let (done, message) = tokio::join!(events[0].nack(delay), heard(&mut server));
+    done.unwrap();
+    let message = ClientMessage::parse(message.to_text().unwrap()).unwrap();
+    assert_eq!(message, ClientMessage::Nack { id: "a".into(), delay });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_is_pinged_and_then_given_up() {
+    let opened = Instant::now();
+    let Setup { mut server, deliveries: _deliveries, client } = connect(true, 8, 4096).await;
+    // The server's codec must not answer: look at the frames from below it.
+    let quiet = server.get_mut();
+    let mut frames = [0; 64];
+    let n = quiet.read(&mut frames).await.unwrap();
+    assert_eq!(frames[0], 0x89, "a ping in {:?}", &frames[..n]);
+    assert_eq!(opened.elapsed().as_secs(), 20);
+    let (error, worked) = lost(client).await;
+    assert_eq!(error.kind(), ErrorKind::Disconnected);
+    assert_eq!(opened.elapsed().as_secs(), 60);
+    assert!(worked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_pings_is_kept() {
+    let Setup { mut server, deliveries: _deliveries, client } = connect(true, 8, 4096).await;
+    for _ in 0..9 {
+        // Reading on answers the ping before.
+        assert!(matches!(heard(&mut server).await, Message::Ping(_)));
+    }
+    assert!(!client.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_impatient_server_is_pinged_more_often() {
+    let Setup { mut server, deliveries: _deliveries, client: _client } = connect(true, 8, 4096).await;
+    let second = Duration::from_secs(1);
+    let hello = wwproxy_protocol::message::Hello::new("bot".parse().unwrap(), 8, second, second, second * 9);
+    server.send(Message::text(hello.encode())).await.unwrap();
+    let said = Instant::now();
+    assert!(matches!(heard(&mut server).await, Message::Ping(_)));
+    assert_eq!(said.elapsed().as_secs(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_than_the_window_is_read_and_the_server_still_hears_from_us() {
+    let Setup { mut server, mut deliveries, client } = connect(true, 2, 256).await;
+    let mut sent = 0;
+    let flood = async {
+        loop {
+            send_event(&mut server, &format!("e{sent}")).await;
+            sent += 1;
+        }
+    };
+    // Paused time only moves on when nothing else can: the pipe is full then.
+    assert!(timeout(Duration::from_secs(300), flood).await.is_err());
+    assert!(sent < 12, "{sent} events were read ahead of a window of 2 and a pipe of 256 bytes");
+    assert!(!client.is_finished(), "a subscriber that takes nothing is no dead connection");
+    assert!(matches!(heard(&mut server).await, Message::Ping(_)));
+
+    // A slow consumer that acks while the server cannot write: both directions go on.
+    let all = async {
+        for n in 0..sent {
+            let event = deliveries.recv().await.unwrap().unwrap();
+            assert_eq!(event.id().as_str(), format!("e{n}"));
+            event.ack().await.unwrap();
+        }
+    };
+    let hear_acks = async {
+        let mut acked = 0;
+        while acked < sent {
+            let message = heard(&mut server).await;
+            if message.is_text() {
+                acked += ids(&message).len();
+            }
+        }
+    };
+    tokio::join!(all, hear_acks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_is_given_up() {
+    let Setup { mut server, mut deliveries, client } = connect(true, 64, 64).await;
+    let events = async {
+        let mut events = Vec::new();
+        for n in 0..20 {
+            send_event(&mut server, &format!("e{n}")).await;
+            events.push(deliveries.recv().await.unwrap().unwrap());
+        }
+        events
+    };
+    let events = events.await;
+    // Acks of 20 ids do not fit into the pipe of 64 bytes, and the server does not read; but it sends.
+    let acks = join_all(events.iter().map(Delivery::ack));
+    let chatter = async {
+        loop {
+            if server.get_mut().write_all(&[0x89, 0]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+    };
+    let (acked, ()) = tokio::join!(acks, chatter);
+    assert!(acked.iter().all(|acked| acked.as_ref().is_err_and(|e| e.kind() == ErrorKind::Disconnected)));
+    lost(client).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_server_repeats_comes_once() {
+    let Setup { mut server, mut deliveries, client: _client } = connect(false, 8, 4096).await;
+    for id in ["a", "a", "b", "a"] {
+        send_event(&mut server, id).await;
+    }
+    let events = take(&mut deliveries, 2).await;
+    assert_eq!(events.iter().map(|event| event.id().as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    drop(events);
+    send_event(&mut server, "a").await;
+    assert_eq!(take(&mut deliveries, 1).await[0].id().as_str(), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_subscription_sends_what_was_decided_and_a_close() {
+    let Setup { mut server, mut deliveries, client } = connect(true, 8, 4096).await;
+    send_event(&mut server, "a").await;
+    let event = take(&mut deliveries, 1).await.remove(0);
+    let mut ack = pin!(event.ack());
+    // Polled once: decided, but the connection has not seen it.
+    assert!(futures_util::poll!(&mut ack).is_pending());
+    drop(deliveries);
+    assert_eq!(ids(&heard(&mut server).await), ["a"]);
+    assert!(matches!(heard(&mut server).await, Message::Close(_)));
+    assert!(matches!(client.await.unwrap(), Ended::Unsubscribed));
+    ack.await.unwrap();
+    assert!(event.is_stale());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_by_the_server_says_why() {
+    let Setup { mut server, deliveries: _deliveries, client } = connect(true, 8, 4096).await;
+    let frame = CloseFrame { code: CloseCode::Restart, reason: "".into() };
+    server.close(Some(frame)).await.unwrap();
+    let (error, worked) = lost(client).await;
+    assert!(error.is_transient() && error.to_string().contains("1012"), "{error}");
+    assert!(!worked, "it brought nothing and lived for no time");
+    assert!(matches!(heard(&mut server).await, Message::Close(_)), "the close is answered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_message_ends_the_connection_not_the_subscription() {
+    let Setup { mut server, deliveries: _deliveries, client } = connect(true, 8, 4096).await;
+    server.send(Message::text(r#"{"type":"news"}"#)).await.unwrap();
+    server.send(Message::text("}")).await.unwrap();
+    let (error, _) = lost(client).await;
+    assert!(error.is_transient(), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_too_large_is_final() {
+    let (here, there) = tokio::io::duplex(64);
+    let mut server = WebSocketStream::from_raw_socket(there, Role::Server, None).await;
+    let config = tungstenite::protocol::WebSocketConfig::default()
+        .max_message_size(Some(100))
+        .max_frame_size(Some(100));
+    let socket = WebSocketStream::from_raw_socket(here, Role::Client, Some(config)).await;
+    let (sender, _deliveries) = mpsc::channel(8);
+    let connection = Connection::new(socket, true, Duration::from_secs(60), &sender).run();
+    let large = server.send(Message::text("x".repeat(1000)));
+    let (Ended::Lost { error, .. }, _) =
+        tokio::join!(connection, async { timeout(Duration::from_secs(1), large).await })
+    else {
+        panic!("not lost")
+    };
+    assert_eq!(error.kind(), ErrorKind::Protocol);
+    assert!(error.to_string().contains("max_message_bytes"), "{error}");
+}

@@ -1,0 +1,176 @@
+//! A proxy that the test plays: HTTP/1.1 on port 0, one request a connection, answers from a closure,
+//! websockets handed to the test.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::sync::{Arc, Mutex};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{handshake::derive_accept_key, protocol::Role},
+};
+
+/// One request as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    /// Method and target, such as `GET /webhooks/bot`.
+    pub(crate) line: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Request {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// What the fake answers.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    Http(u16, Vec<(&'static str, String)>, String),
+    /// A websocket with this subprotocol.
+    Upgrade(Option<&'static str>),
+    /// The connection is cut.
+    Cut,
+}
+
+impl Answer {
+    pub(crate) fn status(status: u16) -> Self {
+        Self::Http(status, Vec::new(), String::new())
+    }
+
+    pub(crate) fn json(status: u16, body: impl std::fmt::Display) -> Self {
+        Self::Http(status, vec![("content-type", "application/json".into())], body.to_string())
+    }
+}
+
+pub(crate) type Socket = WebSocketStream<TcpStream>;
+
+/// The running fake. It stops with the test's runtime.
+pub(crate) struct Fake {
+    pub(crate) url: String,
+    requests: Arc<Mutex<Vec<Request>>>,
+    pub(crate) sockets: mpsc::UnboundedReceiver<Socket>,
+}
+
+impl Fake {
+    /// Starts it. The closure sees each request and its own address.
+    pub(crate) async fn start(answer: impl Fn(&Request, &str) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let requests = Arc::<Mutex<Vec<Request>>>::default();
+        let (sender, sockets) = mpsc::unbounded_channel();
+        let (answer, log, own) = (Arc::new(answer), requests.clone(), url.clone());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (answer, log, own, sender) = (answer.clone(), log.clone(), own.clone(), sender.clone());
+                tokio::spawn(async move {
+                    let mut stream = stream;
+                    let Some(request) = read(&mut stream).await else { return };
+                    log.lock().unwrap().push(request.clone());
+                    let answer = answer(&request, &own);
+                    // A client that is gone meanwhile is the test's business.
+                    let _ = write(stream, &request, answer, &sender).await;
+                });
+            }
+        });
+        Self { url, requests, sockets }
+    }
+
+    /// How many requests had this method and target.
+    pub(crate) fn count(&self, line: &str) -> usize {
+        self.requests.lock().unwrap().iter().filter(|request| request.line == line).count()
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    /// The next websocket that a client opened.
+    pub(crate) async fn socket(&mut self) -> Socket {
+        self.sockets.recv().await.unwrap()
+    }
+}
+
+/// Discovery and tokens: `token-1` and so on, counted by the caller. `None` for any other request.
+pub(crate) fn platform(
+    request: &Request,
+    own: &str,
+    expires_in: u64,
+    next: impl FnOnce() -> usize,
+) -> Option<Answer> {
+    match request.line.as_str() {
+        "GET /.well-known/oauth-authorization-server" => {
+            Some(Answer::json(200, format!(r#"{{"issuer":"{own}","token_endpoint":"{own}/oauth/token"}}"#)))
+        }
+        "POST /oauth/token" => {
+            let token = format!(r#""access_token":"token-{}","token_type":"bearer""#, next());
+            Some(Answer::json(200, format!(r#"{{{token},"expires_in":{expires_in}}}"#)))
+        }
+        _ => None,
+    }
+}
+
+async fn read(stream: &mut TcpStream) -> Option<Request> {
+    let mut bytes = Vec::new();
+    let head = loop {
+        if let Some(at) = bytes.windows(4).position(|end| end == b"\r\n\r\n") {
+            break at;
+        }
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    };
+    let text = String::from_utf8(bytes[..head].to_vec()).unwrap();
+    let mut lines = text.split("\r\n");
+    let line = lines.next().unwrap().trim_end_matches(" HTTP/1.1").to_owned();
+    let headers: Vec<_> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+        .collect();
+    let mut request = Request { line, headers, body: String::new() };
+    let length = request.header("content-length").map_or(0, |length| length.parse().unwrap());
+    while bytes.len() < head + 4 + length {
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+    request.body = String::from_utf8(bytes[head + 4..].to_vec()).unwrap();
+    Some(request)
+}
+
+async fn write(
+    mut stream: TcpStream,
+    request: &Request,
+    answer: Answer,
+    sockets: &mpsc::UnboundedSender<Socket>,
+) -> std::io::Result<()> {
+    let (status, mut headers, body) = match answer {
+        Answer::Cut => return Ok(()),
+        Answer::Http(status, headers, body) => (status, headers, body),
+        Answer::Upgrade(protocol) => {
+            let accept = derive_accept_key(request.header("sec-websocket-key").unwrap_or("").as_bytes());
+            let mut headers = vec![("upgrade", "websocket".into()), ("sec-websocket-accept", accept)];
+            headers.extend(protocol.map(|protocol| ("sec-websocket-protocol", protocol.to_owned())));
+            (101, headers, String::new())
+        }
+    };
+    headers.push(("connection", if status == 101 { "upgrade" } else { "close" }.into()));
+    if status != 101 {
+        headers.push(("content-length", body.len().to_string()));
+    }
+    let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers = headers.concat();
+    stream.write_all(format!("HTTP/1.1 {status} X\r\n{headers}\r\n{body}").as_bytes()).await?;
+    if status == 101 {
+        let _ = sockets.send(WebSocketStream::from_raw_socket(stream, Role::Server, None).await);
+    }
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! Requests and tokens, against a fake proxy over a real port.
+
+mod common;
+
+use std::{
+    error::Error as _,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use common::{Answer, Fake, Request, platform};
+use futures_util::future::join_all;
+use wwproxy_sdk::{Client, ErrorKind, LeaseOptions, Receipt, Secret};
+
+const STATUS: &str = r#"{"registration":{"scheme":"watsonwork"},"stored":1,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
+const DISCOVERY: &str = "GET /.well-known/oauth-authorization-server";
+const TOKEN: &str = "POST /oauth/token";
+
+fn client(fake: &Fake) -> Client {
+    Client::builder(&fake.url).app_id("bot").app_secret("app-hunter2").build().unwrap()
+}
+
+/// A proxy whose platform gives tokens of this life, and which answers everything else with the closure.
+async fn proxy(expires_in: u64, answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Fake {
+    let given = AtomicUsize::new(0);
+    Fake::start(move |request, own| {
+        platform(request, own, expires_in, || given.fetch_add(1, Ordering::SeqCst) + 1)
+            .unwrap_or_else(|| answer(request))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_token_is_discovered_fetched_once_and_sent() {
+    let fake = proxy(3600, |_| Answer::json(200, STATUS)).await;
+    let client = client(&fake);
+    let all = join_all((0..20).map(|_| client.status())).await;
+    assert!(all.iter().all(|status| status.as_ref().is_ok_and(|status| status.stored == 1)));
+    assert_eq!((fake.count(DISCOVERY), fake.count(TOKEN)), (1, 1));
+    let requests = fake.requests();
+    let token = requests.iter().find(|request| request.line == TOKEN).unwrap();
+    assert_eq!(token.header("authorization"), Some("Basic Ym90OmFwcC1odW50ZXIy"));
+    assert_eq!(token.body, "grant_type=client_credentials");
+    assert_eq!(token.header("content-type"), Some("application/x-www-form-urlencoded"));
+    let status = requests.iter().find(|request| request.line == "GET /webhooks/bot/status").unwrap();
+    assert_eq!(status.header("authorization"), Some("Bearer token-1"));
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_runs_out() {
+    let fake = proxy(3600, |_| Answer::json(200, STATUS)).await;
+    let client = client(&fake);
+    assert_eq!(client.token().await.unwrap().expose(), "token-1");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(3600 - 61)).await;
+    assert_eq!(client.token().await.unwrap().expose(), "token-1");
+    tokio::time::advance(Duration::from_secs(2)).await;
+    tokio::time::resume();
+    let tokens = join_all((0..20).map(|_| client.token())).await;
+    assert!(tokens.into_iter().all(|token| token.unwrap().expose() == "token-2"));
+    assert_eq!((fake.count(DISCOVERY), fake.count(TOKEN)), (1, 2));
+}
+
+#[tokio::test]
+async fn a_platform_that_is_down_does_not_harm_a_token_that_still_works() {
+    let up = AtomicUsize::new(0);
+    let fake = Fake::start(move |request, own| {
+        let first = || up.fetch_add(1, Ordering::SeqCst) == 0;
+        if request.line == TOKEN && !first() {
+            return Answer::status(503);
+        }
+        platform(request, own, 3600, || 1).unwrap_or_else(|| Answer::json(200, STATUS))
+    })
+    .await;
+    let client = client(&fake);
+    client.token().await.unwrap();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(3590)).await;
+    tokio::time::resume();
+    assert_eq!(client.token().await.unwrap().expose(), "token-1");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(20)).await;
+    tokio::time::resume();
+    assert_eq!(client.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(fake.count(TOKEN), 3);
+}
+
+#[tokio::test]
+async fn a_401_is_answered_with_one_fresh_token_for_all() {
+    let fake = proxy(3600, |request| match request.header("authorization") {
+        Some("Bearer token-1") => Answer::status(401),
+        _ => Answer::json(200, STATUS),
+    })
+    .await;
+    let client = client(&fake);
+    let all = join_all((0..20).map(|_| client.status())).await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    assert_eq!(fake.count(TOKEN), 2);
+}
+
+#[tokio::test]
+async fn a_second_401_is_final() {
+    let problem =
+        r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"not\u001b[31m your app"}"#;
+    let fake = proxy(3600, move |_| Answer::json(401, problem)).await;
+    let error = client(&fake).register(&Secret::new("hook-hunter2")).await.unwrap_err();
+    assert_eq!((error.kind(), error.status()), (ErrorKind::Refused, Some(401)));
+    assert_eq!(error.detail(), Some("not [31m your app"));
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
+    assert_eq!((fake.count(TOKEN), fake.count("PUT /webhooks/bot")), (2, 2));
+
+    let ready = Client::builder(&fake.url).app_id("bot").token("ready").build().unwrap();
+    assert_eq!(ready.status().await.unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!((fake.count(TOKEN), fake.count("GET /webhooks/bot/status")), (2, 1));
+}
+
+#[tokio::test]
+async fn a_failing_platform_is_not_stormed() {
+    for (status, kind) in
+        [(503, ErrorKind::Unavailable), (401, ErrorKind::Refused), (400, ErrorKind::Refused)]
+    {
+        let fake = Fake::start(move |request, own| match request.line.as_str() {
+            TOKEN => Answer::Http(status, vec![("retry-after", "7".into())], String::new()),
+            _ => platform(request, own, 3600, || 1).unwrap(),
+        })
+        .await;
+        let client = client(&fake);
+        let all = join_all((0..20).map(|_| client.status())).await;
+        for error in all.into_iter().map(Result::unwrap_err) {
+            assert_eq!(error.kind(), kind);
+            assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+        }
+        assert_eq!(fake.count(TOKEN), 1);
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let other = Fake::start(|_, _| Answer::json(200, STATUS)).await;
+    let elsewhere = other.url.clone();
+    let fake =
+        proxy(3600, move |_| Answer::Http(307, vec![("location", elsewhere.clone())], String::new())).await;
+    assert_eq!(client(&fake).status().await.unwrap_err().kind(), ErrorKind::Protocol);
+
+    let elsewhere = other.url.clone();
+    let fake =
+        Fake::start(move |_, _| Answer::Http(302, vec![("location", elsewhere.clone())], String::new()))
+            .await;
+    assert_eq!(client(&fake).status().await.unwrap_err().kind(), ErrorKind::Protocol);
+    assert!(other.requests().is_empty());
+}
+
+#[tokio::test]
+async fn no_error_shows_a_secret() {
+    let cut = Fake::start(|_, _| Answer::Cut).await;
+    let liar = proxy(3600, |_| Answer::json(200, "hunter2")).await;
+    let weird = Fake::start(|request, own| {
+        let endpoint = format!(r#"{{"issuer":"","token_endpoint":"{own}/oauth/token?key=hunter2"}}"#);
+        if request.line == DISCOVERY { Answer::json(200, endpoint) } else { Answer::Cut }
+    })
+    .await;
+    for fake in [&cut, &liar, &weird] {
+        let client = client(fake);
+        let error = client.status().await.unwrap_err();
+        let mut text = format!("{error} {error:?} {client:?}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text} {cause} {cause:?}");
+            source = cause.source();
+        }
+        assert!(!text.contains("hunter2") && !text.contains("aHVudGVy"), "{text}");
+        let expected =
+            if std::ptr::eq(fake, &raw const liar) { ErrorKind::Protocol } else { ErrorKind::Unreachable };
+        assert_eq!(error.kind(), expected, "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_is_said_with_its_cause() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let client = Client::builder(&url).app_id("bot").token("t").build().unwrap();
+    let error = client.unregister().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    assert!(error.to_string().contains(&url) && error.source().is_some() && error.is_transient(), "{error}");
+}
+
+#[tokio::test]
+async fn a_token_endpoint_may_be_given() {
+    let fake = Fake::start(|request, own| match request.line.as_str() {
+        DISCOVERY => Answer::status(404),
+        _ => platform(request, own, 3600, || 1).unwrap_or_else(|| Answer::json(200, STATUS)),
+    })
+    .await;
+    assert_eq!(client(&fake).status().await.unwrap_err().kind(), ErrorKind::Protocol);
+    let endpoint = format!("{}/oauth/token", fake.url);
+    let builder = Client::builder(&fake.url).app_id("bot").app_secret("s").token_endpoint(endpoint);
+    builder.build().unwrap().status().await.unwrap();
+}
+
+#[tokio::test]
+async fn events_keep_their_bytes_and_order() {
+    let lease = r#"{"events":[{"id":"b","receipt":"r1","attempt":2,"receivedAt":"2018-10-03T09:46:40.123Z","headers":[["a","b"]],"data": {"n" : 1.50}
+}]}"#;
+    let fake = proxy(3600, move |request| match request.line.as_str() {
+        "GET /webhooks/bot?max=3" => Answer::json(200, "{\"b\": {\"n\" : 1.50}\n,\"a\":[]}"),
+        "POST /webhooks/bot/lease" => Answer::json(200, lease),
+        "POST /webhooks/bot/ack" => Answer::json(200, r#"{"acked":1,"released":0,"stale":["x"]}"#),
+        "PUT /webhooks/bot" => Answer::status(201),
+        "DELETE /webhooks/bot" => Answer::status(200),
+        _ => Answer::status(404),
+    })
+    .await;
+    let client = client(&fake);
+    client.register(&Secret::new("s\"x")).await.unwrap();
+    let drained = client.drain(3).await.unwrap();
+    let drained: Vec<_> = drained.iter().map(|(id, body)| (id.as_str(), body.as_ref())).collect();
+    assert_eq!(drained, [("b", &b" {\"n\" : 1.50}\n"[..]), ("a", b"[]")]);
+    let leased = client.lease(LeaseOptions::new().max(5).wait(Duration::from_millis(1500))).await.unwrap();
+    assert_eq!(leased[0].body.as_ref(), b" {\"n\" : 1.50}\n");
+    assert_eq!(leased[0].details.attempt, Some(2));
+    let settled = client.ack([leased[0].receipt.clone()]).await.unwrap();
+    assert_eq!((settled.acked, settled.stale), (1, vec![Receipt::new("x")]));
+    client.release([Receipt::new("r2")]).await.unwrap();
+    client.unregister().await.unwrap();
+    assert_eq!(client.drain(None).await.unwrap_err().kind(), ErrorKind::NotRegistered);
+
+    let bodies: Vec<_> = fake.requests().into_iter().map(|request| request.body).collect();
+    for body in [
+        r#"{"secret":"s\"x"}"#,
+        r#"{"max":5,"wait_ms":1500}"#,
+        r#"{"ack":["r1"],"release":[]}"#,
+        r#"{"ack":[],"release":["r2"]}"#,
+    ] {
+        assert!(bodies.iter().any(|sent| sent == body), "{body} in {bodies:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_has_a_limit() {
+    let body = Arc::new(format!("{{\"a\":\"{}\"}}", "x".repeat(10_000)));
+    let fake = proxy(3600, move |_| Answer::json(200, &body)).await;
+    let builder = Client::builder(&fake.url).app_id("bot").app_secret("s").max_answer_bytes(9_000);
+    let error = builder.build().unwrap().drain(None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol);
+    assert_eq!(client(&fake).drain(None).await.unwrap().len(), 1);
+}

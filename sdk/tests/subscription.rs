@@ -1,0 +1,233 @@
+//! Subscriptions over real sockets, against a fake proxy that breaks in every way.
+
+mod common;
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use common::{Answer, Fake, Request, Socket, platform};
+use futures_util::{SinkExt, StreamExt, future::join_all};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
+use wwproxy_sdk::{Client, Delivery, ErrorKind, ListenOptions, State, Subscription};
+
+const V2: Option<&str> = Some("wwproxy.v2");
+
+fn listen(fake: &Fake, options: ListenOptions) -> Subscription {
+    Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap().listen(options)
+}
+
+/// A proxy that answers the n-th websocket handshake, from 0, with the closure.
+async fn proxy(answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Fake {
+    let (tokens, handshakes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    Fake::start(move |request, own| {
+        platform(request, own, 3600, || tokens.fetch_add(1, Ordering::SeqCst) + 1)
+            .unwrap_or_else(|| answer(handshakes.fetch_add(1, Ordering::SeqCst), request))
+    })
+    .await
+}
+
+async fn send(socket: &mut Socket, id: &str) {
+    let text = format!(r#"{{"type":"event","id":"{id}","data":{{ "n":"{id}" }}}}"#);
+    socket.send(Message::text(text)).await.unwrap();
+}
+
+async fn next_id(events: &mut Subscription) -> String {
+    events.next().await.unwrap().unwrap().id().to_string()
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_made_anew_and_nothing_is_lost() {
+    let mut fake = proxy(|_, _| Answer::Upgrade(V2)).await;
+    let (states, mut told) = mpsc::unbounded_channel();
+    let options = ListenOptions::new().window(4).on_state(move |state| {
+        let _ = states.send(state.clone());
+    });
+    let mut events = listen(&fake, options);
+    let mut first = fake.socket().await;
+    for id in ["a", "b", "c"] {
+        send(&mut first, id).await;
+    }
+    let a = events.next().await.unwrap().unwrap();
+    a.ack().await.unwrap();
+    let b = events.next().await.unwrap().unwrap();
+    drop(first);
+    assert!(matches!(told.recv().await, Some(State::Connected { v2: true, .. })));
+    assert!(matches!(told.recv().await, Some(State::Reconnecting { error, .. }) if error.is_transient()));
+    let mut second = fake.socket().await;
+    // Taken before the break but not acked, and read but not taken: both come again, once.
+    assert_eq!(b.ack().await.unwrap_err().kind(), ErrorKind::Disconnected);
+    for id in ["b", "c", "d"] {
+        send(&mut second, id).await;
+    }
+    for id in ["b", "c", "d"] {
+        assert_eq!(next_id(&mut events).await, id);
+    }
+    let handshake = fake.requests().pop().unwrap();
+    assert_eq!(handshake.line, "GET /webhooks/bot?window=4");
+    assert_eq!(handshake.header("authorization"), Some("Bearer token-1"));
+    assert_eq!(handshake.header("sec-websocket-protocol"), V2);
+    events.close().await;
+}
+
+#[tokio::test]
+async fn the_time_limit_of_requests_ends_no_websocket() {
+    let mut fake = proxy(|_, _| Answer::Upgrade(V2)).await;
+    let mut events = listen(&fake, ListenOptions::new());
+    let mut socket = fake.socket().await;
+    send(&mut socket, "a").await;
+    assert_eq!(next_id(&mut events).await, "a");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(45)).await;
+    tokio::time::resume();
+    send(&mut socket, "b").await;
+    assert_eq!(next_id(&mut events).await, "b");
+    assert_eq!(fake.count("GET /webhooks/bot"), 1);
+}
+
+#[tokio::test]
+async fn what_may_pass_is_tried_again() {
+    let trouble = |n| match n {
+        0 => Answer::Cut,
+        1 => Answer::status(502),
+        2 => Answer::Http(503, vec![("retry-after", "0".into())], String::new()),
+        3 => Answer::status(401), // mended with a fresh token, at once
+        4 => Answer::status(429),
+        _ => Answer::Upgrade(None),
+    };
+    let mut fake = proxy(move |n, _| trouble(n)).await;
+    let (states, mut told) = mpsc::unbounded_channel();
+    let mut events = listen(
+        &fake,
+        ListenOptions::new().on_state(move |state| {
+            let _ = states.send(match state {
+                State::Reconnecting { error, .. } => format!("{:?}", error.kind()),
+                _ => "Connected".into(),
+            });
+        }),
+    );
+    let mut socket = fake.socket().await;
+    send(&mut socket, "a").await;
+    assert_eq!(next_id(&mut events).await, "a");
+    let mut kinds = Vec::new();
+    for _ in 0..5 {
+        kinds.push(told.recv().await.unwrap());
+    }
+    assert_eq!(kinds, ["Unreachable", "Unavailable", "Unavailable", "Unavailable", "Connected"]);
+}
+
+#[tokio::test]
+async fn what_no_retry_mends_ends_the_stream() {
+    let cases = [
+        (Answer::status(401), ErrorKind::Refused, 2),
+        (Answer::status(403), ErrorKind::Refused, 1),
+        (Answer::status(404), ErrorKind::NotRegistered, 1),
+        (Answer::status(400), ErrorKind::InvalidRequest, 1),
+        // The upgrade was lost on the way: each try would be a poll, which takes events.
+        (Answer::json(200, "{}"), ErrorKind::Protocol, 1),
+        (
+            Answer::Http(302, vec![("location", "http://127.0.0.1:1/".into())], String::new()),
+            ErrorKind::Protocol,
+            1,
+        ),
+        (Answer::Upgrade(Some("chat")), ErrorKind::Protocol, 1),
+        (
+            Answer::Http(
+                101,
+                vec![("upgrade", "websocket".into()), ("sec-websocket-accept", "x".into())],
+                String::new(),
+            ),
+            ErrorKind::Protocol,
+            1,
+        ),
+    ];
+    for (answer, kind, handshakes) in cases {
+        let shown = format!("{answer:?}");
+        let fake = proxy(move |_, _| answer.clone()).await;
+        let mut events = listen(&fake, ListenOptions::new());
+        assert_eq!(events.next().await.unwrap().unwrap_err().kind(), kind, "{shown}");
+        assert!(events.next().await.is_none());
+        assert_eq!(fake.count("GET /webhooks/bot"), handshakes, "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn refused_app_credentials_end_the_stream_at_once() {
+    let fake = Fake::start(|request, own| match request.line.as_str() {
+        "POST /oauth/token" => {
+            Answer::json(401, r#"{"error":"invalid_client","error_description":"no such app"}"#)
+        }
+        _ => platform(request, own, 1, || 1).unwrap(),
+    })
+    .await;
+    let error = listen(&fake, ListenOptions::new()).next().await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.detail()), (ErrorKind::Refused, Some("no such app")));
+    assert_eq!(fake.count("POST /oauth/token"), 1);
+}
+
+#[tokio::test]
+async fn many_events_come_in_order_and_are_acked_in_few_messages() {
+    const EVENTS: usize = 2000;
+    let mut fake = proxy(|_, _| Answer::Upgrade(V2)).await;
+    let mut events = listen(&fake, ListenOptions::new());
+    let (mut sink, mut stream) = fake.socket().await.split();
+    let sender = async {
+        for n in 0..EVENTS {
+            sink.send(Message::text(format!(r#"{{"type":"event","id":"e{n}","data":[{n}]}}"#)))
+                .await
+                .unwrap();
+        }
+    };
+    let receiver = async {
+        let mut n = 0;
+        while n < EVENTS {
+            let mut batch = vec![events.next().await.unwrap().unwrap()];
+            while batch.len() < 64 && n + batch.len() < EVENTS {
+                batch.push(events.next().await.unwrap().unwrap());
+            }
+            for event in &batch {
+                assert_eq!(event.json::<[usize; 1]>().unwrap(), [n]);
+                n += 1;
+            }
+            assert!(join_all(batch.iter().map(Delivery::ack)).await.iter().all(Result::is_ok));
+        }
+    };
+    let acks = async {
+        let (mut acked, mut messages) = (0, 0);
+        while acked < EVENTS {
+            let message = stream.next().await.unwrap().unwrap();
+            acked += message.to_text().unwrap().matches("\"e").count() - 1; // "event_ack"
+            messages += 1;
+        }
+        messages
+    };
+    let ((), (), messages) = tokio::join!(sender, receiver, acks);
+    assert!(messages <= EVENTS / 8, "{messages} messages");
+}
+
+#[tokio::test]
+async fn dropping_a_subscription_says_goodbye_at_every_stage() {
+    let mut fake = proxy(|_, _| Answer::Upgrade(V2)).await;
+    let (states, mut told) = mpsc::unbounded_channel();
+    let options = ListenOptions::new().on_state(move |state| {
+        let _ = states.send(state.clone());
+    });
+    let events = listen(&fake, options);
+    let mut socket = fake.socket().await;
+    assert!(matches!(told.recv().await, Some(State::Connected { .. })));
+    drop(events);
+    assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
+
+    // While it waits for the next try, which may be half a minute away, closing does not take so long.
+    let fake = Fake::start(|_, _| Answer::Http(503, vec![("retry-after", "60".into())], String::new())).await;
+    let (states, mut told) = mpsc::unbounded_channel();
+    let options = ListenOptions::new().on_state(move |state| {
+        let _ = states.send(state.clone());
+    });
+    let events = listen(&fake, options);
+    let Some(State::Reconnecting { delay, .. }) = told.recv().await else { panic!("not reconnecting") };
+    assert!(delay >= Duration::from_secs(60), "{delay:?}");
+    tokio::time::timeout(Duration::from_secs(10), events.close()).await.unwrap();
+}
