@@ -1,0 +1,169 @@
+//! A real server with one app, the platform that posts to it, and the command line of that app.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::PathBuf,
+    process::{Child, ChildStdout, Command, Output, Stdio},
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use wwproxy_sdk::{Scheme, Secret};
+
+const APP: &str = "my-bot";
+const WEBHOOK_SECRET: &str = "webhook-s3cret";
+/// How long anything here may take before it counts as never.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The server's binary, of the same build as the command line's.
+static SERVER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = PathBuf::from(env!("CARGO_BIN_EXE_wwproxy"));
+    let folder = folder.parent().expect("a binary is in a folder");
+    let mut build = Command::new(env!("CARGO"));
+    build.args([
+        "build",
+        "--quiet",
+        "--package",
+        "wwproxy-server",
+        "--bin",
+        "wwproxy-server",
+        "--target-dir",
+    ]);
+    build.arg(folder.parent().expect("a build folder is in the target folder"));
+    if folder.ends_with("release") {
+        build.arg("--release");
+    }
+    assert!(build.status().unwrap().success(), "the server does not build");
+    folder.join("wwproxy-server")
+});
+
+pub(crate) struct World {
+    folder: tempfile::TempDir,
+    address: String,
+    pub(crate) app_secret: String,
+    server: Option<Child>,
+}
+
+impl World {
+    /// A server that runs, with an app that is registered.
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let apps = folder.path().join("apps.toml");
+        let added = Command::new(&*SERVER).args(["app", "add", APP, "--apps"]).arg(apps).output().unwrap();
+        assert!(added.status.success());
+        let app_secret = String::from_utf8(added.stdout).unwrap().trim().to_owned();
+        let mut world = Self { folder, address: "127.0.0.1:0".into(), app_secret, server: None };
+        world.start();
+        world.run_with_input(&["register", "-"], WEBHOOK_SECRET);
+        world
+    }
+
+    /// Starts the server, on the address that it had before.
+    pub(crate) fn start(&mut self) {
+        let mut server = Command::new(&*SERVER)
+            .args(["--listen", &self.address, "--log-level", "error", "--store"])
+            .arg(format!("file:{}", self.folder.path().join("store").display()))
+            .arg("--apps")
+            .arg(self.folder.path().join("apps.toml"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let (_, rest) = line.split_once("http://").expect("the server says where it listens");
+        self.address = rest.split(',').next().unwrap().to_owned();
+        self.server = Some(server);
+    }
+
+    /// Ends the server as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        let mut server = self.server.take().expect("the server runs");
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+
+    /// Posts an event as the platform would, and expects it to be stored.
+    pub(crate) fn post(&self, body: &str) {
+        let signature = Scheme::WatsonWork.sign(&Secret::new(WEBHOOK_SECRET), body.as_bytes());
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(
+            stream,
+            "POST /hook/{APP} HTTP/1.1\r\nHost: proxy\r\nX-OUTBOUND-TOKEN: {signature}\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy"));
+        command
+            .args(args)
+            .env("WWPROXY_SERVER", format!("http://{}", self.address))
+            .env("APPID", APP)
+            .env("SECRET", &self.app_secret)
+            .env("NO_PROXY", "*")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// What the command printed, having done its work.
+    pub(crate) fn run(&self, args: &[&str]) -> String {
+        done(self.command(args).output().unwrap())
+    }
+
+    pub(crate) fn run_with_input(&self, args: &[&str], input: &str) -> String {
+        let mut command = self.command(args);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        done(child.wait_with_output().unwrap())
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        serde_json::from_str(&self.run(&["status"])).unwrap()
+    }
+
+    /// Waits until so many events are stored.
+    pub(crate) fn wait_until_stored(&self, events: u64) {
+        let start = Instant::now();
+        while self.status()["stored"] != events {
+            assert!(start.elapsed() < PATIENCE, "still {}, not {events} stored", self.status());
+        }
+    }
+
+    /// A `wwproxy listen` that runs, and its output.
+    pub(crate) fn listen(&self, args: &[&str]) -> (Child, BufReader<ChildStdout>) {
+        let args: Vec<_> = ["listen"].into_iter().chain(args.iter().copied()).collect();
+        let mut child = self.command(&args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        (child, output)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.server.is_some() {
+            self.kill();
+        }
+    }
+}
+
+/// The next event that is printed.
+pub(crate) fn next_event(output: &mut impl BufRead) -> Value {
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line:?}"))
+}
+
+fn done(output: Output) -> String {
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{}: {talk}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
