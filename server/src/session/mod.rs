@@ -1,6 +1,8 @@
 //! One websocket client: its events go out, its acknowledgements come in.
 
 mod connection;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use std::{sync::Arc, time::Duration};

@@ -1,0 +1,206 @@
+//! A session over an in-memory pipe, with the clock in the test's hand.
+
+use futures_util::{SinkExt, StreamExt, future::BoxFuture};
+use tokio::{
+    io::{DuplexStream, duplex},
+    task::JoinHandle,
+};
+use tokio_tungstenite::tungstenite::{Message, protocol::Role};
+use wwproxy_protocol::{Scheme, Secret, ServerMessage, message::EventMessage};
+
+use super::*;
+use crate::{
+    identity::{IdentityError, IdentityProvider, Platform},
+    store::{Appended, Limits, MemoryStore, NewEvent, Registration},
+};
+
+const LEASE: Duration = Duration::from_secs(90);
+
+/// Knows nobody's token, and the app until it is told otherwise.
+#[derive(Debug, Default)]
+struct Removable(CancellationToken);
+
+impl IdentityProvider for Removable {
+    fn identify<'a>(&'a self, _: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
+        Box::pin(std::future::ready(Err(IdentityError::Refused)))
+    }
+
+    fn knows(&self, _: &AppId) -> bool {
+        !self.0.is_cancelled()
+    }
+
+    fn platform(&self) -> Platform<'_> {
+        Platform::Elsewhere("")
+    }
+}
+
+struct Fixture {
+    proxy: Arc<Proxy>,
+    app: AppId,
+    removed: CancellationToken,
+    shutdown: CancellationToken,
+}
+
+type Client = WebSocketStream<DuplexStream>;
+
+impl Fixture {
+    async fn new() -> Self {
+        let store = Arc::new(MemoryStore::new(Limits::default()));
+        let identity = Removable::default();
+        let removed = identity.0.clone();
+        let proxy = Arc::new(Proxy::new(store, Arc::new(identity), LEASE));
+        let app: AppId = "my-bot".parse().unwrap();
+        let registration = Registration { scheme: Scheme::WatsonWork, secrets: vec![Secret::new("s")] };
+        proxy.store().put_registration(&app, registration).await.unwrap();
+        Self { proxy, app, removed, shutdown: CancellationToken::new() }
+    }
+
+    async fn append(&self, body: &'static str) {
+        let event = NewEvent { headers: Vec::new(), query: None, body: body.into() };
+        let appended = self.proxy.store().append(&self.app, event, None).await.unwrap();
+        assert!(matches!(appended, Appended::Stored(_)));
+    }
+
+    async fn connect(&self, window: u32) -> (Client, JoinHandle<()>) {
+        self.connect_through(window, 64 << 10).await
+    }
+
+    /// A client whose pipe holds no more than so many bytes.
+    async fn connect_through(&self, window: u32, pipe: usize) -> (Client, JoinHandle<()>) {
+        let (ours, theirs) = duplex(pipe);
+        let terms = Terms { app: self.app.clone(), window, v2: true };
+        let socket = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
+        let session = tokio::spawn(run(Arc::clone(&self.proxy), terms, socket, self.shutdown.clone()));
+        let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
+        assert!(matches!(server_message(&mut client).await, ServerMessage::Hello(_)));
+        (client, session)
+    }
+
+    async fn leased(&self) -> usize {
+        self.proxy.store().stats(&self.app).await.unwrap().leased
+    }
+}
+
+async fn server_message(client: &mut Client) -> ServerMessage {
+    loop {
+        match client.next().await.expect("the server has more to say").unwrap() {
+            Message::Text(text) => return ServerMessage::parse(&text).unwrap(),
+            Message::Ping(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn event(client: &mut Client) -> EventMessage {
+    match server_message(client).await {
+        ServerMessage::Event(event) => *event,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn close_code(client: &mut Client) -> u16 {
+    loop {
+        match client.next().await.expect("a close frame comes first").unwrap() {
+            Message::Close(Some(frame)) => return frame.code.into(),
+            Message::Close(None) => panic!("no code"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_pings_stays_for_ever() {
+    let fixture = Fixture::new().await;
+    let (mut client, session) = fixture.connect(1).await;
+    let start = Instant::now();
+    for n in 1..=10 {
+        // Reading is what answers a ping.
+        assert!(matches!(client.next().await, Some(Ok(Message::Ping(_)))));
+        assert_eq!(start.elapsed(), PING * n);
+        client.flush().await.unwrap();
+    }
+    assert!(!session.is_finished());
+    fixture.append("{}").await;
+    assert_eq!(event(&mut client).await.body, "{}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_closed_and_its_events_go_back() {
+    let fixture = Fixture::new().await;
+    fixture.append("{}").await;
+    let (mut client, session) = fixture.connect(1).await;
+    event(&mut client).await;
+    assert_eq!(fixture.leased().await, 1);
+    // From here on it reads nothing, so it answers no ping.
+    let start = Instant::now();
+    session.await.unwrap();
+    assert!((IDLE..IDLE + PING + Duration::from_secs(3)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert_eq!(fixture.leased().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_nothing_can_still_acknowledge() {
+    let fixture = Fixture::new().await;
+    fixture.append("{}").await;
+    let (mut client, _session) = fixture.connect_through(8, 256).await;
+    let first = event(&mut client).await;
+    // Far more than the pipe holds: the session cannot get rid of these.
+    for _ in 0..4 {
+        fixture
+            .append(concat!("[\"", "................................................................", "\"]"))
+            .await;
+    }
+    client.send(Message::text(ClientMessage::ack(&[first.id]))).await.unwrap();
+    while fixture.proxy.store().stats(&fixture.app).await.unwrap().stored > 4 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unacknowledged_event_goes_out_again_when_its_lease_ends() {
+    let fixture = Fixture::new().await;
+    fixture.append("{}").await;
+    let (mut client, _session) = fixture.connect(1).await;
+    let first = event(&mut client).await;
+    let start = Instant::now();
+    fixture.append("[]").await;
+    let again = event(&mut client).await;
+    assert_eq!(start.elapsed(), LEASE);
+    assert_eq!((again.id, again.details.attempt), (first.id, Some(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_event_waits_for_its_delay() {
+    let fixture = Fixture::new().await;
+    fixture.append("{}").await;
+    let (mut client, _session) = fixture.connect(8).await;
+    let first = event(&mut client).await;
+    let (start, delay) = (Instant::now(), Duration::from_secs(7));
+    client.send(Message::text(ClientMessage::nack(&first.id, delay))).await.unwrap();
+    let again = event(&mut client).await;
+    assert_eq!(start.elapsed(), delay);
+    assert_eq!((again.id, again.details.attempt), (first.id, Some(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_session_says_why() {
+    let fixture = Fixture::new().await;
+    for (message, code) in [(Message::text("{"), 1007), (Message::binary("{}"), 1003)] {
+        let (mut client, _session) = fixture.connect(1).await;
+        client.send(message).await.unwrap();
+        assert_eq!(close_code(&mut client).await, code);
+    }
+    let (mut client, _session) = fixture.connect(1).await;
+    fixture.shutdown.cancel();
+    assert_eq!(close_code(&mut client).await, 1012);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_was_removed_loses_its_connection() {
+    let fixture = Fixture::new().await;
+    let (mut client, _session) = fixture.connect(1).await;
+    fixture.removed.cancel();
+    let start = Instant::now();
+    assert_eq!(close_code(&mut client).await, 1008);
+    assert_eq!(start.elapsed(), PING);
+}
