@@ -35,7 +35,10 @@ impl Platform {
         let signature = answer.headers().get(OUTBOUND_TOKEN).context("the answer is not signed")?.clone();
         let body = answer.bytes().await?;
         let secret = Secret::new(WEBHOOK_SECRET);
-        ensure!(Scheme::WatsonWork.verify(&secret, &body, signature.as_bytes()), "the answer's signature is wrong");
+        ensure!(
+            Scheme::WatsonWork.verify(&secret, &body, signature.as_bytes()),
+            "the answer's signature is wrong"
+        );
         println!("platform: the hook answered its challenge");
         Ok(())
     }

@@ -30,16 +30,21 @@ pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
 async fn graphql(context: &Context, request: Request) -> Result<Response, ApiError> {
     let identity = context.proxy.identity();
     let Platform::Here(_) = identity.platform() else {
-        request.body.discard().await;
-        return Err(ApiError::not_found());
+        return Err(request.refuse(ApiError::not_found()).await);
     };
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
-    let token = token(&request)?;
+    let owner = match token(&request) {
+        Ok(token) => identity.identify(&token).await.map_err(ApiError::from),
+        Err(missing) => Err(missing),
+    };
+    let owner = match owner {
+        Ok(owner) => owner,
+        Err(refusal) => return Err(request.refuse(refusal).await),
+    };
     let is_json = is_json(&request);
     let body = request.body.collect(MAX_REQUEST).await?;
-    let owner = identity.identify(&token).await?;
     let answer = if asks_for_me(&query(is_json, &body)?) {
         json!({"data": {"me": {"id": owner}}})
     } else {

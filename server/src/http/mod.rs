@@ -25,13 +25,16 @@ use std::{convert::Infallible, sync::Arc};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{
-    Filter, Rejection,
+    Filter,
     filters::BoxedFilter,
     reply::{Reply, Response},
 };
 
 pub(crate) use self::accept::serve;
-use self::error::ApiError;
+use self::{
+    error::ApiError,
+    request::{Request, request},
+};
 use crate::{Settings, proxy::Proxy};
 
 /// The longest body of a request that is no webhook, in bytes.
@@ -60,17 +63,14 @@ pub(crate) fn routes(context: &Context) -> BoxedFilter<(Response,)> {
         health::alive(),
         health::ready(context),
     ];
-    let none = warp::any().and_then(|| async { Err::<Response, _>(warp::reject::not_found()) }).boxed();
-    let routes = routes.into_iter().rev().fold(none, |others, route| route.or(others).unify().boxed());
-    routes.recover(rejected).map(Reply::into_response).boxed()
+    routes.into_iter().rev().fold(nowhere(), |others, route| route.or(others).unify().boxed())
 }
 
-/// What no route took: no route of ours rejects for another reason than its path.
-async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
-    if !rejection.is_not_found() {
-        tracing::warn!(?rejection, "a request was rejected");
-    }
-    Ok(ApiError::not_found().into_response())
+/// Every other path. No route of ours rejects for another reason.
+fn nowhere() -> BoxedFilter<(Response,)> {
+    request()
+        .then(|request: Request| async move { request.refuse(ApiError::not_found()).await.into_response() })
+        .boxed()
 }
 
 /// The given context, for each request.

@@ -50,11 +50,16 @@ fn into_bytes<B: Buf>(
 }
 
 impl Request {
-    /// The error for a method that the address does not have. The body is read first, as far as that
-    /// is reasonable, so that the sender gets to see it.
-    pub(super) async fn refuse_method(self, allowed: &[Method]) -> ApiError {
+    /// This error, once the body has been read as far as that is reasonable: else its sender sees a
+    /// reset and not the error.
+    pub(super) async fn refuse(self, error: ApiError) -> ApiError {
         self.body.discard().await;
-        ApiError::method_not_allowed(allowed)
+        error
+    }
+
+    /// The error for a method that the address does not have.
+    pub(super) async fn refuse_method(self, allowed: &[Method]) -> ApiError {
+        self.refuse(ApiError::method_not_allowed(allowed)).await
     }
 
     /// The value of a query parameter, as it stands there.
@@ -85,10 +90,7 @@ impl Request {
         };
         match authorised {
             Ok(()) => Ok(self),
-            Err(refusal) => {
-                self.body.discard().await;
-                Err(refusal)
-            }
+            Err(refusal) => Err(self.refuse(refusal).await),
         }
     }
 

@@ -30,8 +30,7 @@ pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
 
 async fn token(context: &Context, request: Request) -> Result<Response, ApiError> {
     let Platform::Here(platform) = context.proxy.identity().platform() else {
-        request.body.discard().await;
-        return Err(ApiError::not_found());
+        return Err(request.refuse(ApiError::not_found()).await);
     };
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);

@@ -6,6 +6,7 @@ use std::{
     time::SystemTime,
 };
 
+use tokio::time::Instant;
 use wwproxy_protocol::{AppId, Event};
 
 use super::{
@@ -92,7 +93,7 @@ impl State {
     fn drop_old(&mut self, queue: &AppQueue, limits: &Limits) {
         let Some(oldest) = SystemTime::now().checked_sub(limits.retention) else { return };
         let mut queue = queue.lock();
-        for slot in queue.older_than(sequence::at(oldest)) {
+        for slot in queue.older_than(Instant::now(), sequence::at(oldest)) {
             queue.forget(slot);
             self.events.remove(&slot.seq);
         }
@@ -107,7 +108,7 @@ impl State {
         while !limits.have_room(queue.len(), queue.bytes(), size) {
             let evicted = match limits.overflow {
                 Overflow::Reject => None,
-                Overflow::DropOldest => queue.evict_oldest(),
+                Overflow::DropOldest => queue.evict_oldest(Instant::now()),
             };
             let Some(slot) = evicted else { return false };
             self.events.remove(&slot.seq);

@@ -114,19 +114,14 @@ impl Queue {
         }
     }
 
-    /// Whether an event can be handed out now.
-    pub(super) fn has_next(&mut self, now: Instant) -> bool {
-        self.bring_back(now);
-        self.front().is_some()
-    }
-
     /// When the next held event comes back.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(until, _)| *until)
     }
 
     /// Takes the oldest event out to make room: one that nobody has, where there is one.
-    pub(super) fn evict_oldest(&mut self) -> Option<Slot> {
+    pub(super) fn evict_oldest(&mut self, now: Instant) -> Option<Slot> {
+        self.bring_back(now);
         let slot = if let Some((seq, event)) = self.pop_front() {
             Slot { seq, size: event.size }
         } else {
@@ -147,7 +142,8 @@ impl Queue {
     }
 
     /// The events older than this number that nobody has.
-    pub(super) fn older_than(&self, floor: Seq) -> Vec<Slot> {
+    pub(super) fn older_than(&mut self, now: Instant, floor: Seq) -> Vec<Slot> {
+        self.bring_back(now);
         let returned = self.returned.range(..floor).map(|(&seq, event)| Slot { seq, size: event.size });
         returned.chain(self.fresh.iter().copied().take_while(|slot| slot.seq < floor)).collect()
     }

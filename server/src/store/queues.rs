@@ -57,6 +57,8 @@ impl Queues {
         let queue = self.app(app);
         let number = self.next_lease.fetch_add(1, Ordering::Relaxed);
         let give_up = Instant::now() + lease.wait;
+        // However this one stops waiting: when the next event comes back was maybe told to it alone.
+        let _pass_on = PassOn(&queue.arrived);
         loop {
             let arrived = queue.arrived.notified();
             let (taken, next_due) = queue.take(lease, number);
@@ -137,11 +139,16 @@ impl AppQueue {
         let now = Instant::now();
         let mut queue = self.lock();
         let taken = queue.lease(now, lease.max_events, lease.max_bytes, lease.time, number);
-        // Who waits elsewhere knows neither of what is left nor of when these leases end.
-        if queue.has_next(now) || !taken.is_empty() {
-            self.arrived.notify_one();
-        }
         (taken, queue.next_due())
+    }
+}
+
+/// Wakes the next one that waits, to look for itself at what is left and at when events come back.
+struct PassOn<'a>(&'a Notify);
+
+impl Drop for PassOn<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 

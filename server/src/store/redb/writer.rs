@@ -335,6 +335,7 @@ impl Writer {
         let queue = self.shared.queues.app(app);
         let Changes { pushed, evicted, growth, .. } = changes;
         let growth = growth.entry(app.clone()).or_default();
+        let now = tokio::time::Instant::now();
         loop {
             let mut queue = queue.lock();
             if self.limits.have_room(queue.len() + growth.events, queue.bytes() + growth.bytes, size) {
@@ -343,7 +344,7 @@ impl Writer {
             if self.limits.overflow == Overflow::Reject || !self.limits.have_room(0, 0, size) {
                 return Ok(false);
             }
-            let oldest = if let Some(slot) = queue.evict_oldest() {
+            let oldest = if let Some(slot) = queue.evict_oldest(now) {
                 evicted.push((app.clone(), slot));
                 slot
             } else if let Some(first) = pushed.iter().position(|(of, _)| of == app) {
@@ -396,8 +397,8 @@ impl Writer {
         let mut old = Vec::new();
         for (app, queue) in self.shared.queues.all() {
             let (slots, dropped) = {
-                let queue = queue.lock();
-                (queue.older_than(floor), queue.dropped())
+                let mut queue = queue.lock();
+                (queue.older_than(tokio::time::Instant::now(), floor), queue.dropped())
             };
             if !slots.is_empty() {
                 old.push((app, queue, slots, dropped));

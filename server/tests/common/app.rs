@@ -1,0 +1,154 @@
+//! An app of a server: its sender and its client in one.
+
+use reqwest::{Method, RequestBuilder, Response, header};
+use serde_json::{Value, json};
+use wwproxy_protocol::api::{self, LeasedEvent};
+
+use super::{Socket, empty, raw::Raw, sign};
+
+#[derive(Clone)]
+pub(crate) struct App {
+    pub(crate) id: String,
+    /// What it gets tokens with.
+    pub(crate) app_secret: String,
+    pub(crate) token: String,
+    /// What its webhooks are signed with.
+    pub(crate) secret: String,
+    pub(crate) address: String,
+    pub(crate) http: reqwest::Client,
+}
+
+impl App {
+    pub(crate) fn hook_path(&self) -> String {
+        format!("/hook/{}", self.id)
+    }
+
+    /// The path of `/webhooks/{appId}` with this after it.
+    pub(crate) fn path(&self, rest: &str) -> String {
+        format!("/webhooks/{}{rest}", self.id)
+    }
+
+    /// A webhook without any header.
+    pub(crate) fn bare_hook(&self) -> RequestBuilder {
+        self.http.post(format!("http://{}{}", self.address, self.hook_path()))
+    }
+
+    /// A signed webhook.
+    pub(crate) fn hook(&self, body: impl Into<Vec<u8>>) -> RequestBuilder {
+        let body = body.into();
+        self.bare_hook().header("X-OUTBOUND-TOKEN", sign(&self.secret, &body)).body(body)
+    }
+
+    /// A signed webhook with an index.
+    pub(crate) fn indexed(&self, index: u32, body: &str) -> RequestBuilder {
+        self.hook(body).header("X-OUTBOUND-INDEX", index)
+    }
+
+    /// Posts a signed webhook, which must be stored.
+    pub(crate) async fn receive(&self, body: impl Into<Vec<u8>>) {
+        empty(self.hook(body).send().await.unwrap(), 201).await;
+    }
+
+    /// Posts `{"n":0}` and so on.
+    pub(crate) async fn receive_numbers(&self, numbers: std::ops::Range<usize>) {
+        for n in numbers {
+            self.receive(number(n)).await;
+        }
+    }
+
+    /// A request with the app's token, to `/webhooks/{appId}` and this.
+    pub(crate) fn request(&self, method: Method, rest: &str) -> RequestBuilder {
+        self.anonymous(method, rest).bearer_auth(&self.token)
+    }
+
+    /// The same without a token.
+    pub(crate) fn anonymous(&self, method: Method, rest: &str) -> RequestBuilder {
+        self.http.request(method, format!("http://{}{}", self.address, self.path(rest)))
+    }
+
+    pub(crate) async fn register(&self, secret: &str) {
+        let body = json!({"secret": secret}).to_string();
+        empty(self.request(Method::PUT, "").body(body).send().await.unwrap(), 201).await;
+    }
+
+    pub(crate) async fn unregister(&self) {
+        empty(self.request(Method::DELETE, "").send().await.unwrap(), 200).await;
+    }
+
+    /// The answer of a poll as it came.
+    pub(crate) async fn poll_text(&self, query: &str) -> String {
+        let response = self.request(Method::GET, query).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let kind = response.headers()[header::CONTENT_TYPE].to_str().unwrap();
+        assert!(kind.starts_with("application/json"), "{kind}");
+        response.text().await.unwrap()
+    }
+
+    /// Ids and bodies that a poll takes.
+    pub(crate) async fn poll(&self, query: &str) -> Vec<(String, String)> {
+        let events = api::decode_poll(&self.poll_text(query).await).unwrap();
+        events.into_iter().map(|(id, body)| (id.to_string(), text(&body))).collect()
+    }
+
+    /// Only the bodies that a poll takes.
+    pub(crate) async fn poll_bodies(&self) -> Vec<String> {
+        self.poll("").await.into_iter().map(|(_, body)| body).collect()
+    }
+
+    pub(crate) async fn lease_response(&self, wanted: Value) -> Response {
+        self.request(Method::POST, "/lease").json(&wanted).send().await.unwrap()
+    }
+
+    pub(crate) async fn lease(&self, wanted: Value) -> Vec<LeasedEvent> {
+        let response = self.lease_response(wanted).await;
+        let (status, body) = (response.status(), response.text().await.unwrap());
+        assert_eq!(status, 200, "{body}");
+        api::decode_lease(&body).unwrap()
+    }
+
+    /// Settles, and gives the whole answer.
+    pub(crate) async fn settle(&self, settlement: Value) -> Value {
+        let response = self.request(Method::POST, "/ack").json(&settlement).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.json().await.unwrap()
+    }
+
+    pub(crate) async fn status(&self) -> Value {
+        let response = self.request(Method::GET, "/status").send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.json().await.unwrap()
+    }
+
+    /// One figure of the status.
+    pub(crate) async fn figure(&self, name: &str) -> u64 {
+        let status = self.status().await;
+        status[name].as_u64().unwrap_or_else(|| panic!("{name}: {status}"))
+    }
+
+    /// A legacy websocket.
+    pub(crate) async fn listen(&self, query: &str) -> Socket {
+        Socket::open(&self.address, &self.path(query), &self.token, None).await
+    }
+
+    /// A `wwproxy.v2` websocket, and the hello it began with.
+    pub(crate) async fn listen_v2(&self, query: &str) -> (Socket, Value) {
+        let mut socket =
+            Socket::open(&self.address, &self.path(query), &self.token, Some("wwproxy.v2")).await;
+        let hello = serde_json::from_str(&socket.next().await).unwrap();
+        (socket, hello)
+    }
+
+    /// Opens a connection of its own for requests byte by byte.
+    pub(crate) async fn raw(&self) -> Raw {
+        Raw::open(&self.address).await
+    }
+}
+
+/// The `n`th body of [`App::receive_numbers`].
+pub(crate) fn number(n: usize) -> String {
+    format!(r#"{{"n":{n}}}"#)
+}
+
+fn text(body: &[u8]) -> String {
+    String::from_utf8(body.to_vec()).unwrap()
+}

@@ -1,0 +1,48 @@
+//! The folder a server lives in: its credentials file and its store.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+pub(crate) struct Home(TempDir);
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn apps(&self) -> PathBuf {
+        self.0.path().join("apps.toml")
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.0.path().join("store")
+    }
+
+    /// Runs the server's program, without anything of the environment.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy-server"));
+        command.env_clear().arg("--apps").arg(self.apps());
+        command
+    }
+
+    /// Runs `wwproxy-server app …`.
+    pub(crate) fn app_command(&self, arguments: &[&str]) -> Output {
+        self.command().arg("app").args(arguments).output().unwrap()
+    }
+
+    /// Adds an app and gives its secret.
+    pub(crate) fn add_app(&self, id: &str) -> String {
+        let added = self.app_command(&["add", id]);
+        assert!(added.status.success(), "{added:?}");
+        String::from_utf8(added.stdout).unwrap().trim().to_owned()
+    }
+
+    pub(crate) fn remove_app(&self, id: &str) {
+        let removed = self.app_command(&["remove", id]);
+        assert!(removed.status.success(), "{removed:?}");
+    }
+}

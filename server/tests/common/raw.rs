@@ -1,0 +1,67 @@
+//! HTTP byte by byte, for what no decent client would send.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::DEADLINE;
+
+/// One connection.
+pub(crate) struct Raw(pub(crate) TcpStream);
+
+/// An answer as it came.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Status line and headers, in lower case.
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Raw {
+    pub(crate) async fn open(address: &str) -> Self {
+        Self(TcpStream::connect(address).await.unwrap())
+    }
+
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Reads one answer with a `Content-Length`.
+    pub(crate) async fn answer(&mut self) -> Answer {
+        let head = self.until("\r\n\r\n").await.to_ascii_lowercase();
+        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+        timeout(DEADLINE, self.0.read_exact(&mut body)).await.unwrap().unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer { status, head, body: String::from_utf8(body).unwrap() }
+    }
+
+    /// Reads until this has come.
+    async fn until(&mut self, end: &str) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(end.as_bytes()) {
+            let byte = timeout(DEADLINE, self.0.read_u8()).await.unwrap();
+            head.push(
+                byte.unwrap_or_else(|error| panic!("{error} after {}", String::from_utf8_lossy(&head))),
+            );
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    /// Reads until the server closes.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        timeout(DEADLINE, self.0.read_to_end(&mut rest)).await.unwrap().unwrap();
+        rest
+    }
+}
+
+/// One request on a connection of its own, and its answer.
+pub(crate) async fn raw(address: &str, request: impl AsRef<[u8]>) -> Answer {
+    let mut connection = Raw::open(address).await;
+    connection.send(request).await;
+    connection.answer().await
+}

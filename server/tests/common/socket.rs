@@ -1,0 +1,123 @@
+//! A websocket client that looks at every message.
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::json;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Bytes, Message, client::IntoClientRequest, http::HeaderValue},
+};
+
+use super::DEADLINE;
+
+pub(crate) struct Socket {
+    pub(crate) stream: WebSocketStream<TcpStream>,
+    /// The subprotocol that the server chose.
+    pub(crate) protocol: Option<String>,
+    pings: u32,
+}
+
+impl Socket {
+    pub(crate) async fn open(address: &str, path: &str, token: &str, protocol: Option<&str>) -> Self {
+        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
+        let headers = request.headers_mut();
+        headers.insert("authorization", HeaderValue::from_str(&format!("Bearer {token}")).unwrap());
+        if let Some(protocol) = protocol {
+            headers.insert("sec-websocket-protocol", HeaderValue::from_str(protocol).unwrap());
+        }
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (stream, response) = client_async(request, stream).await.unwrap();
+        let protocol = response.headers().get("sec-websocket-protocol");
+        let protocol = protocol.map(|protocol| protocol.to_str().unwrap().to_owned());
+        Self { stream, protocol, pings: 0 }
+    }
+
+    async fn message(&mut self) -> Message {
+        self.stream.next().await.expect("the connection ended").unwrap()
+    }
+
+    /// The next text message.
+    pub(crate) async fn next(&mut self) -> String {
+        let text = async {
+            loop {
+                match self.message().await {
+                    Message::Text(text) => return text.to_string(),
+                    Message::Ping(_) | Message::Pong(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        timeout(DEADLINE, text).await.expect("no message came")
+    }
+
+    /// Id and body of the next legacy event, which must be nothing else.
+    pub(crate) async fn event(&mut self) -> (String, String) {
+        exact_event(&self.next().await)
+    }
+
+    /// The next events' bodies.
+    pub(crate) async fn bodies(&mut self, count: usize) -> Vec<String> {
+        let mut bodies = Vec::new();
+        while bodies.len() < count {
+            bodies.push(self.event().await.1);
+        }
+        bodies
+    }
+
+    pub(crate) async fn send(&mut self, message: impl Into<Message>) {
+        self.stream.send(message.into()).await.unwrap();
+    }
+
+    pub(crate) async fn ack(&mut self, id: &str) {
+        self.send(json!({"type": "event_ack", "id": id}).to_string()).await;
+    }
+
+    /// What comes until the server has taken everything said before, and answered this ping.
+    pub(crate) async fn fence(&mut self) -> Vec<String> {
+        self.pings += 1;
+        let payload = Bytes::copy_from_slice(&self.pings.to_be_bytes());
+        self.send(Message::Ping(payload.clone())).await;
+        let mut texts = Vec::new();
+        let answered = async {
+            loop {
+                match self.message().await {
+                    Message::Text(text) => texts.push(text.to_string()),
+                    Message::Pong(pong) if pong == payload => return,
+                    Message::Ping(_) | Message::Pong(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        timeout(DEADLINE, answered).await.expect("the ping was not answered");
+        texts
+    }
+
+    /// The code that the server closes with.
+    pub(crate) async fn close_code(&mut self) -> u16 {
+        let closed = async {
+            loop {
+                if let Message::Close(frame) = self.message().await {
+                    return frame.expect("a close frame with a code").code.into();
+                }
+            }
+        };
+        timeout(DEADLINE, closed).await.expect("the server did not close")
+    }
+}
+
+/// Id and body of a legacy message, byte for byte.
+pub(crate) fn exact_event(message: &str) -> (String, String) {
+    let rest = message.strip_prefix(r#"{"type":"event","id":""#).unwrap_or_else(|| panic!("{message}"));
+    let (id, rest) = rest.split_once(r#"","data":"#).unwrap_or_else(|| panic!("{message}"));
+    (id.to_owned(), rest.strip_suffix('}').unwrap().to_owned())
+}
+
+/// The headers of a complete upgrade (RFC 6455, section 1.2).
+pub(crate) fn handshake_headers() -> Vec<(&'static str, &'static str)> {
+    vec![
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ]
+}

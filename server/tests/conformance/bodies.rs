@@ -1,0 +1,78 @@
+//! "Byte for byte the body that the sender signed", by every way of reading.
+
+use serde_json::json;
+
+use crate::common::{App, Server, eventually};
+
+/// Posts one body and reads it back by poll, lease, legacy websocket and `wwproxy.v2`.
+pub(crate) async fn reads_back_everywhere(app: &App, post: reqwest::RequestBuilder, body: &str) {
+    let name: String = body.chars().take(60).collect();
+    assert_eq!(post.send().await.unwrap().status(), 201, "{name}");
+
+    let leased = app.lease(json!({"lease_ms": 60_000})).await;
+    assert_eq!(leased.len(), 1, "{name}");
+    let id = leased[0].id.to_string();
+    assert!(leased[0].body == body, "lease: {name}");
+    app.settle(json!({"release": [leased[0].receipt]})).await;
+
+    let mut legacy = app.listen("").await;
+    let event = legacy.event().await;
+    assert!(event == (id.clone(), body.to_owned()), "websocket: {name}");
+    drop(legacy);
+
+    let (mut v2, _) = app.listen_v2("").await;
+    let message = v2.next().await;
+    assert!(message.ends_with(&format!(",\"data\":{body}}}")), "wwproxy.v2: {name}");
+    drop(v2);
+
+    eventually("the event is back", async || app.figure("leased").await == 0).await;
+    assert!(app.poll_text("").await == format!("{{\"{id}\":{body}}}"), "poll: {name}");
+}
+
+#[tokio::test]
+async fn numbers_key_order_and_white_space_stay() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    for body in [
+        "{}",
+        "[]",
+        " {\"b\" : 1.50 ,\t\"a\":1E3}\r\n",
+        "\n\n[\n1 ,\n2\n]\n\n",
+        "[1e400,-1e400,1e-400,123456789012345678901234567890,-0,-0.0,0.10000000000000000000001]",
+        "{\"a\":1,\"a\":2,\"\":3,\"\":4,\"id\":\"x\",\"data\":{},\"type\":\"event\"}",
+        "{\"x\":\"\\u00e9\\/\\\"\\u0000\u{7f}\u{2028}é🎉\"}",
+        "{\"\\ud800\":\"\\udfff\\ud83d\"}",
+        "{\"__proto__\":{\"a\":1},\"receipt\":\"r\",\"}\":\"{\"}",
+    ] {
+        reads_back_everywhere(&app, app.hook(body), body).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_may_be_nested_as_deep_as_it_likes() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"type\":", "}]")] {
+        let body = format!("{}[]{}", open.repeat(100_000), close.repeat(100_000));
+        assert_eq!(app.hook(body.as_str()).send().await.unwrap().status(), 201);
+        let mut socket = app.listen("").await;
+        let (id, got) = socket.event().await;
+        assert!(got == body, "websocket");
+        socket.ack(&id).await;
+        drop(socket);
+        eventually("the websocket is gone", async || app.figure("clients").await == 0).await;
+        assert_eq!(app.figure("stored").await, 0);
+        app.receive(body.as_str()).await;
+        let polled = app.poll_text("").await;
+        assert!(polled.split_once(':').is_some_and(|(_, rest)| rest == format!("{body}}}")), "poll");
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_the_largest_size_is_read_back_whole() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let body = format!("[\"{}\"]", "é".repeat((4 << 20) - 2));
+    assert_eq!(body.len(), 8 << 20);
+    reads_back_everywhere(&app, app.hook(body.as_str()), &body).await;
+}

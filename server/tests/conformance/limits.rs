@@ -1,0 +1,132 @@
+//! A full queue, and events whose time is over.
+
+use serde_json::json;
+
+use crate::common::{App, Server, empty, eventually, number, problem};
+
+#[tokio::test]
+async fn a_full_queue_is_503_with_retry_after_so_that_the_sender_keeps_it() {
+    let server = Server::start(&["--max-queued-events", "3"]);
+    let (app, other) = (server.app("bot").await, server.app("other").await);
+    app.receive_numbers(0..3).await;
+    for _ in 0..2 {
+        problem(app.hook(number(3)).send().await.unwrap(), 503).await;
+    }
+    other.receive("{}").await;
+    let leased = app.lease(json!({"max": 1})).await;
+    problem(app.hook(number(3)).send().await.unwrap(), 503).await;
+    app.settle(json!({"ack": [leased[0].receipt]})).await;
+    app.receive(number(3)).await;
+    assert_eq!(app.poll_bodies().await, [number(1), number(2), number(3)]);
+    assert_eq!(app.figure("dropped").await, 0);
+}
+
+#[tokio::test]
+async fn a_queue_full_of_bytes_is_503_too() {
+    let server = Server::start(&["--max-queued-bytes", "64KiB"]);
+    let app = server.app("bot").await;
+    let large = format!("[\"{}\"]", "x".repeat(20 << 10));
+    for _ in 0..3 {
+        app.receive(large.as_str()).await;
+    }
+    problem(app.hook(large.as_str()).send().await.unwrap(), 503).await;
+    app.receive("{}").await;
+    problem(app.hook(format!("[\"{}\"]", "x".repeat(100 << 10))).send().await.unwrap(), 503).await;
+    app.poll("").await;
+    eventually("there is room", async || app.figure("stored").await == 0).await;
+    app.receive(large.as_str()).await;
+}
+
+#[tokio::test]
+async fn small_events_cannot_go_round_the_limit_of_bytes() {
+    let server = Server::start(&["--max-queued-bytes", "4KiB"]);
+    let app = server.app("bot").await;
+    let mut stored = 0;
+    while app.hook("{}").send().await.unwrap().status() == 201 {
+        stored += 1;
+        assert!(stored < 100, "headers count as well");
+    }
+    assert!(stored > 2, "{stored}");
+}
+
+#[tokio::test]
+async fn a_repetition_of_a_stored_event_is_201_also_when_the_queue_is_full() {
+    let server = Server::start(&["--max-queued-events", "1"]);
+    let app = server.app("bot").await;
+    for _ in 0..2 {
+        empty(app.indexed(1, "{}").send().await.unwrap(), 201).await;
+    }
+    assert_eq!(app.poll_bodies().await, ["{}"]);
+}
+
+async fn bodies(app: &App) -> Vec<String> {
+    app.poll_bodies().await
+}
+
+#[tokio::test]
+async fn with_drop_oldest_the_oldest_makes_room_and_is_counted() {
+    let server = Server::start(&["--max-queued-events", "3", "--overflow", "drop-oldest"]);
+    let (app, other) = (server.app("bot").await, server.app("other").await);
+    app.receive_numbers(0..5).await;
+    assert_eq!(app.figure("dropped").await, 2);
+    assert_eq!(app.figure("stored").await, 3);
+    assert_eq!(other.figure("dropped").await, 0);
+    assert_eq!(bodies(&app).await, [number(2), number(3), number(4)]);
+}
+
+#[tokio::test]
+async fn drop_oldest_makes_room_for_bytes_as_well() {
+    let server = Server::start(&["--max-queued-bytes", "64KiB", "--overflow", "drop-oldest"]);
+    let app = server.app("bot").await;
+    for _ in 0..20 {
+        app.receive("{}").await;
+    }
+    let large = format!("[\"{}\"]", "x".repeat(63 << 10));
+    app.receive(large.as_str()).await;
+    assert!(app.figure("dropped").await > 0);
+    let too_large = format!("[\"{}\"]", "x".repeat(100 << 10));
+    problem(app.hook(too_large).send().await.unwrap(), 503).await;
+    assert!(bodies(&app).await.contains(&large), "an event that can never fit drops nothing");
+}
+
+#[tokio::test]
+async fn a_leased_event_is_dropped_last() {
+    let server = Server::start(&["--max-queued-events", "2", "--overflow", "drop-oldest"]);
+    let app = server.app("bot").await;
+    app.receive_numbers(0..2).await;
+    let leased = app.lease(json!({"max": 1})).await;
+    app.receive(number(2)).await;
+    assert_eq!(bodies(&app).await, [number(2)]);
+    let settled = app.settle(json!({"ack": [leased[0].receipt]})).await;
+    assert_eq!(settled["acked"], 1);
+    app.receive_numbers(3..5).await;
+    let leased = app.lease(json!({})).await;
+    app.receive(number(5)).await;
+    let receipts: Vec<_> = leased.iter().map(|event| &event.receipt).collect();
+    let settled = app.settle(json!({"ack": receipts})).await;
+    assert_eq!(settled, json!({"acked": 1, "released": 0, "stale": [receipts[0]]}));
+    assert_eq!(bodies(&app).await, [number(5)]);
+}
+
+#[tokio::test]
+async fn a_websocket_survives_the_drop_of_an_event_that_it_has() {
+    let server = Server::start(&["--max-queued-events", "1", "--overflow", "drop-oldest"]);
+    let app = server.app("bot").await;
+    let mut socket = app.listen("").await;
+    for n in 0..5 {
+        app.receive(number(n)).await;
+        assert_eq!(socket.event().await.1, number(n));
+    }
+    assert_eq!(socket.fence().await, [] as [&str; 0]);
+    assert_eq!(app.figure("dropped").await, 4);
+}
+
+#[tokio::test]
+async fn events_whose_time_is_over_are_dropped_and_counted() {
+    let server = Server::start(&["--retention", "300ms"]);
+    let app = server.app("bot").await;
+    app.receive_numbers(0..2).await;
+    eventually("they are too old", async || app.figure("stored").await == 0).await;
+    assert_eq!(app.figure("dropped").await, 2);
+    assert_eq!(app.poll_text("").await, "{}");
+}

@@ -1,0 +1,114 @@
+//! The log, on stderr: it tells no secret, and nobody else writes its lines.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    common::{App, Server, handshake_headers, raw, sign},
+    platform::Platform,
+};
+
+/// Everything a sender and a client can do, well and badly.
+async fn do_everything(app: &App) {
+    app.register(&app.secret).await;
+    app.receive("{}").await;
+    app.receive("[1]").await;
+    app.hook(r#"{"type":"verification","challenge":"x"}"#).send().await.unwrap();
+    app.bare_hook().header("X-OUTBOUND-TOKEN", sign("wrong", "{}")).body("{}").send().await.unwrap();
+    app.hook("nonsense").send().await.unwrap();
+    app.request(Method::PUT, "").body(format!(r#"{{"secret":["{}"]}}"#, app.secret)).send().await.unwrap();
+    let leased = app.lease(json!({"max": 1})).await;
+    app.settle(json!({"release": [leased[0].receipt]})).await;
+    let mut socket = app.listen("").await;
+    let (id, _) = socket.event().await;
+    socket.ack(&id).await;
+    socket.send("nonsense").await;
+    socket.close_code().await;
+    let (mut socket, _) = app.listen_v2("").await;
+    socket.next().await;
+    drop(socket);
+    let mut upgrade = app.request(Method::GET, "?window=x");
+    for (name, value) in handshake_headers() {
+        upgrade = upgrade.header(name, value);
+    }
+    upgrade.send().await.unwrap();
+    app.poll("").await;
+    app.request(Method::PATCH, "").send().await.unwrap();
+    app.anonymous(Method::GET, &format!("/{}", "x")).bearer_auth(&app.token).send().await.unwrap();
+    app.unregister().await;
+}
+
+/// The signatures that [`do_everything`] sends and gets.
+fn signatures(app: &App) -> Vec<String> {
+    ["{}", "[1]", "nonsense", r#"{"type":"verification","challenge":"x"}"#, r#"{"response":"x"}"#]
+        .map(|body| sign(&app.secret, body))
+        .into()
+}
+
+#[tokio::test]
+async fn no_secret_and_no_token_is_ever_logged() {
+    let server = Server::start(&["--log-level", "trace"]);
+    let app = server.app("bot").await;
+    do_everything(&app).await;
+    server.token_response("bot", "wrong-secret-4711").await;
+    let refused = App { token: "wrong-token-4711".into(), ..app.clone() };
+    refused.request(Method::GET, "").send().await.unwrap();
+    let graphql = server.http.post(server.url("/graphql")).header("jwt", &app.token).body("{ me { id } }");
+    graphql.send().await.unwrap();
+
+    let platform = Platform::start().await;
+    let flags = ["--log-level", "trace", "--identity", "watsonwork", "--platform-url", &platform.url];
+    let asking = Server::start(&flags);
+    let known = asking.known_app("bot", "", "good-token-4711");
+    do_everything(&known).await;
+    let unknown = asking.known_app("bot", "", "500");
+    unknown.request(Method::GET, "").send().await.unwrap();
+
+    let log = server.log() + &asking.log();
+    assert!(log.contains("registered") && log.contains("TRACE"), "there is a log: {log}");
+    let mut secrets = signatures(&app);
+    secrets.extend([&app.secret, &app.app_secret, &app.token, &known.token].map(Clone::clone));
+    secrets.extend(["wrong-secret-4711".into(), "wrong-token-4711".into()]);
+    for secret in secrets {
+        assert!(!log.contains(&secret), "{secret} in\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_else_writes_its_lines() {
+    for format in ["text", "json"] {
+        let server = Server::start(&["--log-level", "trace", "--log", format]);
+        let app = server.app("bot").await;
+        for forged in [
+            "GET /webhooks/bot%0A2026-01-01T00:00:00Z%20INFO%20forged HTTP/1.1\r\nhost: x\r\n\r\n",
+            "GET /webhooks/bot%0d%0aforged?a=%0Aforged HTTP/1.1\r\nhost: x\r\n\r\n",
+            "GET /\u{1b}[2Jforged HTTP/1.1\r\nhost: x\r\n\r\n",
+            "GET /webhooks/bot HTTP/1.1\r\nhost: x\r\nauthorization: Bearer \u{b}forged\r\n\r\n",
+            "GET /webhooks/bot HTTP/1.1\r\nhost: x\r\nx-a: a\r\n\tforged\r\n\r\n",
+            "FORGED\u{7f} / HTTP/1.1\r\nhost: x\r\n\r\n",
+        ] {
+            raw(&server.address, forged).await;
+        }
+        app.hook("[\"\\nforged\"]").header("X-OUTBOUND-INDEX", "\u{85}\u{2028}forged").send().await.unwrap();
+        app.hook("\nforged\n").send().await.unwrap();
+        let mut socket = app.listen("").await;
+        socket.send("\nforged\n").await;
+        socket.close_code().await;
+        let log = server.log();
+        assert!(log.contains("registered"), "{log}");
+        for line in log.lines() {
+            assert!(!line.contains(|c: char| c.is_control() && c != '\t'), "{line:?}");
+            if format == "json" {
+                assert!(
+                    serde_json::from_str::<Value>(line).is_ok_and(|line| line["level"].is_string()),
+                    "{line}"
+                );
+            } else {
+                let (time, rest) = line.split_once(' ').unwrap();
+                assert!(humantime::parse_rfc3339(time).is_ok(), "{line}");
+                let level = rest.trim_start().split(' ').next().unwrap();
+                assert!(["TRACE", "DEBUG", "INFO", "WARN", "ERROR"].contains(&level), "{line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The wire contract, checked from outside: each test is a sentence of `docs/wire.md`, put to the built
+//! server over a real port.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod auth;
+mod bodies;
+mod builtin;
+mod dedupe;
+mod durability;
+mod fixtures;
+mod hook;
+mod identity;
+mod lease;
+mod limits;
+mod log;
+mod operations;
+mod paths;
+mod platform;
+mod poll;
+mod register;
+mod sharing;
+mod v2;
+mod verification;
+mod websocket;

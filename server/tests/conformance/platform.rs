@@ -1,0 +1,88 @@
+//! A Watson Work platform that the test plays: the token says what it answers.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+
+pub(crate) struct Platform {
+    pub(crate) url: String,
+    /// Each request to the last byte, in lower case.
+    questions: Arc<Mutex<Vec<String>>>,
+    /// Tokens that begin with `slow` are answered as this is given leave to.
+    pub(crate) gate: Arc<Semaphore>,
+}
+
+impl Platform {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let questions = Arc::<Mutex<Vec<String>>>::default();
+        let gate = Arc::new(Semaphore::new(0));
+        let (log, leave) = (Arc::clone(&questions), Arc::clone(&gate));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream, Arc::clone(&log), Arc::clone(&leave)));
+            }
+        });
+        Self { url, questions, gate }
+    }
+
+    pub(crate) fn questions(&self) -> Vec<String> {
+        self.questions.lock().unwrap().clone()
+    }
+}
+
+async fn answer(mut stream: TcpStream, log: Arc<Mutex<Vec<String>>>, gate: Arc<Semaphore>) {
+    let (mut question, mut piece) = (String::new(), [0; 4096]);
+    while !question.ends_with("{ me { id } }") {
+        let Ok(length @ 1..) = stream.read(&mut piece).await else { return };
+        question.push_str(&String::from_utf8_lossy(&piece[..length]).to_ascii_lowercase());
+    }
+    log.lock().unwrap().push(question.clone());
+    let token = question.split("bearer ").nth(1).and_then(|rest| rest.lines().next()).unwrap_or_default();
+    let me = r#"{"data":{"me":{"id":"bot"}}}"#;
+    let (status, body) = match token {
+        token if token.starts_with("slow") => {
+            gate.acquire().await.unwrap().forget();
+            ("200 OK", me.into())
+        }
+        token if token.starts_with("good") => ("200 OK", me.into()),
+        "other" => ("200 OK", r#"{"data":{"me":{"id":"other"}}}"#.into()),
+        "person" => ("200 OK", r#"{"data":{"me":{"id":"11112222-3333"}}}"#.into()),
+        "401" => ("401 Unauthorized", "{}".into()),
+        "403" => ("403 Forbidden", me.into()),
+        "null" => ("200 OK", r#"{"data":{"me":null}}"#.into()),
+        "errors" => {
+            ("200 OK", r#"{"data":{"me":null},"errors":[{"message":"no","field":{"name":"me"}}]}"#.into())
+        }
+        "both" => ("200 OK", r#"{"data":{"me":{"id":"bot"}},"errors":[{"message":"late"}]}"#.into()),
+        "500" => ("500 Internal Server Error", me.into()),
+        "502" => ("502 Bad Gateway", "<html>".into()),
+        "429" => ("429 Too Many Requests", "{}".into()),
+        "400" => ("400 Bad Request", r#"{"status":400,"message":"…"}"#.into()),
+        "404" => ("404 Not Found", me.into()),
+        "201" => ("201 Created", me.into()),
+        "garbage" => ("200 OK", "<html>".into()),
+        "empty" => ("200 OK", String::new()),
+        "cut" => ("200 OK", r#"{"data":{"me":{"id":"bo"#.into()),
+        "nobody" => ("200 OK", r#"{"data":{}}"#.into()),
+        "number" => ("200 OK", r#"{"data":{"me":{"id":7}}}"#.into()),
+        "list" => ("200 OK", "[]".into()),
+        "huge" => ("200 OK", format!(r#"{{"x":"{}","data":{{"me":{{"id":"bot"}}}}}}"#, "x".repeat(1 << 20))),
+        "close" => return,
+        "hang" => return std::future::pending().await,
+        redirect => ("307 Temporary Redirect", format!("{}\u{0}", redirect.trim_start_matches("to-"))),
+    };
+    let (body, location) = match body.strip_suffix('\0') {
+        Some(target) => (String::new(), format!("location: {target}/graphql\r\n")),
+        None => (body, String::new()),
+    };
+    let head =
+        format!("HTTP/1.1 {status}\r\n{location}connection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+    // A server that has read enough may be gone.
+    let _ = stream.write_all((head + &body).as_bytes()).await;
+}

@@ -1,0 +1,197 @@
+//! Reading by polling: `GET /webhooks/{appId}`.
+
+use reqwest::Method;
+use tokio::io::AsyncReadExt;
+
+use crate::common::{App, Raw, Server, empty, eventually, number, problem};
+
+#[tokio::test]
+async fn an_empty_queue_is_an_empty_object() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    assert_eq!(app.poll_text("").await, "{}");
+    let unregistered = server.new_app("other").await;
+    assert_eq!(unregistered.poll_text("").await, "{}");
+}
+
+#[tokio::test]
+async fn events_come_in_order_of_arrival_and_are_then_gone() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.receive_numbers(0..20).await;
+    assert_eq!(app.poll_bodies().await, (0..20).map(number).collect::<Vec<_>>());
+    assert_eq!(app.poll_text("").await, "{}");
+    eventually("they are deleted", async || app.figure("stored").await == 0).await;
+}
+
+#[tokio::test]
+async fn the_answer_is_one_object_of_ids_and_bodies() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.receive(" {\"a\" : 1}\n").await;
+    app.receive("[]").await;
+    let ids: Vec<_> = app.lease(serde_json::json!({"lease_ms": 1})).await.into_iter().map(|e| e.id).collect();
+    eventually("the lease ends", async || app.figure("leased").await == 0).await;
+    let expected = format!("{{\"{}\": {{\"a\" : 1}}\n,\"{}\":[]}}", ids[0], ids[1]);
+    assert_eq!(app.poll_text("").await, expected);
+}
+
+#[tokio::test]
+async fn event_ids_are_unique_and_ordered_by_arrival() {
+    let server = Server::start(&[]);
+    let (app, other) = (server.app("bot").await, server.app("other").await);
+    let mut ids = Vec::new();
+    for round in 0..3 {
+        app.receive_numbers(round * 100..round * 100 + 100).await;
+        other.receive("{}").await;
+        ids.extend(app.poll("").await.into_iter().map(|(id, _)| id));
+    }
+    assert_eq!(ids.len(), 300);
+    assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{ids:?}");
+    assert!(other.poll("").await.iter().all(|(id, _)| !ids.contains(id)));
+}
+
+#[tokio::test]
+async fn head_removes_nothing() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.receive("{}").await;
+    for _ in 0..3 {
+        empty(app.request(Method::HEAD, "").send().await.unwrap(), 200).await;
+    }
+    assert_eq!(app.anonymous(Method::HEAD, "").send().await.unwrap().status(), 401);
+    assert_eq!(app.poll_bodies().await, ["{}"]);
+}
+
+#[tokio::test]
+async fn max_bounds_the_piece() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.receive_numbers(0..5).await;
+    let taken = |events: Vec<(String, String)>| events.into_iter().map(|(_, body)| body).collect::<Vec<_>>();
+    assert_eq!(taken(app.poll("?max=2").await), [number(0), number(1)]);
+    assert_eq!(taken(app.poll("?other=7&max=1&x").await), [number(2)]);
+    for bad in ["0", "-1", "x", "", "1.5", "99999999999999999999"] {
+        problem(app.request(Method::GET, &format!("?max={bad}")).send().await.unwrap(), 400).await;
+    }
+    assert_eq!(taken(app.poll("?max=4294967295").await), [number(3), number(4)]);
+}
+
+#[tokio::test]
+async fn a_huge_queue_is_returned_in_bounded_pieces() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let large = format!("[\"{}\"]", "x".repeat((7 << 20) - 4));
+    for _ in 0..4 {
+        app.receive(large.as_str()).await;
+    }
+    let mut pieces = Vec::new();
+    while pieces.iter().sum::<usize>() < 4 {
+        let events = app.poll("").await;
+        assert!(events.iter().all(|(_, body)| *body == large));
+        pieces.push(events.len());
+    }
+    assert!(pieces.len() > 1 && pieces.iter().all(|&count| count > 0), "{pieces:?}");
+}
+
+#[tokio::test]
+async fn a_large_number_of_events_is_returned_in_bounded_pieces() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    post_many(&app, 2500).await;
+    let mut bodies = app.poll_bodies().await;
+    assert!(bodies.len() < 2500, "there is a default");
+    while bodies.len() < 2500 {
+        let piece = app.poll_bodies().await;
+        assert!(!piece.is_empty());
+        bodies.extend(piece);
+    }
+    assert_eq!(bodies, (0..2500).map(number).collect::<Vec<_>>());
+}
+
+/// Posts `{"n":0}` and so on, pipelined on one connection.
+pub(crate) async fn post_many(app: &App, count: usize) {
+    let mut connection = app.raw().await;
+    for start in (0..count).step_by(100) {
+        let numbers = start..count.min(start + 100);
+        let requests: String = numbers
+            .clone()
+            .map(|n| {
+                let (body, path) = (number(n), app.hook_path());
+                let (signature, length) = (crate::common::sign(&app.secret, &body), body.len());
+                format!(
+                    "POST {path} HTTP/1.1\r\nhost: x\r\nx-outbound-token: {signature}\r\ncontent-length: {length}\r\n\r\n{body}"
+                )
+            })
+            .collect();
+        connection.send(requests).await;
+        for _ in numbers {
+            assert_eq!(connection.answer().await.status, 201);
+        }
+    }
+}
+
+async fn begin_poll(app: &App) -> Raw {
+    let mut connection = app.raw().await;
+    let (path, token) = (app.path(""), &app.token);
+    connection.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n")).await;
+    connection
+}
+
+/// More than the sockets' buffers hold, of which the client reads a little and goes.
+#[tokio::test]
+async fn a_client_that_disconnects_midway_loses_nothing() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let large = |n: usize| format!("[{n},\"{}\"]", "x".repeat(1 << 20));
+    for n in 0..14 {
+        app.receive(large(n)).await;
+    }
+    for _ in 0..3 {
+        let mut connection = begin_poll(&app).await;
+        let mut some = [0; 10_000];
+        connection.0.read_exact(&mut some).await.unwrap();
+        assert!(some.starts_with(b"HTTP/1.1 200 "));
+        assert_eq!(app.figure("stored").await, 14);
+        drop(connection);
+        eventually("the events are back", async || app.figure("leased").await == 0).await;
+        assert_eq!(app.figure("stored").await, 14);
+    }
+    let bodies = app.poll_bodies().await;
+    assert!(bodies == (0..14).map(large).collect::<Vec<_>>(), "all of them, in order");
+}
+
+/// While the answer is under way nobody else gets what is in it, and nothing is deleted.
+#[tokio::test]
+async fn a_slow_reader_gets_its_events_alone() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let large = format!("[\"{}\"]", "x".repeat(7 << 20));
+    app.receive(large.as_str()).await;
+    app.receive(large.as_str()).await;
+    let mut connection = begin_poll(&app).await;
+    let mut some = [0; 1000];
+    connection.0.read_exact(&mut some).await.unwrap();
+    assert_eq!(app.figure("leased").await, 2);
+    assert_eq!(app.poll_text("").await, "{}");
+    let mut rest = vec![0; 2 * large.len()];
+    connection.0.read_exact(&mut rest[..2 * large.len() - 1000]).await.unwrap();
+    eventually("they are deleted", async || app.figure("stored").await == 0).await;
+}
+
+#[tokio::test]
+async fn polls_one_after_the_other_on_one_connection_take_each_event_once() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.receive_numbers(0..3).await;
+    let (path, token) = (app.path("?max=1"), &app.token);
+    let one = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+    let mut connection = app.raw().await;
+    connection.send(one.repeat(4)).await;
+    for expected in [number(0), number(1), number(2)] {
+        let answer = connection.answer().await;
+        assert!(answer.body.ends_with(&format!("\":{expected}}}")), "{answer:?}");
+    }
+    assert_eq!(connection.answer().await.body, "{}");
+    eventually("they are deleted", async || app.figure("stored").await == 0).await;
+}

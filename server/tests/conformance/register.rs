@@ -1,0 +1,142 @@
+//! Registration: `PUT` and `DELETE /webhooks/{appId}`.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::common::{App, Server, empty, problem};
+
+async fn put(app: &App, body: impl Into<reqwest::Body>) -> reqwest::Response {
+    app.request(Method::PUT, "").body(body).send().await.unwrap()
+}
+
+#[tokio::test]
+async fn put_answers_201_and_empty_for_a_new_and_for_a_replaced_registration() {
+    let server = Server::start(&[]);
+    let app = server.new_app("bot").await;
+    empty(put(&app, r#"{"secret":"first"}"#).await, 201).await;
+    let first = App { secret: "first".into(), ..app.clone() };
+    first.receive("[1]").await;
+    empty(put(&app, r#"{"secret":"second"}"#).await, 201).await;
+    problem(first.hook("[2]").send().await.unwrap(), 401).await;
+    let second = App { secret: "second".into(), ..app.clone() };
+    second.receive("[3]").await;
+    assert_eq!(app.poll_bodies().await, ["[1]", "[3]"], "events stay");
+}
+
+#[tokio::test]
+async fn the_body_is_parsed_whatever_the_content_type_says() {
+    let server = Server::start(&[]);
+    let app = server.new_app("bot").await;
+    for (n, kind) in ["application/json", "text/plain", "application/x-www-form-urlencoded", "nonsense", ""]
+        .into_iter()
+        .enumerate()
+    {
+        let secret = format!("secret-{n}");
+        let request = app.request(Method::PUT, "").header("Content-Type", kind);
+        empty(request.body(json!({"secret": secret}).to_string()).send().await.unwrap(), 201).await;
+        App { secret, ..app.clone() }.receive("{}").await;
+    }
+}
+
+#[tokio::test]
+async fn other_members_and_white_space_do_no_harm() {
+    let server = Server::start(&[]);
+    let app = server.new_app("bot").await;
+    empty(put(&app, " {\"url\":[{}], \"secret\" : \"a\\u0062c\" }\n").await, 201).await;
+    App { secret: "abc".into(), ..app.clone() }.receive("{}").await;
+}
+
+#[tokio::test]
+async fn a_missing_empty_or_non_string_secret_is_400_and_changes_nothing() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    for bad in [
+        "",
+        "{}",
+        "null",
+        "7",
+        "\"secret\"",
+        "[\"secret\"]",
+        "[{\"secret\":\"x\"}]",
+        "{",
+        "secret=x",
+        r#"{"secret":""}"#,
+        r#"{"secret":null}"#,
+        r#"{"secret":7}"#,
+        r#"{"secret":["x"]}"#,
+        r#"{"secret":{"a":"x"}}"#,
+        r#"{"Secret":"x"}"#,
+        r#"{"secret":"x"}{}"#,
+        r#"{"secret":"\ud800"}"#,
+    ] {
+        problem(put(&app, bad).await, 400).await;
+    }
+    problem(put(&app, b"{\"secret\":\"\xff\"}".to_vec()).await, 400).await;
+    app.receive("{}").await;
+}
+
+#[tokio::test]
+async fn a_huge_registration_is_413() {
+    let server = Server::start(&[]);
+    let app = server.new_app("bot").await;
+    problem(put(&app, vec![b' '; 4 << 20]).await, 413).await;
+}
+
+#[tokio::test]
+async fn put_needs_the_apps_token_and_its_sender_sees_the_401() {
+    let server = Server::start(&[]);
+    let app = server.new_app("bot").await;
+    let huge = vec![b' '; 4 << 20];
+    for body in [br#"{"secret":"x"}"#.to_vec(), huge] {
+        problem(app.anonymous(Method::PUT, "").body(body).send().await.unwrap(), 401).await;
+    }
+    assert_eq!(app.status().await["registration"], json!(null));
+}
+
+#[tokio::test]
+async fn delete_answers_200_and_empty_also_when_there_was_none() {
+    let server = Server::start(&[]);
+    let app = server.new_app("bot").await;
+    for _ in 0..2 {
+        empty(app.request(Method::DELETE, "").send().await.unwrap(), 200).await;
+    }
+    app.register("x").await;
+    empty(app.request(Method::DELETE, "").send().await.unwrap(), 200).await;
+    problem(app.hook("{}").send().await.unwrap(), 404).await;
+}
+
+#[tokio::test]
+async fn stored_events_are_deleted_with_the_registration() {
+    let server = Server::start(&[]);
+    let (app, other) = (server.app("bot").await, server.app("other").await);
+    app.receive_numbers(0..3).await;
+    other.receive("[\"mine\"]").await;
+    let leased = app.lease(json!({"max": 1})).await;
+    app.unregister().await;
+    let status = app.status().await;
+    assert_eq!((&status["stored"], &status["leased"]), (&json!(0), &json!(0)), "{status}");
+    assert_eq!(app.poll_text("").await, "{}");
+    let settled = app.settle(json!({"release": [leased[0].receipt]})).await;
+    assert_eq!(settled["stale"], json!([leased[0].receipt]));
+    app.register(&app.secret).await;
+    assert_eq!(app.poll_text("").await, "{}", "they are not back with a new registration");
+    assert_eq!(other.poll_bodies().await, ["[\"mine\"]"], "another app's stay");
+}
+
+#[tokio::test]
+async fn a_websocket_outlives_its_apps_registration() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let mut socket = app.listen("").await;
+    app.receive("[1]").await;
+    let (old, _) = socket.event().await;
+    app.unregister().await;
+    app.register(&app.secret).await;
+    app.receive("[2]").await;
+    let (id, body) = socket.event().await;
+    assert_eq!(body, "[2]");
+    socket.ack(&old).await;
+    socket.ack(&id).await;
+    assert_eq!(socket.fence().await, [] as [&str; 0]);
+    assert_eq!(app.figure("stored").await, 0);
+}

@@ -1,0 +1,296 @@
+//! What the durable store promises beyond the contract: what it keeps when it is opened again, who may
+//! read it, and what it says when it cannot be opened.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use tempfile::TempDir;
+use wwproxy_server::store::{
+    Appended, Limits, OpenError, Overflow, RedbStore, Settlement, Stats, Store, StoreError,
+};
+
+use crate::fixture::{DEADLINE, Queue, event, eventually, key, larger, now, numbers, receipts, registration};
+
+async fn open(folder: &TempDir, limits: Limits) -> Queue {
+    let store = RedbStore::open(folder.path(), limits).unwrap();
+    Queue { store: Arc::new(store), app: "app-1".parse().unwrap() }
+}
+
+/// A fresh store with one app.
+async fn fresh() -> (TempDir, Queue) {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = open(&folder, Limits::default()).await;
+    queue.register_with("secret").await;
+    (folder, queue)
+}
+
+async fn reopen(folder: &TempDir, queue: Queue, limits: Limits) -> Queue {
+    queue.store.close().await.unwrap();
+    drop(queue);
+    open(folder, limits).await
+}
+
+#[tokio::test]
+async fn events_survive_in_order() {
+    let (folder, queue) = fresh().await;
+    let other = queue.other("app-2").await;
+    let mut ids = Vec::new();
+    for n in 0..10 {
+        ids.push(queue.append(n).await);
+        other.append(100 + n).await;
+    }
+    let before = queue.take(20).await;
+    let stats = queue.stats().await;
+    queue.release(&before, Duration::ZERO).await;
+
+    let queue = reopen(&folder, queue, Limits::default()).await;
+    let other = Queue { app: other.app, ..queue.clone() };
+    assert_eq!(queue.stats().await.stored, 10);
+    assert_eq!(queue.stats().await.bytes, stats.bytes);
+    ids.push(queue.append(10).await);
+    let after = queue.take(20).await;
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(before.event.id, after.event.id);
+        assert_eq!(before.event.headers, after.event.headers);
+        assert_eq!(before.event.body, after.event.body);
+        assert_eq!(before.event.received_at, after.event.received_at);
+    }
+    assert_eq!(after.into_iter().map(|delivery| delivery.event.id).collect::<Vec<_>>(), ids);
+    assert!(ids.is_sorted(), "ids go on ascending");
+    assert_eq!(other.drain().await, (100..110).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn leases_do_not_survive() {
+    let (folder, queue) = fresh().await;
+    queue.append_all(0..3).await;
+    let taken = queue.take(2).await;
+    queue.release(&taken[1..], DEADLINE * 100).await;
+
+    let queue = reopen(&folder, queue, Limits::default()).await;
+    assert_eq!(queue.stats().await.leased, 0);
+    assert_eq!(queue.ack(&taken).await.stale, receipts(&taken), "receipts of the store's earlier life");
+    let again = queue.take(10).await;
+    assert_eq!(numbers(&again), [0, 1, 2]);
+    assert_eq!(queue.ack(&taken).await.stale, receipts(&taken));
+    assert_eq!(queue.ack(&again).await.acked, 3);
+}
+
+#[tokio::test]
+async fn accepted_events_stay_gone_after_closing() {
+    let (folder, mut queue) = fresh().await;
+    queue.append_all(0..20).await;
+    for first in [0, 5, 10] {
+        let taken = queue.take(5).await;
+        assert_eq!(numbers(&taken)[0], first);
+        assert_eq!(queue.ack(&taken).await.acked, 5);
+        // Closed at once: the deletion has had no time to be lazy.
+        queue = reopen(&folder, queue, Limits::default()).await;
+    }
+    assert_eq!(queue.drain().await, [15, 16, 17, 18, 19]);
+    let queue = reopen(&folder, queue, Limits::default()).await;
+    assert_eq!(queue.stats().await, Stats::default());
+}
+
+#[tokio::test]
+async fn what_was_answered_survives_without_closing() {
+    let (folder, queue) = fresh().await;
+    queue.append_all(0..5).await;
+    drop(queue);
+    let mut opened = None;
+    eventually("the store is let go", async || {
+        opened = RedbStore::open(folder.path(), Limits::default()).ok();
+        opened.is_some()
+    })
+    .await;
+    let queue = Queue { store: Arc::new(opened.unwrap()), app: "app-1".parse().unwrap() };
+    assert_eq!(queue.drain().await, [0, 1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn registrations_survive() {
+    let (folder, queue) = fresh().await;
+    let gone = queue.other("gone").await;
+    gone.append(1).await;
+    queue.other("app-2").await.register_with("other").await;
+    gone.unregister().await;
+
+    let queue = reopen(&folder, queue, Limits::default()).await;
+    for (app, expected) in
+        [("app-1", Some(registration("secret"))), ("app-2", Some(registration("other"))), ("gone", None)]
+    {
+        let found = queue.store.registration(&app.parse().unwrap()).await.unwrap();
+        assert_eq!(found.as_deref(), expected.as_ref(), "{app}");
+    }
+    assert_eq!(gone.app.as_str(), "gone");
+    let gone = Queue { app: gone.app, ..queue };
+    assert_eq!(gone.try_append(event(1), None).await, Appended::Unregistered);
+    assert_eq!(gone.stats().await, Stats::default());
+}
+
+#[tokio::test]
+async fn dropped_events_stay_counted() {
+    let limits = Limits { max_queued_events: 3, overflow: Overflow::DropOldest, ..Limits::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let queue = open(&folder, limits).await;
+    queue.register_with("secret").await;
+    queue.append_all(0..5).await;
+    let queue = reopen(&folder, queue, limits).await;
+    assert_eq!(queue.stats().await.dropped, 2);
+    queue.append(5).await;
+    // With less room than it has stored.
+    let queue = reopen(&folder, queue, Limits { max_queued_events: 1, ..limits }).await;
+    assert_eq!((queue.stats().await.stored, queue.stats().await.dropped), (3, 3));
+    queue.append(6).await;
+    assert_eq!(queue.stats().await.dropped, 6);
+    // Those too old are counted with them.
+    let retention = Duration::from_millis(1);
+    let queue = reopen(&folder, queue, Limits { retention, ..limits }).await;
+    eventually("the event is too old", async || queue.stats().await.dropped == 7).await;
+    let queue = reopen(&folder, queue, limits).await;
+    assert_eq!((queue.stats().await.stored, queue.stats().await.dropped), (0, 7));
+    queue.unregister().await;
+    let queue = reopen(&folder, queue, limits).await;
+    assert_eq!(queue.stats().await.dropped, 0);
+}
+
+#[tokio::test]
+async fn deliveries_are_known_after_opening_again() {
+    let (folder, queue) = fresh().await;
+    let gone = queue.other("app-2").await;
+    for queue in [&queue, &gone] {
+        assert!(matches!(queue.try_append(event(1), key(1)).await, Appended::Stored(_)));
+    }
+    assert_eq!(queue.drain().await, [1]);
+    gone.unregister().await;
+    gone.register_with("secret").await;
+
+    let queue = reopen(&folder, queue, Limits::default()).await.clone();
+    drop(gone);
+    assert_eq!(queue.try_append(event(1), key(1)).await, Appended::Duplicate);
+    assert!(matches!(queue.try_append(event(2), key(2)).await, Appended::Stored(_)));
+    let again = Queue { app: "app-2".parse().unwrap(), ..queue.clone() };
+    assert!(matches!(again.try_append(event(1), key(1)).await, Appended::Stored(_)), "a new registration");
+    drop(again);
+
+    let dedupe_window = Duration::from_millis(1);
+    let queue = reopen(&folder, queue, Limits { dedupe_window, ..Limits::default() }).await;
+    let is_new = async || matches!(queue.try_append(event(2), key(2)).await, Appended::Stored(_));
+    eventually("the window is over", is_new).await;
+}
+
+#[tokio::test]
+async fn a_store_can_be_opened_once() {
+    let (folder, queue) = fresh().await;
+    let refused = RedbStore::open(folder.path(), Limits::default()).unwrap_err();
+    assert!(matches!(refused, OpenError::InUse(_)), "{refused:?}");
+    let text = refused.to_string();
+    assert!(text.contains("in use") && text.contains(folder.path().to_str().unwrap()), "{text}");
+    // It did the first one no harm.
+    queue.append(1).await;
+    reopen(&folder, queue, Limits::default()).await;
+}
+
+#[tokio::test]
+async fn what_is_no_store_is_refused_and_left_alone() {
+    for garbage in ["hello", &"x".repeat(100_000), "redb\x1a\x0a\u{a9}"] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("events.redb");
+        fs::write(&file, garbage).unwrap();
+        let refused = RedbStore::open(folder.path(), Limits::default()).unwrap_err();
+        assert!(matches!(refused, OpenError::Unreadable(..)), "{refused:?}");
+        let text = refused.to_string();
+        assert!(text.contains("cannot be read") && text.contains(folder.path().to_str().unwrap()), "{text}");
+        assert_eq!(fs::read(&file).unwrap(), garbage.as_bytes(), "it may be dear to somebody");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_refused() {
+    let (folder, queue) = fresh().await;
+    for n in 0..50 {
+        queue.try_append(larger(n, 5000), None).await;
+    }
+    queue.store.close().await.unwrap();
+    let file = folder.path().join("events.redb");
+    let length = fs::metadata(&file).unwrap().len();
+    fs::File::options().write(true).open(&file).unwrap().set_len(length / 2).unwrap();
+    let refused = RedbStore::open(folder.path(), Limits::default()).unwrap_err();
+    assert!(matches!(refused, OpenError::Unreadable(..)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_made_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let refused = RedbStore::open(file.join("store"), Limits::default()).unwrap_err();
+    assert!(matches!(refused, OpenError::Io(..)), "{refused:?}");
+    assert!(refused.to_string().contains("cannot be opened"), "{refused}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn nobody_else_may_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("deep/store");
+    let store = RedbStore::open(&folder, Limits::default()).unwrap();
+    assert_eq!(mode(&folder), 0o700);
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_closed_store_answers_with_an_error() {
+    let (_folder, queue) = fresh().await;
+    queue.append_all(0..2).await;
+    let taken = queue.take(1).await;
+    queue.store.close().await.unwrap();
+    let Queue { store, app } = &queue;
+    assert!(matches!(store.append(app, event(1), None).await, Err(StoreError::Closed)));
+    assert!(matches!(store.put_registration(app, registration("x")).await, Err(StoreError::Closed)));
+    assert!(matches!(store.remove_registration(app).await, Err(StoreError::Closed)));
+    assert!(matches!(store.ready().await, Err(StoreError::Closed)));
+    assert!(store.lease(app, now(1)).await.is_err(), "there is no file to read from");
+    let settlement = Settlement { acks: receipts(&taken), releases: Vec::new() };
+    assert!(store.settle(app, settlement).await.is_err(), "the deletion cannot be stored");
+    assert!(matches!(store.close().await, Err(StoreError::Closed)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_under_load_keeps_what_was_answered() {
+    let (folder, queue) = fresh().await;
+    let senders: Vec<_> = (0..8)
+        .map(|sender| {
+            let queue = queue.clone();
+            tokio::spawn(async move {
+                let mut answered = Vec::new();
+                for n in 0.. {
+                    match queue.store.append(&queue.app, event(sender * 10_000 + n), None).await {
+                        Ok(Appended::Stored(id)) => answered.push(id),
+                        Ok(other) => panic!("{other:?}"),
+                        Err(StoreError::Closed) => break,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                answered
+            })
+        })
+        .collect();
+    eventually("there is something stored", async || queue.stats().await.stored > 100).await;
+    queue.store.close().await.unwrap();
+    let mut answered = Vec::new();
+    for sender in senders {
+        answered.extend(sender.await.unwrap());
+    }
+    answered.sort();
+    drop(queue);
+    let queue = open(&folder, Limits::default()).await;
+    let taken = queue.take(1_000_000).await;
+    assert_eq!(taken.into_iter().map(|delivery| delivery.event.id).collect::<Vec<_>>(), answered);
+}

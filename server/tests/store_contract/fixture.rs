@@ -1,0 +1,169 @@
+//! One app's queue in a store, as the tests speak of it.
+
+use std::{sync::Arc, time::Duration};
+
+use wwproxy_protocol::{AppId, EventId, Scheme, Secret, api::Receipt};
+use wwproxy_server::store::{
+    Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Registration, Settled, Settlement, Stats, Store,
+};
+
+/// Longer than any test runs.
+pub(crate) const LONG: Duration = Duration::from_secs(600);
+/// A lease or a delay whose end is waited for.
+pub(crate) const SHORT: Duration = Duration::from_millis(50);
+/// How long a test waits for what has to come.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Makes the store of one test.
+pub(crate) type Open<'a> = &'a dyn Fn(Limits) -> Arc<dyn Store>;
+
+/// A queue in a store. Clones are the same queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Queue {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) app: AppId,
+}
+
+impl Queue {
+    /// The queue of a registered app in a store with the default limits.
+    pub(crate) async fn open(open: Open<'_>) -> Self {
+        Self::limited(open, Limits::default()).await
+    }
+
+    pub(crate) async fn limited(open: Open<'_>, limits: Limits) -> Self {
+        Self::register(open(limits), "app-1").await
+    }
+
+    pub(crate) async fn register(store: Arc<dyn Store>, app: &str) -> Self {
+        let queue = Self { store, app: app.parse().unwrap() };
+        queue.register_with("secret").await;
+        queue
+    }
+
+    pub(crate) async fn register_with(&self, secret: &str) {
+        self.store.put_registration(&self.app, registration(secret)).await.unwrap();
+    }
+
+    pub(crate) async fn unregister(&self) {
+        self.store.remove_registration(&self.app).await.unwrap();
+    }
+
+    /// Another app's queue in the same store.
+    pub(crate) async fn other(&self, app: &str) -> Self {
+        Self::register(Arc::clone(&self.store), app).await
+    }
+
+    /// Appends what has to be stored.
+    pub(crate) async fn append(&self, n: u32) -> EventId {
+        match self.try_append(event(n), None).await {
+            Appended::Stored(id) => id,
+            refused => panic!("event {n}: {refused:?}"),
+        }
+    }
+
+    pub(crate) async fn append_all(&self, numbers: impl IntoIterator<Item = u32>) {
+        for n in numbers {
+            self.append(n).await;
+        }
+    }
+
+    pub(crate) async fn try_append(&self, event: NewEvent, key: Option<DedupeKey>) -> Appended {
+        self.store.append(&self.app, event, key).await.unwrap()
+    }
+
+    /// Leases what is there now, for long.
+    pub(crate) async fn take(&self, max_events: usize) -> Vec<Delivery> {
+        self.take_for(max_events, LONG).await
+    }
+
+    pub(crate) async fn take_for(&self, max_events: usize, time: Duration) -> Vec<Delivery> {
+        self.lease(Lease { time, ..now(max_events) }).await
+    }
+
+    /// Leases what comes until the deadline, for long.
+    pub(crate) async fn wait(&self, max_events: usize) -> Vec<Delivery> {
+        self.lease(Lease { wait: DEADLINE, ..now(max_events) }).await
+    }
+
+    pub(crate) async fn lease(&self, lease: Lease) -> Vec<Delivery> {
+        self.store.lease(&self.app, lease).await.unwrap()
+    }
+
+    pub(crate) async fn ack(&self, deliveries: &[Delivery]) -> Settled {
+        self.settle(receipts(deliveries), Vec::new()).await
+    }
+
+    pub(crate) async fn release(&self, deliveries: &[Delivery], delay: Duration) -> Settled {
+        let releases = receipts(deliveries).into_iter().map(|receipt| (receipt, delay)).collect();
+        self.settle(Vec::new(), releases).await
+    }
+
+    pub(crate) async fn settle(&self, acks: Vec<Receipt>, releases: Vec<(Receipt, Duration)>) -> Settled {
+        self.store.settle(&self.app, Settlement { acks, releases }).await.unwrap()
+    }
+
+    pub(crate) async fn stats(&self) -> Stats {
+        self.store.stats(&self.app).await.unwrap()
+    }
+
+    /// Takes and accepts all that is there: the numbers of the events, in order.
+    pub(crate) async fn drain(&self) -> Vec<u32> {
+        let mut drained = Vec::new();
+        loop {
+            let taken = self.take(100).await;
+            if taken.is_empty() {
+                return drained;
+            }
+            drained.extend(numbers(&taken));
+            assert_eq!(self.ack(&taken).await.acked, taken.len());
+        }
+    }
+}
+
+pub(crate) fn registration(secret: &str) -> Registration {
+    Registration { scheme: Scheme::default(), secrets: vec![Secret::new(secret)] }
+}
+
+/// An event that tells its number. All are of one size.
+pub(crate) fn event(n: u32) -> NewEvent {
+    let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+    NewEvent { headers, query: None, body: format!(r#"{{"n":{n:06}}}"#).into() }
+}
+
+/// An event that tells its number, and is larger by as many bytes.
+pub(crate) fn larger(n: u32, bytes: usize) -> NewEvent {
+    let body = format!(r#"{{"n":{n:06}}}{}"#, " ".repeat(bytes));
+    NewEvent { body: body.into(), ..event(n) }
+}
+
+pub(crate) fn number(delivery: &Delivery) -> u32 {
+    std::str::from_utf8(&delivery.event.body[5..11]).unwrap().parse().unwrap()
+}
+
+pub(crate) fn numbers(deliveries: &[Delivery]) -> Vec<u32> {
+    deliveries.iter().map(number).collect()
+}
+
+pub(crate) fn receipts(deliveries: &[Delivery]) -> Vec<Receipt> {
+    deliveries.iter().map(|delivery| delivery.receipt.clone()).collect()
+}
+
+pub(crate) fn key(n: u8) -> Option<DedupeKey> {
+    Some([n; 16])
+}
+
+/// A lease of what is there, for long.
+pub(crate) fn now(max_events: usize) -> Lease {
+    Lease { max_events, max_bytes: u64::MAX, wait: Duration::ZERO, time: LONG }
+}
+
+/// Asks again until it is so.
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let asking = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let so = tokio::time::timeout(DEADLINE, asking).await;
+    assert!(so.is_ok(), "not within {DEADLINE:?}: {what}");
+}

@@ -1,0 +1,94 @@
+//! Registering and unregistering.
+
+use std::time::Duration;
+
+use wwproxy_protocol::{Scheme, Secret};
+use wwproxy_server::store::{Appended, Limits, Registration, Stats};
+
+use crate::fixture::{Open, Queue, event, key, registration};
+
+pub(crate) async fn nothing_is_stored_for_an_unknown_app(open: Open<'_>) {
+    let queue = Queue { store: open(Limits::default()), app: "app-1".parse().unwrap() };
+    assert_eq!(queue.store.registration(&queue.app).await.unwrap(), None);
+    assert_eq!(queue.try_append(event(1), key(1)).await, Appended::Unregistered);
+    assert_eq!(queue.stats().await, Stats::default());
+    queue.unregister().await;
+    queue.register_with("secret").await;
+    assert!(matches!(queue.try_append(event(1), key(1)).await, Appended::Stored(_)));
+}
+
+pub(crate) async fn a_registration_comes_back_as_it_was(open: Open<'_>) {
+    let queue = Queue::open(open).await;
+    let found = async || queue.store.registration(&queue.app).await.unwrap().as_deref().cloned();
+    assert_eq!(found().await, Some(registration("secret")));
+    let two = Registration {
+        scheme: Scheme::WatsonWork,
+        secrets: vec![Secret::new("one \"é\" \0"), Secret::new("two")],
+    };
+    queue.store.put_registration(&queue.app, two.clone()).await.unwrap();
+    assert_eq!(found().await, Some(two));
+    queue.unregister().await;
+    assert_eq!(found().await, None);
+}
+
+pub(crate) async fn a_replaced_registration_keeps_its_events(open: Open<'_>) {
+    let queue = Queue::open(open).await;
+    queue.append_all(0..2).await;
+    let taken = queue.take(1).await;
+    queue.register_with("another").await;
+    assert_eq!(queue.stats().await.stored, 2);
+    assert_eq!(queue.ack(&taken).await.acked, 1, "the lease goes on");
+    assert_eq!(queue.drain().await, [1]);
+}
+
+pub(crate) async fn unregistering_deletes_everything(open: Open<'_>) {
+    let queue = Queue::open(open).await;
+    queue.append_all(0..4).await;
+    let taken = queue.take(3).await;
+    queue.release(&taken[..1], Duration::ZERO).await;
+    queue.release(&taken[1..2], Duration::from_secs(600)).await;
+    queue.unregister().await;
+    assert_eq!(queue.stats().await, Stats::default());
+    assert_eq!(queue.take(10).await, []);
+    assert_eq!(queue.try_append(event(5), None).await, Appended::Unregistered);
+    queue.register_with("secret").await;
+    assert_eq!(queue.ack(&taken[2..]).await.stale.len(), 1, "a receipt of a deleted event");
+    queue.append(6).await;
+    assert_eq!(queue.ack(&taken).await.acked, 0);
+    assert_eq!(queue.drain().await, [6]);
+    queue.unregister().await;
+    queue.unregister().await;
+}
+
+pub(crate) async fn unregistering_leaves_other_apps_alone(open: Open<'_>) {
+    let queue = Queue::open(open).await;
+    let other = queue.other("app-2").await;
+    other.append(1).await;
+    queue.append(2).await;
+    queue.unregister().await;
+    assert!(other.store.registration(&other.app).await.unwrap().is_some());
+    assert_eq!(other.drain().await, [1]);
+}
+
+pub(crate) async fn an_append_beside_unregistering_leaves_nothing_behind(open: Open<'_>) {
+    let queue = Queue::open(open).await;
+    for round in 0..10 {
+        let senders: Vec<_> = (0..20)
+            .map(|n| {
+                let queue = queue.clone();
+                tokio::spawn(async move { queue.try_append(event(n), None).await })
+            })
+            .collect();
+        if round % 2 == 0 {
+            tokio::task::yield_now().await;
+        }
+        queue.unregister().await;
+        for sender in senders {
+            let appended = sender.await.unwrap();
+            assert!(matches!(appended, Appended::Stored(_) | Appended::Unregistered), "{appended:?}");
+        }
+        assert_eq!(queue.stats().await, Stats::default());
+        queue.register_with("secret").await;
+        assert_eq!(queue.take(100).await, []);
+    }
+}
