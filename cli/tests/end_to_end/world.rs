@@ -74,7 +74,7 @@ impl World {
         let mut line = String::new();
         BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let (_, rest) = line.split_once("http://").expect("the server says where it listens");
-        self.address = rest.split(',').next().unwrap().to_owned();
+        rest.split(',').next().unwrap().clone_into(&mut self.address);
         self.server = Some(server);
     }
 
