@@ -42,7 +42,7 @@ pub struct Config {
     pub apps: Option<PathBuf>,
 
     /// How long a token of the builtin identity is good for
-    #[arg(long, value_name = "TIME", env = "WWPROXY_TOKEN_LIFETIME", default_value = "12h", value_parser = duration)]
+    #[arg(long, value_name = "TIME", env = "WWPROXY_TOKEN_LIFETIME", default_value = "12h", value_parser = token_lifetime)]
     pub token_lifetime: Duration,
 
     /// Address of this server as clients see it, where a proxy before it hides that
@@ -52,6 +52,10 @@ pub struct Config {
     /// Longest webhook body
     #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BODY", default_value = "8MiB")]
     pub max_body: ByteSize,
+
+    /// Most bytes of bodies that are being read or stored at once, over all connections; further ones get 503
+    #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BUFFERED_BYTES", default_value = "256MiB")]
+    pub max_buffered_bytes: ByteSize,
 
     /// Most connections at once; further ones wait
     #[arg(long, value_name = "N", env = "WWPROXY_MAX_CONNECTIONS", default_value = "20000", value_parser = positive)]
@@ -227,6 +231,7 @@ impl Config {
             max_body: self.max_body.0,
             lease: self.lease,
             shutdown_grace: self.shutdown_grace,
+            max_buffered_bytes: self.max_buffered_bytes.0,
             max_connections: self.max_connections,
             public_url: self.public_url.clone(),
         }
@@ -295,6 +300,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|_| "a time is like 500ms, 60s, 10m or 7d")?;
     let range = Duration::from_millis(1)..=MAX_TIME;
     if range.contains(&time) { Ok(time) } else { Err("a time must be from 1ms to 10 years".into()) }
+}
+
+/// Tokens say their lifetime in whole seconds.
+fn token_lifetime(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| match time.as_secs() {
+        0 => Err("a token must be good for at least 1s".into()),
+        _ => Ok(time),
+    })
 }
 
 fn positive(text: &str) -> Result<usize, &'static str> {

@@ -30,10 +30,13 @@ pub mod store;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{http::Context, identity::IdentityProvider, proxy::Proxy, store::Store};
+
+/// How long the store has to close, at least: it writes its last deletions.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How the server behaves, whatever its store and its platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How long requests and websockets may take to end when the server stops.
     pub shutdown_grace: Duration,
+    /// The most bytes of bodies that are being read or stored at once; further ones are refused.
+    pub max_buffered_bytes: u64,
     /// The most connections at once; further ones wait.
     pub max_connections: usize,
     /// The address of the server as its clients see it, where that is not what their requests say.
@@ -56,6 +61,7 @@ impl Default for Settings {
             max_body: 8 << 20,
             lease: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(10),
+            max_buffered_bytes: 256 << 20,
             max_connections: 20_000,
             public_url: None,
         }
@@ -74,8 +80,10 @@ impl Server {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, identity: Arc<dyn IdentityProvider>, settings: Settings) -> Self {
         let proxy = Proxy::new(Arc::clone(&store), identity, settings.lease);
+        let buffer = usize::try_from(settings.max_buffered_bytes).unwrap_or(usize::MAX);
         let context = Context {
             proxy: Arc::new(proxy),
+            buffer: Arc::new(Semaphore::new(buffer.min(Semaphore::MAX_PERMITS))),
             settings: Arc::new(settings),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -99,8 +107,14 @@ impl Server {
                 "connections were cut off: they took longer than the grace"
             );
         }
-        if let Err(error) = store.close().await {
-            tracing::error!(%error, "the store could not be closed; some accepted events may be repeated");
+        match timeout(settings.shutdown_grace.max(CLOSE_TIMEOUT), store.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the store could not be closed; some accepted events may be repeated");
+            }
+            Err(_) => {
+                tracing::error!("the store did not close in time; some accepted events may be repeated");
+            }
         }
     }
 }

@@ -35,7 +35,9 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     })?;
     let stop = stop_signal()?;
     let (address, store_address) = (listener.local_addr()?, config.store_address()?);
-    say(&format!("listening on http://{address}, store {store_address}, identity {}", config.identity));
+    // Whoever started the server need not read it.
+    let _ =
+        say(&format!("listening on http://{address}, store {store_address}, identity {}", config.identity));
     Server::new(store, identity, config.settings()).serve(listener, stop).await;
     Ok(())
 }
@@ -46,11 +48,12 @@ fn manage_apps(config: &Config, command: &AppCommand) -> anyhow::Result<()> {
         AppCommand::Add { id } => {
             let secret = apps.add(id)?;
             eprintln!("The secret of the app {id}, shown this once:");
-            say(secret.expose());
+            say(secret.expose())
+                .context("the secret could not be printed: remove the app and add it again")?;
         }
         AppCommand::List => {
             for id in apps.list()? {
-                say(id.as_str());
+                say(id.as_str())?;
             }
         }
         AppCommand::Remove { id } => apps.remove(id)?,
@@ -58,10 +61,11 @@ fn manage_apps(config: &Config, command: &AppCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line on stdout, where it may be that nobody reads it.
-fn say(line: &str) {
+/// A line on stdout.
+fn say(line: &str) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
 }
 
 fn start_log(config: &Config) {

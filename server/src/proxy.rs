@@ -9,6 +9,7 @@ use std::{
 use ::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 use wwproxy_protocol::{
     AppId, Headers, Secret,
     api::{self, AckRequest, AckResponse, Receipt, RegistrationStatus, Status},
@@ -27,7 +28,10 @@ const DEFAULT_POLL_EVENTS: u32 = 1000;
 /// How many events one lease takes where the client does not say.
 const DEFAULT_LEASE_EVENTS: u32 = 64;
 /// The most bytes of events that one answer holds, though never less than one event.
-pub(crate) const MAX_ANSWER_BYTES: u64 = 16 << 20;
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
+/// How long the store has for an event. The platform gives up after 3 s, and comes again: an event that is
+/// stored after all is recognised then.
+const APPEND_TIMEOUT: Duration = Duration::from_millis(2500);
 /// The longest time that a lease, or the delay of a release, can have.
 pub(crate) const MAX_HOLD: Duration = Duration::from_secs(12 * 3600);
 
@@ -58,6 +62,8 @@ pub(crate) enum ProxyError {
     BadChallenge,
     #[error("the app's queue is full")]
     Full,
+    #[error("the event was not stored in time")]
+    Slow,
     #[error("the event could not be stored")]
     Store(#[from] StoreError),
 }
@@ -132,20 +138,17 @@ impl Proxy {
         Ok(())
     }
 
-    /// The app's registration: what a webhook needs before its body is even read.
+    /// The app's registration, without which the body of a webhook is not even read.
     pub(crate) async fn registration(&self, app: &AppId) -> Result<Arc<Registration>, ProxyError> {
         self.store.registration(app).await?.ok_or(ProxyError::NotRegistered)
     }
 
-    /// Verifies a webhook and stores it, or answers its challenge. Nothing unverified is looked into.
-    pub(crate) async fn receive(
-        &self,
-        app: &AppId,
-        registration: &Registration,
-        webhook: Webhook,
-    ) -> Result<Received, ProxyError> {
+    /// Verifies a webhook and stores it, or answers its challenge. Nothing unverified is looked into, and
+    /// the secret is that of now: while the body came, it may have been replaced.
+    pub(crate) async fn receive(&self, app: &AppId, webhook: Webhook) -> Result<Received, ProxyError> {
+        let registration = self.registration(app).await?;
         let Webhook { headers, query, body } = webhook;
-        let secret = verify(registration, &headers, &body).ok_or(ProxyError::BadSignature)?;
+        let secret = verify(&registration, &headers, &body).ok_or(ProxyError::BadSignature)?;
         let text = std::str::from_utf8(&body).map_err(|_| ProxyError::NotJson)?;
         if let Some(challenge) = challenge(text)? {
             let body = format!(r#"{{"response":{challenge}}}"#);
@@ -154,7 +157,8 @@ impl Proxy {
         }
         let dedupe = dedupe_key(&headers, &body);
         let event = NewEvent { headers: kept_headers(&headers), query, body };
-        match self.store.append(app, event, dedupe).await? {
+        let appended = timeout(APPEND_TIMEOUT, self.store.append(app, event, dedupe));
+        match appended.await.map_err(|_| ProxyError::Slow)?? {
             Appended::Stored(id) => {
                 tracing::debug!(%app, %id, "stored");
                 Ok(Received::Stored)
@@ -175,7 +179,8 @@ impl Proxy {
             max_events: at_most(max.unwrap_or(DEFAULT_POLL_EVENTS), MAX_POLL_EVENTS),
             max_bytes: MAX_ANSWER_BYTES,
             wait: Duration::ZERO,
-            time: self.lease_time,
+            // Until the answer is delivered or breaks, however slow its client: the handover ends it.
+            time: MAX_HOLD,
         };
         let deliveries = self.store.lease(app, lease).await?;
         let handover = self.handover(app, &deliveries, true);

@@ -32,8 +32,8 @@ use warp::{
 
 use super::{
     Context,
-    delivery::{Wire, track},
     error::ApiError,
+    handover::{Wire, track},
     routes,
 };
 

@@ -90,6 +90,10 @@ impl From<ProxyError> for ApiError {
             ProxyError::Full => {
                 Self::unavailable("The app's queue is full: send this again later, when its client has read some events.")
             }
+            ProxyError::Slow => {
+                tracing::error!("the store did not answer in time");
+                Self::unavailable("The proxy could not store this in time: send it again.")
+            }
             ProxyError::Store(error) => {
                 tracing::error!(%error, source = ?std::error::Error::source(&error), "a request failed at the store");
                 Self::unavailable("The proxy cannot store or read events just now: try again later.")

@@ -29,17 +29,13 @@ async fn receive(app: &AppId, context: &Context, request: Request) -> Result<Res
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
+    if let Err(error) = context.proxy.registration(app).await {
+        return Err(request.refuse(error.into()).await);
+    }
     let Request { headers, query, body, .. } = request;
-    let registration = match context.proxy.registration(app).await {
-        Ok(registration) => registration,
-        Err(error) => {
-            body.discard().await;
-            return Err(error.into());
-        }
-    };
-    let body = body.collect(context.settings.max_body).await?;
-    let webhook = Webhook { headers, query, body };
-    match context.proxy.receive(app, &registration, webhook).await {
+    let body = body.collect(context.settings.max_body, &context.buffer).await?;
+    let webhook = Webhook { headers, query, body: body.bytes.clone() };
+    match context.proxy.receive(app, webhook).await {
         Ok(Received::Stored) => Ok(empty(StatusCode::CREATED)),
         Ok(Received::Challenge { body, signature }) => {
             let signature = HeaderValue::from_str(&signature).expect("hex is a header value");

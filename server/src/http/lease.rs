@@ -27,7 +27,7 @@ async fn lease(app: &AppId, context: &Context, request: Request) -> Result<Respo
         return Err(request.refuse_method(&[Method::POST]).await);
     }
     let request = request.authorised(&context.proxy, app).await?;
-    let wanted = read(&request.body.collect(MAX_REQUEST).await?)?;
+    let wanted = read(&request.body.collect(MAX_REQUEST, &context.buffer).await?.bytes)?;
     // A wait must not outlast the server.
     let (deliveries, handover) = tokio::select! {
         leased = context.proxy.lease(app, &wanted) => leased?,

@@ -6,9 +6,9 @@
 mod accept;
 mod ack;
 mod body;
-mod delivery;
 mod error;
 mod graphql;
+mod handover;
 mod health;
 mod hook;
 mod lease;
@@ -23,6 +23,7 @@ mod webhooks;
 
 use std::{convert::Infallible, sync::Arc};
 
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{
     Filter,
@@ -46,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) shutdown: CancellationToken,
+    /// Room for bodies that are being read or stored, in bytes, over all connections.
+    pub(crate) buffer: Arc<Semaphore>,
     /// Websockets and settlements that go on after their request.
     pub(crate) tasks: TaskTracker,
 }

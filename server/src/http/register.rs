@@ -13,7 +13,7 @@ use super::{
 /// `{"secret":"…"}`, whatever the `Content-Type` says.
 pub(super) async fn register(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
     let request = request.authorised(&context.proxy, app).await?;
-    let body = Zeroizing::new(request.body.collect(MAX_REQUEST).await?.to_vec());
+    let body = Zeroizing::new(request.body.collect(MAX_REQUEST, &context.buffer).await?.bytes.to_vec());
     let secret = read_secret(&body).ok_or_else(|| {
         ApiError::bad_request("The body must be a JSON object with the webhook secret: {\"secret\":\"…\"}.")
     })?;

@@ -49,6 +49,7 @@ pub(super) fn is_wanted(request: &Request) -> bool {
 
 pub(super) async fn subscribe(app: AppId, context: Context, request: Request) -> Result<Response, ApiError> {
     let request = request.authorised(&context.proxy, &app).await?;
+    let token = request.bearer_token()?;
     let window = request.count("window")?.unwrap_or(DEFAULT_WINDOW).min(MAX_WINDOW);
     let handshake = shake_hands(&request.headers)?;
     let upgrade = request.upgrade.ok_or_else(|| incomplete("the connection cannot be upgraded"))?;
@@ -61,7 +62,7 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
             .headers_mut()
             .insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL_V2));
     }
-    let terms = Terms { app, window, v2 };
+    let terms = Terms { app, token, window, v2 };
     let (proxy, shutdown) = (Arc::clone(&context.proxy), context.shutdown.clone());
     context.tasks.spawn(async move {
         // A client that went away before it was upgraded has missed nothing.

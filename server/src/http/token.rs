@@ -13,12 +13,15 @@ use warp::{
 use wwproxy_protocol::Secret;
 
 use super::{
-    Context, MAX_REQUEST,
+    Context,
     error::ApiError,
     request::{Request, answer, json, request},
     with,
 };
 use crate::identity::{IdentityError, Platform};
+
+/// The longest form, in bytes: anybody can send one.
+const MAX_FORM: u64 = 16 << 10;
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
     warp::path!("oauth" / "token")
@@ -36,7 +39,7 @@ async fn token(context: &Context, request: Request) -> Result<Response, ApiError
         return Err(request.refuse_method(&[Method::POST]).await);
     }
     let Request { headers, body, .. } = request;
-    let form = Form::parse(&body.collect(MAX_REQUEST).await?);
+    let form = Form::parse(&body.collect(MAX_FORM, &context.buffer).await?.bytes);
     if form.get("grant_type") != Some("client_credentials") {
         return Err(ApiError::bad_request("The form must say grant_type=client_credentials.")
             .oauth("unsupported_grant_type"));

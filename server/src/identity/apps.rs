@@ -229,10 +229,22 @@ pub(super) fn write_durably(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut file = options.open(&beside)?;
     if let Ok(metadata) = fs::metadata(path) {
         file.set_permissions(metadata.permissions())?;
+        // Run by another user, it must stay readable to the server.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::{MetadataExt, fchown};
+            fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
+        }
     }
     file.write_all(contents)?;
     file.sync_all()?;
-    fs::rename(beside, path)
+    fs::rename(beside, path)?;
+    #[cfg(unix)]
+    if let Some(folder) = path.parent() {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -134,7 +134,8 @@ impl Builtin {
         })
     }
 
-    fn check(&self, token: &str) -> Result<AppId, IdentityError> {
+    /// What a token of ours says, run out or not, as long as its secret is the app's.
+    fn claims(&self, token: &str) -> Result<Claims, IdentityError> {
         let refused = IdentityError::Refused;
         let Some((signed, signature)) = token.rsplit_once('.') else { return Err(refused) };
         let Ok(signature) = URL_SAFE_NO_PAD.decode(signature) else { return Err(refused) };
@@ -147,13 +148,15 @@ impl Builtin {
         let Some(Ok(claims)) = claims.map(|claims| serde_json::from_slice::<Claims>(&claims)) else {
             return Err(refused);
         };
-        if claims.exp <= seconds_since_1970() {
-            return Err(refused);
-        }
         match self.secret_hash(&claims.client_id)? {
-            Some(hash) if credential(&hash) == claims.credential => Ok(claims.client_id),
+            Some(hash) if credential(&hash) == claims.credential => Ok(claims),
             _ => Err(refused),
         }
+    }
+
+    fn check(&self, token: &str) -> Result<AppId, IdentityError> {
+        let claims = self.claims(token)?;
+        if claims.exp > seconds_since_1970() { Ok(claims.client_id) } else { Err(IdentityError::Refused) }
     }
 
     fn secret_hash(&self, app: &AppId) -> Result<Option<SecretHash>, IdentityError> {
@@ -186,8 +189,8 @@ impl IdentityProvider for Builtin {
     }
 
     /// A file that cannot be read says nothing of the app, so its connections stay.
-    fn knows(&self, app: &AppId) -> bool {
-        !matches!(self.apps.secret_hash(app), Ok(None))
+    fn vouches_for(&self, token: &Secret) -> bool {
+        !matches!(self.claims(token.expose()), Err(IdentityError::Refused))
     }
 
     fn platform(&self) -> Platform<'_> {
@@ -216,10 +219,13 @@ mod tests {
         let token = builtin.token("my-bot", &secret).unwrap();
         assert_eq!(builtin.check(&token.access_token).unwrap(), app);
 
+        assert!(builtin.vouches_for(&Secret::new(&*token.access_token)));
         builtin.apps.remove(&app).unwrap();
+        assert!(!builtin.vouches_for(&Secret::new(&*token.access_token)));
         assert!(refused(&builtin.check(&token.access_token)));
         builtin.apps.add(&app).unwrap();
         assert!(refused(&builtin.check(&token.access_token)), "a new secret makes old tokens void");
+        assert!(!builtin.vouches_for(&Secret::new(&*token.access_token)), "and ends what they opened");
     }
 
     #[test]
@@ -247,6 +253,7 @@ mod tests {
         let expired =
             Builtin::new(Apps::new(folder.path().join("apps.toml")), ours.key.clone(), Duration::ZERO);
         let token = expired.token("a", &secret).unwrap().access_token;
+        assert!(ours.vouches_for(&Secret::new(&*token)), "what it opened may stay");
         assert!(refused(&ours.check(&token)));
     }
 

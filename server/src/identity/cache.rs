@@ -11,9 +11,9 @@ use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{Mutex as AsyncMutex, Semaphore},
-    time::Instant,
+    time::{Instant, timeout},
 };
-use wwproxy_protocol::{AppId, Secret};
+use wwproxy_protocol::Secret;
 
 use super::{IdentityError, IdentityProvider, Platform};
 
@@ -27,6 +27,14 @@ const UNAVAILABLE: Duration = Duration::from_secs(1);
 const MAX_TOKENS: usize = 10_000;
 /// The most questions under way at once.
 const MAX_QUESTIONS: usize = 64;
+
+/// How long a question waits for its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Too many questions are under way.
+#[derive(Debug, thiserror::Error)]
+#[error("{MAX_QUESTIONS} questions to the platform are under way already")]
+struct Busy;
 
 type Said = Result<String, IdentityError>;
 /// Tokens stand here by their hash, never in clear.
@@ -58,7 +66,8 @@ impl<P: IdentityProvider> Cached<P> {
         {
             return said.clone();
         }
-        let _turn = self.questions.acquire().await.map_err(IdentityError::unavailable)?;
+        let turn = timeout(TURN_TIMEOUT, self.questions.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return Err(IdentityError::unavailable(Busy)) };
         let said = self.platform.identify(token).await;
         let memory = match &said {
             Ok(_) => KNOWN,
@@ -78,6 +87,13 @@ impl<P: IdentityProvider> Cached<P> {
                 answer.0.try_lock().is_ok_and(|said| said.as_ref().is_none_or(|(_, until)| *until <= now))
             };
             answers.retain(|_, answer| !old(answer));
+            // A flood of tokens that nobody has must not push out those of apps.
+            if answers.len() >= MAX_TOKENS {
+                let owned = |answer: &Answer| {
+                    answer.0.try_lock().is_ok_and(|said| matches!(&*said, Some((Ok(_), _))))
+                };
+                answers.retain(|_, answer| owned(answer));
+            }
             if answers.len() >= MAX_TOKENS {
                 answers.clear();
             }
@@ -91,8 +107,8 @@ impl<P: IdentityProvider> IdentityProvider for Cached<P> {
         Box::pin(self.ask(token))
     }
 
-    fn knows(&self, app: &AppId) -> bool {
-        self.platform.knows(app)
+    fn vouches_for(&self, token: &Secret) -> bool {
+        self.platform.vouches_for(token)
     }
 
     fn platform(&self) -> Platform<'_> {

@@ -8,7 +8,7 @@ mod watson_work;
 use std::{error::Error, fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use wwproxy_protocol::{AppId, Secret};
+use wwproxy_protocol::Secret;
 
 pub use self::{
     apps::{Apps, AppsError},
@@ -22,10 +22,11 @@ pub trait IdentityProvider: fmt::Debug + Send + Sync {
     /// The id of the token's owner. For a person's token that is no app's.
     fn identify<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>>;
 
-    /// Whether the app may still have open connections. Asked often, so it must be cheap; a platform
-    /// that would have to be asked over the network says yes.
-    fn knows(&self, app: &AppId) -> bool {
-        let _ = app;
+    /// Whether a connection that was opened with this token may stay open, though the token may have
+    /// run out since. Asked often, so it must be cheap; a platform that would have to be asked over the
+    /// network says yes.
+    fn vouches_for(&self, token: &Secret) -> bool {
+        let _ = token;
         true
     }
 

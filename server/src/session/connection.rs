@@ -68,8 +68,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.outbox.is_empty() && !self.unflushed
     }
 
-    pub(super) fn silent_for(&self) -> Duration {
-        self.heard.elapsed()
+    /// When the client was last heard.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
     }
 
     /// The next thing that the client says; sends what is queued meanwhile. Can be dropped at any time.
@@ -99,6 +100,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let _ = timeout(CLOSE_TIMEOUT, goodbye).await;
     }
 
+    /// Answers a client's close frame, where there was one.
+    pub(super) async fn finish(&mut self) {
+        // A connection that broke takes no answer, and misses none.
+        let _ = timeout(CLOSE_TIMEOUT, self.socket.flush()).await;
+    }
+
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said> {
         let was_busy = !self.is_drained();
         if let Err(error) = self.poll_send(context) {
@@ -111,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Poll::Ready(Some(Err(error))) => ended(&error),
             Poll::Ready(Some(Ok(message))) => {
                 self.heard = Instant::now();
-                // Its answer to a ping, or to a close frame, goes out with the next flush.
+                // The answer to a ping goes out with the next flush.
                 self.unflushed = true;
                 match message {
                     Message::Text(text) => Said::Text(text),

@@ -13,14 +13,14 @@ use tokio::{
 };
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::frame::coding::CloseCode};
 use tokio_util::sync::CancellationToken;
-use wwproxy_protocol::{AppId, ClientMessage, message::Hello};
+use wwproxy_protocol::{AppId, ClientMessage, Secret, message::Hello};
 
 use self::{
     connection::{Connection, Said},
     window::Window,
 };
 use crate::{
-    proxy::{MAX_ANSWER_BYTES, Proxy},
+    proxy::Proxy,
     store::{Delivery, Lease, Settlement, StoreError},
 };
 
@@ -30,6 +30,9 @@ const PING: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_secs(60);
 /// How long one lease waits for events before the next one is asked for.
 const LEASE_WAIT: Duration = Duration::from_secs(3600);
+/// How many bytes of events one lease takes: the lease runs while they are sent, so it must not be much,
+/// though it is never less than one event.
+const MAX_LEASE_BYTES: u64 = 1 << 20;
 /// How long a store that failed is left alone.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// How many messages of the client are settled together at most.
@@ -39,6 +42,8 @@ const MAX_SETTLED_AT_ONCE: usize = 256;
 #[derive(Debug, Clone)]
 pub(crate) struct Terms {
     pub(crate) app: AppId,
+    /// What it was opened with.
+    pub(crate) token: Secret,
     /// How many events are outstanding at once.
     pub(crate) window: u32,
     /// Whether it speaks `wwproxy.v2`.
@@ -77,8 +82,9 @@ pub(crate) async fn run<S>(
     let end = session.serve(shutdown).await;
     tracing::debug!(app = %session.terms.app, ?end, "a websocket ended");
     session.hand_back().await;
-    if let End::Told(code, reason) = end {
-        session.connection.close(code, reason).await;
+    match end {
+        End::Told(code, reason) => session.connection.close(code, reason).await,
+        End::Gone => session.connection.finish().await,
     }
 }
 
@@ -112,7 +118,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             {
                 lease = Some(proxy.store().lease(&app, self.next_lease()));
             }
-            let wake = [self.window.next_end(), self.paused_until].into_iter().flatten().min();
+            let silence = self.connection.heard() + IDLE;
+            let wake =
+                [self.window.next_end(), self.paused_until].into_iter().flatten().fold(silence, Instant::min);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return End::Told(CloseCode::Restart, "the server restarts"),
@@ -130,8 +138,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                         return end;
                     }
                 }
-                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
+                () = sleep_until(wake) => {
                     let now = Instant::now();
+                    if now >= silence {
+                        return End::Told(CloseCode::Policy, "the client was silent for too long");
+                    }
                     self.window.expire(now);
                     self.paused_until = self.paused_until.filter(|until| *until > now);
                 }
@@ -142,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn next_lease(&self) -> Lease {
         Lease {
             max_events: self.window.room(),
-            max_bytes: MAX_ANSWER_BYTES,
+            max_bytes: MAX_LEASE_BYTES,
             wait: LEASE_WAIT,
             time: self.proxy.lease_time(),
         }
@@ -205,23 +216,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn on_heartbeat(&mut self) -> Result<(), End> {
-        if self.connection.silent_for() >= IDLE {
-            return Err(End::Told(CloseCode::Policy, "the client was silent for too long"));
-        }
-        if !self.proxy.identity().knows(&self.terms.app) {
-            return Err(End::Told(CloseCode::Policy, "the app is not known any more"));
+        if !self.proxy.identity().vouches_for(&self.terms.token) {
+            return Err(End::Told(CloseCode::Policy, "the app or its secret is not known any more"));
         }
         self.connection.ping();
         Ok(())
     }
 
-    /// Gives back what was not acknowledged.
+    /// Takes the acknowledgements that have come already, and gives back the rest.
     async fn hand_back(&mut self) {
-        let releases: Vec<_> = self.window.drain().map(|receipt| (receipt, Duration::ZERO)).collect();
-        if releases.is_empty() {
+        let mut settlement = Settlement::default();
+        while let Some(said) = self.connection.next_now() {
+            if self.take(said, &mut settlement).is_err() {
+                break;
+            }
+        }
+        settlement.releases.extend(self.window.drain().map(|receipt| (receipt, Duration::ZERO)));
+        if settlement == Settlement::default() {
             return;
         }
-        let settlement = Settlement { acks: Vec::new(), releases };
         if let Err(error) = self.proxy.store().settle(&self.terms.app, settlement).await {
             tracing::error!(app = %self.terms.app, %error, "events come back only when their leases end");
         }

@@ -111,6 +111,7 @@ impl State {
                 Overflow::DropOldest => queue.evict_oldest(Instant::now()),
             };
             let Some(slot) = evicted else { return false };
+            tracing::warn!("dropped the oldest event of a full queue");
             self.events.remove(&slot.seq);
         }
         true

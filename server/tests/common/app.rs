@@ -7,6 +7,7 @@ use wwproxy_protocol::api::{self, LeasedEvent};
 use super::{Socket, empty, raw::Raw, sign};
 
 #[derive(Clone)]
+#[expect(clippy::struct_field_names, reason = "an app's secret and its webhook secret are two things")]
 pub(crate) struct App {
     pub(crate) id: String,
     /// What it gets tokens with.

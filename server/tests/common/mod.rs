@@ -21,7 +21,7 @@ pub(crate) use self::{
     home::Home,
     raw::{Answer, Raw, raw},
     server::Server,
-    socket::{Socket, exact_event, handshake_headers},
+    socket::{Socket, exact_event, handshake_headers, handshake_text},
 };
 
 /// How long anything may take before a test gives up on it.
@@ -48,7 +48,8 @@ pub(crate) fn http_client() -> reqwest::Client {
 pub(crate) fn sign(secret: &str, body: impl AsRef<[u8]>) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(body.as_ref());
-    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |digit: u8| char::from_digit(digit.into(), 16).unwrap();
+    mac.finalize().into_bytes().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Checks that an answer is an error of this status in the form of RFC 9457, and gives its `detail`.

@@ -1,7 +1,7 @@
 //! HTTP byte by byte, for what no decent client would send.
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     time::timeout,
 };
@@ -9,7 +9,7 @@ use tokio::{
 use super::DEADLINE;
 
 /// One connection.
-pub(crate) struct Raw(pub(crate) TcpStream);
+pub(crate) struct Raw(pub(crate) BufReader<TcpStream>);
 
 /// An answer as it came.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Answer {
 
 impl Raw {
     pub(crate) async fn open(address: &str) -> Self {
-        Self(TcpStream::connect(address).await.unwrap())
+        Self(BufReader::new(TcpStream::connect(address).await.unwrap()))
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {

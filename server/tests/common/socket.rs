@@ -121,3 +121,10 @@ pub(crate) fn handshake_headers() -> Vec<(&'static str, &'static str)> {
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ]
 }
+
+/// The same as they stand in a request.
+pub(crate) fn handshake_text() -> String {
+    let lines: Vec<_> =
+        handshake_headers().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    lines.concat()
+}

@@ -3,7 +3,9 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::{Method, RequestBuilder};
 
-use crate::common::{App, Server, empty, eventually, handshake_headers, number, problem, raw};
+use crate::common::{
+    App, Server, empty, eventually, handshake_headers, handshake_text, number, problem, raw,
+};
 
 /// Every request of a client that needs its token, without one.
 fn client_requests(app: &App) -> Vec<RequestBuilder> {
@@ -203,8 +205,7 @@ async fn a_websocket_is_refused_before_the_upgrade_and_takes_nothing() {
     let app = server.app("bot").await;
     let stranger = server.app("other").await;
     app.receive_numbers(0..3).await;
-    let headers: String =
-        handshake_headers().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers = handshake_text();
     for authorization in [String::new(), format!("authorization: Bearer {}\r\n", stranger.token)] {
         let request = format!("GET {} HTTP/1.1\r\nhost: x\r\n{headers}{authorization}\r\n", app.path(""));
         let answer = raw(&app.address, request).await;
@@ -215,13 +216,15 @@ async fn a_websocket_is_refused_before_the_upgrade_and_takes_nothing() {
     untouched(&app).await;
 }
 
+type Headers = Vec<(&'static str, &'static str)>;
+
 /// A proxy on the way took a part of it, or a client has it wrong.
 #[tokio::test]
 async fn half_an_upgrade_takes_nothing() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.receive_numbers(0..3).await;
-    let with = |change: &dyn Fn(&mut Vec<(&'static str, &'static str)>)| {
+    let with = |change: &dyn Fn(&mut Headers)| {
         let mut headers = handshake_headers();
         change(&mut headers);
         headers
@@ -244,8 +247,7 @@ async fn half_an_upgrade_takes_nothing() {
         let request = with(&|_| ()).query(&[("window", window)]);
         problem(request.send().await.unwrap(), 400).await;
     }
-    let headers: String =
-        handshake_headers().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers = handshake_text();
     let old = format!(
         "GET {} HTTP/1.0\r\nhost: x\r\nauthorization: Bearer {}\r\n{headers}\r\n",
         app.path(""),

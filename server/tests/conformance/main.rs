@@ -20,6 +20,7 @@ mod paths;
 mod platform;
 mod poll;
 mod register;
+mod shapes;
 mod sharing;
 mod v2;
 mod verification;

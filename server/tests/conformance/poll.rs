@@ -3,7 +3,7 @@
 use reqwest::Method;
 use tokio::io::AsyncReadExt;
 
-use crate::common::{App, Raw, Server, empty, eventually, number, problem};
+use crate::common::{App, Raw, Server, empty, eventually, number, problem, sign};
 
 #[tokio::test]
 async fn an_empty_queue_is_an_empty_object() {
@@ -114,21 +114,18 @@ pub(crate) async fn post_many(app: &App, count: usize) {
     let mut connection = app.raw().await;
     for start in (0..count).step_by(100) {
         let numbers = start..count.min(start + 100);
-        let requests: String = numbers
-            .clone()
-            .map(|n| {
-                let (body, path) = (number(n), app.hook_path());
-                let (signature, length) = (crate::common::sign(&app.secret, &body), body.len());
-                format!(
-                    "POST {path} HTTP/1.1\r\nhost: x\r\nx-outbound-token: {signature}\r\ncontent-length: {length}\r\n\r\n{body}"
-                )
-            })
-            .collect();
-        connection.send(requests).await;
+        let requests: Vec<_> = numbers.clone().map(|n| signed_post(app, &number(n))).collect();
+        connection.send(requests.concat()).await;
         for _ in numbers {
             assert_eq!(connection.answer().await.status, 201);
         }
     }
+}
+
+fn signed_post(app: &App, body: &str) -> String {
+    let (path, signature, length) = (app.hook_path(), sign(&app.secret, body), body.len());
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nx-outbound-token: {signature}\r\n");
+    format!("{head}content-length: {length}\r\n\r\n{body}")
 }
 
 async fn begin_poll(app: &App) -> Raw {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use tokio::io::AsyncReadExt;
 
-use crate::common::{Server, Socket, eventually, exact_event, handshake_headers};
+use crate::common::{Server, Socket, eventually, exact_event, handshake_text};
 
 const NOTHING: [&str; 0] = [];
 
@@ -50,8 +50,7 @@ async fn without_it_a_client_sees_exactly_the_legacy_messages() {
     let app = server.app("bot").await;
     app.receive("{}").await;
     for offer in ["", "sec-websocket-protocol: chat\r\n", "sec-websocket-protocol: WWPROXY.V2x\r\n"] {
-        let headers: String =
-            handshake_headers().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers = handshake_text();
         let mut connection = app.raw().await;
         connection
             .send(format!(

@@ -10,7 +10,7 @@ use wwproxy_server::store::{
 
 use crate::fixture::{DEADLINE, Queue, event, eventually, key, larger, now, numbers, receipts, registration};
 
-async fn open(folder: &TempDir, limits: Limits) -> Queue {
+fn open(folder: &TempDir, limits: Limits) -> Queue {
     let store = RedbStore::open(folder.path(), limits).unwrap();
     Queue { store: Arc::new(store), app: "app-1".parse().unwrap() }
 }
@@ -18,7 +18,7 @@ async fn open(folder: &TempDir, limits: Limits) -> Queue {
 /// A fresh store with one app.
 async fn fresh() -> (TempDir, Queue) {
     let folder = tempfile::tempdir().unwrap();
-    let queue = open(&folder, Limits::default()).await;
+    let queue = open(&folder, Limits::default());
     queue.register_with("secret").await;
     (folder, queue)
 }
@@ -26,7 +26,7 @@ async fn fresh() -> (TempDir, Queue) {
 async fn reopen(folder: &TempDir, queue: Queue, limits: Limits) -> Queue {
     queue.store.close().await.unwrap();
     drop(queue);
-    open(folder, limits).await
+    open(folder, limits)
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn registrations_survive() {
 async fn dropped_events_stay_counted() {
     let limits = Limits { max_queued_events: 3, overflow: Overflow::DropOldest, ..Limits::default() };
     let folder = tempfile::tempdir().unwrap();
-    let queue = open(&folder, limits).await;
+    let queue = open(&folder, limits);
     queue.register_with("secret").await;
     queue.append_all(0..5).await;
     let queue = reopen(&folder, queue, limits).await;
@@ -290,7 +290,7 @@ async fn closing_under_load_keeps_what_was_answered() {
     }
     answered.sort();
     drop(queue);
-    let queue = open(&folder, Limits::default()).await;
+    let queue = open(&folder, Limits::default());
     let taken = queue.take(1_000_000).await;
     assert_eq!(taken.into_iter().map(|delivery| delivery.event.id).collect::<Vec<_>>(), answered);
 }

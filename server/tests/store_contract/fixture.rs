@@ -148,6 +148,7 @@ pub(crate) fn receipts(deliveries: &[Delivery]) -> Vec<Receipt> {
     deliveries.iter().map(|delivery| delivery.receipt.clone()).collect()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as an append takes it")]
 pub(crate) fn key(n: u8) -> Option<DedupeKey> {
     Some([n; 16])
 }

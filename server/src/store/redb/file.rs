@@ -23,6 +23,8 @@ pub(super) const REGISTRATIONS: TableDefinition<'_, &str, &[u8]> = TableDefiniti
 pub(super) const DELIVERIES: TableDefinition<'_, Seq, Key> = TableDefinition::new("deliveries");
 /// How many events were dropped, by app id.
 pub(super) const DROPPED: TableDefinition<'_, &str, u64> = TableDefinition::new("dropped");
+/// Written to see whether there is room, and empty otherwise.
+pub(super) const PROBE: TableDefinition<'_, (), &[u8]> = TableDefinition::new("probe");
 
 /// The database, in the folder of the store.
 const FILE_NAME: &str = "events.redb";
@@ -83,10 +85,6 @@ impl File {
         create_tables()
             .map_err(|error| OpenError::Unreadable(folder.to_owned(), StoreError::engine(error)))?;
         Ok(file)
-    }
-
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
     }
 
     pub(super) fn get(&self) -> Result<Arc<Database>, redb::Error> {

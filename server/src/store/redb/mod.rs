@@ -10,7 +10,7 @@ mod writer;
 
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, RwLock},
 };
 
@@ -79,12 +79,6 @@ impl RedbStore {
         Ok(Self { shared, writer })
     }
 
-    /// The folder of the store.
-    #[must_use]
-    pub fn folder(&self) -> PathBuf {
-        self.shared.file.folder().to_owned()
-    }
-
     /// Reads the events of a lease. One that cannot be read is taken off the queue, as it would stand
     /// before all others for ever; it stays in the file.
     async fn deliveries(&self, mut leased: super::queues::Leased) -> Result<Vec<Delivery>, StoreError> {
@@ -142,10 +136,12 @@ impl Store for RedbStore {
 
     fn settle<'a>(&'a self, app: &'a AppId, settlement: Settlement) -> Answer<'a, Settled> {
         Box::pin(async move {
-            // The lease ends here and now; the deletion follows with the next commit.
+            // The lease ends here and now; the deletion follows with the next commit. There is no waiting
+            // between the two: who asked may go, and the event would be in the file and in no queue.
+            let place = self.writer.place(0).await?;
             let (settled, deleted) = self.shared.queues.settle(app, settlement);
             if !deleted.is_empty() {
-                self.writer.tell(Command::Delete { numbers: deleted }).await?;
+                place.send(Command::Delete { numbers: deleted })?;
             }
             Ok(settled)
         })

@@ -23,7 +23,7 @@ use wwproxy_protocol::AppId;
 
 use super::{
     Registered, Shared,
-    file::{DELIVERIES, DROPPED, EVENTS, REGISTRATIONS, slot_size},
+    file::{DELIVERIES, DROPPED, EVENTS, PROBE, REGISTRATIONS, slot_size},
     record, write,
 };
 use crate::store::{
@@ -47,6 +47,8 @@ const DELETE_LINGER: Duration = Duration::from_millis(20);
 const MAX_LINGERING: usize = 10_000;
 /// How long after a refused write the file is tried again, where nobody asks before.
 const RETRY: Duration = Duration::from_secs(1);
+/// How much is written to see whether there is room again.
+const PROBE_BYTES: usize = 64 << 10;
 /// How often old events and keys are looked for, at most and at least.
 const SWEEP: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
@@ -72,23 +74,34 @@ pub(super) struct WriterHandle {
 }
 
 impl WriterHandle {
-    /// Queues a command that nobody waits for.
-    pub(super) async fn tell(&self, command: Command) -> Result<(), StoreError> {
-        let bytes = match &command {
-            Command::Append { event, .. } => event.body.len(),
-            _ => 0,
-        };
+    /// Waits for room for a command with so many bytes of an event.
+    pub(super) async fn place(&self, bytes: usize) -> Result<Place<'_>, StoreError> {
         let pieces =
             u32::try_from(1 + bytes / PIECE_BYTES).unwrap_or(MAX_QUEUED_PIECES).min(MAX_QUEUED_PIECES);
         let room = Arc::clone(&self.room).acquire_many_owned(pieces).await.map_err(|_| StoreError::Closed)?;
-        self.commands.send((command, room)).map_err(|_| StoreError::Closed)
+        Ok(Place { commands: &self.commands, room })
     }
 
     /// Queues a command and waits for what became of it.
     pub(super) async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.tell(command(reply)).await?;
+        let command = command(reply);
+        let bytes = if let Command::Append { event, .. } = &command { event.body.len() } else { 0 };
+        self.place(bytes).await?.send(command)?;
         answer.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+/// Room for one command.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    commands: &'a mpsc::Sender<(Command, OwnedSemaphorePermit)>,
+    room: OwnedSemaphorePermit,
+}
+
+impl Place<'_> {
+    pub(super) fn send(self, command: Command) -> Result<(), StoreError> {
+        self.commands.send((command, self.room)).map_err(|_| StoreError::Closed)
     }
 }
 
@@ -102,6 +115,8 @@ pub(super) struct Writer {
     to_delete: Vec<Seq>,
     /// The file refused a write and has to be opened again.
     failed: bool,
+    /// A write was refused, and none that stores an event has gone through since.
+    refused: bool,
     /// The last event that is known to be in the file.
     last_committed: Seq,
 }
@@ -133,6 +148,8 @@ struct Growth {
     bytes: u64,
     /// Events of this very batch that had to make room again.
     dropped: u64,
+    /// Events from before it that had to.
+    evicted: u64,
 }
 
 struct Tables<'t> {
@@ -144,7 +161,16 @@ struct Tables<'t> {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, limits: Limits, sequence: Sequence, recent: Recent) -> Self {
         let last_committed = sequence.last();
-        Self { shared, limits, sequence, recent, to_delete: Vec::new(), failed: false, last_committed }
+        Self {
+            shared,
+            limits,
+            sequence,
+            recent,
+            to_delete: Vec::new(),
+            failed: false,
+            refused: false,
+            last_committed,
+        }
     }
 
     pub(super) fn spawn(self) -> WriterHandle {
@@ -281,12 +307,16 @@ impl Writer {
             self.recent.insert(seq, key);
         }
         for (app, slot) in changes.pushed {
+            self.refused = false;
             self.last_committed = slot.seq;
             self.shared.queues.app(&app).push(slot);
         }
-        for (app, Growth { dropped, .. }) in changes.growth {
+        for (app, Growth { dropped, evicted, .. }) in changes.growth {
             if dropped > 0 {
                 self.shared.queues.app(&app).lock().add_dropped(dropped);
+            }
+            if dropped + evicted > 0 {
+                tracing::warn!(%app, events = dropped + evicted, "dropped the oldest events of a full queue");
             }
         }
     }
@@ -346,6 +376,7 @@ impl Writer {
             }
             let oldest = if let Some(slot) = queue.evict_oldest(now) {
                 evicted.push((app.clone(), slot));
+                growth.evicted += 1;
                 slot
             } else if let Some(first) = pushed.iter().position(|(of, _)| of == app) {
                 let (_, slot) = pushed.remove(first);
@@ -436,9 +467,21 @@ impl Writer {
         }
     }
 
-    /// Whether a write goes through. Where the last one did not, one is tried.
+    /// Whether an event would be stored. Where the last write was refused, one as long as an event is tried.
     fn probe(&mut self) -> Result<(), StoreError> {
-        if self.failed { self.transaction(|_, _| Ok(())) } else { Ok(()) }
+        if !self.refused {
+            return Ok(());
+        }
+        self.transaction(|_, transaction| {
+            transaction.open_table(PROBE)?.insert((), vec![0; PROBE_BYTES].as_slice())?;
+            Ok(())
+        })?;
+        self.transaction(|_, transaction| {
+            transaction.open_table(PROBE)?.remove(())?;
+            Ok(())
+        })?;
+        self.refused = false;
+        Ok(())
     }
 
     fn transaction<T>(
@@ -457,6 +500,7 @@ impl Writer {
             let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
             tracing::error!(cause, "the store refused a write; senders are asked to come again");
             self.failed = true;
+            self.refused = true;
         }
         result
     }
