@@ -154,6 +154,7 @@ async fn storage_failing_is_503_and_what_was_answered_201_is_kept() {
     problem(failed, 503).await;
     assert!(stored > 5 && server.is_running(), "{stored}");
     empty(server.get("/healthz").await, 200).await;
+    problem(server.get("/readyz").await, 503).await;
     drop(server);
 
     let server = Server::start_in(&home, &[]);

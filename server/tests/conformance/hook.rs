@@ -113,6 +113,11 @@ async fn a_chunked_body_is_a_body_like_others() {
     let app = server.app("bot").await;
     assert_eq!(raw(&app.address, chunked(&app, &[b"[1,", b"2]"])).await.status, 201);
     assert_eq!(app.poll_bodies().await, ["[1,2]"]);
+    let fitting = format!("[{}]", " ".repeat((64 << 10) - 2));
+    let (first, second) = fitting.as_bytes().split_at(40_000);
+    assert_eq!(raw(&app.address, chunked(&app, &[first, second])).await.status, 201);
+    assert_eq!(raw(&app.address, chunked(&app, &[first, second, b" "])).await.status, 413);
+    assert_eq!(app.poll_bodies().await, [fitting]);
 }
 
 /// The sender sends all it has before it reads, over more than the sockets' buffers.

@@ -99,6 +99,7 @@ async fn a_leased_event_is_dropped_last() {
     assert_eq!(bodies(&app).await, [number(2)]);
     let settled = app.settle(json!({"ack": [leased[0].receipt]})).await;
     assert_eq!(settled["acked"], 1);
+    eventually("what was polled is deleted", async || app.figure("stored").await == 0).await;
     app.receive_numbers(3..5).await;
     let leased = app.lease(json!({})).await;
     app.receive(number(5)).await;

@@ -19,6 +19,7 @@ mod operations;
 mod paths;
 mod platform;
 mod poll;
+mod races;
 mod register;
 mod shapes;
 mod sharing;
