@@ -262,7 +262,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             }
             self.write(Message::Close(None))?;
             let result = poll_fn(|cx| Pin::new(&mut self.socket).poll_flush(cx)).await;
-            self.flushed(result)
+            self.flushed(result)?;
+            // Until the server has closed too: events that were never read would make the system reset the
+            // connection, and with it the acks that are still on their way.
+            while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self.socket).poll_next(cx)).await {}
+            Ok::<_, Error>(())
         };
         match timeout(CLOSE_TIMEOUT, goodbye).await {
             Ok(Ok(())) => {}
