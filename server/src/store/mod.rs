@@ -3,7 +3,7 @@
 //! [`Store`] is all that the rest of the server knows of it. No method assumes that one process
 //! sees everything: an engine with consumers and redelivery of its own fits behind it as well as
 //! the two here, [`MemoryStore`] and [`RedbStore`]. Both keep an app's order and leases in the same
-//! [`queue`]; they differ in where bodies and deletions go.
+//! `queue`; they differ in where bodies and deletions go.
 
 mod dedupe;
 mod memory;
