@@ -3,6 +3,7 @@
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tempfile::TempDir;
 use wwproxy_server::store::{
     Appended, Limits, OpenError, Overflow, RedbStore, Settlement, Stats, Store, StoreError,
@@ -293,4 +294,18 @@ async fn closing_under_load_keeps_what_was_answered() {
     let queue = open(&folder, Limits::default());
     let taken = queue.take(1_000_000).await;
     assert_eq!(taken.into_iter().map(|delivery| delivery.event.id).collect::<Vec<_>>(), answered);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_lets_go_of_the_folder_while_events_are_read() {
+    let (folder, mut queue) = fresh().await;
+    for n in 0..20 {
+        queue.try_append(larger(n, 20_000), None).await;
+    }
+    for _ in 0..100 {
+        // Dropped midway: what they began to read is read to its end without them.
+        let leases: Vec<_> = (0..8).map(|_| queue.store.lease(&queue.app, now(3)).now_or_never()).collect();
+        drop(leases);
+        queue = reopen(&folder, queue, Limits::default()).await;
+    }
 }

@@ -4,11 +4,12 @@ use std::{
     fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{PoisonError, RwLock},
 };
 
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    TableDefinition, WriteTransaction,
 };
 use wwproxy_protocol::{AppId, Event};
 
@@ -55,7 +56,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct File {
     folder: PathBuf,
-    database: RwLock<Option<Arc<Database>>>,
+    database: RwLock<Option<Database>>,
 }
 
 /// What the file says when it is opened.
@@ -73,9 +74,9 @@ impl File {
     pub(super) fn open(folder: &Path) -> Result<Self, OpenError> {
         make_private_folder(folder).map_err(|error| OpenError::Io(folder.to_owned(), error))?;
         let database = open_database(folder, true)?;
-        let file = Self { folder: folder.to_owned(), database: RwLock::new(Some(Arc::new(database))) };
+        let file = Self { folder: folder.to_owned(), database: RwLock::new(Some(database)) };
         let create_tables = || -> Result<(), redb::Error> {
-            let transaction = file.get()?.begin_write()?;
+            let transaction = file.begin_write()?;
             transaction.open_table(EVENTS)?;
             transaction.open_table(REGISTRATIONS)?;
             transaction.open_table(DELIVERIES)?;
@@ -87,17 +88,23 @@ impl File {
         Ok(file)
     }
 
-    pub(super) fn get(&self) -> Result<Arc<Database>, redb::Error> {
+    /// A snapshot. It does not keep the file open: once that is closed, reading on is an error.
+    pub(super) fn begin_read(&self) -> Result<ReadTransaction, redb::Error> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        database.clone().ok_or(redb::Error::DatabaseClosed)
+        Ok(database.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?)
+    }
+
+    pub(super) fn begin_write(&self) -> Result<WriteTransaction, redb::Error> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(database.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_write()?)
     }
 
     /// Opens the file again: after a failed write the engine refuses everything until then.
     pub(super) fn reopen(&self) -> Result<(), OpenError> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        // The lock on the file goes with the last reader; until then this fails and is tried again.
+        // The lock on the file goes with it: snapshots that are still read from do not hold it.
         *database = None;
-        *database = Some(Arc::new(open_database(&self.folder, false)?));
+        *database = Some(open_database(&self.folder, false)?);
         Ok(())
     }
 
@@ -108,7 +115,7 @@ impl File {
     /// Everything in memory's share, of the events from this number on.
     pub(super) fn contents(&self, from: Seq) -> Result<Contents, StoreError> {
         let read = || -> Result<Contents, Box<dyn std::error::Error + Send + Sync>> {
-            let transaction = self.get()?.begin_read()?;
+            let transaction = self.begin_read()?;
             let mut contents = Contents::default();
             for row in transaction.open_table(REGISTRATIONS)?.iter()? {
                 let (app, value) = row?;
@@ -135,7 +142,7 @@ impl File {
 
     /// The events of these numbers; `None` for one that is not there, or is damaged.
     pub(super) fn read(&self, numbers: &[Seq]) -> Result<Vec<Option<Event>>, redb::Error> {
-        let events = self.get()?.begin_read()?.open_table(EVENTS)?;
+        let events = self.begin_read()?.open_table(EVENTS)?;
         let mut found = Vec::with_capacity(numbers.len());
         for &seq in numbers {
             found.push(match events.get(seq)? {

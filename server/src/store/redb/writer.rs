@@ -490,7 +490,7 @@ impl Writer {
     ) -> Result<T, StoreError> {
         let reopened = if self.failed { self.reopen() } else { Ok(()) };
         let result = reopened.and_then(|()| {
-            let transaction = self.shared.file.get().and_then(|file| Ok(file.begin_write()?));
+            let transaction = self.shared.file.begin_write();
             let transaction = transaction.map_err(StoreError::engine)?;
             let written = write(self, &transaction).map_err(StoreError::engine)?;
             transaction.commit().map_err(StoreError::engine)?;
