@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, talk to stderr; what the exit codes mean stands in `wwproxy --help`.
 
+mod access;
 mod args;
 mod commands;
 mod output;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use wwproxy_sdk::Delivery;
+use wwproxy_sdk::EventMessage;
 
 /// Where data goes. Written in another thread, so that a reader who is slow does not keep pings from being answered.
 pub(crate) struct Output<W> {
@@ -63,14 +63,16 @@ fn harmless(text: &str) -> String {
 
 /// Adds the line of an event: what is known of it, and its body byte for byte, except that line breaks, which JSON has between
 /// tokens only, become spaces.
-pub(crate) fn push_line(line: &mut Vec<u8>, event: &Delivery, terminal: bool) {
-    let received_at = event.received_at().map(|time| humantime::format_rfc3339_millis(time).to_string());
+pub(crate) fn push_line(line: &mut Vec<u8>, event: &EventMessage, terminal: bool) {
+    let details = &event.details;
+    let received_at = details.received_at.map(|time| humantime::format_rfc3339_millis(time).to_string());
     let known = [
-        Some(("id", serde_json::json!(event.id()))),
-        event.attempt().map(|attempt| ("attempt", attempt.into())),
+        Some(("id", serde_json::json!(event.id))),
+        details.attempt.map(|attempt| ("attempt", attempt.into())),
         received_at.map(|time| ("receivedAt", time.into())),
-        event.headers().map(|headers| ("headers", serde_json::json!(headers))),
-        event.query().map(|query| ("query", query.into())),
+        // A server that tells of headers tells of attempts too.
+        details.attempt.map(|_| ("headers", serde_json::json!(details.headers))),
+        details.query.as_deref().map(|query| ("query", query.into())),
     ];
     line.push(b'{');
     for (name, value) in known.into_iter().flatten() {
@@ -80,7 +82,7 @@ pub(crate) fn push_line(line: &mut Vec<u8>, event: &Delivery, terminal: bool) {
     }
     line.extend_from_slice(b"\"data\":");
     let start = line.len();
-    line.extend_from_slice(&shown(event.body(), terminal));
+    line.extend_from_slice(&shown(&event.body, terminal));
     for byte in &mut line[start..] {
         if matches!(byte, b'\n' | b'\r') {
             *byte = b' ';

@@ -231,7 +231,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                     tracing::debug!(%id, "came again while its first copy is still in hand");
                 }
             }
-            ServerMessage::Unknown => tracing::debug!("ignored a message of an unknown type"),
+            // Nobody is told of gaps who did not open a tap.
+            ServerMessage::Gap { .. } | ServerMessage::Unknown => {
+                tracing::debug!("ignored a message that means nothing here");
+            }
         }
         Ok(())
     }

@@ -13,10 +13,7 @@ use std::{
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
-use wwproxy_protocol::{
-    EventId,
-    message::{EventDetails, EventMessage},
-};
+use wwproxy_protocol::{EventId, message::EventMessage};
 
 use crate::{Error, ErrorKind};
 
@@ -42,8 +39,7 @@ use crate::{Error, ErrorKind};
 /// }
 /// ```
 pub struct Delivery {
-    body: Bytes,
-    details: EventDetails,
+    event: EventMessage,
     held: Held,
     orders: mpsc::Sender<Order>,
 }
@@ -63,16 +59,22 @@ pub(crate) enum Verdict {
 }
 
 impl Delivery {
+    /// The event itself, without what settles it.
+    #[must_use]
+    pub fn event(&self) -> &EventMessage {
+        &self.event
+    }
+
     /// The event's name: unique, ascending in order of arrival within an app.
     #[must_use]
     pub fn id(&self) -> &EventId {
-        &self.held.id
+        &self.event.id
     }
 
     /// The body, byte for byte as its sender signed it.
     #[must_use]
     pub fn body(&self) -> &Bytes {
-        &self.body
+        &self.event.body
     }
 
     /// The body, parsed.
@@ -88,7 +90,7 @@ impl Delivery {
     /// # Errors
     /// [`ErrorKind::Protocol`]: the body is something else.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body).map_err(|error| {
+        serde_json::from_slice(&self.event.body).map_err(|error| {
             Error::new(
                 ErrorKind::Protocol,
                 format!("the body of event {} is not of the expected type", self.id()),
@@ -100,26 +102,26 @@ impl Delivery {
     /// How often the event has been handed out, this time included: 1 the first time. `None` from a legacy server.
     #[must_use]
     pub fn attempt(&self) -> Option<u32> {
-        self.details.attempt
+        self.event.details.attempt
     }
 
     /// When the server took the event. `None` from a legacy server.
     #[must_use]
     pub fn received_at(&self) -> Option<SystemTime> {
-        self.details.received_at
+        self.event.details.received_at
     }
 
     /// The sender's headers as `(name, value)`, names in lower case. `None` from a legacy server.
     #[must_use]
     pub fn headers(&self) -> Option<&[(String, String)]> {
         // A server that tells of headers tells of attempts too.
-        self.details.attempt.map(|_| self.details.headers.as_slice())
+        self.event.details.attempt.map(|_| self.event.details.headers.as_slice())
     }
 
     /// The query string of the sender's request, without the `?`. `None` where there was none, and from a legacy server.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
-        self.details.query.as_deref()
+        self.event.details.query.as_deref()
     }
 
     /// Accepts the event: the server deletes it. Returns when that has been written and flushed to the connection.
@@ -167,9 +169,9 @@ impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
             .field("id", self.id())
-            .field("attempt", &self.details.attempt)
-            .field("received_at", &self.details.received_at)
-            .field("body_bytes", &self.body.len())
+            .field("attempt", &self.event.details.attempt)
+            .field("received_at", &self.event.details.received_at)
+            .field("body_bytes", &self.event.body.len())
             .finish_non_exhaustive()
     }
 }
@@ -189,10 +191,10 @@ impl Deliverer {
 
     /// A delivery, or `None` where the app holds one of this event.
     pub(crate) fn deliver(&self, event: EventMessage) -> Option<Delivery> {
-        let EventMessage { id, body, details } = event;
+        let id = event.id.clone();
         let fresh = self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
         let held = || Held { id, ids: self.ids.clone(), released: false.into() };
-        fresh.then(|| Delivery { body, details, held: held(), orders: self.orders.clone() })
+        fresh.then(|| Delivery { event, held: held(), orders: self.orders.clone() })
     }
 }
 
@@ -219,6 +221,8 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
+    use wwproxy_protocol::message::EventDetails;
+
     use super::*;
 
     fn event(id: &str) -> EventMessage {

@@ -51,5 +51,5 @@ pub use bytes::Bytes;
 pub use wwproxy_protocol::{
     AppId, EventId, Headers, InvalidId, Scheme, Secret,
     api::{AckRequest, AckResponse, LeasedEvent, Receipt, RegistrationStatus, Status},
-    message::EventDetails,
+    message::{EventDetails, EventMessage},
 };

@@ -12,19 +12,32 @@ use crate::output::{Output, say, shown};
 /// How many events are leased at once.
 const LEASE_EVENTS: u32 = 100;
 
-pub(crate) async fn run(client: &Client, max: Option<u32>) -> anyhow::Result<()> {
-    let mut output = Output::stdout();
-    let mut printed = 0;
-    let result = print_all(client, &mut output, max.unwrap_or(u32::MAX), &mut printed).await;
-    let end: &[u8] = match (&result, printed) {
-        (Ok(false), _) => return Ok(()),
-        (Ok(true), 0) => b"{}\n",
-        (Err(_), 0) => b"",
-        // Also after an error: what was printed stays one JSON object.
-        _ => b"}\n",
-    };
-    let ended = output.write(end).await;
-    result.and(ended).map(drop)
+/// Print the stored events as one JSON object, `{"<id>":<body>,...}`, and take them from the server
+///
+/// Events are taken from the server only after they were written: a failed write loses none.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  wwproxy get --max 10 > events.json")]
+pub(crate) struct Get {
+    /// Print so many at most; all that are stored where not said
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max: Option<u32>,
+}
+
+impl Get {
+    pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
+        let mut output = Output::stdout();
+        let mut printed = 0;
+        let result = print_all(client, &mut output, self.max.unwrap_or(u32::MAX), &mut printed).await;
+        let end: &[u8] = match (&result, printed) {
+            (Ok(false), _) => return Ok(()),
+            (Ok(true), 0) => b"{}\n",
+            (Err(_), 0) => b"",
+            // Also after an error: what was printed stays one JSON object.
+            _ => b"}\n",
+        };
+        let ended = output.write(end).await;
+        result.and(ended).map(drop)
+    }
 }
 
 /// Prints until nothing is stored any more, or as many as wanted. `false`: nobody reads any more.

@@ -17,20 +17,38 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// How often the spinner turns.
 const SPINNER_TICK: Duration = Duration::from_millis(120);
 
-pub(crate) async fn run(client: &Client, max_events: Option<u64>, window: Option<u32>) -> anyhow::Result<()> {
-    let stop = stop_signal()?;
-    let talk = Talk::new();
-    let (told, server) = (talk.clone(), client.server().to_owned());
-    let mut options = ListenOptions::new().on_state(move |state| told.state(state, &server));
-    if let Some(window) = window {
-        options = options.window(window);
+/// Print events as they come, one JSON object a line, until stopped
+///
+/// Each event is acknowledged after its line was written and flushed, so that none is lost; one may come twice. Reconnects
+/// by itself for ever. SIGINT and SIGTERM stop it.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  wwproxy listen | jq --unbuffered .data")]
+pub(crate) struct Listen {
+    /// Stop after so many events
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_events: Option<u64>,
+    /// How many events may be on their way at once; 64 where not said, 1 for strictly one at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    window: Option<u32>,
+}
+
+impl Listen {
+    pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
+        let stop = stop_signal()?;
+        let talk = Talk::new();
+        let (told, server) = (talk.clone(), client.server().to_owned());
+        let mut options = ListenOptions::new().on_state(move |state| told.state(state, &server));
+        if let Some(window) = self.window {
+            options = options.window(window);
+        }
+        let mut events = client.listen(options);
+        let result =
+            print_all(&mut events, &mut Output::stdout(), self.max_events.unwrap_or(u64::MAX), stop, &talk)
+                .await;
+        events.close().await;
+        talk.end();
+        result
     }
-    let mut events = client.listen(options);
-    let result =
-        print_all(&mut events, &mut Output::stdout(), max_events.unwrap_or(u64::MAX), stop, &talk).await;
-    events.close().await;
-    talk.end();
-    result
 }
 
 /// Prints and acknowledges until enough is printed, nobody reads any more, or a signal comes.
@@ -71,7 +89,7 @@ async fn print<W: AsyncWrite + Unpin>(
     talk: &Talk,
 ) -> anyhow::Result<bool> {
     let mut line = Vec::with_capacity(event.body().len() + 1024);
-    push_line(&mut line, event, output.terminal);
+    push_line(&mut line, event.event(), output.terminal);
     if !output.write(&line).await? {
         return Ok(false);
     }

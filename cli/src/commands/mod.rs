@@ -1,23 +1,22 @@
-//! One file a command.
+//! One file a command: its arguments, and what it does.
 
-mod get;
-mod listen;
-mod register;
-mod status;
-mod token;
-mod unregister;
+pub(crate) mod get;
+pub(crate) mod listen;
+pub(crate) mod register;
+pub(crate) mod status;
+pub(crate) mod token;
+pub(crate) mod unregister;
 
 use crate::args::{Args, Command};
 
 /// Runs the command that was asked for.
-pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let client = args.server.client()?;
-    match args.command {
-        Command::Register { webhook_secret } => register::run(&client, webhook_secret).await,
-        Command::Unregister => unregister::run(&client).await,
-        Command::Get { max } => get::run(&client, max).await,
-        Command::Listen { max_events, window } => listen::run(&client, max_events, window).await,
-        Command::Status { json } => status::run(&client, json).await,
-        Command::Token => token::run(&client).await,
+pub(crate) async fn run(Args { access, command }: Args) -> anyhow::Result<()> {
+    match command {
+        Command::Register(register) => register.run(&access.client()?).await,
+        Command::Unregister(unregister) => unregister.run(&access.client()?).await,
+        Command::Get(get) => get.run(&access.client()?).await,
+        Command::Listen(listen) => listen.run(&access.client()?).await,
+        Command::Status(status) => status.run(&access.client()?).await,
+        Command::Token(token) => token.run(&access.client()?).await,
     }
 }

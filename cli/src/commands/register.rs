@@ -10,20 +10,31 @@ use crate::{args::Usage, output::say};
 /// The longest secret that is read from stdin, in bytes.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
-pub(crate) async fn run(client: &Client, webhook_secret: String) -> anyhow::Result<()> {
-    let secret = if webhook_secret == "-" { read(io::stdin().lock())? } else { webhook_secret };
-    if secret.is_empty() {
-        return Err(
-            Usage("the webhook secret is empty; give the one that the sender signs with".into()).into()
-        );
+/// Register the app's webhook secret, so that its webhooks are taken
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  wwproxy register - < webhook-secret.txt")]
+pub(crate) struct Register {
+    /// The secret that the sender signs webhooks with; `-` reads it from stdin, which keeps it from the process list
+    #[arg(value_name = "WEBHOOK-SECRET")]
+    webhook_secret: String,
+}
+
+impl Register {
+    pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
+        let secret = if self.webhook_secret == "-" { read(io::stdin().lock())? } else { self.webhook_secret };
+        if secret.is_empty() {
+            return Err(
+                Usage("the webhook secret is empty; give the one that the sender signs with".into()).into()
+            );
+        }
+        client.register(&Secret::new(secret)).await?;
+        say(&format!(
+            "registered {}; its webhooks go to {}/hook/{0}",
+            client.app_id(),
+            client.server().trim_end_matches('/')
+        ));
+        Ok(())
     }
-    client.register(&Secret::new(secret)).await?;
-    say(&format!(
-        "registered {}; its webhooks go to {}/hook/{0}",
-        client.app_id(),
-        client.server().trim_end_matches('/')
-    ));
-    Ok(())
 }
 
 /// The secret in the input, without the newline that editors and `echo` end it with.

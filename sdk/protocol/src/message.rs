@@ -143,6 +143,11 @@ pub enum ServerMessage {
     Hello(Hello),
     /// One event.
     Event(Box<EventMessage>),
+    /// To a tap: so many events came that it was not shown.
+    Gap {
+        /// How many.
+        missed: u64,
+    },
     /// Something this version does not know, to be ignored.
     Unknown,
 }
@@ -178,12 +183,37 @@ impl ServerMessage {
         let [kind] = json::members(text, ["type"])?;
         match kind.and_then(json::string).as_deref() {
             Some("hello") => Ok(Self::Hello(serde_json::from_str(text)?)),
-            Some("event") => {
-                let (id, body) = id_and_body(text)?;
-                Ok(Self::Event(Box::new(EventMessage { id, body, details: EventDetails::parse(text)? })))
+            Some("event") => Ok(Self::Event(Box::new(EventMessage::parse(text)?))),
+            Some("gap") => {
+                let [missed] = json::members(text, ["missed"])?;
+                let missed = missed.ok_or(InvalidMessage::Missing("missed"))?;
+                Ok(Self::Gap { missed: serde_json::from_str(missed.get())? })
             }
             _ => Ok(Self::Unknown),
         }
+    }
+
+    /// The message that tells a tap of events that it was not shown.
+    #[must_use]
+    pub fn gap(missed: u64) -> String {
+        serde_json::json!({"type": "gap", "missed": missed}).to_string()
+    }
+}
+
+impl EventMessage {
+    /// Reads a JSON object with an event's `id`, `data`, and whatever else is told of it.
+    ///
+    /// ```
+    /// use wwproxy_protocol::message::EventMessage;
+    ///
+    /// let event = EventMessage::parse(r#"{"id":"1","attempt":2,"data":{"n": 1.0}}"#)?;
+    /// assert_eq!(event.body, r#"{"n": 1.0}"#);
+    /// assert_eq!(event.details.attempt, Some(2));
+    /// # Ok::<(), wwproxy_protocol::message::InvalidMessage>(())
+    /// ```
+    pub fn parse(text: &str) -> Result<Self, InvalidMessage> {
+        let (id, body) = id_and_body(text)?;
+        Ok(Self { id, body, details: EventDetails::parse(text)? })
     }
 }
 
@@ -193,8 +223,8 @@ pub enum InvalidMessage {
     /// It is no JSON object, or a member has the wrong type.
     #[error("the message is not what a wwproxy server sends")]
     Json(#[from] serde_json::Error),
-    /// An event without an id or without data.
-    #[error("an event of the message has no {0}")]
+    /// A member that it must have is missing or unusable.
+    #[error("the message has no {0}")]
     Missing(&'static str),
 }
 
@@ -350,6 +380,13 @@ mod tests {
         let second = Duration::from_secs(1);
         let hello = Hello::new("my.bot".parse().unwrap(), 64, second * 60, second * 20, second * 60);
         assert_eq!(ServerMessage::parse(&hello.encode()).unwrap(), ServerMessage::Hello(hello));
+    }
+
+    #[test]
+    fn a_gap_comes_back_as_it_was_sent() {
+        assert_eq!(ServerMessage::gap(7), r#"{"missed":7,"type":"gap"}"#);
+        assert_eq!(ServerMessage::parse(&ServerMessage::gap(7)).unwrap(), ServerMessage::Gap { missed: 7 });
+        assert!(ServerMessage::parse(r#"{"type":"gap"}"#).is_err());
     }
 
     #[test]
