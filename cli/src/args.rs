@@ -8,7 +8,8 @@ use wwproxy_sdk::{Error, ErrorKind};
 use crate::{
     access::Access,
     commands::{
-        get::Get, listen::Listen, register::Register, status::Status, token::Token, unregister::Unregister,
+        get::Get, listen::Listen, register::Register, replay::Replay, status::Status, token::Token,
+        unregister::Unregister,
     },
 };
 
@@ -49,6 +50,7 @@ pub(crate) enum Command {
     Unregister(Unregister),
     Get(Get),
     Listen(Box<Listen>),
+    Replay(Replay),
     Status(Status),
     Token(Token),
 }
@@ -65,10 +67,25 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// Something cannot be reached, and no request says so by itself.
+#[derive(Debug)]
+pub(crate) struct Unreachable(pub(crate) String);
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unreachable {}
+
 /// What the help says of exit codes.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() {
         return 2;
+    }
+    if error.downcast_ref::<Unreachable>().is_some() {
+        return 5;
     }
     match error.downcast_ref::<Error>().map(Error::kind) {
         Some(ErrorKind::Usage) => 2,

@@ -5,7 +5,14 @@
 mod access;
 mod args;
 mod commands;
+mod filter;
+mod format;
 mod output;
+mod progress;
+mod saved;
+mod selection;
+mod stop;
+mod target;
 
 use std::process::ExitCode;
 

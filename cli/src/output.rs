@@ -7,7 +7,6 @@ use std::{
 };
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use wwproxy_sdk::EventMessage;
 
 /// Where data goes. Written in another thread, so that a reader who is slow does not keep pings from being answered.
 pub(crate) struct Output<W> {
@@ -56,39 +55,9 @@ pub(crate) fn sentence(error: &anyhow::Error) -> String {
 }
 
 /// Foreign text without what could forge lines or drive a terminal: control characters, and those that turn the direction.
-fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     let turns = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c }).collect()
-}
-
-/// Adds the line of an event: what is known of it, and its body byte for byte, except that line breaks, which JSON has between
-/// tokens only, become spaces.
-pub(crate) fn push_line(line: &mut Vec<u8>, event: &EventMessage, terminal: bool) {
-    let details = &event.details;
-    let received_at = details.received_at.map(|time| humantime::format_rfc3339_millis(time).to_string());
-    let known = [
-        Some(("id", serde_json::json!(event.id))),
-        details.attempt.map(|attempt| ("attempt", attempt.into())),
-        received_at.map(|time| ("receivedAt", time.into())),
-        // A server that tells of headers tells of attempts too.
-        details.attempt.map(|_| ("headers", serde_json::json!(details.headers))),
-        details.query.as_deref().map(|query| ("query", query.into())),
-    ];
-    line.push(b'{');
-    for (name, value) in known.into_iter().flatten() {
-        line.extend_from_slice(format!("\"{name}\":").as_bytes());
-        line.extend_from_slice(&shown(value.to_string().as_bytes(), terminal));
-        line.push(b',');
-    }
-    line.extend_from_slice(b"\"data\":");
-    let start = line.len();
-    line.extend_from_slice(&shown(&event.body, terminal));
-    for byte in &mut line[start..] {
-        if matches!(byte, b'\n' | b'\r') {
-            *byte = b' ';
-        }
-    }
-    line.extend_from_slice(b"}\n");
 }
 
 /// JSON as it is, or for a terminal with the control characters escaped that JSON strings may hold as they are

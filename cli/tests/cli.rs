@@ -188,6 +188,8 @@ async fn listen_acknowledges_what_it_has_printed() {
     let mut child = wwproxy(&fake.url, &["listen", "--window", "2"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut socket = fake.socket().await;
+    let hello = r#"{"type":"hello","appId":"bot","window":2,"leaseMs":60000,"pingMs":20000,"idleMs":60000}"#;
+    socket.send(Message::text(hello)).await.unwrap();
     let rest =
         r#""attempt":2,"receivedAt":"2018-10-03T09:46:40.123Z","headers":[["x","\u001b"]],"query":"q=1""#;
     let event = format!(

@@ -10,22 +10,31 @@ const CAP: Duration = Duration::from_secs(30);
 /// The longest that a server's `Retry-After` is obeyed.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// The delays between tries.
+/// The delays between tries: random, and longer each time, up to 30 s.
+///
+/// ```
+/// use std::time::Duration;
+/// use wwproxy_sdk::Backoff;
+///
+/// let mut backoff = Backoff::default();
+/// assert!(backoff.next(None) <= Duration::from_millis(250));
+/// assert!(backoff.next(Some(Duration::from_secs(7))) >= Duration::from_secs(7));
+/// ```
 #[derive(Debug, Default)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     tries: u32,
 }
 
 impl Backoff {
-    /// The next delay, at least what the server asked for.
-    pub(crate) fn next(&mut self, retry_after: Option<Duration>) -> Duration {
+    /// The next delay, at least what the other side asked for, though of that five minutes at most.
+    pub fn next(&mut self, retry_after: Option<Duration>) -> Duration {
         let longest = BASE.saturating_mul(2u32.saturating_pow(self.tries)).min(CAP);
         self.tries = self.tries.saturating_add(1);
         retry_after.unwrap_or_default().min(MAX_RETRY_AFTER) + longest.mul_f64(random_share())
     }
 
     /// After a success: the next delay is a first one again.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.tries = 0;
     }
 }

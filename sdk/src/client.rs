@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use reqwest::{RequestBuilder, Response, StatusCode, Url, header, redirect};
+use reqwest::{RequestBuilder, Response, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
 use wwproxy_protocol::{
     AppId, EventId, Secret,
@@ -14,9 +14,8 @@ use wwproxy_protocol::{
 };
 
 use crate::{
-    ClientBuilder, Error, ErrorKind, LeaseOptions, ListenOptions, Subscription,
+    ClientBuilder, Error, ErrorKind, HttpOptions, LeaseOptions, ListenOptions, Subscription,
     credentials::{Credentials, Given, at, bearer},
-    tls,
 };
 
 /// The largest answer that carries no events, in bytes. An answer to acks may name every receipt as stale.
@@ -60,7 +59,8 @@ pub(crate) struct Settings {
     pub(crate) app_id: AppId,
     pub(crate) given: Given,
     pub(crate) token_endpoint: Option<String>,
-    pub(crate) connect_timeout: Duration,
+    pub(crate) http: HttpOptions,
+    pub(crate) http_client: Option<reqwest::Client>,
     pub(crate) request_timeout: Duration,
     pub(crate) max_answer_bytes: usize,
 }
@@ -73,19 +73,15 @@ impl Client {
 
     pub(crate) fn new(settings: Settings) -> Result<Self, Error> {
         let server = server_url(&settings.server)?;
-        let http = reqwest::Client::builder()
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(tls::config(server.scheme() == "https")?)
-            // A websocket's handshake is HTTP/1.1; the few other requests need no more.
-            .http1_only()
-            // Secret and token go to where the caller sent them and nowhere else.
-            .redirect(redirect::Policy::none())
-            .connect_timeout(settings.connect_timeout)
-            .tcp_nodelay(true)
-            .build()
-            .map_err(|error| {
+        let http = if let Some(ready) = settings.http_client {
+            ready
+        } else {
+            let builder = settings.http.builder(server.scheme() == "https")?;
+            let agent = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+            builder.user_agent(agent).build().map_err(|error| {
                 Error::new(ErrorKind::Usage, "cannot set up HTTP").because(error.without_url())
-            })?;
+            })?
+        };
         let credentials = Credentials::new(
             server.clone(),
             settings.app_id.clone(),

@@ -61,6 +61,8 @@ pub(crate) struct Connection<'a, S> {
     /// Whether the server speaks `wwproxy.v2`: many acks a message, and nacks.
     v2: bool,
     deliveries: &'a mpsc::Sender<Item>,
+    /// Called when the server has said hello.
+    on_hello: &'a (dyn Fn() + Send + Sync),
     deliverer: Deliverer,
     orders: mpsc::Receiver<Order>,
     /// The place of the next delivery. Without one nothing is read.
@@ -96,6 +98,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         v2: bool,
         idle_timeout: Duration,
         deliveries: &'a mpsc::Sender<Item>,
+        on_hello: &'a (dyn Fn() + Send + Sync),
     ) -> Self {
         let now = Instant::now();
         // As many as can be outstanding: an ack waits for the socket, not for a place in the channel.
@@ -104,6 +107,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             socket,
             v2,
             deliveries,
+            on_hello,
             deliverer: Deliverer::new(sender),
             orders,
             place: None,
@@ -220,6 +224,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 let patience = Duration::from_millis(hello.idle_ms) / 3;
                 self.clock.ping_after = self.clock.ping_after.min(patience).max(MIN_PING_AFTER);
                 tracing::debug!(window = hello.window, lease_ms = hello.lease_ms, "the server said hello");
+                (self.on_hello)();
             }
             ServerMessage::Event(event) => {
                 self.delivered = true;

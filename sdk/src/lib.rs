@@ -37,19 +37,24 @@ mod connection;
 mod credentials;
 mod delivery;
 mod error;
+mod http;
 mod options;
 mod subscription;
 mod tls;
 
+pub use backoff::Backoff;
 pub use client::Client;
 pub use delivery::Delivery;
 pub use error::{Error, ErrorKind};
+pub use http::HttpOptions;
 pub use options::{ClientBuilder, LeaseOptions, ListenOptions};
 pub use subscription::{State, Subscription};
 
 pub use bytes::Bytes;
 pub use wwproxy_protocol::{
     AppId, EventId, Headers, InvalidId, Scheme, Secret,
-    api::{AckRequest, AckResponse, LeasedEvent, Receipt, RegistrationStatus, Status},
+    api::{
+        AckRequest, AckResponse, LeasedEvent, Receipt, RegistrationStatus, Status, path::hook as hook_path,
+    },
     message::{EventDetails, EventMessage},
 };

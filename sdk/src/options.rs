@@ -7,10 +7,8 @@ use wwproxy_protocol::{
     api::{LeaseRequest, MAX_WINDOW},
 };
 
-use crate::{Client, Error, ErrorKind, State, client::Settings, credentials::Given};
+use crate::{Client, Error, ErrorKind, HttpOptions, State, client::Settings, credentials::Given};
 
-/// How long a connection may take to come up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request may take, from its start to the last byte of its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest answer of a poll or a lease, in bytes.
@@ -43,7 +41,8 @@ pub struct ClientBuilder {
     app_id: String,
     credentials: Option<Given>,
     token_endpoint: Option<String>,
-    connect_timeout: Duration,
+    http: HttpOptions,
+    http_client: Option<reqwest::Client>,
     request_timeout: Duration,
     max_answer_bytes: usize,
 }
@@ -55,7 +54,8 @@ impl ClientBuilder {
             app_id: String::new(),
             credentials: None,
             token_endpoint: None,
-            connect_timeout: CONNECT_TIMEOUT,
+            http: HttpOptions::new(),
+            http_client: None,
             request_timeout: REQUEST_TIMEOUT,
             max_answer_bytes: MAX_ANSWER_BYTES,
         }
@@ -87,7 +87,20 @@ impl ClientBuilder {
 
     /// How long a connection may take to come up: 10 s where not said.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.http = self.http.connect_timeout(timeout);
+        self
+    }
+
+    /// How connections are made: certificates and proxies.
+    pub fn http(mut self, options: HttpOptions) -> Self {
+        self.http = options;
+        self
+    }
+
+    /// A ready client in place of one made with [`http`](Self::http). It must speak HTTP/1.1 only, or no websocket opens, and
+    /// should follow no redirects, as secrets and tokens would go along. [`HttpOptions::client_builder`] makes such a one.
+    pub fn http_client(mut self, client: reqwest::Client) -> Self {
+        self.http_client = Some(client);
         self
     }
 
@@ -120,7 +133,8 @@ impl ClientBuilder {
             app_id,
             given,
             token_endpoint: self.token_endpoint,
-            connect_timeout: self.connect_timeout,
+            http: self.http,
+            http_client: self.http_client,
             request_timeout: self.request_timeout,
             max_answer_bytes: self.max_answer_bytes,
         })

@@ -31,7 +31,7 @@ const SOCKET_BUFFER_BYTES: usize = 16 * 1024;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum State {
-    /// A websocket is open.
+    /// A websocket is open, and a `wwproxy.v2` server has said hello: it hands out events.
     #[non_exhaustive]
     Connected {
         /// Whether the server speaks `wwproxy.v2`; if not, it is a legacy server.
@@ -119,9 +119,14 @@ async fn run(client: Client, options: ListenOptions, deliveries: mpsc::Sender<It
         };
         let error = match connected {
             Ok((socket, v2)) => {
-                tracing::info!(app = %client.app_id(), v2, "connected");
-                (options.on_state)(&State::Connected { v2 });
-                match Connection::new(socket, v2, options.idle_timeout, &deliveries).run().await {
+                let ready = || {
+                    tracing::info!(app = %client.app_id(), v2, "connected");
+                    (options.on_state)(&State::Connected { v2 });
+                };
+                if !v2 {
+                    ready();
+                }
+                match Connection::new(socket, v2, options.idle_timeout, &deliveries, &ready).run().await {
                     Ended::Unsubscribed => return,
                     Ended::Lost { error, worked } => {
                         if worked {

@@ -3,20 +3,32 @@
 pub(crate) mod get;
 pub(crate) mod listen;
 pub(crate) mod register;
+pub(crate) mod replay;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod unregister;
 
-use crate::args::{Args, Command};
+use wwproxy_sdk::Client;
+
+use crate::{
+    access::Access,
+    args::{Args, Command},
+};
 
 /// Runs the command that was asked for.
 pub(crate) async fn run(Args { access, command }: Args) -> anyhow::Result<()> {
     match command {
-        Command::Register(register) => register.run(&access.client()?).await,
-        Command::Unregister(unregister) => unregister.run(&access.client()?).await,
-        Command::Get(get) => get.run(&access.client()?).await,
-        Command::Listen(listen) => listen.run(&access.client()?).await,
-        Command::Status(status) => status.run(&access.client()?).await,
-        Command::Token(token) => token.run(&access.client()?).await,
+        Command::Register(register) => register.run(&client(access)?).await,
+        Command::Unregister(unregister) => unregister.run(&client(access)?).await,
+        Command::Get(get) => get.run(&client(access)?).await,
+        Command::Listen(listen) => listen.run(access).await,
+        Command::Replay(replay) => replay.run(access).await,
+        Command::Status(status) => status.run(&client(access)?).await,
+        Command::Token(token) => token.run(&client(access)?).await,
     }
+}
+
+fn client(access: Access) -> anyhow::Result<Client> {
+    let http = access.http()?;
+    access.client(http)
 }

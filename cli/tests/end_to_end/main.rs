@@ -1,5 +1,7 @@
 //! The real command line against the real server, on disk, over a real port.
 
+mod forward;
+mod target;
 mod world;
 
 use std::{collections::BTreeMap, process::Stdio};

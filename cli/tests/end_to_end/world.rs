@@ -14,7 +14,7 @@ use serde_json::Value;
 use wwproxy_sdk::{Scheme, Secret};
 
 const APP: &str = "my-bot";
-const WEBHOOK_SECRET: &str = "webhook-s3cret";
+pub(crate) const WEBHOOK_SECRET: &str = "webhook-s3cret";
 /// How long anything here may take before it counts as never.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -87,11 +87,16 @@ impl World {
 
     /// Posts an event as the platform would, and expects it to be stored.
     pub(crate) fn post(&self, body: &str) {
+        self.post_to("", body);
+    }
+
+    /// The same, with a query.
+    pub(crate) fn post_to(&self, query: &str, body: &str) {
         let signature = Scheme::WatsonWork.sign(&Secret::new(WEBHOOK_SECRET), body.as_bytes());
         let mut stream = TcpStream::connect(&self.address).unwrap();
         write!(
             stream,
-            "POST /hook/{APP} HTTP/1.1\r\nHost: proxy\r\nX-OUTBOUND-TOKEN: {signature}\r\nContent-Length: {}\r\n\
+            "POST /hook/{APP}{query} HTTP/1.1\r\nHost: proxy\r\nX-OUTBOUND-TOKEN: {signature}\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n{body}",
             body.len()
         )

@@ -215,6 +215,13 @@ impl EventMessage {
         let (id, body) = id_and_body(text)?;
         Ok(Self { id, body, details: EventDetails::parse(text)? })
     }
+
+    /// The string `type` of the body, by which Watson Work's events are told apart.
+    #[must_use]
+    pub fn event_type(&self) -> Option<String> {
+        let [kind] = json::members(std::str::from_utf8(&self.body).ok()?, ["type"]).ok()?;
+        json::string(kind?).map(Into::into)
+    }
 }
 
 /// A message from the server that this crate cannot read.

@@ -25,10 +25,9 @@ async fn connect(v2: bool, window: usize, pipe: usize) -> Setup {
     let server = WebSocketStream::from_raw_socket(there, Role::Server, None).await;
     let socket = WebSocketStream::from_raw_socket(here, Role::Client, None).await;
     let (sender, deliveries) = mpsc::channel(window);
-    let client =
-        tokio::spawn(
-            async move { Connection::new(socket, v2, Duration::from_secs(60), &sender).run().await },
-        );
+    let client = tokio::spawn(async move {
+        Connection::new(socket, v2, Duration::from_secs(60), &sender, &|| {}).run().await
+    });
     Setup { server, deliveries, client }
 }
 
@@ -260,7 +259,7 @@ async fn an_event_that_is_too_large_is_final() {
         .max_frame_size(Some(100));
     let socket = WebSocketStream::from_raw_socket(here, Role::Client, Some(config)).await;
     let (sender, _deliveries) = mpsc::channel(8);
-    let connection = Connection::new(socket, true, Duration::from_secs(60), &sender).run();
+    let connection = Connection::new(socket, true, Duration::from_secs(60), &sender, &|| {}).run();
     let large = server.send(Message::text("x".repeat(1000)));
     let (Ended::Lost { error, .. }, _) =
         tokio::join!(connection, async { timeout(Duration::from_secs(1), large).await })

@@ -1,0 +1,52 @@
+//! Events that their target did not take.
+
+use std::path::PathBuf;
+
+use crate::saved::Folder;
+
+/// What becomes of an event that its target did not take.
+#[derive(Debug, Clone)]
+pub(crate) enum OnFailure<F = PathBuf> {
+    /// It goes back to the server.
+    Keep,
+    /// It is acknowledged.
+    Drop,
+    /// It is saved, then acknowledged.
+    Save(F),
+}
+
+impl OnFailure {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            None if text == "keep" => Ok(Self::Keep),
+            None if text == "drop" => Ok(Self::Drop),
+            Some(("save", folder)) if !folder.is_empty() => Ok(Self::Save(folder.into())),
+            _ => Err("give keep, drop, or save=DIR".into()),
+        }
+    }
+
+    pub(crate) fn open(&self) -> anyhow::Result<OnFailure<Folder>> {
+        Ok(match self {
+            Self::Keep => OnFailure::Keep,
+            Self::Drop => OnFailure::Drop,
+            Self::Save(path) => OnFailure::Save(Folder::open(path)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_failure_leads_to() {
+        assert!(matches!(OnFailure::parse("keep"), Ok(OnFailure::Keep)));
+        assert!(matches!(OnFailure::parse("drop"), Ok(OnFailure::Drop)));
+        assert!(
+            matches!(OnFailure::parse("save=a=b"), Ok(OnFailure::Save(path)) if path.as_os_str() == "a=b")
+        );
+        for bad in ["", "save", "save=", "keep=x", "lose"] {
+            assert!(OnFailure::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

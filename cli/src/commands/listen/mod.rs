@@ -1,0 +1,194 @@
+//! `wwproxy listen`: events as they come, printed or handed to a target.
+
+mod failure;
+mod talk;
+mod worker;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::anyhow;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{select, time::sleep};
+use wwproxy_sdk::{Client, HttpOptions, ListenOptions, Subscription};
+
+use self::{
+    failure::OnFailure,
+    talk::Talk,
+    worker::{Handled, Worker},
+};
+use crate::{
+    access::Access,
+    format::Format,
+    saved::Folder,
+    selection::Selection,
+    stop::Stop,
+    target::{Policy, Targets},
+};
+
+/// How many events are on their way at once where they are only printed.
+const PRINT_WINDOW: u32 = 64;
+/// How many events are on their way at least where they go to a target: few, as each waits for its turn within its lease.
+const TARGET_WINDOW: u32 = 16;
+
+const EXAMPLES: &str = "\
+Without a target an event is acknowledged once it is written. With one it is acknowledged once the target took it (2xx, exit 0).
+What is not acknowledged stays on the server and comes again: none is lost, one may come twice, with the same wwproxy-event-id.
+SIGINT and SIGTERM stop it, and hand back what is not done.
+
+Examples:
+  wwproxy listen | jq --unbuffered .data
+  wwproxy listen --forward-to 3000
+  wwproxy listen --forward-to http://localhost:3000/ --type 'message-*' --filter '.userName != \"me\"'
+  wwproxy listen --route 'message-*=3000' --route 'space-*=http://localhost:4000/spaces'
+  wwproxy listen --exec './handle.sh' --concurrency 4 --on-failure save=failed
+  wwproxy listen --format data --ready-file ready --max-events 1 --exit-after-idle 30s";
+
+/// Take events as they come: print them, forward them to a URL, or run a command for each
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Listen {
+    #[command(flatten)]
+    targets: Targets,
+    #[command(flatten)]
+    policy: Policy,
+    /// What becomes of an event that its target did not take: `keep` it on the server, from where it comes again after a minute,
+    /// `drop` it, or `save=DIR` it as a file and acknowledge it
+    #[arg(long, value_name = "WHAT", default_value = "keep", value_parser = OnFailure::parse, help_heading = "Targets")]
+    on_failure: OnFailure,
+    /// Handle so many events at once; with more than 1 they may overtake each other
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Targets")]
+    concurrency: u32,
+    #[command(flatten)]
+    selection: Selection,
+    /// Leave events that do not match on the server, for others, instead of acknowledging and skipping them
+    #[arg(long, help_heading = "Selection")]
+    leave_unmatched: bool,
+    /// How events are written; pretty on a terminal, else json
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// Save each event as a file of this folder, before it is handled; `replay` and `send --file` play it again
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
+    /// Stop after so many events; those that did not match do not count
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_events: Option<u64>,
+    /// Stop when nothing came for so long, such as `30s`
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    exit_after_idle: Option<Duration>,
+    /// Give up when there is no connection for so long; for ever where not said
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_reconnect_time: Option<Duration>,
+    /// Make this file once the server is ready to hand out events
+    #[arg(long, value_name = "PATH")]
+    ready_file: Option<PathBuf>,
+    /// How many events may be on their way at once; 64 where not said, 16 with a target, 1 for strictly one at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    window: Option<u32>,
+}
+
+impl Listen {
+    pub(crate) async fn run(self, access: Access) -> anyhow::Result<()> {
+        let http = access.http()?;
+        let client = access.client(http.clone())?;
+        self.listen(&client, &http).await
+    }
+
+    async fn listen(self, client: &Client, http: &HttpOptions) -> anyhow::Result<()> {
+        let hook = wwproxy_sdk::hook_path(client.app_id());
+        let routes = self.targets.open(http, Some(&hook))?;
+        let save = self.save.as_deref().map(Folder::open).transpose()?;
+        let stop = Stop::on_signals()?;
+        let talk = Talk::new(client.server(), self.ready_file);
+        let (told, most) = (
+            talk.clone(),
+            if routes.is_empty() { PRINT_WINDOW } else { TARGET_WINDOW.max(self.concurrency) },
+        );
+        let options =
+            ListenOptions::new().window(self.window.unwrap_or(most)).on_state(move |state| told.state(state));
+        let mut events = client.listen(options);
+        let worker = Worker {
+            routes,
+            policy: self.policy,
+            on_failure: self.on_failure.open()?,
+            selection: self.selection,
+            leave_unmatched: self.leave_unmatched,
+            save,
+            printer: worker::Printer::new(self.format, talk.progress().clone()),
+            talk: talk.clone(),
+            stop,
+        };
+        let limits = Limits {
+            max_events: self.max_events.unwrap_or(u64::MAX),
+            concurrency: self.concurrency as usize,
+            idle: self.exit_after_idle,
+            max_reconnect: self.max_reconnect_time,
+        };
+        let result = handle_all(&mut events, &worker, &limits).await;
+        events.close().await;
+        talk.end();
+        result
+    }
+}
+
+/// When to stop by oneself.
+struct Limits {
+    max_events: u64,
+    concurrency: usize,
+    idle: Option<Duration>,
+    max_reconnect: Option<Duration>,
+}
+
+/// Handles events until enough are handled, nobody reads any more, nothing comes any more, or a signal comes.
+///
+/// Its inputs: the signal; events that have been handled; the next event, while there is room for one; the clock. What is being
+/// handled at the end is ended: a signal leaves it a moment, everything else as long as it takes.
+async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits) -> anyhow::Result<()> {
+    let (mut done, mut failed) = (0, 0);
+    let mut running = FuturesUnordered::new();
+    let mut last = Instant::now();
+    loop {
+        if done >= limits.max_events {
+            break;
+        }
+        let more = running.len() < limits.concurrency && done + (running.len() as u64) < limits.max_events;
+        select! {
+            biased;
+            () = worker.stop.wait(), if !worker.stop.is_wanted() => {}
+            Some(handled) = running.next() => {
+                last = Instant::now();
+                match handled? {
+                    Handled::Done => done += 1,
+                    Handled::Failed => (done, failed) = (done + 1, failed + 1),
+                    Handled::Kept => failed += 1,
+                    Handled::Skipped | Handled::Stopped => {}
+                    Handled::Unread => return Ok(()),
+                }
+            }
+            // Nothing runs any more, and nothing is begun.
+            () = std::future::ready(()), if worker.stop.is_wanted() && running.is_empty() => return Ok(()),
+            event = events.next(), if more && !worker.stop.is_wanted() => {
+                last = Instant::now();
+                match event {
+                    Some(event) => running.push(worker.handle(event?)),
+                    None => break,
+                }
+            }
+            () = worker.talk.idle_for(limits.idle, last), if running.is_empty() => break,
+            () = worker.talk.away_for(limits.max_reconnect), if limits.max_reconnect.is_some() => {
+                return Err(worker.talk.last_error());
+            }
+        }
+    }
+    if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} events were not taken by their target")) }
+}
+
+/// Waits until so long after a moment; for ever where there is no limit.
+async fn until(since: Instant, limit: Option<Duration>) {
+    match limit {
+        Some(limit) => sleep(limit.saturating_sub(since.elapsed())).await,
+        None => std::future::pending().await,
+    }
+}

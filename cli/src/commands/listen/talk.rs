@@ -1,0 +1,160 @@
+//! What the person and the scripts around are told while events come.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+use wwproxy_sdk::State;
+
+use super::until;
+use crate::{args::Unreachable, output::sentence, progress::Progress};
+
+/// Shared by the connection, which tells its state, and by what handles events, which counts.
+#[derive(Clone)]
+pub(crate) struct Talk {
+    progress: Progress,
+    told: Arc<Mutex<Told>>,
+    changed: Arc<Notify>,
+}
+
+struct Told {
+    server: String,
+    ready_file: Option<PathBuf>,
+    /// Since when there is a connection, or none.
+    connected: Result<Instant, Instant>,
+    error: Option<wwproxy_sdk::Error>,
+    counts: Counts,
+}
+
+/// What became of events.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) handled: u64,
+    pub(crate) skipped: u64,
+    pub(crate) retried: u64,
+    pub(crate) failed: u64,
+}
+
+impl Talk {
+    pub(crate) fn new(server: &str, ready_file: Option<PathBuf>) -> Self {
+        let told = Told {
+            server: server.to_owned(),
+            ready_file,
+            connected: Err(Instant::now()),
+            error: None,
+            counts: Counts::default(),
+        };
+        let talk =
+            Self { progress: Progress::new(), told: Arc::new(Mutex::new(told)), changed: Arc::default() };
+        talk.progress.set("connecting");
+        talk
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    pub(crate) fn say(&self, text: &str) {
+        self.progress.say(text);
+    }
+
+    /// The connection came up, or went.
+    pub(crate) fn state(&self, state: &State) {
+        let mut told = self.lock();
+        match state {
+            State::Connected { .. } => {
+                told.connected = Ok(Instant::now());
+                self.say(&format!("ready: connected to {}", told.server));
+                if let Some(path) = told.ready_file.take()
+                    && let Err(error) = fs::write(&path, "ready\n")
+                {
+                    self.say(&format!("cannot write the ready file {}: {error}", path.display()));
+                }
+            }
+            State::Reconnecting { error, delay, .. } => {
+                if told.connected.is_ok() {
+                    told.connected = Err(Instant::now());
+                }
+                let why = sentence(&anyhow::Error::new(error.clone()));
+                self.say(&format!("{why}; trying again in {:.1} s", delay.as_secs_f32()));
+                told.error = Some(error.clone());
+            }
+            _ => {}
+        }
+        self.progress.set(&told.line());
+        self.changed.notify_waiters();
+    }
+
+    /// Counts what became of an event.
+    pub(crate) fn count(&self, count: impl FnOnce(&mut Counts)) {
+        let mut told = self.lock();
+        count(&mut told.counts);
+        self.progress.set(&told.line());
+    }
+
+    /// Waits until nothing came for so long over a connection that could have brought it.
+    pub(crate) async fn idle_for(&self, limit: Option<Duration>, last: Instant) {
+        loop {
+            let changed = self.changed.notified();
+            let connected = self.lock().connected;
+            match connected {
+                Ok(since) => {
+                    tokio::select! { () = until(since.max(last), limit) => return, () = changed => {} }
+                }
+                Err(_) => changed.await,
+            }
+        }
+    }
+
+    /// Waits until there was no connection for so long.
+    pub(crate) async fn away_for(&self, limit: Option<Duration>) {
+        loop {
+            let changed = self.changed.notified();
+            let connected = self.lock().connected;
+            match connected {
+                Err(since) => tokio::select! { () = until(since, limit) => return, () = changed => {} },
+                Ok(_) => changed.await,
+            }
+        }
+    }
+
+    /// Why there is no connection.
+    pub(crate) fn last_error(&self) -> anyhow::Error {
+        match self.lock().error.clone() {
+            Some(error) => {
+                anyhow::Error::new(error).context("there was no connection for --max-reconnect-time")
+            }
+            None => Unreachable("there was no connection for --max-reconnect-time".into()).into(),
+        }
+    }
+
+    /// Nothing more is told.
+    pub(crate) fn end(&self) {
+        self.progress.set("");
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told {
+    fn line(&self) -> String {
+        let Counts { handled, skipped, retried, failed } = self.counts;
+        let mut line = if self.connected.is_ok() { "waiting for events" } else { "reconnecting" }.to_owned();
+        for (count, what) in
+            [(handled, "handled"), (skipped, "skipped"), (retried, "retried"), (failed, "failed")]
+        {
+            if count > 0 || what == "handled" {
+                // Writing to a string cannot fail.
+                let _ = write!(line, " · {count} {what}");
+            }
+        }
+        line
+    }
+}

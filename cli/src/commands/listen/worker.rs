@@ -1,0 +1,255 @@
+//! The way of one event: wanted or not, saved, handed to its target, acknowledged, told.
+
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{io::Stdout, select, sync::Mutex};
+use wwproxy_sdk::{Delivery, EventMessage};
+
+use super::{failure::OnFailure, talk::Talk};
+use crate::{
+    format::{self, Format},
+    output::Output,
+    progress::Progress,
+    saved::Folder,
+    selection::{Selection, Wanted},
+    stop::Stop,
+    target::{Offered, Policy, Routes, Target, Try},
+};
+
+/// For how long an event that is left or kept on the server is nobody's.
+const LEFT_FOR: Duration = Duration::from_secs(60);
+
+/// What every event meets.
+pub(super) struct Worker {
+    pub(super) routes: Routes,
+    pub(super) policy: Policy,
+    pub(super) on_failure: OnFailure<Folder>,
+    pub(super) selection: Selection,
+    pub(super) leave_unmatched: bool,
+    pub(super) save: Option<Folder>,
+    pub(super) printer: Printer,
+    pub(super) talk: Talk,
+    pub(super) stop: Stop,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handled {
+    /// It was printed, or its target took it.
+    Done,
+    /// Its target did not take it, and it is gone from the server.
+    Failed,
+    /// Its target did not take it, and it comes again.
+    Kept,
+    /// It was not wanted.
+    Skipped,
+    /// It was time to stop: it comes again.
+    Stopped,
+    /// Nobody reads what is printed any more.
+    Unread,
+}
+
+impl Worker {
+    /// Handles an event. An error ends the listening; the event is not acknowledged then.
+    pub(super) async fn handle(&self, delivery: Delivery) -> anyhow::Result<Handled> {
+        let event = delivery.event();
+        match self.selection.wants(event) {
+            Wanted::Yes => {}
+            Wanted::No => return Ok(self.skip(&delivery).await),
+            Wanted::Unclear(why) => {
+                // Nothing is acknowledged for a mistake in a filter.
+                self.talk.say(&format!(
+                    "event {} stays on the server, as the filter fails on it: {why}",
+                    event.id
+                ));
+                self.leave(&delivery).await;
+                return Ok(Handled::Skipped);
+            }
+        }
+        let target = self.routes.target(event);
+        if target.is_none() && !self.routes.is_empty() {
+            return Ok(self.skip(&delivery).await);
+        }
+        if let Some(folder) = &self.save {
+            folder.save(event)?;
+        }
+        let handled = match target {
+            Some(target) => self.offer(&delivery, target).await?,
+            None => self.print(&delivery).await?,
+        };
+        self.talk.count(|counts| match handled {
+            Handled::Done => counts.handled += 1,
+            Handled::Failed | Handled::Kept => counts.failed += 1,
+            Handled::Skipped | Handled::Stopped | Handled::Unread => {}
+        });
+        Ok(handled)
+    }
+
+    /// Writes, flushes, and only then acknowledges.
+    async fn print(&self, delivery: &Delivery) -> anyhow::Result<Handled> {
+        let written = select! {
+            written = self.printer.event(delivery.event()) => written?,
+            // Nobody takes what is written: it stays unacknowledged and comes again.
+            () = self.stop.wait_out() => return Ok(Handled::Stopped),
+        };
+        if !written {
+            return Ok(Handled::Unread);
+        }
+        self.ack(delivery).await;
+        Ok(Handled::Done)
+    }
+
+    async fn offer(&self, delivery: &Delivery, target: &Target) -> anyhow::Result<Handled> {
+        let event = delivery.event();
+        if !self.printer.came(event).await? {
+            return Ok(Handled::Unread);
+        }
+        let failed = async |tried: &Try, delay: Duration| {
+            self.talk.count(|counts| counts.retried += 1);
+            self.printer.tried(event, tried, &format!(", again in {:.1} s", delay.as_secs_f32())).await;
+        };
+        let (outcome, last, tries) = match self.policy.offer(target, event, &self.stop, failed).await {
+            Offered::Stopped => return Ok(Handled::Stopped),
+            Offered::Accepted { last, tries } => {
+                self.ack(delivery).await;
+                ("accepted", last, tries)
+            }
+            Offered::GivenUp { last, tries } => (self.give_up(delivery).await?, last, tries),
+        };
+        if !self.printer.ended(event, &last, tries, outcome).await? {
+            return Ok(Handled::Unread);
+        }
+        Ok(match outcome {
+            "accepted" => Handled::Done,
+            "kept" => Handled::Kept,
+            _ => Handled::Failed,
+        })
+    }
+
+    async fn give_up(&self, delivery: &Delivery) -> anyhow::Result<&'static str> {
+        Ok(match &self.on_failure {
+            OnFailure::Keep => {
+                self.leave(delivery).await;
+                "kept"
+            }
+            OnFailure::Drop => {
+                self.ack(delivery).await;
+                "dropped"
+            }
+            OnFailure::Save(folder) => {
+                folder.save(delivery.event())?;
+                self.ack(delivery).await;
+                "saved"
+            }
+        })
+    }
+
+    async fn skip(&self, delivery: &Delivery) -> Handled {
+        if self.leave_unmatched {
+            self.leave(delivery).await;
+        } else {
+            self.ack(delivery).await;
+        }
+        self.talk.count(|counts| counts.skipped += 1);
+        Handled::Skipped
+    }
+
+    async fn ack(&self, delivery: &Delivery) {
+        if delivery.ack().await.is_err() {
+            self.talk.say(&format!(
+                "the connection broke before event {} was acknowledged; it will come again",
+                delivery.id()
+            ));
+        }
+    }
+
+    async fn leave(&self, delivery: &Delivery) {
+        // Where the connection is gone, the event is back on the server already.
+        let _ = delivery.nack(LEFT_FOR).await;
+    }
+}
+
+/// Writes what is asked for in the form that is asked for.
+pub(super) struct Printer {
+    format: Format,
+    output: Mutex<Output<Stdout>>,
+    progress: Progress,
+}
+
+impl Printer {
+    pub(super) fn new(format: Option<Format>, progress: Progress) -> Self {
+        let usual = if io::stdout().is_terminal() { Format::Pretty } else { Format::Json };
+        Self { format: format.unwrap_or(usual), output: Mutex::new(Output::stdout()), progress }
+    }
+
+    /// An event that has no target. `false`, here and below: nobody reads any more.
+    async fn event(&self, event: &EventMessage) -> anyhow::Result<bool> {
+        match self.format {
+            Format::Pretty => {
+                self.write((format::line_in(event) + &format::indented(&event.body)).as_bytes()).await
+            }
+            Format::Json => self.line(&format::object(event, &[])).await,
+            Format::Data => self.line(&event.body).await,
+        }
+    }
+
+    /// An event that goes to a target now.
+    async fn came(&self, event: &EventMessage) -> anyhow::Result<bool> {
+        match self.format {
+            Format::Pretty => self.write(format::line_in(event).as_bytes()).await,
+            Format::Json | Format::Data => Ok(true),
+        }
+    }
+
+    /// A try that another one follows.
+    async fn tried(&self, event: &EventMessage, tried: &Try, what_next: &str) {
+        if self.format == Format::Pretty {
+            // Where nobody reads, the end of the event will tell.
+            let _ = self.write(format::line_out(event, tried, what_next).as_bytes()).await;
+        }
+    }
+
+    /// What became of an event that went to a target.
+    async fn ended(
+        &self,
+        event: &EventMessage,
+        last: &Try,
+        tries: u32,
+        outcome: &str,
+    ) -> anyhow::Result<bool> {
+        match self.format {
+            Format::Pretty => {
+                let outcome = if last.accepted { String::new() } else { format!(", {outcome}") };
+                self.write(format::line_out(event, last, &outcome).as_bytes()).await
+            }
+            Format::Json => {
+                let took = u64::try_from(last.took.as_millis()).unwrap_or(u64::MAX);
+                let more: [(&str, Value); 4] = [
+                    ("outcome", outcome.into()),
+                    ("answer", last.answer.as_str().into()),
+                    ("tries", tries.into()),
+                    ("ms", took.into()),
+                ];
+                self.line(&format::object(event, &more)).await
+            }
+            Format::Data if last.accepted => self.line(&event.body).await,
+            Format::Data => Ok(true),
+        }
+    }
+
+    async fn line(&self, json: &[u8]) -> anyhow::Result<bool> {
+        let mut line = Vec::with_capacity(json.len() + 1);
+        format::push_line(&mut line, json, self.output.lock().await.terminal);
+        self.write(&line).await
+    }
+
+    async fn write(&self, text: &[u8]) -> anyhow::Result<bool> {
+        let mut output = self.output.lock().await;
+        let _hidden = self.progress.hidden();
+        output.write(text).await
+    }
+}

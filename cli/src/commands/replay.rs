@@ -1,0 +1,70 @@
+//! `wwproxy replay`: saved events once more.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+
+use crate::{
+    access::Access,
+    format,
+    output::Output,
+    saved,
+    stop::Stop,
+    target::{Offered, Policy, Targets},
+};
+
+/// Hand events that `listen --save` wrote to a target once more, byte for byte
+#[derive(clap::Args)]
+#[command(after_help = "\
+In the order given, each until its target takes it. Needs no server and no credentials; --app-id names the path that is appended
+to a URL that ends in `/`.
+
+Examples:
+  wwproxy replay saved/*.json --forward-to 3000
+  wwproxy replay failed/0192e4a0-*.json --exec './handle.sh' --max-attempts 1")]
+pub(crate) struct Replay {
+    /// The events, a file each
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    targets: Targets,
+    #[command(flatten)]
+    policy: Policy,
+}
+
+impl Replay {
+    pub(crate) async fn run(self, access: Access) -> anyhow::Result<()> {
+        self.targets.required()?;
+        let hook = access.app_id()?.map(|app| wwproxy_sdk::hook_path(&app));
+        let routes = self.targets.open(&access.http()?, hook.as_deref())?;
+        let stop = Stop::on_signals()?;
+        let mut output = Output::stdout();
+        let mut failed = 0;
+        for path in &self.files {
+            let event = saved::read(path)?;
+            let Some(target) = routes.target(&event) else {
+                output.write(format!("{}: no target for its type\n", path.display()).as_bytes()).await?;
+                failed += 1;
+                continue;
+            };
+            output.write(format::line_in(&event).as_bytes()).await?;
+            let mut lines = Output::stdout();
+            let retried = async |tried: &_, delay: std::time::Duration| {
+                let next = format!(", again in {:.1} s", delay.as_secs_f32());
+                // Where nobody reads, the event is handed on all the same.
+                let _ = lines.write(format::line_out(&event, tried, &next).as_bytes()).await;
+            };
+            let last = match self.policy.offer(target, &event, &stop, retried).await {
+                Offered::Stopped => return Err(anyhow!("stopped at {}", path.display())),
+                Offered::Accepted { last, .. } | Offered::GivenUp { last, .. } => last,
+            };
+            failed += usize::from(!last.accepted);
+            output.write(format::line_out(&event, &last, "").as_bytes()).await?;
+        }
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(anyhow!("{failed} of {} events were not taken", self.files.len()))
+        }
+    }
+}

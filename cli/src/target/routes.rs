@@ -1,0 +1,108 @@
+//! Which event goes to which target.
+
+use wwproxy_sdk::{EventMessage, HttpOptions};
+
+use super::{Exec, Forward, Target, forward::parse_url};
+use crate::{args::Usage, selection::Glob};
+
+/// Where events go.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Targets")]
+pub(crate) struct Targets {
+    /// Post events to this URL, byte for byte and with the sender's headers; a bare port means http://127.0.0.1:PORT. The path and query
+    /// of the original request go after a URL that ends in `/`
+    #[arg(long, value_name = "URL", value_parser = check_url)]
+    forward_to: Option<String>,
+    /// Run this command for each event, in the shell: the body on stdin, the rest in `WWPROXY_EVENT_ID`, `WWPROXY_EVENT_TYPE`,
+    /// `WWPROXY_ATTEMPT` and `WWPROXY_HEADER_*`; exit 0 takes the event
+    #[arg(long, value_name = "CMD", conflicts_with = "forward_to")]
+    exec: Option<String>,
+    /// Post events of this type (globs as in --type) to this URL; the first route that fits counts, and what fits none goes to --forward-to
+    /// or --exec, or counts as not matching. Repeatable
+    #[arg(long = "route", value_name = "TYPE=URL", value_parser = Route::parse)]
+    routes: Vec<Route>,
+}
+
+#[derive(Debug, Clone)]
+struct Route {
+    kind: Glob,
+    url: String,
+}
+
+fn check_url(text: &str) -> Result<String, String> {
+    parse_url(text).map(|_| text.to_owned())
+}
+
+impl Route {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (kind, url) = text.split_once('=').ok_or("give TYPE=URL, such as 'message-*=3000'")?;
+        Ok(Self { kind: kind.into(), url: check_url(url)? })
+    }
+}
+
+impl Targets {
+    /// Whether there is any: where events have been chosen by hand there must be.
+    pub(crate) fn required(&self) -> Result<(), Usage> {
+        if self.forward_to.is_none() && self.exec.is_none() && self.routes.is_empty() {
+            return Err(Usage(
+                "give where the events go: --forward-to URL, --route TYPE=URL or --exec CMD".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Makes the targets; `hook` is the path that senders post to.
+    pub(crate) fn open(&self, http: &HttpOptions, hook: Option<&str>) -> anyhow::Result<Routes> {
+        let forward = |url: &str| Forward::new(url, http, hook).map(Target::Forward);
+        let mut routes = Vec::with_capacity(self.routes.len() + 1);
+        for Route { kind, url } in &self.routes {
+            routes.push((kind.clone(), forward(url)?));
+        }
+        let rest = match (&self.forward_to, &self.exec) {
+            (Some(url), _) => Some(forward(url)?),
+            (None, Some(command)) => Some(Target::Exec(Exec::new(command.clone()))),
+            (None, None) => None,
+        };
+        routes.extend(rest.map(|target| (Glob::from("*"), target)));
+        Ok(Routes(routes))
+    }
+}
+
+/// The targets of the types, in the order in which they are asked.
+pub(crate) struct Routes(Vec<(Glob, Target)>);
+
+impl Routes {
+    /// Whether there is no target at all, so that events are printed only.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn target(&self, event: &EventMessage) -> Option<&Target> {
+        let kind = event.event_type().unwrap_or_default();
+        self.0.iter().find(|(glob, _)| glob.matches(&kind)).map(|(_, target)| target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_route_that_fits_counts() {
+        let targets = Targets {
+            forward_to: None,
+            exec: Some("rest".into()),
+            routes: ["message-*=1", "*=2/"].map(|route| Route::parse(route).unwrap()).into(),
+        };
+        assert!(Route::parse("3000").is_err() && Route::parse("a=ftp://h").is_err());
+        let routes = targets.open(&HttpOptions::new(), None).unwrap();
+        let event =
+            |kind| EventMessage::parse(&format!(r#"{{"id":"1","data":{{"type":"{kind}"}}}}"#)).unwrap();
+        let at = |kind| {
+            let target = routes.target(&event(kind)).unwrap();
+            routes.0.iter().position(|(_, other)| std::ptr::eq(target, other))
+        };
+        assert_eq!(at("message-created"), Some(0));
+        assert_eq!(at("space-deleted"), Some(1));
+    }
+}

@@ -1,0 +1,269 @@
+//! `wwproxy listen` with a target, and `wwproxy replay`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Read},
+    process::Stdio,
+};
+
+use serde_json::Value;
+use wwproxy_sdk::{Scheme, Secret};
+
+use crate::{
+    target::{Answer, Target},
+    world::{WEBHOOK_SECRET, World, next_event},
+};
+
+const BODY: &str = "{ \"type\":\"message-created\",\"n\": 1.0, \"text\":\"ü\" }\r\n";
+
+#[test]
+fn the_exact_bytes_and_the_senders_headers_are_forwarded() {
+    let (world, target) = (World::new(), Target::new(&[]));
+    world.post_to("?a=1&b=%20c", BODY);
+    world.run(&["listen", "--forward-to", &format!("http://{}/", target.address), "--max-events", "1"]);
+    let request = target.next();
+    assert_eq!(request.body, BODY.as_bytes());
+    assert_eq!(request.path, "/hook/my-bot?a=1&b=%20c");
+    let signature = Scheme::WatsonWork.sign(&Secret::new(WEBHOOK_SECRET), BODY.as_bytes());
+    assert_eq!(request.header("x-outbound-token"), Some(&*signature));
+    assert_eq!(request.header("x-forwarded-host"), Some("proxy"));
+    assert_eq!(request.header("host"), Some(&*target.address));
+    assert_eq!(request.header("wwproxy-attempt"), Some("1"));
+    assert!(request.header("wwproxy-event-id").is_some());
+    assert_eq!(request.headers.iter().filter(|(name, _)| name == "content-length").count(), 1);
+    assert_eq!(world.status()["stored"], 0);
+}
+
+#[test]
+fn a_bare_port_gets_events_at_its_root_in_order() {
+    let (world, target) = (World::new(), Target::new(&[]));
+    for n in 0..20 {
+        world.post(&format!("{{\"n\":{n}}}"));
+    }
+    let port = target.address.rsplit(':').next().unwrap().to_owned();
+    let printed = world.run(&["listen", "--forward-to", &port, "--max-events", "20"]);
+    for (n, line) in (0..20).zip(printed.lines()) {
+        let (request, line) = (target.next(), serde_json::from_str::<Value>(line).unwrap());
+        assert_eq!((request.path, request.body), ("/".into(), format!("{{\"n\":{n}}}").into_bytes()));
+        assert_eq!(
+            (&line["outcome"], &line["data"]["n"], &line["tries"]),
+            (&"accepted".into(), &n.into(), &1.into())
+        );
+        assert!(line["answer"].as_str().unwrap().starts_with("204 POST http://127.0.0.1:"), "{line}");
+    }
+    assert_eq!(world.status()["stored"], 0);
+}
+
+#[test]
+fn what_a_target_does_not_take_is_tried_again_and_the_order_kept() {
+    let answers = [Answer::Status(500), Answer::Redirect, Answer::Close, Answer::Hang, Answer::Status(404)];
+    let (world, target) = (World::new(), Target::new(&answers));
+    world.post("{\"n\":1}");
+    world.post("{\"n\":2}");
+    world.run(&["listen", "--forward-to", &target.address, "--timeout", "300ms", "--max-events", "2"]);
+    let mut ids = Vec::new();
+    for attempt in 1..=6 {
+        let request = target.next();
+        assert_eq!(request.body, b"{\"n\":1}");
+        assert_eq!(request.header("wwproxy-attempt"), Some(&*attempt.to_string()));
+        ids.push(request.header("wwproxy-event-id").unwrap().to_owned());
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "a repetition is told by its id");
+    assert_eq!(target.next().body, b"{\"n\":2}");
+    assert!(target.is_quiet(), "no redirect is followed");
+    assert_eq!(world.status()["stored"], 0);
+}
+
+#[test]
+fn an_event_is_acknowledged_only_when_its_target_took_it() {
+    let (world, target) = (World::new(), Target::new(&[Answer::Hang]));
+    world.post("{\"n\":1}");
+    let (mut listen, _output) = world.listen(&["--forward-to", &target.address]);
+    target.next();
+    assert_eq!((&world.status()["stored"], &world.status()["leased"]), (&1.into(), &1.into()));
+    listen.kill().unwrap();
+    listen.wait().unwrap();
+    let printed = world.run(&["listen", "--forward-to", &target.address, "--max-events", "1"]);
+    assert_eq!(serde_json::from_str::<Value>(&printed).unwrap()["attempt"], 2);
+    assert_eq!(target.next().header("wwproxy-attempt"), Some("2"));
+    assert_eq!(world.status()["stored"], 0);
+}
+
+#[test]
+fn a_busy_target_is_left_alone_for_as_long_as_it_says() {
+    let (world, target) = (World::new(), Target::new(&[Answer::Busy(1)]));
+    world.post("{}");
+    let start = std::time::Instant::now();
+    world.run(&["listen", "--forward-to", &target.address, "--max-events", "1"]);
+    assert!(start.elapsed() >= std::time::Duration::from_secs(1));
+    assert_eq!(target.next().header("wwproxy-attempt"), Some("1"));
+    assert_eq!(target.next().header("wwproxy-attempt"), Some("2"));
+}
+
+#[test]
+fn an_event_that_is_given_up_is_kept_dropped_or_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let save = format!("save={}", folder.path().display());
+    for (on_failure, stored, outcome) in [("keep", 1, "kept"), ("drop", 0, "dropped"), (&*save, 0, "saved")] {
+        let (world, target) = (World::new(), Target::new(&[Answer::Status(500), Answer::Status(400)]));
+        world.post(BODY);
+        let args =
+            ["listen", "--forward-to", &target.address, "--max-attempts", "2", "--on-failure", on_failure];
+        let stop = ["--exit-after-idle", "1s"];
+        let ended = world.command(&args).args(stop).output().unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{on_failure}");
+        let line: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        assert_eq!((&line["outcome"], &line["tries"]), (&outcome.into(), &2.into()));
+        assert_eq!(world.status()["stored"], stored, "{on_failure}");
+        assert_eq!((target.next().body, target.next().body), (BODY.into(), BODY.into()));
+    }
+    let saved: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(saved.len(), 1);
+    let target = Target::new(&[Answer::Status(500)]);
+    let world = World::new();
+    let printed =
+        world.run(&["replay", saved[0].to_str().unwrap(), "--forward-to", &format!("{}/", target.address)]);
+    assert!(printed.contains("<-- 204 POST"), "{printed}");
+    target.next();
+    let request = target.next();
+    assert_eq!((request.body, &*request.path), (BODY.into(), "/hook/my-bot"));
+    let headers: BTreeMap<_, _> = request.headers.into_iter().collect();
+    let signature = Scheme::WatsonWork.sign(&Secret::new(WEBHOOK_SECRET), BODY.as_bytes());
+    assert_eq!(headers["x-outbound-token"], signature);
+}
+
+#[test]
+fn routes_types_and_filters_choose() {
+    let (world, messages, spaces) = (World::new(), Target::new(&[]), Target::new(&[]));
+    for body in [
+        r#"{"type":"message-created","n":1}"#,
+        r#"{"type":"space-deleted","n":2}"#,
+        r#"{"type":"reaction-added","n":3}"#,
+        r#"{"type":"message-deleted","n":4}"#,
+        r#"{"type":"space-updated","n":99}"#,
+    ] {
+        world.post(body);
+    }
+    let (to_messages, to_spaces) =
+        (format!("message-*={}", messages.address), format!("space-*={}/s", spaces.address));
+    let args = ["listen", "--route", &to_messages, "--route", &to_spaces, "--filter", ".n < 10"];
+    let printed = world.run(&[&args[..], &["--max-events", "3", "--format", "data"]].concat());
+    assert_eq!(printed.lines().count(), 3);
+    assert!(messages.next().body.ends_with(b"1}") && messages.next().body.ends_with(b"4}"));
+    let space = spaces.next();
+    assert_eq!((&*space.path, space.body.ends_with(b"2}")), ("/s", true));
+    let printed = world.run(&["listen", "--filter", ".n < 10", "--exit-after-idle", "500ms"]);
+    assert_eq!(
+        (printed, world.status()["stored"].clone()),
+        (String::new(), 0.into()),
+        "the last one was skipped"
+    );
+}
+
+#[test]
+fn what_does_not_match_can_be_left() {
+    let world = World::new();
+    for kind in ["a", "b", "c"] {
+        world.post(&format!("{{\"type\":\"{kind}\"}}"));
+    }
+    world.post("{\"type\":\"b\",\"n\":\"x\"}");
+    // The filter fails on the last one: that is no reason to lose it.
+    let args = ["listen", "--type", "[ab]", "--type", "b", "--filter", ".n + 1 > 0", "--leave-unmatched"];
+    let ended = world.command(&args).args(["--exit-after-idle", "1s", "--format", "data"]).output().unwrap();
+    assert!(ended.status.success());
+    assert_eq!(ended.stdout, b"{\"type\":\"b\"}\n");
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("the filter fails on it"));
+    assert_eq!((&world.status()["stored"], &world.status()["leased"]), (&3.into(), &0.into()));
+}
+
+#[test]
+fn a_command_takes_events_with_exit_0() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    world.post(BODY);
+    let script = format!(
+        "cd {}; cat > body; echo $WWPROXY_EVENT_TYPE $WWPROXY_ATTEMPT $WWPROXY_HEADER_HOST >> seen; test -e ok || {{ touch ok; exit 3; }}",
+        folder.path().display()
+    );
+    let printed = world.run(&["listen", "--exec", &script, "--max-events", "1"]);
+    let line: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&line["outcome"], &line["tries"]), (&"accepted".into(), &2.into()));
+    assert_eq!(fs::read_to_string(folder.path().join("body")).unwrap(), BODY);
+    let seen = fs::read_to_string(folder.path().join("seen")).unwrap();
+    assert_eq!(seen, "message-created 1 proxy\nmessage-created 2 proxy\n");
+    assert_eq!(world.status()["stored"], 0);
+}
+
+#[test]
+fn a_command_that_hangs_is_ended_with_what_it_started() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    world.post("{}");
+    let pid = folder.path().join("pid");
+    let script = format!("sleep 600 & echo $! > {}; wait", pid.display());
+    let args =
+        ["listen", "--exec", &script, "--timeout", "1s", "--max-attempts", "1", "--on-failure", "drop"];
+    let ended = world.command(&args).args(["--exit-after-idle", "1s"]).output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let pid = fs::read_to_string(pid).unwrap();
+    let state = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+}
+
+#[test]
+fn scripts_are_told_when_it_is_ready() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    let ready = folder.path().join("ready");
+    let mut command = world.command(&["listen", "--ready-file", ready.to_str().unwrap()]);
+    let mut listen = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut talk = BufReader::new(listen.stderr.take().unwrap());
+    let mut line = String::new();
+    talk.read_line(&mut line).unwrap();
+    assert!(line.starts_with("wwproxy: ready: connected to http://"), "{line}");
+    // What comes after ready is taken without delay.
+    world.post("{\"n\":1}");
+    let mut output = BufReader::new(listen.stdout.take().unwrap());
+    assert_eq!(next_event(&mut output)["data"]["n"], 1);
+    assert_eq!(fs::read_to_string(ready).unwrap(), "ready\n");
+    listen.kill().unwrap();
+    listen.wait().unwrap();
+}
+
+#[test]
+fn without_a_server_it_gives_up_when_told() {
+    let mut world = World::new();
+    world.kill();
+    let ended = world.command(&["listen", "--max-reconnect-time", "1s"]).output().unwrap();
+    assert_eq!(ended.status.code(), Some(5), "{}", String::from_utf8_lossy(&ended.stderr));
+}
+
+#[test]
+fn everything_reaches_the_target_while_server_and_client_are_killed() {
+    let mut world = World::new();
+    let failing: Vec<_> =
+        (0..40).map(|n| if n % 4 == 3 { Answer::Status(500) } else { Answer::Status(200) }).collect();
+    let target = Target::new(&failing);
+    let mut counts = BTreeMap::new();
+    let take = |counts: &mut BTreeMap<Vec<u8>, u32>| *counts.entry(target.next().body).or_default() += 1;
+    let (mut listen, mut output) = world.listen(&["--forward-to", &target.address]);
+    for n in 0..30 {
+        world.post(&format!("{{\"n\":{n}}}"));
+        if n == 10 {
+            world.kill();
+            world.start();
+        }
+        if n == 20 {
+            take(&mut counts);
+            listen.kill().unwrap();
+            listen.wait().unwrap();
+            output.read_to_string(&mut String::new()).unwrap();
+            (listen, output) = world.listen(&["--forward-to", &target.address]);
+        }
+    }
+    while counts.len() < 30 {
+        take(&mut counts);
+    }
+    world.wait_until_stored(0);
+    listen.kill().unwrap();
+    listen.wait().unwrap();
+}
