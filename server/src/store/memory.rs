@@ -11,7 +11,7 @@ use wwproxy_protocol::{AppId, Event};
 
 use super::{
     Answer, Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Overflow, Registration, Settled,
-    Settlement, Stats, Store,
+    Settlement, Stats, Store, Tap,
     dedupe::{self, Recent},
     queue::Slot,
     queues::{AppQueue, Queues, lock},
@@ -76,6 +76,7 @@ impl MemoryStore {
         let id = sequence::event_id(sequence::new_uuid(seq));
         let NewEvent { headers, query, body } = event;
         let event = Event { id: id.clone(), received_at: SystemTime::now(), headers, query, body };
+        queue.taps().show(size, || event.clone());
         state.events.insert(seq, event);
         if let Some(key) = key {
             state.recent.insert(seq, key);
@@ -175,6 +176,10 @@ impl Store for MemoryStore {
             state.events.remove(&seq);
         }
         done(settled)
+    }
+
+    fn tap<'a>(&'a self, app: &'a AppId) -> Answer<'a, Option<Tap>> {
+        done(self.queues.tap(app))
     }
 
     fn stats<'a>(&'a self, app: &'a AppId) -> Answer<'a, Stats> {

@@ -11,6 +11,7 @@ mod queue;
 mod queues;
 mod redb;
 mod sequence;
+mod tap;
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
@@ -21,6 +22,7 @@ use wwproxy_protocol::{AppId, Event, EventId, Headers, Scheme, Secret, api::Rece
 pub use self::{
     memory::MemoryStore,
     redb::{OpenError, RedbStore},
+    tap::{Shown, Tap},
 };
 
 /// What a store answers, sooner or later.
@@ -53,6 +55,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Ends leases: accepted events are deleted, released ones go out again. A deletion may become
     /// durable later than this returns: lost in a crash, it costs one redelivery.
     fn settle<'a>(&'a self, app: &'a AppId, settlement: Settlement) -> Answer<'a, Settled>;
+
+    /// Shows the events that are stored from now on, in order of arrival, and takes none of them. Nobody
+    /// waits for a tap: what it does not take in time is told as a gap. `None` where the app has as many
+    /// taps open as it may.
+    fn tap<'a>(&'a self, app: &'a AppId) -> Answer<'a, Option<Tap>>;
 
     /// Figures about the app's queue.
     fn stats<'a>(&'a self, app: &'a AppId) -> Answer<'a, Stats>;

@@ -15,6 +15,7 @@ use super::{
     Lease, Settled, Settlement, Stats,
     queue::{Queue, Slot, Taken},
     sequence::{self, Seq},
+    tap::{Tap, Taps},
 };
 
 /// The queue of each app.
@@ -30,6 +31,7 @@ pub(super) struct AppQueue {
     queue: Mutex<Queue>,
     /// Wakes one that waits for an event. One that leaves events behind wakes the next.
     arrived: Notify,
+    taps: Taps,
 }
 
 impl Default for Queues {
@@ -105,6 +107,11 @@ impl Queues {
         (settled, deleted)
     }
 
+    /// Opens a tap on the app's events, or `None` where it has as many as it may.
+    pub(super) fn tap(&self, app: &AppId) -> Option<Tap> {
+        Tap::open(self.app(app))
+    }
+
     pub(super) fn stats(&self, app: &AppId) -> Stats {
         let queue = self.app(app);
         let mut queue = queue.lock();
@@ -128,6 +135,11 @@ impl AppQueue {
     pub(super) fn push(&self, slot: Slot) {
         self.lock().push(slot);
         self.arrived.notify_one();
+    }
+
+    /// Who looks on.
+    pub(super) fn taps(&self) -> &Taps {
+        &self.taps
     }
 
     /// Deletes everything.

@@ -12,6 +12,7 @@ mod lease;
 mod limits;
 mod registration;
 mod settle;
+mod tap;
 mod wait;
 
 /// Each test of the suite, for each engine.
@@ -106,6 +107,20 @@ contract! {
         a_released_event_goes_out_again_before_newer_ones,
         a_delayed_release_keeps_its_delay,
         accepted_and_released_at_once;
+    tap:
+        a_tap_sees_what_is_stored_from_now_on,
+        a_tap_sees_the_event_that_a_lease_hands_out,
+        a_tap_takes_nothing,
+        one_event_wakes_a_lease_and_a_tap,
+        what_is_not_stored_is_not_shown,
+        what_made_room_again_was_shown,
+        every_tap_sees_all_in_order_of_arrival,
+        what_a_tap_does_not_take_in_time_is_a_gap_in_its_place,
+        a_gap_stands_between_the_events_around_it,
+        one_event_is_shown_however_large,
+        an_app_has_so_many_taps_and_a_dropped_one_makes_room,
+        a_tap_that_stops_waiting_loses_nothing,
+        a_tap_survives_unregistering;
     wait:
         a_wait_ends_empty,
         a_wait_ends_with_an_append,

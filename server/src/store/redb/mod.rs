@@ -23,7 +23,7 @@ use self::{
 };
 use super::{
     Answer, Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Registration, Settled, Settlement, Stats,
-    Store, StoreError,
+    Store, StoreError, Tap,
     dedupe::{self, Recent},
     queues::Queues,
     sequence::Sequence,
@@ -145,6 +145,10 @@ impl Store for RedbStore {
             }
             Ok(settled)
         })
+    }
+
+    fn tap<'a>(&'a self, app: &'a AppId) -> Answer<'a, Option<Tap>> {
+        Box::pin(std::future::ready(Ok(self.shared.queues.tap(app))))
     }
 
     fn stats<'a>(&'a self, app: &'a AppId) -> Answer<'a, Stats> {

@@ -19,7 +19,8 @@ use std::{
 
 use redb::{Table, WriteTransaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use wwproxy_protocol::AppId;
+use uuid::Uuid;
+use wwproxy_protocol::{AppId, Event};
 
 use super::{
     Registered, Shared,
@@ -30,6 +31,7 @@ use crate::store::{
     Appended, DedupeKey, Limits, NewEvent, Overflow, Registration, StoreError,
     dedupe::{self, Key, Recent},
     queue::Slot,
+    queues::AppQueue,
     sequence::{self, Seq, Sequence},
 };
 
@@ -134,12 +136,23 @@ struct Batch {
 /// What a batch changes in memory once it is durable.
 #[derive(Default)]
 struct Changes {
-    pushed: Vec<(AppId, Slot)>,
+    pushed: Vec<Arrival>,
+    /// Those of this very batch that had to make room again. An app's came before all that it has in `pushed`.
+    passed: Vec<Arrival>,
     keys: HashMap<Key, Seq>,
     /// Taken out of their queues already, so that nobody leases them meanwhile.
     evicted: Vec<(AppId, Slot)>,
     /// How each app's queue grows.
     growth: HashMap<AppId, Growth>,
+}
+
+/// An event that is in the file once the batch is.
+struct Arrival {
+    app: AppId,
+    slot: Slot,
+    uuid: Uuid,
+    received_at: SystemTime,
+    event: NewEvent,
 }
 
 #[derive(Default)]
@@ -276,7 +289,7 @@ impl Writer {
             for &seq in &deleted {
                 tables.events.remove(seq)?;
             }
-            let append = |(app, event, dedupe)| writer.append(&mut tables, app, &event, dedupe, &mut changes);
+            let append = |(app, event, dedupe)| writer.append(&mut tables, app, event, dedupe, &mut changes);
             appends.into_iter().map(append).collect::<Result<Vec<_>, _>>()
         });
         drop(room);
@@ -306,10 +319,16 @@ impl Writer {
         for (seq, key) in keys {
             self.recent.insert(seq, key);
         }
-        for (app, slot) in changes.pushed {
+        for arrival in changes.passed {
+            let queue = self.shared.queues.app(&arrival.app);
+            arrival.show(&queue);
+        }
+        for arrival in changes.pushed {
             self.refused = false;
-            self.last_committed = slot.seq;
-            self.shared.queues.app(&app).push(slot);
+            self.last_committed = arrival.slot.seq;
+            let queue = self.shared.queues.app(&arrival.app);
+            queue.push(arrival.slot);
+            arrival.show(&queue);
         }
         for (app, Growth { dropped, evicted, .. }) in changes.growth {
             if dropped > 0 {
@@ -326,7 +345,7 @@ impl Writer {
         &mut self,
         tables: &mut Tables<'_>,
         app: AppId,
-        event: &NewEvent,
+        event: NewEvent,
         dedupe: Option<DedupeKey>,
         changes: &mut Changes,
     ) -> Result<Appended, redb::Error> {
@@ -337,7 +356,9 @@ impl Writer {
         }
         let seq = self.sequence.next();
         let uuid = sequence::new_uuid(seq);
-        let record = record::encode_event(&app, uuid, SystemTime::now(), event);
+        // To the microsecond, as the record keeps it.
+        let received_at = sequence::time(sequence::at(SystemTime::now()));
+        let record = record::encode_event(&app, uuid, received_at, &event);
         let slot = Slot { seq, size: slot_size(record.len()) };
         if !self.make_room(tables, &app, slot.size, changes)? {
             return Ok(Appended::Full);
@@ -350,7 +371,7 @@ impl Writer {
         let growth = changes.growth.entry(app.clone()).or_default();
         growth.events += 1;
         growth.bytes += u64::from(slot.size);
-        changes.pushed.push((app, slot));
+        changes.pushed.push(Arrival { app, slot, uuid, received_at, event });
         Ok(Appended::Stored(sequence::event_id(uuid)))
     }
 
@@ -363,7 +384,7 @@ impl Writer {
         changes: &mut Changes,
     ) -> Result<bool, redb::Error> {
         let queue = self.shared.queues.app(app);
-        let Changes { pushed, evicted, growth, .. } = changes;
+        let Changes { pushed, passed, evicted, growth, .. } = changes;
         let growth = growth.entry(app.clone()).or_default();
         let now = tokio::time::Instant::now();
         loop {
@@ -378,8 +399,10 @@ impl Writer {
                 evicted.push((app.clone(), slot));
                 growth.evicted += 1;
                 slot
-            } else if let Some(first) = pushed.iter().position(|(of, _)| of == app) {
-                let (_, slot) = pushed.remove(first);
+            } else if let Some(first) = pushed.iter().position(|arrival| arrival.app == *app) {
+                let arrival = pushed.remove(first);
+                let slot = arrival.slot;
+                passed.push(arrival);
                 growth.events -= 1;
                 growth.bytes -= u64::from(slot.size);
                 growth.dropped += 1;
@@ -515,11 +538,24 @@ impl Writer {
         }
         for (app, slot) in contents.events {
             self.last_committed = slot.seq;
-            self.shared.queues.app(&app).push(slot);
+            let queue = self.shared.queues.app(&app);
+            queue.push(slot);
+            // Its sender was told to come again, and its body is in the file alone.
+            queue.taps().miss();
         }
         self.failed = false;
         tracing::info!("the store is open again");
         Ok(())
+    }
+}
+
+impl Arrival {
+    fn show(self, queue: &AppQueue) {
+        queue.taps().show(self.slot.size, || {
+            let NewEvent { headers, query, body } = self.event;
+            let id = sequence::event_id(self.uuid);
+            Event { id, received_at: self.received_at, headers, query, body }
+        });
     }
 }
 
