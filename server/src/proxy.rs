@@ -18,7 +18,9 @@ use wwproxy_protocol::{
 
 use crate::{
     identity::{IdentityError, IdentityProvider},
-    store::{Appended, DedupeKey, Delivery, Lease, NewEvent, Registration, Settlement, Store, StoreError},
+    store::{
+        Appended, DedupeKey, Delivery, Lease, NewEvent, Registration, Settlement, Store, StoreError, Tap,
+    },
 };
 
 /// The most events that one poll takes, whatever the client asks for.
@@ -41,7 +43,7 @@ pub(crate) struct Proxy {
     store: Arc<dyn Store>,
     identity: Arc<dyn IdentityProvider>,
     lease_time: Duration,
-    /// How many websockets each app has open here. An app with none has no entry.
+    /// How many websockets each app listens with here. An app with none has no entry.
     clients: Mutex<HashMap<AppId, u64>>,
 }
 
@@ -62,6 +64,8 @@ pub(crate) enum ProxyError {
     BadChallenge,
     #[error("the app's queue is full")]
     Full,
+    #[error("the app has as many taps open as it may")]
+    TooManyTaps,
     #[error("the event was not stored in time")]
     Slow,
     #[error("the event could not be stored")]
@@ -229,6 +233,11 @@ impl Proxy {
         })
     }
 
+    /// Shows the app's events that are stored from now on.
+    pub(crate) async fn tap(&self, app: &AppId) -> Result<Tap, ProxyError> {
+        self.store.tap(app).await?.ok_or(ProxyError::TooManyTaps)
+    }
+
     /// Counts a websocket of the app for as long as the guard lives.
     pub(crate) fn connected(self: &Arc<Self>, app: &AppId) -> Connected {
         *self.clients.lock().unwrap_or_else(PoisonError::into_inner).entry(app.clone()).or_default() += 1;
@@ -260,7 +269,7 @@ impl Handover {
     }
 }
 
-/// A websocket that is open.
+/// A websocket that is open and takes events.
 #[derive(Debug)]
 pub(crate) struct Connected {
     proxy: Arc<Proxy>,

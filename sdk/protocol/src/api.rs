@@ -230,7 +230,7 @@ pub struct Status {
     pub stored_bytes: u64,
     /// Age of the oldest event in milliseconds, or `None` where there is none.
     pub oldest_age_ms: Option<u64>,
-    /// Websockets of the app that are open on this server.
+    /// Websockets of the app that are open on this server, taps not among them.
     pub clients: u64,
 }
 

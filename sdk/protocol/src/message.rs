@@ -167,7 +167,8 @@ pub struct EventMessage {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EventDetails {
-    /// How often the event has been handed out, this time included: 1 the first time.
+    /// How often the event has been handed out, this time included: 1 the first time, and 0 where it is only
+    /// shown to a tap.
     pub attempt: Option<u32>,
     /// When the proxy took it.
     pub received_at: Option<SystemTime>,

@@ -12,6 +12,12 @@ use super::{
 /// The events are gone once the answer was handed to the connection in full, and not before.
 pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
     let request = request.authorised(&context.proxy, app).await?;
+    if request.flag("tap")? {
+        // Who wants to look on has not asked for the events to be taken.
+        return Err(ApiError::bad_request(
+            "A tap is a websocket: ask for an upgrade, which a proxy on the way must pass on.",
+        ));
+    }
     let max = request.count("max")?;
     let (deliveries, handover) = context.proxy.poll(app, max).await?;
     let mut response = json(encode_poll(deliveries.iter().map(|delivery| &delivery.event)));

@@ -82,6 +82,15 @@ impl Request {
         }
     }
 
+    /// A query parameter that is `1` for yes or `0` for no, which it is where not said.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.parameter(name) {
+            None | Some("0") => Ok(false),
+            Some("1") => Ok(true),
+            Some(_) => Err(ApiError::bad_request(format!("The query's \"{name}\" must be 0 or 1."))),
+        }
+    }
+
     /// Lets pass who brings a token of the app.
     pub(super) async fn authorised(self, proxy: &Proxy, app: &AppId) -> Result<Self, ApiError> {
         let authorised = match self.bearer_token() {

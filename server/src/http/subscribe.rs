@@ -51,9 +51,12 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
     let request = request.authorised(&context.proxy, &app).await?;
     let token = request.bearer_token()?;
     let window = request.count("window")?.unwrap_or(DEFAULT_WINDOW).min(MAX_WINDOW);
+    let is_tap = request.flag("tap")?;
     let handshake = shake_hands(&request.headers)?;
     let upgrade = request.upgrade.ok_or_else(|| incomplete("the connection cannot be upgraded"))?;
     let v2 = speaks_v2(&request.headers);
+    // Before the answer: who has it is shown whatever comes after.
+    let tap = if is_tap { Some(context.proxy.tap(&app).await?) } else { None };
 
     let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
     response.headers_mut().extend(handshake);
@@ -74,7 +77,10 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
             .max_frame_size(Some(MAX_MESSAGE));
         let socket =
             WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-        session::run(proxy, terms, socket, shutdown).await;
+        match tap {
+            Some(tap) => session::run_tap(proxy, terms, tap, socket, shutdown).await,
+            None => session::run(proxy, terms, socket, shutdown).await,
+        }
     });
     Ok(response)
 }

@@ -1,22 +1,26 @@
-//! One websocket client: its events go out, its acknowledgements come in.
+//! One websocket client: its events go out, its acknowledgements come in. A tap only looks on.
 
 mod connection;
+mod peer;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod window;
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+    time::{Instant, sleep_until},
 };
-use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::frame::coding::CloseCode};
+use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
-use wwproxy_protocol::{AppId, ClientMessage, Secret, message::Hello};
+use wwproxy_protocol::{AppId, ClientMessage, Secret};
 
+pub(crate) use self::tap::run_tap;
 use self::{
-    connection::{Connection, Said},
+    connection::Said,
+    peer::{End, Peer, understand},
     window::Window,
 };
 use crate::{
@@ -50,19 +54,11 @@ pub(crate) struct Terms {
     pub(crate) v2: bool,
 }
 
-/// Why a session ended, as its client is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// The client closed it, or the connection broke: there is nobody to tell.
-    Gone,
-    Told(CloseCode, &'static str),
-}
-
 /// Serves one client until it goes, breaks the protocol, falls silent, loses its app, or the server stops.
 ///
-/// One `select!` over: shutdown; the socket (messages in, and room for messages out); a lease that
-/// waits for events, while the window has room; the heartbeat; the end of the oldest lease. However
-/// it ends, what was not acknowledged goes back at once.
+/// One `select!` over: the client, with its heartbeat and shutdown; a lease that waits for events, while
+/// the window has room; the end of the oldest lease, or of the pause after a failure. However it ends,
+/// what was not acknowledged goes back at once.
 pub(crate) async fn run<S>(
     proxy: Arc<Proxy>,
     terms: Terms,
@@ -74,75 +70,48 @@ pub(crate) async fn run<S>(
     let _connected = proxy.connected(&terms.app);
     let mut session = Session {
         window: Window::new(terms.window),
-        connection: Connection::new(socket),
         paused_until: None,
+        peer: Peer::new(Arc::clone(&proxy), terms, socket, shutdown),
         proxy,
-        terms,
     };
-    let end = session.serve(shutdown).await;
-    tracing::debug!(app = %session.terms.app, ?end, "a websocket ended");
+    let Err(end) = session.serve().await;
+    tracing::debug!(app = %session.peer.terms.app, ?end, "a websocket ended");
     session.hand_back().await;
-    match end {
-        End::Told(code, reason) => session.connection.close(code, reason).await,
-        End::Gone => session.connection.finish().await,
-    }
+    session.peer.end(end).await;
 }
 
 struct Session<S> {
     proxy: Arc<Proxy>,
-    terms: Terms,
+    peer: Peer<S>,
     window: Window,
-    connection: Connection<S>,
     /// Set while the store is left alone after a failure.
     paused_until: Option<Instant>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    async fn serve(&mut self, shutdown: CancellationToken) -> End {
-        if self.terms.v2 {
-            let lease = self.proxy.lease_time();
-            self.connection
-                .push(Hello::new(self.terms.app.clone(), self.terms.window, lease, PING, IDLE).encode());
-        }
-        let mut heartbeat = interval_at(Instant::now() + PING, PING);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn serve(&mut self) -> Result<Infallible, End> {
         let proxy = Arc::clone(&self.proxy);
-        let app = self.terms.app.clone();
+        let app = self.peer.terms.app.clone();
         // The lease lives across turns of the loop: dropping it midway would hand back what it took.
         let mut lease = None;
         loop {
             if lease.is_none()
                 && self.paused_until.is_none()
-                && self.connection.is_drained()
+                && self.peer.connection.is_drained()
                 && self.window.room() > 0
             {
                 lease = Some(proxy.store().lease(&app, self.next_lease()));
             }
-            let silence = self.connection.heard() + IDLE;
-            let wake =
-                [self.window.next_end(), self.paused_until].into_iter().flatten().fold(silence, Instant::min);
+            let wake = [self.window.next_end(), self.paused_until].into_iter().flatten().min();
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return End::Told(CloseCode::Restart, "the server restarts"),
-                said = self.connection.next() => {
-                    if let Err(end) = self.on_said(said).await {
-                        return end;
-                    }
-                }
+                said = self.peer.next() => self.on_said(said?).await?,
                 leased = async { lease.as_mut().expect("guarded").await }, if lease.is_some() => {
                     lease = None;
                     self.on_leased(leased);
                 }
-                _ = heartbeat.tick() => {
-                    if let Err(end) = self.on_heartbeat() {
-                        return end;
-                    }
-                }
-                () = sleep_until(wake) => {
+                () = async { sleep_until(wake.expect("guarded")).await }, if wake.is_some() => {
                     let now = Instant::now();
-                    if now >= silence {
-                        return End::Told(CloseCode::Policy, "the client was silent for too long");
-                    }
                     self.window.expire(now);
                     self.paused_until = self.paused_until.filter(|until| *until > now);
                 }
@@ -161,15 +130,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     fn on_leased(&mut self, leased: Result<Vec<Delivery>, StoreError>) {
         let deliveries = leased.unwrap_or_else(|error| {
-            tracing::error!(app = %self.terms.app, %error, "no events can be read");
+            tracing::error!(app = %self.peer.terms.app, %error, "no events can be read");
             self.paused_until = Some(Instant::now() + STORE_PAUSE);
             Vec::new()
         });
         let until = Instant::now() + self.proxy.lease_time();
         for Delivery { event, attempt, receipt } in deliveries {
-            let message = if self.terms.v2 { event.encode_v2(attempt) } else { event.encode_legacy() };
+            let message = if self.peer.terms.v2 { event.encode_v2(attempt) } else { event.encode_legacy() };
             self.window.sent(event.id, receipt, until);
-            self.connection.push(message);
+            self.peer.connection.push(message);
         }
     }
 
@@ -183,50 +152,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             end = self.take(said, &mut settlement);
             taken += 1;
             let more = end.is_ok() && taken < MAX_SETTLED_AT_ONCE;
-            next = if more { self.connection.next_now() } else { None };
+            next = if more { self.peer.connection.next_now() } else { None };
         }
         if settlement != Settlement::default()
-            && let Err(error) = self.proxy.store().settle(&self.terms.app, settlement).await
+            && let Err(error) = self.proxy.store().settle(&self.peer.terms.app, settlement).await
         {
-            tracing::error!(app = %self.terms.app, %error, "events could not be settled and will be repeated");
+            tracing::error!(app = %self.peer.terms.app, %error, "events could not be settled and will be repeated");
         }
         end
     }
 
     fn take(&mut self, said: Said, settlement: &mut Settlement) -> Result<(), End> {
-        match said {
-            Said::Text(text) => match ClientMessage::parse(text.as_str()) {
-                Ok(ClientMessage::Ack(ids)) => {
-                    settlement.acks.extend(ids.iter().filter_map(|id| self.window.settle(id)));
-                    Ok(())
-                }
-                Ok(ClientMessage::Nack { id, delay }) => {
-                    let delay = delay.min(crate::proxy::MAX_HOLD);
-                    settlement.releases.extend(self.window.settle(&id).map(|receipt| (receipt, delay)));
-                    Ok(())
-                }
-                Ok(ClientMessage::Ignored) => Ok(()),
-                Err(_) => Err(End::Told(CloseCode::Invalid, "a message must be JSON")),
-            },
-            Said::Binary => Err(End::Told(CloseCode::Unsupported, "a message must be text")),
-            Said::Alive | Said::Drained => Ok(()),
-            Said::Gone => Err(End::Gone),
-            Said::Broken(code, reason) => Err(End::Told(code, reason)),
+        match understand(said)? {
+            ClientMessage::Ack(ids) => {
+                settlement.acks.extend(ids.iter().filter_map(|id| self.window.settle(id)));
+            }
+            ClientMessage::Nack { id, delay } => {
+                let delay = delay.min(crate::proxy::MAX_HOLD);
+                settlement.releases.extend(self.window.settle(&id).map(|receipt| (receipt, delay)));
+            }
+            ClientMessage::Ignored => {}
         }
-    }
-
-    fn on_heartbeat(&mut self) -> Result<(), End> {
-        if !self.proxy.identity().vouches_for(&self.terms.token) {
-            return Err(End::Told(CloseCode::Policy, "the app or its secret is not known any more"));
-        }
-        self.connection.ping();
         Ok(())
     }
 
     /// Takes the acknowledgements that have come already, and gives back the rest.
     async fn hand_back(&mut self) {
         let mut settlement = Settlement::default();
-        while let Some(said) = self.connection.next_now() {
+        while let Some(said) = self.peer.connection.next_now() {
             if self.take(said, &mut settlement).is_err() {
                 break;
             }
@@ -235,8 +188,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if settlement == Settlement::default() {
             return;
         }
-        if let Err(error) = self.proxy.store().settle(&self.terms.app, settlement).await {
-            tracing::error!(app = %self.terms.app, %error, "events come back only when their leases end");
+        if let Err(error) = self.proxy.store().settle(&self.peer.terms.app, settlement).await {
+            tracing::error!(app = %self.peer.terms.app, %error, "events come back only when their leases end");
         }
     }
 }

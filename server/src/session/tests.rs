@@ -67,18 +67,36 @@ impl Fixture {
 
     /// A client whose pipe holds no more than so many bytes.
     async fn connect_through(&self, window: u32, pipe: usize) -> (Client, JoinHandle<()>) {
+        let (terms, socket, client) = self.accept(window, pipe).await;
+        let session = tokio::spawn(run(Arc::clone(&self.proxy), terms, socket, self.shutdown.clone()));
+        (greeted(client).await, session)
+    }
+
+    /// A tap whose pipe holds no more than so many bytes.
+    async fn tap_through(&self, pipe: usize) -> (Client, JoinHandle<()>) {
+        let (terms, socket, client) = self.accept(1, pipe).await;
+        let tap = self.proxy.tap(&self.app).await.unwrap();
+        let session =
+            tokio::spawn(run_tap(Arc::clone(&self.proxy), terms, tap, socket, self.shutdown.clone()));
+        (greeted(client).await, session)
+    }
+
+    /// The terms and both ends of a websocket.
+    async fn accept(&self, window: u32, pipe: usize) -> (Terms, Client, Client) {
         let (ours, theirs) = duplex(pipe);
         let terms = Terms { app: self.app.clone(), token: Secret::new("t"), window, v2: true };
         let socket = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
-        let session = tokio::spawn(run(Arc::clone(&self.proxy), terms, socket, self.shutdown.clone()));
-        let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
-        assert!(matches!(server_message(&mut client).await, ServerMessage::Hello(_)));
-        (client, session)
+        (terms, socket, WebSocketStream::from_raw_socket(theirs, Role::Client, None).await)
     }
 
     async fn leased(&self) -> usize {
         self.proxy.store().stats(&self.app).await.unwrap().leased
     }
+}
+
+async fn greeted(mut client: Client) -> Client {
+    assert!(matches!(server_message(&mut client).await, ServerMessage::Hello(_)));
+    client
 }
 
 async fn server_message(client: &mut Client) -> ServerMessage {
@@ -204,4 +222,81 @@ async fn an_app_that_was_removed_loses_its_connection() {
     let start = Instant::now();
     assert_eq!(close_code(&mut client).await, 1008);
     assert_eq!(start.elapsed(), PING);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tap_that_answers_pings_stays_for_ever() {
+    let fixture = Fixture::new().await;
+    let (mut client, session) = fixture.tap_through(64 << 10).await;
+    for _ in 0..10 {
+        assert!(matches!(client.next().await, Some(Ok(Message::Ping(_)))));
+        client.flush().await.unwrap();
+    }
+    assert!(!session.is_finished());
+    fixture.append("{}").await;
+    let shown = event(&mut client).await;
+    assert_eq!((shown.body, shown.details.attempt), ("{}".into(), Some(0)));
+    assert_eq!(fixture.leased().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_tap_is_closed_and_its_place_is_free() {
+    let fixture = Fixture::new().await;
+    let mut taps = Vec::new();
+    while let Ok(tap) = fixture.proxy.tap(&fixture.app).await {
+        taps.push(tap);
+    }
+    taps.pop();
+    let (_client, session) = fixture.tap_through(64 << 10).await;
+    assert!(fixture.proxy.tap(&fixture.app).await.is_err());
+    // It reads nothing, so it answers no ping.
+    let start = Instant::now();
+    session.await.unwrap();
+    assert!((IDLE..IDLE + PING).contains(&start.elapsed()), "{:?}", start.elapsed());
+    fixture.proxy.tap(&fixture.app).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tap_that_does_not_read_is_told_of_the_gap_when_it_does() {
+    const SENT: u64 = 1000;
+    let fixture = Fixture::new().await;
+    let (mut client, _session) = fixture.tap_through(256).await;
+    for _ in 0..SENT {
+        fixture.append("{}").await;
+        // The session sends what it can.
+        tokio::task::yield_now().await;
+    }
+    let (mut shown, mut missed) = (0, 0);
+    while shown + missed < SENT {
+        match server_message(&mut client).await {
+            ServerMessage::Event(_) => {
+                assert_eq!(missed, 0, "what is missing came last");
+                shown += 1;
+            }
+            ServerMessage::Gap { missed: more } => missed += more,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(shown + missed, SENT);
+    assert!(shown > 0 && missed > 0, "{shown} shown, {missed} missed");
+    fixture.append("[]").await;
+    assert_eq!(event(&mut client).await.body, "[]");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_tap_says_why() {
+    let fixture = Fixture::new().await;
+    for (message, code) in [(Message::text("{"), 1007), (Message::binary("{}"), 1003)] {
+        let (mut client, _session) = fixture.tap_through(1024).await;
+        client.send(message).await.unwrap();
+        assert_eq!(close_code(&mut client).await, code);
+    }
+    let (mut client, _session) = fixture.tap_through(1024).await;
+    let start = Instant::now();
+    fixture.removed.cancel();
+    assert_eq!(close_code(&mut client).await, 1008);
+    assert_eq!(start.elapsed(), PING);
+    let (mut client, _session) = fixture.tap_through(1024).await;
+    fixture.shutdown.cancel();
+    assert_eq!(close_code(&mut client).await, 1012);
 }

@@ -9,19 +9,22 @@ use crate::common::{
 
 /// Every request of a client that needs its token, without one.
 fn client_requests(app: &App) -> Vec<RequestBuilder> {
-    let mut upgrade = app.anonymous(Method::GET, "");
+    let [mut upgrade, mut tap] = ["", "?tap=1"].map(|query| app.anonymous(Method::GET, query));
     for (name, value) in handshake_headers() {
         upgrade = upgrade.header(name, value);
+        tap = tap.header(name, value);
     }
     vec![
         app.anonymous(Method::GET, ""),
         app.anonymous(Method::GET, "?max=1"),
+        app.anonymous(Method::GET, "?tap=1"),
         app.anonymous(Method::PUT, "").body(r#"{"secret":"stolen"}"#),
         app.anonymous(Method::DELETE, ""),
         app.anonymous(Method::POST, "/lease").body("{}"),
         app.anonymous(Method::POST, "/ack").body("{}"),
         app.anonymous(Method::GET, "/status"),
         upgrade,
+        tap,
     ]
 }
 

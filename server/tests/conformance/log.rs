@@ -11,8 +11,12 @@ use crate::{
 /// Everything a sender and a client can do, well and badly.
 async fn do_everything(app: &App) {
     app.register(&app.secret).await;
+    let mut tap = app.listen("?tap=1").await;
     app.receive("{}").await;
     app.receive("[1]").await;
+    tap.bodies(2).await;
+    tap.send("nonsense").await;
+    tap.close_code().await;
     app.hook(r#"{"type":"verification","challenge":"x"}"#).send().await.unwrap();
     app.bare_hook().header("X-OUTBOUND-TOKEN", sign("wrong", "{}")).body("{}").send().await.unwrap();
     app.hook("nonsense").send().await.unwrap();

@@ -23,6 +23,7 @@ mod races;
 mod register;
 mod shapes;
 mod sharing;
+mod tap;
 mod v2;
 mod verification;
 mod websocket;

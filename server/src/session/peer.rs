@@ -1,0 +1,101 @@
+//! The other end of a websocket, whatever is said to it: its heartbeat, and how it ends.
+
+use std::sync::Arc;
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until},
+};
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::frame::coding::CloseCode};
+use tokio_util::sync::CancellationToken;
+use wwproxy_protocol::{ClientMessage, message::Hello};
+
+use super::{
+    IDLE, PING, Terms,
+    connection::{Connection, Said},
+};
+use crate::proxy::Proxy;
+
+/// Why a session ended, as its client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The client closed it, or the connection broke: there is nobody to tell.
+    Gone,
+    Told(CloseCode, &'static str),
+}
+
+pub(super) struct Peer<S> {
+    pub(super) terms: Terms,
+    pub(super) connection: Connection<S>,
+    proxy: Arc<Proxy>,
+    shutdown: CancellationToken,
+    heartbeat: Interval,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    /// Greets a client that speaks `wwproxy.v2`.
+    pub(super) fn new(
+        proxy: Arc<Proxy>,
+        terms: Terms,
+        socket: WebSocketStream<S>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let mut connection = Connection::new(socket);
+        if terms.v2 {
+            let lease = proxy.lease_time();
+            connection.push(Hello::new(terms.app.clone(), terms.window, lease, PING, IDLE).encode());
+        }
+        let mut heartbeat = interval_at(Instant::now() + PING, PING);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { terms, connection, proxy, shutdown, heartbeat }
+    }
+
+    /// The next thing that the client says; sends what is queued meanwhile. Can be dropped at any time.
+    ///
+    /// One `select!` over: shutdown; the socket (messages in, and room for messages out); the
+    /// heartbeat; silence. Where the session must end, it says why.
+    pub(super) async fn next(&mut self) -> Result<Said, End> {
+        loop {
+            let silence = self.connection.heard() + IDLE;
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => {
+                    return Err(End::Told(CloseCode::Restart, "the server restarts"));
+                }
+                said = self.connection.next() => return Ok(said),
+                _ = self.heartbeat.tick() => self.beat()?,
+                () = sleep_until(silence) => {
+                    return Err(End::Told(CloseCode::Policy, "the client was silent for too long"));
+                }
+            }
+        }
+    }
+
+    fn beat(&mut self) -> Result<(), End> {
+        if !self.proxy.identity().vouches_for(&self.terms.token) {
+            return Err(End::Told(CloseCode::Policy, "the app or its secret is not known any more"));
+        }
+        self.connection.ping();
+        Ok(())
+    }
+
+    /// Tells the client why, where it is still there.
+    pub(super) async fn end(&mut self, end: End) {
+        match end {
+            End::Told(code, reason) => self.connection.close(code, reason).await,
+            End::Gone => self.connection.finish().await,
+        }
+    }
+}
+
+/// What a client means by what it said, or why the session ends with it.
+pub(super) fn understand(said: Said) -> Result<ClientMessage, End> {
+    match said {
+        Said::Text(text) => ClientMessage::parse(text.as_str())
+            .map_err(|_| End::Told(CloseCode::Invalid, "a message must be JSON")),
+        Said::Binary => Err(End::Told(CloseCode::Unsupported, "a message must be text")),
+        Said::Alive | Said::Drained => Ok(ClientMessage::Ignored),
+        Said::Gone => Err(End::Gone),
+        Said::Broken(code, reason) => Err(End::Told(code, reason)),
+    }
+}

@@ -1,0 +1,293 @@
+//! The read-only tap, `?tap=1`: it sees what arrives, and takes nothing.
+
+use std::sync::Arc;
+
+use reqwest::{Method, Response};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{
+    common::{App, Home, Server, Socket, eventually, handshake_headers, number, problem},
+    poll::post_many,
+};
+
+const NOTHING: [&str; 0] = [];
+/// The most taps of one app.
+const MAX_TAPS: usize = 16;
+
+async fn tap(app: &App) -> Socket {
+    app.listen("?tap=1").await
+}
+
+/// The answer to an upgrade that is refused.
+async fn refused(app: &App, query: &str) -> Response {
+    let mut upgrade = app.request(Method::GET, query);
+    for (name, value) in handshake_headers() {
+        upgrade = upgrade.header(name, value);
+    }
+    upgrade.send().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_tap_sees_what_arrives_from_now_on_in_order() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.receive_numbers(0..3).await;
+    let mut tap = tap(&app).await;
+    app.receive_numbers(3..6).await;
+    assert_eq!(tap.bodies(3).await, [number(3), number(4), number(5)]);
+    assert_eq!(tap.fence().await, NOTHING);
+}
+
+#[tokio::test]
+async fn what_a_tap_sees_is_delivered_all_the_same() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let mut tap = tap(&app).await;
+    app.receive_numbers(0..3).await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.push(tap.event().await);
+    }
+    assert_eq!((app.figure("stored").await, app.figure("leased").await), (3, 0));
+    let leased = app.lease(json!({"max": 1})).await;
+    assert_eq!(leased[0].details.attempt, Some(1), "to be shown is not to be handed out");
+    app.settle(json!({"release": [leased[0].receipt]})).await;
+    assert_eq!(app.poll("").await, seen);
+    assert_eq!(tap.fence().await, NOTHING, "what goes out again does not arrive again");
+}
+
+#[tokio::test]
+async fn a_tap_beside_a_client_that_acknowledges_sees_all() {
+    let server = Server::start_in(&Arc::new(Home::new()), &[]);
+    let app = server.app("bot").await;
+    let (mut tap, mut client) = (tap(&app).await, app.listen("?window=1").await);
+    for n in 0..20 {
+        app.receive(number(n)).await;
+        let event = client.event().await;
+        client.ack(&event.0).await;
+        assert_eq!(tap.event().await, event);
+    }
+    client.fence().await;
+    assert_eq!(app.figure("stored").await, 0);
+}
+
+#[tokio::test]
+async fn a_message_is_the_legacy_one_byte_for_byte() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let mut tap = tap(&app).await;
+    assert_eq!(tap.protocol, None);
+    let body = " {\"a\" : 1.0e0 , \"ü\":[ ]}\n";
+    app.receive(body).await;
+    let id = app.lease(json!({})).await.remove(0).id;
+    assert_eq!(tap.next().await, format!(r#"{{"type":"event","id":"{id}","data":{body}}}"#));
+}
+
+#[tokio::test]
+async fn with_v2_hello_comes_first_and_the_attempt_is_0() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let (mut tap, hello) = app.listen_v2("?tap=1").await;
+    assert_eq!((&hello["type"], &hello["appId"]), (&json!("hello"), &json!("bot")));
+    let (mut client, _) = app.listen_v2("").await;
+    let sent = app.indexed(7, "{\"a\": 1}").query(&[("q", "1")]).send().await.unwrap();
+    assert_eq!(sent.status(), 201);
+    let (shown, delivered) = (tap.next().await, client.next().await);
+    assert_eq!(shown.replace("\"attempt\":0,", "\"attempt\":1,"), delivered);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["attempt"], &shown["query"]), (&json!(0), &json!("q=1")));
+}
+
+#[tokio::test]
+async fn every_tap_of_an_app_sees_all_and_no_other_app_anything() {
+    let server = Server::start(&[]);
+    let (app, other) = (server.app("bot").await, server.app("bot2").await);
+    let mut stranger = tap(&other).await;
+    let mut taps = [tap(&app).await, tap(&app).await, tap(&app).await];
+    app.receive_numbers(0..5).await;
+    for tap in &mut taps {
+        assert_eq!(tap.bodies(5).await, (0..5).map(number).collect::<Vec<_>>());
+    }
+    assert_eq!(stranger.fence().await, NOTHING);
+    other.receive("[1]").await;
+    assert_eq!(stranger.event().await.1, "[1]");
+    assert_eq!(taps[0].fence().await, NOTHING);
+}
+
+#[tokio::test]
+async fn what_is_said_through_a_tap_means_nothing() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let (mut tap, _) = app.listen_v2("?tap=1").await;
+    let mut client = app.listen("").await;
+    app.receive_numbers(0..2).await;
+    let (id, _) = client.event().await;
+    client.event().await;
+    tap.ack(&id).await;
+    tap.send(json!({"type": "event_ack", "ids": [id]}).to_string()).await;
+    tap.send(json!({"type": "event_nack", "id": id}).to_string()).await;
+    tap.send("null").await;
+    assert_eq!(tap.fence().await.len(), 2, "nothing but what arrived");
+    assert_eq!(client.fence().await, NOTHING);
+    assert_eq!((app.figure("stored").await, app.figure("leased").await), (2, 2));
+}
+
+#[tokio::test]
+async fn what_is_not_json_or_not_text_closes_that_one_tap() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let mut other = tap(&app).await;
+    for (message, code) in [(Message::text("nonsense"), 1007), (Message::binary("{}"), 1003)] {
+        let mut tap = tap(&app).await;
+        tap.send(message).await;
+        assert_eq!(tap.close_code().await, code);
+    }
+    app.receive("[1]").await;
+    assert_eq!(other.event().await.1, "[1]");
+}
+
+/// It takes nothing from its socket, which holds less than what is sent: 4 MiB and 32 MiB are what
+/// systems let the two ends have.
+#[tokio::test]
+async fn a_tap_that_does_not_read_misses_events_and_is_told_how_many_where_they_are_missing() {
+    const SENT: usize = 48;
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let mut slow = tap(&app).await;
+    let large = |n: usize| format!("[{n},\"{}\"]", "x".repeat(1 << 20));
+    for n in 0..SENT {
+        app.receive(large(n)).await;
+    }
+    let (mut next, mut shown) = (0, 0);
+    while next < SENT {
+        let message = slow.next().await;
+        if message.starts_with(r#"{"type":"event""#) {
+            assert!(crate::common::exact_event(&message).1 == large(next), "not event {next}");
+            (next, shown) = (next + 1, shown + 1);
+        } else {
+            let gap: Value = serde_json::from_str(&message).unwrap();
+            let missed = gap["missed"].as_u64().unwrap();
+            assert_eq!(gap, json!({"type": "gap", "missed": missed}));
+            next += usize::try_from(missed).unwrap();
+        }
+    }
+    assert_eq!(next, SENT, "what was shown and what was missed is what was sent");
+    assert!(0 < shown && shown < SENT, "{shown}");
+    app.receive("[0]").await;
+    assert_eq!(slow.event().await.1, "[0]");
+    assert_eq!((app.figure("stored").await, app.figure("leased").await), (SENT as u64 + 1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_every_event_is_shown_or_missed() {
+    const SENT: u64 = 5000;
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let mut tap = tap(&app).await;
+    let sender = tokio::spawn({
+        let app = app.clone();
+        async move { post_many(&app, usize::try_from(SENT).unwrap()).await }
+    });
+    let (mut accounted, mut last_id) = (0, String::new());
+    while accounted < SENT {
+        let message: Value = serde_json::from_str(&tap.next().await).unwrap();
+        if message["type"] == "gap" {
+            accounted += message["missed"].as_u64().unwrap();
+        } else {
+            assert!(accounted <= message["data"]["n"].as_u64().unwrap());
+            assert!(last_id.as_str() < message["id"].as_str().unwrap(), "in order of arrival");
+            last_id = message["id"].as_str().unwrap().to_owned();
+            accounted += 1;
+        }
+    }
+    sender.await.unwrap();
+    assert_eq!(accounted, SENT);
+    assert_eq!(tap.fence().await, NOTHING);
+    assert_eq!(app.figure("stored").await, SENT);
+}
+
+#[tokio::test]
+async fn a_tap_that_is_no_websocket_is_400_and_takes_nothing() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.receive_numbers(0..2).await;
+    for query in ["?tap=1", "?max=1&tap=1", "?tap=", "?tap", "?tap=2", "?tap=true"] {
+        problem(app.request(Method::GET, query).send().await.unwrap(), 400).await;
+    }
+    for query in ["?tap=", "?tap=2", "?tap=yes", "?tap=1&window=0"] {
+        problem(refused(&app, query).await, 400).await;
+    }
+    assert_eq!((app.figure("stored").await, app.figure("leased").await), (2, 0));
+    let mut client = app.listen("?tap=0&window=1").await;
+    let (id, _) = client.event().await;
+    client.ack(&id).await;
+    client.fence().await;
+    drop(client);
+    eventually("its event is back", async || app.figure("leased").await == 0).await;
+    assert_eq!(app.poll("?tap=0").await.len(), 1);
+}
+
+#[tokio::test]
+async fn one_tap_too_many_is_429_until_another_is_closed() {
+    let server = Server::start(&[]);
+    let (app, other) = (server.app("bot").await, server.app("other").await);
+    let mut taps = Vec::new();
+    for _ in 0..MAX_TAPS {
+        taps.push(tap(&app).await);
+    }
+    let response = refused(&app, "?tap=1").await;
+    let after = response.headers()["retry-after"].to_str().unwrap().to_owned();
+    assert!(after.parse::<u32>().is_ok_and(|seconds| seconds > 0), "{after}");
+    problem(response, 429).await;
+    tap(&other).await;
+    app.listen("").await;
+    // Its app has no further event by which it would be noticed.
+    taps.pop();
+    eventually("there is room for a tap", async || {
+        let answer = refused(&app, "?tap=1").await;
+        answer.status() == 101
+    })
+    .await;
+    app.receive("[1]").await;
+    for tap in &mut taps {
+        assert_eq!(tap.event().await.1, "[1]");
+    }
+}
+
+#[tokio::test]
+async fn a_tap_is_no_client_in_the_status() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let _client = app.listen("").await;
+    let (mut tap, _) = app.listen_v2("?tap=1").await;
+    tap.fence().await;
+    eventually("the client is counted", async || app.figure("clients").await == 1).await;
+    tap.fence().await;
+    assert_eq!(app.figure("clients").await, 1);
+}
+
+#[tokio::test]
+async fn a_tap_outlasts_a_registration() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let mut tap = tap(&app).await;
+    app.receive("[1]").await;
+    app.unregister().await;
+    problem(app.hook("[2]").send().await.unwrap(), 404).await;
+    app.register(&app.secret).await;
+    app.receive("[3]").await;
+    assert_eq!(tap.bodies(2).await, ["[1]", "[3]"]);
+}
+
+#[tokio::test]
+async fn on_shutdown_a_tap_is_closed_with_1012() {
+    let mut server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let (mut legacy, (mut v2, _)) = (tap(&app).await, app.listen_v2("?tap=1").await);
+    server.signal("TERM");
+    assert_eq!(legacy.close_code().await, 1012);
+    assert_eq!(v2.close_code().await, 1012);
+    drop((legacy, v2));
+    assert!(server.exited().await.success());
+}
