@@ -57,6 +57,11 @@ impl MemoryStore {
         Self { limits, queues: Queues::default(), state: Mutex::new(state) }
     }
 
+    fn drop_old(&self, app: &AppId) {
+        let dropped = lock(&self.state).drop_old(&self.queues.app(app), &self.limits);
+        self.queues.too_old.add(app, dropped);
+    }
+
     fn append_now(&self, app: &AppId, event: NewEvent, dedupe: Option<DedupeKey>) -> Appended {
         let mut state = lock(&self.state);
         let Some(registered) = state.registrations.get(app) else { return Appended::Unregistered };
@@ -68,8 +73,11 @@ impl MemoryStore {
             event.body.len() + event.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() + FRAMING;
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let queue = self.queues.app(app);
-        state.drop_old(&queue, &self.limits);
-        if !state.make_room(&queue, size, &self.limits) {
+        self.queues.too_old.add(app, state.drop_old(&queue, &self.limits));
+        let dropped = queue.lock().dropped();
+        let has_room = state.make_room(&queue, size, &self.limits);
+        self.queues.made_room.add(app, queue.lock().dropped() - dropped);
+        if !has_room {
             return Appended::Full;
         }
         let seq = state.sequence.next();
@@ -90,14 +98,16 @@ impl MemoryStore {
 }
 
 impl State {
-    /// Drops events whose time is over.
-    fn drop_old(&mut self, queue: &AppQueue, limits: &Limits) {
-        let Some(oldest) = SystemTime::now().checked_sub(limits.retention) else { return };
+    /// Drops events whose time is over, and says how many.
+    fn drop_old(&mut self, queue: &AppQueue, limits: &Limits) -> u64 {
+        let Some(oldest) = SystemTime::now().checked_sub(limits.retention) else { return 0 };
         let mut queue = queue.lock();
-        for slot in queue.older_than(Instant::now(), sequence::at(oldest)) {
+        let old = queue.older_than(Instant::now(), sequence::at(oldest));
+        for &slot in &old {
             queue.forget(slot);
             self.events.remove(&slot.seq);
         }
+        old.len() as u64
     }
 
     /// Whether an event of this size has room, which `drop-oldest` makes where it can.
@@ -112,7 +122,6 @@ impl State {
                 Overflow::DropOldest => queue.evict_oldest(Instant::now()),
             };
             let Some(slot) = evicted else { return false };
-            tracing::warn!("dropped the oldest event of a full queue");
             self.events.remove(&slot.seq);
         }
         true
@@ -155,7 +164,7 @@ impl Store for MemoryStore {
 
     fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> Answer<'a, Vec<Delivery>> {
         Box::pin(async move {
-            lock(&self.state).drop_old(&self.queues.app(app), &self.limits);
+            self.drop_old(app);
             let leased = self.queues.lease(app, &lease).await;
             let state = lock(&self.state);
             let delivery = |taken: &super::queue::Taken| {
@@ -183,7 +192,7 @@ impl Store for MemoryStore {
     }
 
     fn stats<'a>(&'a self, app: &'a AppId) -> Answer<'a, Stats> {
-        lock(&self.state).drop_old(&self.queues.app(app), &self.limits);
+        self.drop_old(app);
         done(self.queues.stats(app))
     }
 

@@ -6,6 +6,7 @@
 //! `queue`; they differ in where bodies and deletions go.
 
 mod dedupe;
+mod drops;
 mod memory;
 mod queue;
 mod queues;

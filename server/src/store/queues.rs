@@ -13,6 +13,7 @@ use wwproxy_protocol::{AppId, api::Receipt};
 
 use super::{
     Lease, Settled, Settlement, Stats,
+    drops::Drops,
     queue::{Queue, Slot, Taken},
     sequence::{self, Seq},
     tap::{Tap, Taps},
@@ -24,6 +25,10 @@ pub(super) struct Queues {
     apps: Mutex<HashMap<AppId, Arc<AppQueue>>>,
     /// Names leases. Starts anywhere, so that a receipt from an earlier life of the store is stale.
     next_lease: AtomicU64,
+    /// Those that made room for others.
+    pub(super) made_room: Drops,
+    /// Those whose time was over.
+    pub(super) too_old: Drops,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +42,12 @@ pub(super) struct AppQueue {
 impl Default for Queues {
     fn default() -> Self {
         let start = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
-        Self { apps: Mutex::default(), next_lease: AtomicU64::new(start) }
+        Self {
+            apps: Mutex::default(),
+            next_lease: AtomicU64::new(start),
+            made_room: Drops::new("dropped the oldest events of full queues"),
+            too_old: Drops::new("dropped events older than the retention"),
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! The log, on stderr: it tells no secret, and nobody else writes its lines.
 
+use std::sync::Arc;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    common::{App, Server, handshake_headers, raw, sign},
+    common::{App, Home, Server, eventually, handshake_headers, raw, sign},
     platform::Platform,
 };
 
@@ -75,6 +77,22 @@ async fn no_secret_and_no_token_is_ever_logged() {
     secrets.extend(["wrong-secret-4711".into(), "wrong-token-4711".into()]);
     for secret in secrets {
         assert!(!log.contains(&secret), "{secret} in\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn dropped_events_do_not_fill_it() {
+    let flags = ["--max-queued-events", "1", "--overflow", "drop-oldest"];
+    for server in [Server::start(&flags), Server::start_in(&Arc::new(Home::new()), &flags)] {
+        let app = server.app("bot").await;
+        app.receive_numbers(0..50).await;
+        assert_eq!(app.figure("dropped").await, 49);
+        app.unregister().await;
+        eventually("all that was told is read", async || server.log().contains("unregistered")).await;
+        let log = server.log();
+        let told: Vec<_> = log.lines().filter(|line| line.contains("dropped")).collect();
+        assert_eq!(told.len(), 1, "once a minute: {log}");
+        assert!(told[0].contains("WARN") && told[0].contains("last=bot"), "{}", told[0]);
     }
 }
 

@@ -334,9 +334,7 @@ impl Writer {
             if dropped > 0 {
                 self.shared.queues.app(&app).lock().add_dropped(dropped);
             }
-            if dropped + evicted > 0 {
-                tracing::warn!(%app, events = dropped + evicted, "dropped the oldest events of a full queue");
-            }
+            self.shared.queues.made_room.add(&app, dropped + evicted);
         }
     }
 
@@ -478,7 +476,7 @@ impl Writer {
         // What could not be swept now is still there the next time.
         if swept.is_ok() {
             for (app, queue, slots, _) in old {
-                tracing::warn!(%app, events = slots.len(), "dropped events older than the retention");
+                self.shared.queues.too_old.add(&app, slots.len() as u64);
                 let mut queue = queue.lock();
                 for slot in slots {
                     queue.forget(slot);
