@@ -1,34 +1,30 @@
 //! `POST /webhooks/{appId}/ack`: ends leases.
 
-use warp::{Filter, filters::BoxedFilter, http::Method, reply::Response};
+use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::{AppId, api::AckRequest};
 
 use super::{
     Context, MAX_REQUEST,
     error::ApiError,
-    request::{Request, answer, json, request},
-    with,
+    request::{Request, json},
+    route_of_app,
 };
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
-    warp::path!("webhooks" / AppId / "ack")
-        .and(with(context))
-        .and(request())
-        .then(|app, context, request| async move { answer(settle(&app, &context, request).await) })
-        .boxed()
+    route_of_app(warp::path!("webhooks" / AppId / "ack"), context, settle)
 }
 
-async fn settle(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
+async fn settle(app: AppId, context: Context, request: Request) -> Result<Response, ApiError> {
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
-    let request = request.authorised(&context.proxy, app).await?;
+    let request = request.authorised(&context.proxy, &app).await?;
     let body = request.body.collect(MAX_REQUEST, &context.buffer).await?.bytes;
     let settlement: AckRequest = serde_json::from_slice(&body).map_err(|_| {
         ApiError::bad_request(
             "The body must be a JSON object with \"ack\" and \"release\", lists of receipts.",
         )
     })?;
-    let settled = context.proxy.settle(app, settlement).await?;
+    let settled = context.proxy.settle(&app, settlement).await?;
     Ok(json(serde_json::to_vec(&settled).expect("texts and numbers have a JSON form")))
 }

@@ -1,7 +1,6 @@
 //! `POST /hook/{appId}`: webhooks come in.
 
 use warp::{
-    Filter,
     filters::BoxedFilter,
     http::{HeaderValue, Method, StatusCode},
     reply::Response,
@@ -11,31 +10,27 @@ use wwproxy_protocol::{AppId, api::OUTBOUND_TOKEN};
 use super::{
     Context,
     error::ApiError,
-    request::{Request, answer, empty, json, request},
-    with,
+    request::{Request, empty, json},
+    route_of_app,
 };
 use crate::proxy::{ProxyError, Received, Webhook};
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
-    warp::path!("hook" / AppId)
-        .and(with(context))
-        .and(request())
-        .then(|app, context, request| async move { answer(receive(&app, &context, request).await) })
-        .boxed()
+    route_of_app(warp::path!("hook" / AppId), context, receive)
 }
 
 /// In this order: is the app registered, is the body within the limit, does the signature fit, is it JSON.
-async fn receive(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
+async fn receive(app: AppId, context: Context, request: Request) -> Result<Response, ApiError> {
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
-    if let Err(error) = context.proxy.registration(app).await {
+    if let Err(error) = context.proxy.registration(&app).await {
         return Err(request.refuse(error.into()).await);
     }
     let Request { headers, query, body, .. } = request;
     let body = body.collect(context.settings.max_body, &context.buffer).await?;
     let webhook = Webhook { headers, query, body: body.bytes.clone() };
-    match context.proxy.receive(app, webhook).await {
+    match context.proxy.receive(&app, webhook).await {
         Ok(Received::Stored) => Ok(empty(StatusCode::CREATED)),
         Ok(Received::Challenge { body, signature }) => {
             let signature = HeaderValue::from_str(&signature).expect("hex is a header value");

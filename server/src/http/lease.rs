@@ -1,7 +1,7 @@
 //! `POST /webhooks/{appId}/lease`: events to be settled later.
 
 use bytes::Bytes;
-use warp::{Filter, filters::BoxedFilter, http::Method, reply::Response};
+use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::{
     AppId,
     api::{LeaseRequest, encode_lease},
@@ -10,27 +10,23 @@ use wwproxy_protocol::{
 use super::{
     Context, MAX_REQUEST,
     error::ApiError,
-    request::{Request, answer, json, request},
-    with,
+    request::{Request, json},
+    route_of_app,
 };
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
-    warp::path!("webhooks" / AppId / "lease")
-        .and(with(context))
-        .and(request())
-        .then(|app, context, request| async move { answer(lease(&app, &context, request).await) })
-        .boxed()
+    route_of_app(warp::path!("webhooks" / AppId / "lease"), context, lease)
 }
 
-async fn lease(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
+async fn lease(app: AppId, context: Context, request: Request) -> Result<Response, ApiError> {
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
-    let request = request.authorised(&context.proxy, app).await?;
+    let request = request.authorised(&context.proxy, &app).await?;
     let wanted = read(&request.body.collect(MAX_REQUEST, &context.buffer).await?.bytes)?;
     // A wait must not outlast the server.
     let (deliveries, handover) = tokio::select! {
-        leased = context.proxy.lease(app, &wanted) => leased?,
+        leased = context.proxy.lease(&app, &wanted) => leased?,
         () = context.shutdown.cancelled() => {
             return Err(ApiError::unavailable("The server restarts: ask again."));
         }

@@ -23,18 +23,20 @@ mod webhooks;
 
 use std::{convert::Infallible, sync::Arc};
 
+use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{
-    Filter,
+    Filter, Rejection,
     filters::BoxedFilter,
     reply::{Reply, Response},
 };
+use wwproxy_protocol::AppId;
 
 pub(crate) use self::accept::serve;
 use self::{
     error::ApiError,
-    request::{Request, request},
+    request::{Request, answer, request},
 };
 use crate::{Settings, proxy::Proxy};
 
@@ -67,6 +69,19 @@ pub(crate) fn routes(context: &Context) -> BoxedFilter<(Response,)> {
         health::ready(context),
     ];
     routes.into_iter().rev().fold(nowhere(), |others, route| route.or(others).unify().boxed())
+}
+
+/// What this handler answers, at a path with an app in it.
+fn route_of_app<P, H, A>(path: P, context: &Context, handler: H) -> BoxedFilter<(Response,)>
+where
+    P: Filter<Extract = (AppId,), Error = Rejection> + Clone + Send + Sync + 'static,
+    H: Fn(AppId, Context, Request) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Result<Response, ApiError>> + Send,
+{
+    path.and(with(context))
+        .and(request())
+        .then(move |app, context, request| handler(app, context, request).map(answer))
+        .boxed()
 }
 
 /// Every other path. No route of ours rejects for another reason.

@@ -1,28 +1,24 @@
 //! `GET /webhooks/{appId}/status`: how the app's queue is doing.
 
-use warp::{Filter, filters::BoxedFilter, http::Method, reply::Response};
+use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::AppId;
 
 use super::{
     Context,
     error::ApiError,
-    request::{Request, answer, json, request},
-    with,
+    request::{Request, json},
+    route_of_app,
 };
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
-    warp::path!("webhooks" / AppId / "status")
-        .and(with(context))
-        .and(request())
-        .then(|app, context, request| async move { answer(status(&app, &context, request).await) })
-        .boxed()
+    route_of_app(warp::path!("webhooks" / AppId / "status"), context, status)
 }
 
-async fn status(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
+async fn status(app: AppId, context: Context, request: Request) -> Result<Response, ApiError> {
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return Err(request.refuse_method(&[Method::GET, Method::HEAD]).await);
     }
-    request.authorised(&context.proxy, app).await?;
-    let status = context.proxy.status(app).await?;
+    request.authorised(&context.proxy, &app).await?;
+    let status = context.proxy.status(&app).await?;
     Ok(json(serde_json::to_vec(&status).expect("texts and numbers have a JSON form")))
 }

@@ -1,22 +1,12 @@
 //! `/webhooks/{appId}`: registration, polling and the websocket share one path.
 
-use warp::{Filter, filters::BoxedFilter, http::Method, reply::Response};
+use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::AppId;
 
-use super::{
-    Context,
-    error::ApiError,
-    poll, register,
-    request::{Request, answer, request},
-    subscribe, with,
-};
+use super::{Context, error::ApiError, poll, register, request::Request, route_of_app, subscribe};
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
-    warp::path!("webhooks" / AppId)
-        .and(with(context))
-        .and(request())
-        .then(|app, context, request| async move { answer(dispatch(app, context, request).await) })
-        .boxed()
+    route_of_app(warp::path!("webhooks" / AppId), context, dispatch)
 }
 
 async fn dispatch(app: AppId, context: Context, request: Request) -> Result<Response, ApiError> {
