@@ -34,6 +34,11 @@ async fn send(socket: &mut Socket, id: &str) {
     socket.send(Message::text(text)).await.unwrap();
 }
 
+async fn greet(socket: &mut Socket) {
+    let hello = r#"{"type":"hello","appId":"bot","window":4,"leaseMs":60000,"pingMs":20000,"idleMs":60000}"#;
+    socket.send(Message::text(hello)).await.unwrap();
+}
+
 async fn next_id(events: &mut Subscription) -> String {
     events.next().await.unwrap().unwrap().id().to_string()
 }
@@ -47,6 +52,7 @@ async fn a_lost_connection_is_made_anew_and_nothing_is_lost() {
     });
     let mut events = listen(&fake, options);
     let mut first = fake.socket().await;
+    greet(&mut first).await;
     for id in ["a", "b", "c"] {
         send(&mut first, id).await;
     }
@@ -216,6 +222,8 @@ async fn dropping_a_subscription_says_goodbye_at_every_stage() {
     });
     let events = listen(&fake, options);
     let mut socket = fake.socket().await;
+    assert!(told.try_recv().is_err(), "not before the server has said hello");
+    greet(&mut socket).await;
     assert!(matches!(told.recv().await, Some(State::Connected { .. })));
     drop(events);
     assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
