@@ -8,8 +8,8 @@ use wwproxy_sdk::{Error, ErrorKind};
 use crate::{
     access::Access,
     commands::{
-        get::Get, listen::Listen, register::Register, replay::Replay, status::Status, token::Token,
-        unregister::Unregister,
+        completions::Completions, get::Get, listen::Listen, man::Man, register::Register, replay::Replay,
+        status::Status, tail::Tail, token::Token, unregister::Unregister,
     },
 };
 
@@ -52,7 +52,10 @@ pub(crate) enum Command {
     Listen(Box<Listen>),
     Replay(Replay),
     Status(Status),
+    Tail(Tail),
     Token(Token),
+    Completions(Completions),
+    Man(Man),
 }
 
 /// The command line or its input cannot be used.

@@ -1,6 +1,9 @@
 //! How events are written.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal},
+};
 
 use console::Style;
 use wwproxy_sdk::EventMessage;
@@ -21,8 +24,29 @@ pub(crate) enum Format {
     Data,
 }
 
+impl Format {
+    /// What suits who reads stdout.
+    pub(crate) fn usual() -> Self {
+        if io::stdout().is_terminal() { Self::Pretty } else { Self::Json }
+    }
+}
+
 /// Deeper than this nothing is indented further: the indentation of a hostile body must not outgrow it.
 const MAX_INDENT: usize = 32;
+
+/// An event by itself.
+pub(crate) fn event(event: &EventMessage, format: Format, terminal: bool) -> Vec<u8> {
+    let mut text = Vec::new();
+    match format {
+        Format::Pretty => {
+            text.extend_from_slice(line_in(event).as_bytes());
+            text.extend_from_slice(indented(&event.body).as_bytes());
+        }
+        Format::Json => push_line(&mut text, &object(event, &[]), terminal),
+        Format::Data => push_line(&mut text, &event.body, terminal),
+    }
+    text
+}
 
 /// The event as one JSON object: what is known of it, then `more`, and last its body byte for byte under `data`. The websocket's
 /// event message has the same members, so [`EventMessage::parse`] reads it.

@@ -149,6 +149,10 @@ async fn queue() -> Fake {
             };
             Answer::json(200, format!(r#"{{"events":[{events}]}}"#))
         }
+        "GET /webhooks/bot/status" => Answer::json(
+            200,
+            r#"{"registration":null,"stored":3,"leased":2,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#,
+        ),
         "POST /webhooks/bot/ack" => Answer::json(200, r#"{"acked":1,"released":0,"stale":[]}"#),
         _ => Answer::status(404),
     })

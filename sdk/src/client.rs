@@ -14,7 +14,7 @@ use wwproxy_protocol::{
 };
 
 use crate::{
-    ClientBuilder, Error, ErrorKind, HttpOptions, LeaseOptions, ListenOptions, Subscription,
+    ClientBuilder, Error, ErrorKind, HttpOptions, LeaseOptions, ListenOptions, Subscription, Tap,
     credentials::{Credentials, Given, at, bearer},
 };
 
@@ -183,6 +183,15 @@ impl Client {
     #[must_use = "dropping the subscription ends it"]
     pub fn listen(&self, options: ListenOptions) -> Subscription {
         Subscription::start(self.clone(), options)
+    }
+
+    /// Looks at events as they arrive, without taking any: see [`Tap`](crate::Tap).
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use = "dropping the tap ends it"]
+    pub fn tap(&self, options: ListenOptions) -> Tap {
+        Tap::start(self.clone(), options)
     }
 
     pub(crate) fn url(&self, path: &str) -> Result<Url, Error> {

@@ -40,7 +40,15 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_ACK_BATCH: usize = 256;
 
 /// What comes out of a subscription.
-pub(crate) type Item = Result<Delivery, Error>;
+pub(crate) type Item = Result<Incoming, Error>;
+
+/// What a server sends that an app may want to know.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Event(Delivery),
+    /// To a tap: events that it was not shown, and how many where that is known.
+    Gap(Option<u64>),
+}
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -230,18 +238,20 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 self.delivered = true;
                 let id = event.id.clone();
                 if let Some(delivery) = self.deliverer.deliver(*event) {
-                    let place = self.place.take().expect("nothing is read without a place for it");
-                    place.send(Ok(delivery));
+                    self.pass_on(Incoming::Event(delivery));
                 } else {
                     tracing::debug!(%id, "came again while its first copy is still in hand");
                 }
             }
-            // Nobody is told of gaps who did not open a tap.
-            ServerMessage::Gap { .. } | ServerMessage::Unknown => {
-                tracing::debug!("ignored a message that means nothing here");
-            }
+            ServerMessage::Gap { missed } => self.pass_on(Incoming::Gap(Some(missed))),
+            ServerMessage::Unknown => tracing::debug!("ignored a message of an unknown type"),
         }
         Ok(())
+    }
+
+    fn pass_on(&mut self, incoming: Incoming) {
+        let place = self.place.take().expect("nothing is read without a place for it");
+        place.send(Ok(incoming));
     }
 
     fn tick(&mut self, reading: bool) -> Result<(), Error> {

@@ -65,6 +65,10 @@ impl Delivery {
         &self.event
     }
 
+    pub(crate) fn into_event(self) -> EventMessage {
+        self.event
+    }
+
     /// The event's name: unique, ascending in order of arrival within an app.
     #[must_use]
     pub fn id(&self) -> &EventId {

@@ -40,6 +40,7 @@ mod error;
 mod http;
 mod options;
 mod subscription;
+mod tap;
 mod tls;
 
 pub use backoff::Backoff;
@@ -49,6 +50,7 @@ pub use error::{Error, ErrorKind};
 pub use http::HttpOptions;
 pub use options::{ClientBuilder, LeaseOptions, ListenOptions};
 pub use subscription::{State, Subscription};
+pub use tap::{Tap, Tapped};
 
 pub use bytes::Bytes;
 pub use wwproxy_protocol::{

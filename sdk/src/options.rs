@@ -207,6 +207,8 @@ pub struct ListenOptions {
     pub(crate) idle_timeout: Duration,
     pub(crate) max_message_bytes: usize,
     pub(crate) on_state: Arc<dyn Fn(&State) + Send + Sync>,
+    /// Whether it only looks on.
+    pub(crate) tap: bool,
 }
 
 impl ListenOptions {
@@ -217,6 +219,7 @@ impl ListenOptions {
             idle_timeout: IDLE_TIMEOUT,
             max_message_bytes: MAX_MESSAGE_BYTES,
             on_state: Arc::new(|_| {}),
+            tap: false,
         }
     }
 

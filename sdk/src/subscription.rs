@@ -21,7 +21,7 @@ use wwproxy_protocol::api::{DEFAULT_WINDOW, SUBPROTOCOL_V2, path};
 use crate::{
     Client, Delivery, Error, ErrorKind, ListenOptions,
     backoff::Backoff,
-    connection::{Connection, Ended, Item},
+    connection::{Connection, Ended, Incoming, Item},
 };
 
 /// The codec's buffers, in bytes. Its own default of 128 KiB each is for far more traffic.
@@ -83,6 +83,11 @@ impl Subscription {
         Self { deliveries, task: tokio::spawn(run(client, options, sender)) }
     }
 
+    /// The next that came, of whatever kind.
+    pub(crate) fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        self.deliveries.poll_recv(cx)
+    }
+
     /// Ends the subscription: the acks that were awaited are sent, the connection is closed, and the server hands what was
     /// not acknowledged to others at once. Takes a second at most.
     pub async fn close(self) {
@@ -98,9 +103,13 @@ impl Stream for Subscription {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            match ready!(self.deliveries.poll_recv(cx)) {
-                Some(Ok(delivery)) if delivery.is_stale() => {}
-                item => return Poll::Ready(item),
+            match ready!(self.poll_incoming(cx)) {
+                Some(Ok(Incoming::Event(delivery))) if delivery.is_stale() => {}
+                Some(Ok(Incoming::Event(delivery))) => return Poll::Ready(Some(Ok(delivery))),
+                // Gaps are told to taps only.
+                Some(Ok(Incoming::Gap(_))) => {}
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
             }
         }
     }
@@ -112,6 +121,7 @@ impl Stream for Subscription {
 /// them end with the subscription, and the whole with an error that no retry will mend.
 async fn run(client: Client, options: ListenOptions, deliveries: mpsc::Sender<Item>) {
     let mut backoff = Backoff::default();
+    let mut was_connected = false;
     loop {
         let connected = select! {
             () = deliveries.closed() => return,
@@ -126,6 +136,10 @@ async fn run(client: Client, options: ListenOptions, deliveries: mpsc::Sender<It
                 if !v2 {
                     ready();
                 }
+                if options.tap && was_connected && deliveries.send(Ok(Incoming::Gap(None))).await.is_err() {
+                    return;
+                }
+                was_connected = true;
                 match Connection::new(socket, v2, options.idle_timeout, &deliveries, &ready).run().await {
                     Ended::Unsubscribed => return,
                     Ended::Lost { error, worked } => {
@@ -163,6 +177,9 @@ async fn connect(
     if let Some(window) = options.window {
         url.query_pairs_mut().append_pair("window", &window.to_string());
     }
+    if options.tap {
+        url.query_pairs_mut().append_pair("tap", "1");
+    }
     let key = generate_key();
     let request = |http: &reqwest::Client| {
         http.get(url.clone())
@@ -174,6 +191,13 @@ async fn connect(
     };
     let response = client.send(&url, request).await?;
     let v2 = check(&response, &key)?;
+    if options.tap && !v2 {
+        // It would hand events out, and nobody would acknowledge them.
+        return Err(Error::new(
+            ErrorKind::Protocol,
+            "the server is too old for a tap; listen or lease instead",
+        ));
+    }
     let upgraded = response.upgrade().await.map_err(|error| Error::transport(error, &url))?;
     let config = WebSocketConfig::default()
         .read_buffer_size(SOCKET_BUFFER_BYTES)

@@ -11,12 +11,16 @@ use common::{Answer, Fake, Request, Socket, platform};
 use futures_util::{SinkExt, StreamExt, future::join_all};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
-use wwproxy_sdk::{Client, Delivery, ErrorKind, ListenOptions, State, Subscription};
+use wwproxy_sdk::{Client, Delivery, ErrorKind, ListenOptions, State, Subscription, Tapped};
 
 const V2: Option<&str> = Some("wwproxy.v2");
 
+fn client(fake: &Fake) -> Client {
+    Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap()
+}
+
 fn listen(fake: &Fake, options: ListenOptions) -> Subscription {
-    Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap().listen(options)
+    client(fake).listen(options)
 }
 
 /// A proxy that answers the n-th websocket handshake, from 0, with the closure.
@@ -238,4 +242,40 @@ async fn dropping_a_subscription_says_goodbye_at_every_stage() {
     let Some(State::Reconnecting { delay, .. }) = told.recv().await else { panic!("not reconnecting") };
     assert!(delay >= Duration::from_secs(60), "{delay:?}");
     tokio::time::timeout(Duration::from_secs(10), events.close()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tap_shows_events_and_gaps_and_says_nothing() {
+    let mut fake = proxy(|_, _| Answer::Upgrade(V2)).await;
+    let mut tap = client(&fake).tap(ListenOptions::new());
+    let mut socket = fake.socket().await;
+    assert_eq!(fake.count("GET /webhooks/bot?tap=1"), 1);
+    greet(&mut socket).await;
+    send(&mut socket, "a").await;
+    socket.send(Message::text(r#"{"type":"gap","missed":7}"#)).await.unwrap();
+    send(&mut socket, "a").await;
+    for id in [Some("a"), None, Some("a")] {
+        match (tap.next().await.unwrap().unwrap(), id) {
+            (Tapped::Event(event), Some(id)) => assert_eq!(event.id.as_str(), id),
+            (Tapped::Gap { missed, .. }, None) => assert_eq!(missed, Some(7)),
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+    drop(socket);
+    let mut socket = fake.socket().await;
+    greet(&mut socket).await;
+    assert!(
+        matches!(tap.next().await, Some(Ok(Tapped::Gap { missed: None, .. }))),
+        "who knows what came meanwhile"
+    );
+    tap.close().await;
+    assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))), "no word but goodbye");
+}
+
+#[tokio::test]
+async fn a_server_without_taps_is_told_apart() {
+    let fake = proxy(|_, _| Answer::Upgrade(None)).await;
+    let mut tap = client(&fake).tap(ListenOptions::new());
+    assert_eq!(tap.next().await.unwrap().unwrap_err().kind(), ErrorKind::Protocol);
+    assert!(tap.next().await.is_none());
 }

@@ -1,10 +1,13 @@
 //! One file a command: its arguments, and what it does.
 
+pub(crate) mod completions;
 pub(crate) mod get;
 pub(crate) mod listen;
+pub(crate) mod man;
 pub(crate) mod register;
 pub(crate) mod replay;
 pub(crate) mod status;
+pub(crate) mod tail;
 pub(crate) mod token;
 pub(crate) mod unregister;
 
@@ -24,6 +27,9 @@ pub(crate) async fn run(Args { access, command }: Args) -> anyhow::Result<()> {
         Command::Listen(listen) => listen.run(access).await,
         Command::Replay(replay) => replay.run(access).await,
         Command::Status(status) => status.run(&client(access)?).await,
+        Command::Tail(tail) => tail.run(&client(access)?).await,
+        Command::Completions(completions) => completions.run().await,
+        Command::Man(man) => man.run().await,
         Command::Token(token) => token.run(&client(access)?).await,
     }
 }

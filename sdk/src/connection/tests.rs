@@ -47,10 +47,17 @@ fn ids(message: &Message) -> Vec<String> {
     }
 }
 
+fn event(item: Option<Item>) -> Delivery {
+    match item {
+        Some(Ok(Incoming::Event(delivery))) => delivery,
+        other => panic!("no event but {other:?}"),
+    }
+}
+
 async fn take(deliveries: &mut mpsc::Receiver<Item>, n: usize) -> Vec<Delivery> {
     let mut taken = Vec::new();
     for _ in 0..n {
-        taken.push(deliveries.recv().await.unwrap().unwrap());
+        taken.push(event(deliveries.recv().await));
     }
     taken
 }
@@ -157,7 +164,7 @@ async fn no_more_than_the_window_is_read_and_the_server_still_hears_from_us() {
     // A slow consumer that acks while the server cannot write: both directions go on.
     let all = async {
         for n in 0..sent {
-            let event = deliveries.recv().await.unwrap().unwrap();
+            let event = event(deliveries.recv().await);
             assert_eq!(event.id().as_str(), format!("e{n}"));
             event.ack().await.unwrap();
         }
@@ -181,7 +188,7 @@ async fn a_peer_that_does_not_read_is_given_up() {
         let mut events = Vec::new();
         for n in 0..20 {
             send_event(&mut server, &format!("e{n}")).await;
-            events.push(deliveries.recv().await.unwrap().unwrap());
+            events.push(event(deliveries.recv().await));
         }
         events
     };

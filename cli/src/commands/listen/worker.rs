@@ -1,9 +1,6 @@
 //! The way of one event: wanted or not, saved, handed to its target, acknowledged, told.
 
-use std::{
-    io::{self, IsTerminal},
-    time::Duration,
-};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::{io::Stdout, select, sync::Mutex};
@@ -182,19 +179,13 @@ pub(super) struct Printer {
 
 impl Printer {
     pub(super) fn new(format: Option<Format>, progress: Progress) -> Self {
-        let usual = if io::stdout().is_terminal() { Format::Pretty } else { Format::Json };
-        Self { format: format.unwrap_or(usual), output: Mutex::new(Output::stdout()), progress }
+        Self { format: format.unwrap_or_else(Format::usual), output: Mutex::new(Output::stdout()), progress }
     }
 
     /// An event that has no target. `false`, here and below: nobody reads any more.
     async fn event(&self, event: &EventMessage) -> anyhow::Result<bool> {
-        match self.format {
-            Format::Pretty => {
-                self.write((format::line_in(event) + &format::indented(&event.body)).as_bytes()).await
-            }
-            Format::Json => self.line(&format::object(event, &[])).await,
-            Format::Data => self.line(&event.body).await,
-        }
+        let terminal = self.output.lock().await.terminal;
+        self.write(&format::event(event, self.format, terminal)).await
     }
 
     /// An event that goes to a target now.

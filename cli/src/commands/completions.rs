@@ -1,0 +1,26 @@
+//! `wwproxy completions`
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use crate::{args::Args, output::Output};
+
+/// Print the completions for a shell
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  wwproxy completions bash > ~/.local/share/bash-completion/completions/wwproxy
+  wwproxy completions zsh > ~/.zfunc/_wwproxy
+  wwproxy completions fish > ~/.config/fish/completions/wwproxy.fish")]
+pub(crate) struct Completions {
+    shell: Shell,
+}
+
+impl Completions {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut text = Vec::new();
+        clap_complete::generate(self.shell, &mut Args::command(), "wwproxy", &mut text);
+        // A reader that is gone wants no more of it.
+        Output::stdout().write(&text).await.map(drop)
+    }
+}

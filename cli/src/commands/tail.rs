@@ -1,0 +1,87 @@
+//! `wwproxy tail`: a look at events as they arrive.
+
+use futures_util::StreamExt;
+use tokio::select;
+use wwproxy_sdk::{Client, ListenOptions, State, Tap, Tapped};
+
+use crate::{
+    format::{self, Format},
+    output::{Output, say, sentence},
+    selection::{Selection, Wanted},
+    stop::Stop,
+};
+
+/// Show events as they arrive, without taking any from those who listen
+#[derive(clap::Args)]
+#[command(after_help = "\
+What arrived before stays unseen; what is not read in time is counted and told as a gap. Nothing is acknowledged.
+
+Examples:
+  wwproxy tail
+  wwproxy tail --type 'message-*' --format data | jq --unbuffered .content")]
+pub(crate) struct Tail {
+    #[command(flatten)]
+    selection: Selection,
+    /// How events are written; pretty on a terminal, else json
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// Stop after so many events
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_events: Option<u64>,
+}
+
+impl Tail {
+    pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
+        let stop = Stop::on_signals()?;
+        let server = client.server().to_owned();
+        let options = ListenOptions::new().on_state(move |state| match state {
+            State::Connected { .. } => say(&format!("ready: looking at {server}")),
+            State::Reconnecting { error, delay, .. } => {
+                let why = sentence(&anyhow::Error::new(error.clone()));
+                say(&format!("{why}; trying again in {:.1} s", delay.as_secs_f32()));
+            }
+            _ => {}
+        });
+        let mut tap = client.tap(options);
+        let result = select! {
+            result = self.show_all(&mut tap) => result,
+            () = stop.wait() => Ok(()),
+        };
+        tap.close().await;
+        result
+    }
+
+    async fn show_all(&self, tap: &mut Tap) -> anyhow::Result<()> {
+        let mut output = Output::stdout();
+        let format = self.format.unwrap_or_else(Format::usual);
+        let mut shown = 0;
+        while shown < self.max_events.unwrap_or(u64::MAX)
+            && let Some(tapped) = tap.next().await
+        {
+            let event = match tapped? {
+                Tapped::Event(event) => event,
+                Tapped::Gap { missed: Some(missed), .. } => {
+                    say(&format!("{missed} events are not shown: they came faster than they were read"));
+                    continue;
+                }
+                _ => {
+                    say("what came while the connection was away is not shown");
+                    continue;
+                }
+            };
+            match self.selection.wants(&event) {
+                Wanted::Yes => {}
+                Wanted::No => continue,
+                Wanted::Unclear(why) => {
+                    say(&format!("event {} is not shown, as the filter fails on it: {why}", event.id));
+                    continue;
+                }
+            }
+            if !output.write(&format::event(&event, format, output.terminal)).await? {
+                break;
+            }
+            shown += 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! `wwproxy tail`, and `wwproxy get` where it takes nothing or waits.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+use serde_json::Value;
+
+use crate::world::{World, next_event};
+
+#[test]
+fn tail_shows_what_arrives_and_takes_nothing() {
+    let world = World::new();
+    world.post("{\"n\":0}");
+    let mut command = world.command(&["tail", "--max-events", "2", "--filter", ".n != 2"]);
+    let mut tail = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(tail.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("wwproxy: ready: looking at http://"), "{line}");
+    let mut output = BufReader::new(tail.stdout.take().unwrap());
+    for n in 1..4 {
+        world.post(&format!("{{\"n\":{n}}}"));
+    }
+    let first = next_event(&mut output);
+    assert_eq!((&first["data"]["n"], &first["attempt"]), (&1.into(), &0.into()));
+    assert_eq!(next_event(&mut output)["data"]["n"], 3);
+    assert!(tail.wait().unwrap().success());
+    assert_eq!((&world.status()["stored"], &world.status()["leased"]), (&4.into(), &0.into()));
+    let taken: Value = serde_json::from_str(&world.run(&["listen", "-n1"])).unwrap();
+    assert_eq!((&taken["data"]["n"], &taken["attempt"]), (&0.into(), &1.into()));
+}
+
+#[test]
+fn get_can_keep_what_it_prints() {
+    let world = World::new();
+    for n in 0..250 {
+        world.post(&format!("{{\"n\":{n}}}"));
+    }
+    let kept: Value = serde_json::from_str(&world.run(&["get", "--keep"])).unwrap();
+    assert_eq!(kept.as_object().unwrap().len(), 250);
+    assert_eq!((&world.status()["stored"], &world.status()["leased"]), (&250.into(), &0.into()));
+    let taken: Value = serde_json::from_str(&world.run(&["get", "--max", "120"])).unwrap();
+    assert_eq!(taken.as_object().unwrap().len(), 120);
+    assert_eq!(taken.as_object().unwrap().keys().min(), kept.as_object().unwrap().keys().min());
+    assert_eq!(world.status()["stored"], 130);
+}
+
+#[test]
+fn get_waits_for_a_first_event() {
+    let world = World::new();
+    let waiting = world.command(&["get", "--wait", "30s"]).stdout(Stdio::piped()).spawn().unwrap();
+    world.post("{\"n\":1}");
+    let printed = waiting.wait_with_output().unwrap().stdout;
+    assert!(String::from_utf8(printed).unwrap().ends_with(":{\"n\":1}}\n"));
+    assert_eq!(world.run(&["get", "--wait", "100ms"]), "{}\n");
+}
+
+#[test]
+fn shells_and_manuals_are_served_without_a_server() {
+    let world = World::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(world.run(&["completions", shell]).contains("--forward-to"), "{shell}");
+    }
+    assert!(world.run(&["man"]).contains(".TH wwproxy 1"));
+    let folder = tempfile::tempdir().unwrap();
+    world.run(&["man", "--dir", folder.path().to_str().unwrap()]);
+    assert!(fs::read_to_string(folder.path().join("wwproxy-listen.1")).unwrap().contains("forward"));
+}
