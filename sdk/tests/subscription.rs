@@ -253,8 +253,8 @@ async fn a_tap_shows_events_and_gaps_and_says_nothing() {
     greet(&mut socket).await;
     send(&mut socket, "a").await;
     socket.send(Message::text(r#"{"type":"gap","missed":7}"#)).await.unwrap();
-    send(&mut socket, "a").await;
-    for id in [Some("a"), None, Some("a")] {
+    send(&mut socket, "b").await;
+    for id in [Some("a"), None, Some("b")] {
         match (tap.next().await.unwrap().unwrap(), id) {
             (Tapped::Event(event), Some(id)) => assert_eq!(event.id.as_str(), id),
             (Tapped::Gap { missed, .. }, None) => assert_eq!(missed, Some(7)),
