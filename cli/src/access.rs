@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
+use reqwest::Url;
 use wwproxy_sdk::{AppId, Client, HttpOptions};
 
 use crate::{args::Usage, output::say};
@@ -42,6 +43,15 @@ impl Access {
             .map(str::parse)
             .transpose()
             .map_err(|error| Usage(format!("the app id cannot be used: {error}")))?)
+    }
+
+    /// The app's hook on the server: to post there needs no credentials but the webhook secret.
+    pub(crate) fn hook(&self) -> anyhow::Result<Url> {
+        let missing = || Usage("give where to: --to URL, or --server and --app-id for the app's hook".into());
+        let server = self.server.as_deref().filter(|server| !server.is_empty()).ok_or_else(missing)?;
+        let path = wwproxy_sdk::hook_path(&self.app_id()?.ok_or_else(missing)?);
+        let url = Url::parse(&format!("{}{path}", server.trim_end_matches('/')));
+        Ok(url.map_err(|error| Usage(format!("the server's address cannot be used: {error}")))?)
     }
 
     /// How connections are made.

@@ -8,8 +8,17 @@ use wwproxy_sdk::{Error, ErrorKind};
 use crate::{
     access::Access,
     commands::{
-        completions::Completions, get::Get, listen::Listen, man::Man, register::Register, replay::Replay,
-        status::Status, tail::Tail, token::Token, unregister::Unregister,
+        completions::Completions,
+        get::Get,
+        listen::Listen,
+        man::Man,
+        register::Register,
+        replay::Replay,
+        send::{Refusal, Send},
+        status::Status,
+        tail::Tail,
+        token::Token,
+        unregister::Unregister,
     },
 };
 
@@ -52,6 +61,7 @@ pub(crate) enum Command {
     Listen(Box<Listen>),
     Replay(Replay),
     Status(Status),
+    Send(Box<Send>),
     Tail(Tail),
     Token(Token),
     Completions(Completions),
@@ -86,6 +96,9 @@ impl std::error::Error for Unreachable {}
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() {
         return 2;
+    }
+    if let Some(refusal) = error.downcast_ref::<Refusal>() {
+        return refusal.exit_code();
     }
     if error.downcast_ref::<Unreachable>().is_some() {
         return 5;

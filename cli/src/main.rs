@@ -10,6 +10,7 @@ mod format;
 mod output;
 mod progress;
 mod saved;
+mod secret;
 mod selection;
 mod stop;
 mod target;

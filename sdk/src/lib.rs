@@ -52,6 +52,11 @@ pub use options::{ClientBuilder, LeaseOptions, ListenOptions};
 pub use subscription::{State, Subscription};
 pub use tap::{Tap, Tapped};
 
+/// The headers that Watson Work sends with a webhook.
+pub mod hook {
+    pub use wwproxy_protocol::api::{OUTBOUND_INDEX, OUTBOUND_RETRY_COUNT, OUTBOUND_TOKEN};
+}
+
 pub use bytes::Bytes;
 pub use wwproxy_protocol::{
     AppId, EventId, Headers, InvalidId, Scheme, Secret,

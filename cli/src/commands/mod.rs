@@ -6,6 +6,7 @@ pub(crate) mod listen;
 pub(crate) mod man;
 pub(crate) mod register;
 pub(crate) mod replay;
+pub(crate) mod send;
 pub(crate) mod status;
 pub(crate) mod tail;
 pub(crate) mod token;
@@ -27,6 +28,7 @@ pub(crate) async fn run(Args { access, command }: Args) -> anyhow::Result<()> {
         Command::Listen(listen) => listen.run(access).await,
         Command::Replay(replay) => replay.run(access).await,
         Command::Status(status) => status.run(&client(access)?).await,
+        Command::Send(send) => send.run(access).await,
         Command::Tail(tail) => tail.run(&client(access)?).await,
         Command::Completions(completions) => completions.run().await,
         Command::Man(man) => man.run().await,

@@ -74,18 +74,9 @@ impl Forward {
     /// Forwards to a URL that [`parse_url`] took; `path` is that of the hook, which goes after a URL that ends in `/`.
     pub(crate) fn new(text: &str, http: &HttpOptions, path: Option<&str>) -> anyhow::Result<Self> {
         let (url, append) = parse_url(text).map_err(Usage)?;
-        // What is on this machine is not behind any proxy, whatever the environment says.
-        let http = if is_here(&url) { http.clone().no_proxy() } else { http.clone() };
-        let http = http
-            .client_builder()?
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .context("cannot set up HTTP")?;
-        let mut shown = url.clone();
-        // Only a URL without a host refuses these.
-        let _ = (shown.set_username(""), shown.set_password(None));
+        let (http, shown) = (client(&url, http)?, shown(&url));
         let append = append.then(|| path.unwrap_or_default().trim_start_matches('/').to_owned());
-        Ok(Self { http, url, append, shown: shown.into() })
+        Ok(Self { http, url, append, shown })
     }
 
     pub(super) async fn try_once(&self, event: &EventMessage, attempt: u32, timeout: Duration) -> Try {
@@ -127,10 +118,25 @@ impl Forward {
     }
 }
 
-/// The sender's headers, signature included, and what only the proxy knows.
-fn headers(event: &EventMessage, attempt: u32) -> HeaderMap {
+/// A client for a target.
+pub(crate) fn client(url: &Url, http: &HttpOptions) -> anyhow::Result<reqwest::Client> {
+    // What is on this machine is not behind any proxy, whatever the environment says.
+    let http = if is_here(url) { http.clone().no_proxy() } else { http.clone() };
+    let agent = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+    http.client_builder()?.user_agent(agent).build().context("cannot set up HTTP")
+}
+
+/// A URL without credentials.
+pub(crate) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    // Only a URL without a host refuses these.
+    let _ = (url.set_username(""), url.set_password(None));
+    url.into()
+}
+
+/// The headers that an event's sender sent, signature included, and that say something to who gets it once more.
+pub(crate) fn sender_headers(event: &EventMessage) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(event.details.headers.len() + 3);
-    let mut host = None;
     for (name, value) in &event.details.headers {
         // Characters stand for bytes (see `Headers`). What is no header is left out: it cannot have come over HTTP.
         let bytes: Option<Vec<u8>> = value.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
@@ -139,16 +145,21 @@ fn headers(event: &EventMessage, attempt: u32) -> HeaderMap {
         else {
             continue;
         };
-        if name == header::HOST {
-            host = Some(value);
-        } else if !NOT_FORWARDED.contains(&name.as_str())
+        if !NOT_FORWARDED.contains(&name.as_str())
             && !name.as_str().starts_with(OWN_PREFIX)
             && name != FORWARDED_HOST
         {
             headers.append(name, value);
         }
     }
-    if let Some(host) = host {
+    headers
+}
+
+/// The sender's headers, and what only the proxy knows.
+fn headers(event: &EventMessage, attempt: u32) -> HeaderMap {
+    let mut headers = sender_headers(event);
+    let host = event.details.headers.iter().find(|(name, _)| name == "host");
+    if let Some(host) = host.and_then(|(_, host)| HeaderValue::from_str(host).ok()) {
         headers.insert(FORWARDED_HOST, host);
     }
     if event.details.attempt.is_none() {

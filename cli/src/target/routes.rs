@@ -2,7 +2,7 @@
 
 use wwproxy_sdk::{EventMessage, HttpOptions};
 
-use super::{Exec, Forward, Target, forward::parse_url};
+use super::{Exec, Forward, Target, parse_url};
 use crate::{args::Usage, selection::Glob};
 
 /// Where events go.

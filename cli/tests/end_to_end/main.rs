@@ -2,6 +2,7 @@
 
 mod forward;
 mod look;
+mod send;
 mod target;
 mod world;
 

@@ -131,6 +131,14 @@ impl World {
         done(child.wait_with_output().unwrap())
     }
 
+    /// What `wwproxy send` said, having done its work.
+    pub(crate) fn send(&self, args: &[&str]) -> String {
+        let mut command = self.command(&["send"]);
+        let output = command.args(args).env("WEBHOOK_SECRET", WEBHOOK_SECRET).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     pub(crate) fn status(&self) -> Value {
         serde_json::from_str(&self.run(&["status"])).unwrap()
     }

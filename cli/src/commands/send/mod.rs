@@ -1,0 +1,204 @@
+//! `wwproxy send`: webhooks as the platform would post them.
+
+mod post;
+mod sample;
+
+use std::{
+    io::{self, IsTerminal, Read},
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, anyhow};
+use indicatif::ProgressBar;
+use tokio::{
+    select,
+    time::{Instant, sleep_until},
+};
+use wwproxy_sdk::{Bytes, EventMessage, Secret};
+
+use self::post::Hook;
+pub(crate) use self::post::Refusal;
+use crate::{access::Access, args::Usage, output::say, saved, secret, stop::Stop, target::parse_url};
+
+/// The longest body that is read from a file or from stdin, in bytes.
+const MAX_DATA_BYTES: u64 = 64 << 20;
+/// The least and the most events a second.
+const RATES: std::ops::RangeInclusive<f64> = 0.001..=1_000_000.0;
+
+/// Post signed webhooks to a hook as the platform would, so that an app can be tested without it
+#[derive(clap::Args)]
+#[command(after_help = "\
+The hook is that of --app-id on --server, or any --to URL, such as the app itself.
+Prints nothing; exits with 1 when a webhook was not accepted (2xx), 3 when its signature was not, 4 when the app is not registered.
+
+Examples:
+  wwproxy send --webhook-secret-file secret.txt
+  wwproxy send --type space-members-added --to http://localhost:3000/hook
+  wwproxy send --data '{\"type\":\"message-created\",\"content\":\"hi\"}'
+  jq -c . event.json | wwproxy send --data -
+  wwproxy send --file saved/0192e4a0.json --to http://localhost:3000
+  wwproxy send --count 1000 --rate 50
+  wwproxy send --challenge")]
+pub(crate) struct Send {
+    /// Where to, instead of the app's hook on the server; a bare port means http://127.0.0.1:PORT
+    #[arg(long, value_name = "URL")]
+    to: Option<String>,
+    /// Send a sample of this type of Watson Work's webhooks, with new ids and the time of now
+    #[arg(long = "type", value_name = "TYPE", default_value = "message-created", conflicts_with_all = ["data", "file", "challenge"])]
+    kind: String,
+    /// Send this body, byte for byte; `@FILE` reads it from a file, `-` from stdin
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["file", "challenge"])]
+    data: Option<String>,
+    /// Send an event that `listen --save` wrote, with its headers; without a webhook secret also with its signature
+    #[arg(long, value_name = "FILE", conflicts_with = "challenge")]
+    file: Option<PathBuf>,
+    /// Send a verification challenge, and check its answer
+    #[arg(long)]
+    challenge: bool,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "challenge")]
+    count: u64,
+    /// How many a second; as fast as they are answered where not said
+    #[arg(long, value_name = "R", value_parser = parse_rate)]
+    rate: Option<f64>,
+    /// The webhook secret that they are signed with; safer in `WEBHOOK_SECRET` or a file
+    #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true, value_name = "SECRET")]
+    webhook_secret: Option<String>,
+    /// A file with the webhook secret; `-` is stdin
+    #[arg(long, env = "WEBHOOK_SECRET_FILE", value_name = "FILE", conflicts_with = "webhook_secret")]
+    webhook_secret_file: Option<PathBuf>,
+    /// How long one may take
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+/// What is sent again and again.
+enum Content {
+    Sample(String),
+    Body(Bytes),
+    Saved(Box<EventMessage>),
+}
+
+impl Send {
+    pub(crate) async fn run(self, access: Access) -> anyhow::Result<()> {
+        let url = match &self.to {
+            Some(to) => parse_url(to).map_err(Usage)?.0,
+            None => access.hook()?,
+        };
+        let secret = self.secret()?;
+        let hook = Hook::new(url, &access.http()?, self.timeout)?;
+        if self.challenge {
+            return hook.challenge(&secret.ok_or_else(no_secret)?).await;
+        }
+        let content = self.content()?;
+        if secret.is_none() && !matches!(content, Content::Saved(_)) {
+            return Err(no_secret().into());
+        }
+        self.send_all(&hook, &content, secret.as_ref()).await
+    }
+
+    fn secret(&self) -> anyhow::Result<Option<Secret>> {
+        match (&self.webhook_secret, &self.webhook_secret_file) {
+            (Some(secret), _) if !secret.is_empty() => Ok(Some(Secret::new(secret.clone()))),
+            (_, Some(path)) => secret::read_file(path).map(|secret| Some(Secret::new(secret))),
+            _ => Ok(None),
+        }
+    }
+
+    fn content(&self) -> anyhow::Result<Content> {
+        Ok(match (&self.file, &self.data) {
+            (Some(path), _) => Content::Saved(Box::new(saved::read(path)?)),
+            (None, Some(data)) if data == "-" => Content::Body(read(io::stdin().lock(), "stdin")?),
+            (None, Some(data)) => match data.strip_prefix('@') {
+                Some(path) => {
+                    let file = std::fs::File::open(path).with_context(|| format!("cannot read {path}"))?;
+                    Content::Body(read(file, path)?)
+                }
+                None => Content::Body(data.clone().into()),
+            },
+            (None, None) => Content::Sample(self.kind.clone()),
+        })
+    }
+
+    /// Sends them one after the other, each at its time or as soon as the one before is answered.
+    async fn send_all(&self, hook: &Hook, content: &Content, secret: Option<&Secret>) -> anyhow::Result<()> {
+        let stop = Stop::on_signals()?;
+        let bar = if self.count > 1 && io::stderr().is_terminal() {
+            ProgressBar::new(self.count)
+        } else {
+            ProgressBar::hidden()
+        };
+        let (start, first_index) = (Instant::now(), first_index());
+        let (mut sent, mut accepted, mut first_refusal) = (0, 0, None);
+        for n in 0..self.count {
+            if let Some(rate) = self.rate {
+                // The count of a test that takes for ever is never so large that its precision matters.
+                #[allow(clippy::cast_precision_loss)]
+                let due = start + Duration::from_secs_f64(n as f64 / rate);
+                select! { () = sleep_until(due) => {} () = stop.wait() => break }
+            }
+            let (body, saved) = match content {
+                Content::Sample(kind) => (sample::body(kind, SystemTime::now()).into(), None),
+                Content::Body(body) => (body.clone(), None),
+                Content::Saved(event) => (event.body.clone(), Some(&**event)),
+            };
+            let posted = select! {
+                posted = hook.post(body, saved, secret, first_index + n) => posted,
+                () = stop.wait_out() => break,
+            };
+            sent += 1;
+            match posted {
+                Ok(()) => accepted += 1,
+                Err(refusal) => {
+                    first_refusal.get_or_insert(refusal);
+                }
+            }
+            bar.inc(1);
+            if stop.is_wanted() {
+                break;
+            }
+        }
+        bar.finish_and_clear();
+        summary(hook, sent, accepted, first_refusal)
+    }
+}
+
+fn summary(hook: &Hook, sent: u64, accepted: u64, refusal: Option<Refusal>) -> anyhow::Result<()> {
+    match refusal {
+        Some(refusal) if sent == 1 => Err(refusal.into()),
+        Some(refusal) => {
+            let counts =
+                format!("{sent} sent to {}, {accepted} accepted; the first that was not", hook.shown());
+            Err(anyhow!(refusal).context(counts))
+        }
+        None => {
+            say(&format!("{sent} sent to {}, {accepted} accepted", hook.shown()));
+            Ok(())
+        }
+    }
+}
+
+fn no_secret() -> Usage {
+    Usage("give the webhook secret to sign with: --webhook-secret-file or WEBHOOK_SECRET".into())
+}
+
+/// The time in microseconds: later calls go on where earlier ones ended, so that the server takes nothing for a repetition.
+fn first_index() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn read(input: impl Read, name: &str) -> anyhow::Result<Bytes> {
+    let mut data = Vec::new();
+    input.take(MAX_DATA_BYTES + 1).read_to_end(&mut data).with_context(|| format!("cannot read {name}"))?;
+    if data.len() as u64 > MAX_DATA_BYTES {
+        return Err(Usage(format!("{name} is larger than {MAX_DATA_BYTES} bytes")).into());
+    }
+    Ok(data.into())
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate: Option<f64> = text.parse().ok().filter(|rate| RATES.contains(rate));
+    rate.ok_or_else(|| format!("give events a second, {} to {}", RATES.start(), RATES.end()))
+}

@@ -1,0 +1,167 @@
+//! One webhook, from its signature to its answer.
+
+use std::{fmt, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use reqwest::{
+    Response, StatusCode, Url,
+    header::{self, HeaderMap, HeaderValue},
+};
+use serde_json::Value;
+use wwproxy_sdk::{
+    Bytes, EventMessage, HttpOptions, Scheme, Secret,
+    hook::{OUTBOUND_INDEX, OUTBOUND_RETRY_COUNT, OUTBOUND_TOKEN},
+};
+
+use crate::{
+    output::say,
+    target::{client, sender_headers, shown},
+};
+
+/// The longest answer that is read, in bytes.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// What Watson Work says of its bodies.
+const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=UTF-8");
+
+/// Where webhooks are posted.
+pub(super) struct Hook {
+    http: reqwest::Client,
+    url: Url,
+    timeout: Duration,
+}
+
+/// A webhook that was not accepted.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// `None`: there was no answer.
+    pub(crate) status: Option<StatusCode>,
+    said: String,
+}
+
+impl Hook {
+    pub(super) fn new(url: Url, http: &HttpOptions, timeout: Duration) -> anyhow::Result<Self> {
+        let http = client(&url, http)?;
+        Ok(Self { http, url, timeout })
+    }
+
+    pub(super) fn shown(&self) -> String {
+        shown(&self.url)
+    }
+
+    /// Posts a body, signed where there is a secret; of a saved event also its headers.
+    pub(super) async fn post(
+        &self,
+        body: Bytes,
+        saved: Option<&EventMessage>,
+        secret: Option<&Secret>,
+        index: u64,
+    ) -> Result<(), Refusal> {
+        let mut headers = saved.map(sender_headers).unwrap_or_default();
+        headers.entry(header::CONTENT_TYPE).or_insert(JSON);
+        // A new delivery, whatever the saved one was: its repetition would be stored once only.
+        headers.insert(OUTBOUND_INDEX, index.into());
+        headers.insert(OUTBOUND_RETRY_COUNT, HeaderValue::from_static("0"));
+        if let Some(secret) = secret {
+            sign(&mut headers, secret, &body);
+        }
+        let mut url = self.url.clone();
+        if let Some(query) = saved.and_then(|event| event.details.query.as_deref()) {
+            url.set_query(Some(query));
+        }
+        let response = self.send(url, headers, body).await?;
+        let status = response.status();
+        if status.is_success() {
+            // Read to its end, so that the connection can be used again.
+            let _ = read(response).await;
+            return Ok(());
+        }
+        let answer = read(response).await.unwrap_or_default();
+        let detail = serde_json::from_slice::<Value>(&answer).ok();
+        let detail = detail.as_ref().and_then(|problem| problem["detail"].as_str()).unwrap_or_default();
+        Err(Refusal {
+            status: Some(status),
+            said: format!("the hook answered {status} {detail}").trim().to_owned(),
+        })
+    }
+
+    /// Sends a challenge and checks the answer as the platform does.
+    pub(super) async fn challenge(&self, secret: &Secret) -> anyhow::Result<()> {
+        let challenge = super::sample::token();
+        let body =
+            Bytes::from(serde_json::json!({"type": "verification", "challenge": challenge}).to_string());
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, JSON);
+        sign(&mut headers, secret, &body);
+        let response = self.send(self.url.clone(), headers, body).await?;
+        let status = response.status();
+        let signature = response.headers().get(OUTBOUND_TOKEN).cloned();
+        let answer = read(response).await.context("the answer to the challenge broke off")?;
+        if status != StatusCode::OK {
+            return Err(Refusal {
+                status: Some(status),
+                said: format!("the challenge was answered {status}, not 200"),
+            }
+            .into());
+        }
+        let expected = serde_json::json!({ "response": challenge });
+        if serde_json::from_slice::<Value>(&answer).ok() != Some(expected) {
+            return Err(anyhow!("the answer to the challenge is not {{\"response\":<the challenge>}}"));
+        }
+        let signed = signature.is_some_and(|it| Scheme::WatsonWork.verify(secret, &answer, it.as_bytes()));
+        if !signed {
+            return Err(anyhow!(
+                "the answer to the challenge is not signed with the webhook secret (X-OUTBOUND-TOKEN)"
+            ));
+        }
+        say(&format!("{} answered the challenge", self.shown()));
+        Ok(())
+    }
+
+    async fn send(&self, url: Url, headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
+        let request = self.http.post(url).headers(headers).body(body).timeout(self.timeout);
+        request.send().await.map_err(|error| {
+            let said = if error.is_timeout() {
+                format!("no answer from {} in time", self.shown())
+            } else {
+                format!("{} cannot be reached", self.shown())
+            };
+            Refusal { status: None, said }
+        })
+    }
+}
+
+fn sign(headers: &mut HeaderMap, secret: &Secret, body: &[u8]) {
+    let signature = Scheme::WatsonWork.sign(secret, body);
+    headers.insert(OUTBOUND_TOKEN, HeaderValue::from_str(&signature).expect("hex is a header's value"));
+}
+
+async fn read(mut response: Response) -> anyhow::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_ANSWER_BYTES {
+            return Err(anyhow!("the answer is longer than {MAX_ANSWER_BYTES} bytes"));
+        }
+    }
+    Ok(body)
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.said)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl Refusal {
+    /// What the help says of exit codes.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self.status {
+            Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => 3,
+            Some(StatusCode::NOT_FOUND) => 4,
+            Some(_) => 1,
+            None => 5,
+        }
+    }
+}

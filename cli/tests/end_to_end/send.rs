@@ -1,0 +1,86 @@
+//! `wwproxy send`: the platform's part, played by the command line.
+
+use std::{collections::BTreeSet, fs};
+
+use serde_json::Value;
+use wwproxy_sdk::{Scheme, Secret};
+
+use crate::{
+    target::{Answer, Target},
+    world::{WEBHOOK_SECRET, World},
+};
+
+#[test]
+fn a_sample_is_taken_by_the_server_each_time() {
+    let world = World::new();
+    for kind in ["message-created", "space-members-added", "reaction-added", "my-own"] {
+        world.send(&["--type", kind]);
+    }
+    let sent = world.send(&["--count", "20", "--rate", "1000"]);
+    assert!(sent.contains("20 sent to http://") && sent.ends_with("/hook/my-bot, 20 accepted\n"), "{sent}");
+    // The same body again is no repetition of the webhook before.
+    world.send(&["--data", "{\"n\": 1.0}", "--count", "2"]);
+    world.send(&["--data", "{\"n\": 1.0}"]);
+    let printed = world.run(&["get"]);
+    let events: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(events.as_object().unwrap().len(), 27);
+    let samples = events.as_object().unwrap().values().filter(|event| event["type"] == "message-created");
+    let ids: BTreeSet<_> = samples.map(|event| event["messageId"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 21);
+    assert_eq!(printed.matches("{\"n\": 1.0}").count(), 3);
+}
+
+#[test]
+fn a_challenge_is_answered_and_its_answer_checked() {
+    let world = World::new();
+    assert!(world.send(&["--challenge"]).contains("answered the challenge"));
+    assert_eq!(world.status()["stored"], 0);
+    let target = Target::new(&[Answer::Status(200)]);
+    let ended =
+        world.command(&["send", "--challenge", "--to", &target.address]).env("WEBHOOK_SECRET", "s").output();
+    assert_eq!(ended.unwrap().status.code(), Some(1));
+}
+
+#[test]
+fn what_is_refused_is_told_by_its_exit_code() {
+    let world = World::new();
+    let ended = |args: &[&str], secret: &str| {
+        let output = world.command(&["send"]).args(args).env("WEBHOOK_SECRET", secret).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, talk) = ended(&[], "hunter2");
+    assert!(code == 3 && talk.contains("401") && !talk.contains("hunter2"), "{code} {talk}");
+    assert_eq!(ended(&["--app-id", "other"], WEBHOOK_SECRET).0, 4);
+    assert_eq!(ended(&["--data", "no json"], WEBHOOK_SECRET).0, 1);
+    assert_eq!(ended(&["--to", "http://127.0.0.1:1"], WEBHOOK_SECRET).0, 5);
+    assert_eq!(ended(&[], "").0, 2);
+    assert_eq!(ended(&["--data", "{}", "--type", "x"], WEBHOOK_SECRET).0, 2);
+    let target = Target::new(&[Answer::Redirect]);
+    assert_eq!(ended(&["--to", &target.address], WEBHOOK_SECRET).0, 1);
+}
+
+#[test]
+fn a_saved_event_is_sent_again_byte_for_byte() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    let body = "{ \"n\": 1.0,\r\n \"s\":\"ü\" }\n";
+    world.post_to("?a=1", body);
+    let path = folder.path().join("saved");
+    world.run(&["listen", "-n1", "--save", path.to_str().unwrap()]);
+    let file = fs::read_dir(&path).unwrap().next().unwrap().unwrap().path();
+    let file = file.to_str().unwrap();
+
+    // Without a secret its own signature goes along, and the server takes it once more.
+    let ended = world.command(&["send", "--file", file]).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(world.run(&["get"]).contains(body));
+
+    let target = Target::new(&[]);
+    let data = format!("@{file}");
+    world.send(&["--to", &target.address, "--file", file]);
+    world.send(&["--to", &target.address, "--data", &data]);
+    let request = target.next();
+    assert_eq!((request.body.as_slice(), &*request.path), (body.as_bytes(), "/?a=1"));
+    let signature = Scheme::WatsonWork.sign(&Secret::new(WEBHOOK_SECRET), body.as_bytes());
+    assert_eq!(request.header("x-outbound-token"), Some(&*signature));
+    assert_eq!(target.next().body, fs::read(file).unwrap());
+}
