@@ -11,7 +11,10 @@ use crate::{
         completions::Completions,
         get::Get,
         listen::Listen,
+        login::Login,
+        logout::Logout,
         man::Man,
+        profile::Profile,
         register::Register,
         replay::Replay,
         send::{Refusal, Send},
@@ -55,6 +58,9 @@ pub(crate) struct Args {
 /// What to do.
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    Login(Login),
+    Logout(Logout),
+    Profile(Profile),
     Register(Register),
     Unregister(Unregister),
     Get(Get),

@@ -8,6 +8,7 @@ mod commands;
 mod filter;
 mod format;
 mod output;
+mod profiles;
 mod progress;
 mod saved;
 mod secret;

@@ -39,7 +39,8 @@ impl<W: AsyncWrite + Unpin> Output<W> {
 /// Tells the person something, on one line.
 pub(crate) fn say(text: &str) {
     // Where stderr is closed there is nobody to tell.
-    let _ = writeln!(io::stderr(), "wwproxy: {}", harmless(text));
+    // In one piece, so that what others say at the same time does not come between.
+    let _ = io::stderr().write_all(format!("wwproxy: {}\n", harmless(text)).as_bytes());
 }
 
 /// An error in one sentence: what to do, and the innermost cause.

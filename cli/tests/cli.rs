@@ -29,6 +29,7 @@ fn wwproxy(server: &str, args: &[&str]) -> Command {
         .env("WWPROXY_SERVER", server)
         .env("APPID", "bot")
         .env("SECRET", SECRET)
+        .env("WWPROXY_CONFIG_DIR", "/nonexistent")
         // No store of certificates: `http://` must not need one.
         .env("SSL_CERT_FILE", "/nonexistent")
         .env("SSL_CERT_DIR", "/nonexistent")

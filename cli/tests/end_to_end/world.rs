@@ -114,6 +114,7 @@ impl World {
             .env("APPID", APP)
             .env("SECRET", &self.app_secret)
             .env("NO_PROXY", "*")
+            .env("WWPROXY_CONFIG_DIR", self.folder.path())
             .stdin(Stdio::null());
         command
     }

@@ -1,0 +1,22 @@
+//! `wwproxy logout`
+
+use crate::{access::Access, args::Usage, output::say, profiles::Profiles};
+
+/// Forget a profile: the default one, or --profile
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  wwproxy logout\n  wwproxy logout --profile test")]
+pub(crate) struct Logout;
+
+impl Logout {
+    #[allow(clippy::unused_self, reason = "every command runs itself")]
+    pub(crate) fn run(self, access: &Access) -> anyhow::Result<()> {
+        let mut profiles = Profiles::edit()?;
+        let name = access.profile_name().or(profiles.default()).map(str::to_owned);
+        let name =
+            name.ok_or_else(|| Usage("there is no profile to forget; name one with --profile".into()))?;
+        profiles.remove(&name)?;
+        profiles.write()?;
+        say(&format!("profile {name} is forgotten"));
+        Ok(())
+    }
+}

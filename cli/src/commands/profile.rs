@@ -1,0 +1,68 @@
+//! `wwproxy profile`
+
+use serde_json::json;
+
+use crate::{
+    output::{Output, harmless, say},
+    profiles::{Profiles, parse_name},
+};
+
+/// Show the profiles, or choose the one that is used
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  wwproxy profile list\n  wwproxy profile use test\n  wwproxy --profile test status"
+)]
+pub(crate) struct Profile {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Print the profiles: `*` at the default one, name, server and app, and no secrets
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Use a profile where none is named
+    Use {
+        #[arg(value_name = "NAME", value_parser = parse_name)]
+        name: String,
+    },
+}
+
+impl Profile {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        match self.action {
+            Action::List { json } => list(json).await,
+            Action::Use { name } => {
+                let mut profiles = Profiles::edit()?;
+                profiles.choose(&name)?;
+                profiles.write()?;
+                say(&format!("profile {name} is used from now on"));
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn list(as_json: bool) -> anyhow::Result<()> {
+    let profiles = Profiles::read()?;
+    let (all, default) = (profiles.all(), profiles.default());
+    let text = if as_json {
+        let all = all.iter().map(|(name, profile)| {
+            json!({"name": name, "server": profile.server, "appId": profile.app_id, "default": default == Some(name)})
+        });
+        format!("{}\n", all.collect::<serde_json::Value>())
+    } else {
+        let line = |(name, profile): &(&str, crate::profiles::Profile)| {
+            let star = if default == Some(name) { '*' } else { ' ' };
+            let shown = |text: &Option<String>| harmless(text.as_deref().unwrap_or("-"));
+            format!("{star} {}  {}  {}\n", harmless(name), shown(&profile.server), shown(&profile.app_id))
+        };
+        all.iter().map(line).collect()
+    };
+    // A reader that is gone wants no list.
+    Output::stdout().write(text.as_bytes()).await.map(drop)
+}

@@ -1,0 +1,237 @@
+//! Servers and credentials that are remembered, in a TOML file that belongs to its user.
+
+use std::{
+    env,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use directories::ProjectDirs;
+use toml_edit::{DocumentMut, Item, Table, value};
+
+use crate::{args::Usage, output::say};
+
+/// Where the file is, in place of the user's configuration folder.
+const FOLDER_VARIABLE: &str = "WWPROXY_CONFIG_DIR";
+const FILE_NAME: &str = "profiles.toml";
+/// The longest name of a profile, in characters.
+const MAX_NAME_CHARS: usize = 64;
+
+/// What a profile remembers. No Debug: it holds secrets.
+#[derive(Clone, Default)]
+pub(crate) struct Profile {
+    pub(crate) server: Option<String>,
+    pub(crate) app_id: Option<String>,
+    pub(crate) secret: Option<String>,
+    pub(crate) token: Option<String>,
+    pub(crate) ca_cert: Option<PathBuf>,
+}
+
+/// The file, as it was read. What is not changed is written back byte for byte.
+pub(crate) struct Profiles {
+    path: PathBuf,
+    document: DocumentMut,
+    /// Held until it is written, so that two at once lose nothing.
+    _lock: Option<File>,
+}
+
+/// The name of a profile, of `A-Za-z0-9._-`.
+pub(crate) fn parse_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if text.is_empty() || text.len() > MAX_NAME_CHARS || !text.chars().all(fits) {
+        return Err(format!("a profile's name is 1 to {MAX_NAME_CHARS} of A-Z a-z 0-9 . _ -"));
+    }
+    Ok(text.to_owned())
+}
+
+impl Profiles {
+    /// Reads the file. One that is not there holds no profiles.
+    pub(crate) fn read() -> anyhow::Result<Self> {
+        Self::at(path()?, None)
+    }
+
+    /// Reads the file to change it; nobody else changes it meanwhile.
+    pub(crate) fn edit() -> anyhow::Result<Self> {
+        let path = path()?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        make_folder(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let lock = private(OpenOptions::new().create(true).append(true)).open(path.with_extension("lock"));
+        let lock = lock.and_then(|lock| lock.lock().map(|()| lock));
+        let lock = lock.with_context(|| format!("cannot lock {}", path.display()))?;
+        Self::at(path, Some(lock))
+    }
+
+    fn at(path: PathBuf, lock: Option<File>) -> anyhow::Result<Self> {
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
+            // Not the library's words, which quote the line, and with it perhaps a secret.
+            let line =
+                error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            Usage(format!("{} is not valid TOML at line {line}; mend it or remove it", path.display()))
+        })?;
+        if !text.is_empty() && is_open_to_others(&path) {
+            say(&format!("warning: others can read the secrets in {0}; run: chmod 600 {0}", path.display()));
+        }
+        Ok(Self { path, document, _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The profile that is used where none is named.
+    pub(crate) fn default(&self) -> Option<&str> {
+        self.document.get("default")?.as_str()
+    }
+
+    /// All profiles with their names, in the order of the file.
+    pub(crate) fn all(&self) -> Vec<(&str, Profile)> {
+        let tables = self.document.get("profiles").and_then(Item::as_table_like);
+        let all = tables.into_iter().flat_map(|tables| tables.iter());
+        all.map(|(name, item)| (name, profile(item))).collect()
+    }
+
+    /// The named profile, or the default one. That there is none by default is no error.
+    pub(crate) fn get(&self, name: Option<&str>) -> anyhow::Result<Profile> {
+        let Some(wanted) = name.or(self.default()) else { return Ok(Profile::default()) };
+        let all = self.all();
+        let found = all.iter().find(|(name, _)| *name == wanted).map(|(_, profile)| profile.clone());
+        Ok(found.ok_or_else(|| self.unknown(wanted))?)
+    }
+
+    fn unknown(&self, name: &str) -> Usage {
+        let names: Vec<_> = self.all().into_iter().map(|(name, _)| name).collect();
+        let there =
+            if names.is_empty() { "there are none".into() } else { format!("there is {}", names.join(", ")) };
+        Usage(format!(
+            "there is no profile {name} in {}; {there}; wwproxy login makes one",
+            self.path.display()
+        ))
+    }
+
+    /// Remembers a profile, in place of an earlier one of the name; the first one becomes the default.
+    pub(crate) fn set(&mut self, name: &str, profile: &Profile) {
+        if self.document.get("default").is_none() {
+            self.document["default"] = value(name);
+        }
+        let profiles = self.document.entry("profiles").or_insert_with(|| {
+            let mut table = Table::new();
+            table.set_implicit(true);
+            Item::Table(table)
+        });
+        if profiles.get(name).is_none_or(|item| !item.is_table_like()) {
+            profiles[name] = Item::Table(Table::new());
+        }
+        let ca_cert = profile.ca_cert.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let Profile { server, app_id, secret, token, .. } = profile.clone();
+        for (key, text) in [
+            ("server", server),
+            ("app_id", app_id),
+            ("secret", secret),
+            ("token", token),
+            ("ca_cert", ca_cert),
+        ] {
+            match text {
+                Some(text) => profiles[name][key] = value(text),
+                None => {
+                    if let Some(table) = profiles[name].as_table_like_mut() {
+                        table.remove(key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets a profile.
+    pub(crate) fn remove(&mut self, name: &str) -> anyhow::Result<()> {
+        let tables = self.document.get_mut("profiles").and_then(Item::as_table_like_mut);
+        if tables.and_then(|tables| tables.remove(name)).is_none() {
+            return Err(self.unknown(name).into());
+        }
+        if self.default() == Some(name) {
+            self.document.remove("default");
+        }
+        Ok(())
+    }
+
+    /// Uses a profile where none is named.
+    pub(crate) fn choose(&mut self, name: &str) -> anyhow::Result<()> {
+        self.get(Some(name))?;
+        self.document["default"] = value(name);
+        Ok(())
+    }
+
+    /// Writes the file, whole or not at all, for its user's eyes only.
+    pub(crate) fn write(self) -> anyhow::Result<()> {
+        // A link, as people have to files that they keep elsewhere, stays one.
+        let target = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let draft = target.with_extension("toml.tmp");
+        let write = || {
+            match fs::remove_file(&draft) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = private(OpenOptions::new().create_new(true).write(true)).open(&draft)?;
+            file.write_all(self.document.to_string().as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&draft, &target)
+        };
+        write().with_context(|| format!("cannot write {}", target.display()))
+    }
+}
+
+fn profile(item: &Item) -> Profile {
+    let text = |key| item.get(key).and_then(Item::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+    Profile {
+        server: text("server"),
+        app_id: text("app_id"),
+        secret: text("secret"),
+        token: text("token"),
+        ca_cert: text("ca_cert").map(PathBuf::from),
+    }
+}
+
+fn path() -> anyhow::Result<PathBuf> {
+    if let Some(folder) = env::var_os(FOLDER_VARIABLE).filter(|folder| !folder.is_empty()) {
+        return Ok(PathBuf::from(folder).join(FILE_NAME));
+    }
+    let folders = ProjectDirs::from("", "", "wwproxy").ok_or_else(|| {
+        Usage(format!("there is no home folder to keep profiles in; set {FOLDER_VARIABLE}"))
+    })?;
+    Ok(folders.config_dir().join(FILE_NAME))
+}
+
+#[cfg(unix)]
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600)
+}
+
+#[cfg(not(unix))]
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    options
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
+
+#[cfg(unix)]
+fn is_open_to_others(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_open_to_others(_: &Path) -> bool {
+    false
+}

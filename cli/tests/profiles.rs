@@ -1,0 +1,166 @@
+//! Profiles: what is remembered, for whose eyes, and what counts more.
+
+#[path = "../../sdk/tests/common/mod.rs"]
+mod common;
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Output};
+
+use common::{Answer, Fake, platform};
+use tokio::process::Command;
+
+const STATUS: &str =
+    r#"{"registration":null,"stored":1,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
+
+/// A server that knows any app.
+async fn server() -> Fake {
+    Fake::start(|request, own| {
+        platform(request, own, 3600, || 1).unwrap_or_else(|| match &*request.line {
+            line if line.ends_with("/status") => Answer::json(200, STATUS),
+            _ => Answer::status(404),
+        })
+    })
+    .await
+}
+
+fn wwproxy(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy"));
+    command.args(args).env_clear().env("WWPROXY_CONFIG_DIR", folder).env("NO_PROXY", "*");
+    command.stdin(std::process::Stdio::null());
+    command
+}
+
+async fn run(folder: &Path, args: &[&str]) -> Output {
+    wwproxy(folder, args).output().await.unwrap()
+}
+
+fn all(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8(text).unwrap()
+}
+
+fn login<'a>(url: &'a str, app: &'a str) -> [&'a str; 7] {
+    ["login", "--server", url, "--app-id", app, "--secret", "hunter2"]
+}
+
+#[tokio::test]
+async fn a_login_is_checked_saved_for_ones_own_eyes_and_used() {
+    let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
+    let folder = &folder.path().join("new");
+    let output = run(folder, &login(&fake.url, "bot")).await;
+    assert!(output.status.success(), "{}", all(&output));
+    assert!(all(&output).contains("saved as profile default") && !all(&output).contains("hunter2"));
+    let file = folder.join("profiles.toml");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700);
+    assert!(run(folder, &["status"]).await.status.success());
+    assert_eq!(fake.count("GET /webhooks/bot/status"), 2);
+
+    let output = run(folder, &[&login(&fake.url, "other")[..], &["--profile", "second"]].concat()).await;
+    assert!(output.status.success());
+    let listed = run(folder, &["profile", "list"]).await;
+    assert_eq!(all(&listed), format!("* default  {0}  bot\n  second  {0}  other\n", fake.url));
+    assert!(run(folder, &["profile", "use", "second"]).await.status.success());
+    run(folder, &["status"]).await;
+    run(folder, &["status", "--profile", "default"]).await;
+    assert_eq!((fake.count("GET /webhooks/other/status"), fake.count("GET /webhooks/bot/status")), (2, 3));
+    assert!(run(folder, &["logout"]).await.status.success());
+    assert!(!fs::read_to_string(&file).unwrap().contains("other"));
+    assert_eq!(run(folder, &["status"]).await.status.code(), Some(2), "there is no default any more");
+    let unknown = run(folder, &["status", "--profile", "nobody"]).await;
+    assert!(
+        unknown.status.code() == Some(2) && all(&unknown).contains("there is default;"),
+        "{}",
+        all(&unknown)
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_touched_stays_as_it_was() {
+    let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
+    let kept =
+        "# mine\ndefault   = 'a' # why\n\n[profiles.a]   # first\nserver=\"http://h\"\nown = [1,\n 2]\n";
+    let real = folder.path().join("real.toml");
+    fs::write(&real, kept).unwrap();
+    std::os::unix::fs::symlink(&real, folder.path().join("profiles.toml")).unwrap();
+    let warned = run(folder.path(), &[&login(&fake.url, "bot")[..], &["--profile", "b"]].concat()).await;
+    assert!(all(&warned).contains("chmod 600"), "{}", all(&warned));
+    let text = fs::read_to_string(&real).unwrap();
+    assert!(text.starts_with(kept) && text.contains("[profiles.b]"), "{text}");
+    assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(folder.path().join("profiles.toml").is_symlink());
+    run(folder.path(), &["logout", "--profile", "b"]).await;
+    assert_eq!(fs::read_to_string(&real).unwrap(), kept);
+}
+
+#[tokio::test]
+async fn what_is_refused_or_broken_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let refusing = Fake::start(|_, _| Answer::status(401)).await;
+    assert_eq!(run(folder.path(), &login(&refusing.url, "bot")).await.status.code(), Some(3));
+    assert!(!folder.path().join("profiles.toml").exists());
+    assert_eq!(
+        run(folder.path(), &["login", "--app-id", "bot"]).await.status.code(),
+        Some(2),
+        "nobody to ask"
+    );
+
+    let broken = "default = \"a\"\n[profiles.a]\nsecret = \"hunter2\n";
+    fs::write(folder.path().join("profiles.toml"), broken).unwrap();
+    let fake = server().await;
+    for args in [&login(&fake.url, "bot")[..], &["status"], &["profile", "list"], &["logout"]] {
+        let output = run(folder.path(), args).await;
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(all(&output).contains("profiles.toml is not valid TOML at line 3"), "{}", all(&output));
+        assert!(!all(&output).contains("hunter2"));
+    }
+    assert_eq!(fs::read_to_string(folder.path().join("profiles.toml")).unwrap(), broken);
+}
+
+#[tokio::test]
+async fn a_flag_counts_more_than_the_environment_and_that_more_than_a_profile() {
+    let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
+    assert!(run(folder.path(), &login(&fake.url, "profile")).await.status.success());
+    let asked = |app: &str| fake.count(&format!("GET /webhooks/{app}/status"));
+    let mut by_environment = wwproxy(folder.path(), &["status"]);
+    assert!(by_environment.env("APPID", "environment").output().await.unwrap().status.success());
+    let mut by_flag = wwproxy(folder.path(), &["status", "--app-id", "flag"]);
+    assert!(by_flag.env("APPID", "environment").output().await.unwrap().status.success());
+    let mut by_nothing = wwproxy(folder.path(), &["status"]);
+    assert!(by_nothing.env("APPID", "").output().await.unwrap().status.success());
+    assert_eq!((asked("environment"), asked("flag"), asked("profile")), (1, 1, 2));
+
+    let token =
+        |fake: &Fake| fake.requests().pop().unwrap().header("authorization").unwrap_or_default().to_owned();
+    let mut command = wwproxy(folder.path(), &["status"]);
+    command.env("WWPROXY_TOKEN", "environment").output().await.unwrap();
+    assert_eq!(token(&fake), "Bearer environment");
+    command = wwproxy(folder.path(), &["status", "--token", "flag"]);
+    command.env("WWPROXY_TOKEN", "environment").output().await.unwrap();
+    assert_eq!(token(&fake), "Bearer flag");
+    command = wwproxy(folder.path(), &["status", "--secret", "flag"]);
+    command.env("WWPROXY_TOKEN", "environment").output().await.unwrap();
+    assert_eq!(token(&fake), "Bearer token-1", "fetched with the flag's secret");
+    let file = folder.path().join("token");
+    fs::write(&file, "file\n").unwrap();
+    run(folder.path(), &["status", "--token-file", file.to_str().unwrap()]).await;
+    assert_eq!(token(&fake), "Bearer file");
+    let both = run(folder.path(), &["status", "--token", "a", "--secret-file", "b"]).await;
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn two_logins_at_once_are_both_remembered() {
+    let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
+    let names: Vec<String> = (0..8).map(|n| format!("p{n}")).collect();
+    let children: Vec<_> = names
+        .iter()
+        .map(|name| {
+            wwproxy(folder.path(), &[&login(&fake.url, "bot")[..], &["--profile", name]].concat()).spawn()
+        })
+        .collect();
+    for child in children {
+        assert!(child.unwrap().wait().await.unwrap().success());
+    }
+    let listed = all(&run(folder.path(), &["profile", "list"]).await);
+    assert!(names.iter().all(|name| listed.contains(&format!(" {name}  "))), "{listed}");
+}
