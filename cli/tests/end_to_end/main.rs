@@ -4,6 +4,7 @@ mod forward;
 mod look;
 mod send;
 mod target;
+mod terminal;
 mod world;
 
 use std::{collections::BTreeMap, process::Stdio};

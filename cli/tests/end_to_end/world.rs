@@ -106,6 +106,11 @@ impl World {
         assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
     }
 
+    /// Where profiles are kept.
+    pub(crate) fn profiles(&self) -> PathBuf {
+        self.folder.path().join("profiles.toml")
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy"));
         command

@@ -1,0 +1,118 @@
+//! What a person at a terminal sees. `script` (util-linux) plays the terminal.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, Command, Stdio},
+};
+
+use crate::{
+    target::{Answer, Target},
+    world::{WEBHOOK_SECRET, World},
+};
+
+/// The command in a terminal of its own, whose screen is the child's stdout and whose keyboard is its stdin.
+fn terminal(world: &World, args: &[&str]) -> Command {
+    let inner = world.command(args);
+    let quoted = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap().replace('\'', "'\\''"));
+    let line: Vec<_> = std::iter::once(inner.get_program()).chain(inner.get_args()).map(quoted).collect();
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]).env("TERM", "xterm");
+    command.env_remove("NO_COLOR");
+    for (name, value) in inner.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+}
+
+fn screen(mut child: Child) -> String {
+    let mut screen = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut screen).unwrap();
+    assert!(child.wait().unwrap().success(), "{screen}");
+    screen
+}
+
+#[test]
+fn events_are_shown_as_they_come_and_as_they_are_answered() {
+    let (world, target) = (World::new(), Target::new(&[Answer::Status(500)]));
+    world.post("{\"type\":\"message-created\"}");
+    let args = ["listen", "--forward-to", &target.address, "--max-events", "1"];
+    let colourful = screen(terminal(&world, &args).spawn().unwrap());
+    let plain = console_text(&colourful);
+    let lines: Vec<_> = plain.lines().filter(|line| line.contains("message-created")).collect();
+    assert_eq!(lines.len(), 3, "{plain}");
+    let url = format!("POST http://{}/", target.address);
+    assert!(lines[0].ends_with("-->"), "{plain}");
+    assert!(lines[1].contains(&format!("<-- 500 {url} ")) && lines[1].contains("ms, again in "), "{plain}");
+    assert!(lines[2].contains(&format!("<-- 204 {url} ")) && lines[2].ends_with("ms"), "{plain}");
+    assert!(plain.contains("waiting for events · 1 handled · 1 retried"), "{plain}");
+    assert!(colourful.contains("\u{1b}[31m<--") && colourful.contains("\u{1b}[32m<--"), "{colourful:?}");
+
+    world.post("{\"type\":\"message-created\"}");
+    let screen = screen(terminal(&world, &args).env("NO_COLOR", "1").spawn().unwrap());
+    assert!(screen.contains("<-- 204") && !screen.contains("\u{1b}[3"), "{screen:?}");
+}
+
+#[test]
+fn a_body_is_indented_for_people() {
+    let world = World::new();
+    world.post("{\"type\":\"a\",\"n\":1.50,\"list\":[]}");
+    let shown = console_text(&screen(terminal(&world, &["listen", "-n1"]).spawn().unwrap()));
+    assert!(shown.contains("{\n  \"type\": \"a\",\n  \"n\": 1.50,\n  \"list\": []\n}\n"), "{shown}");
+}
+
+#[test]
+fn a_login_asks_for_what_is_missing_and_does_not_show_the_secret() {
+    let world = World::new();
+    let mut command = terminal(&world, &["login", "--profile", "asked"]);
+    let address = world
+        .command(&[])
+        .get_envs()
+        .find(|(name, _)| *name == "WWPROXY_SERVER")
+        .unwrap()
+        .1
+        .unwrap()
+        .to_owned();
+    for name in ["WWPROXY_SERVER", "APPID", "SECRET"] {
+        command.env_remove(name);
+    }
+    let mut child = command.spawn().unwrap();
+    let (mut keys, mut seen) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let mut shown = String::new();
+    for (question, answer) in
+        [("Server: ", address.to_str().unwrap()), ("App id: ", "my-bot"), ("App secret: ", &world.app_secret)]
+    {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(question.as_bytes()) {
+            let next = seen.fill_buf().unwrap();
+            assert!(!next.is_empty(), "{shown}{}", String::from_utf8_lossy(&bytes));
+            bytes.push(next[0]);
+            seen.consume(1);
+        }
+        shown += &String::from_utf8(bytes).unwrap();
+        writeln!(keys, "{answer}").unwrap();
+    }
+    seen.read_to_string(&mut shown).unwrap();
+    assert!(child.wait().unwrap().success(), "{shown}");
+    assert!(shown.contains("saved as profile asked") && !shown.contains(&world.app_secret), "{shown}");
+    assert!(!fs::read_to_string(world.profiles()).unwrap().contains(WEBHOOK_SECRET));
+    assert!(fs::read_to_string(world.profiles()).unwrap().contains(&world.app_secret));
+}
+
+/// What is left on a screen of plain text: no colours, no cleared lines' controls.
+fn console_text(screen: &str) -> String {
+    let mut text = String::new();
+    let mut chars = screen.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' if chars.next_if_eq(&'[').is_some() => {
+                while chars.next().is_some_and(|c| !c.is_ascii_alphabetic()) {}
+            }
+            '\r' if chars.peek() != Some(&'\n') => text.push('\n'),
+            '\r' => {}
+            c => text.push(c),
+        }
+    }
+    text
+}
