@@ -42,6 +42,7 @@ mod options;
 mod subscription;
 mod tap;
 mod tls;
+pub mod watson_work;
 
 pub use backoff::Backoff;
 pub use client::Client;
