@@ -6,22 +6,21 @@
 
 use std::env::var;
 
-use futures_util::StreamExt;
-use wwproxy_sdk::{Client, ListenOptions};
+use wwproxy_sdk::{Client, Error, EventMessage, watson_work::Event};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let client =
         Client::builder(var("WWPROXY_SERVER")?).app_id(var("APPID")?).app_secret(var("SECRET")?).build()?;
-    let mut events = client.listen(ListenOptions::new());
-    while let Some(event) = events.next().await {
-        let event = event?;
-        let message = event.value()?;
+    let own_id = client.app_id().as_str();
+    let answer = async |event: EventMessage| {
         // An app is told of its own messages too; who answers those never stops.
-        if message["type"] == "message-created" && message["userId"] != client.app_id().as_str() {
-            println!("Hey {}, did you say {}?", message["userName"], message["content"]);
+        if let Ok(Event::MessageCreated(message)) = Event::parse(&event.body)
+            && message.user_id != own_id
+        {
+            println!("Hey {}, did you say {}?", message.user_name.unwrap_or_default(), message.content);
         }
-        event.ack().await?;
-    }
-    Ok(())
+        Ok::<(), Error>(())
+    };
+    Ok(client.run(answer).await?)
 }

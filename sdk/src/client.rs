@@ -11,10 +11,11 @@ use wwproxy_protocol::{
         AckRequest, AckResponse, LeasedEvent, MAX_LEASE_WAIT, Receipt, Status, decode_lease, decode_poll,
         path,
     },
+    message::EventMessage,
 };
 
 use crate::{
-    ClientBuilder, Error, ErrorKind, HttpOptions, LeaseOptions, ListenOptions, Subscription, Tap,
+    ClientBuilder, Error, ErrorKind, HttpOptions, LeaseOptions, ListenOptions, Run, Subscription, Tap,
     credentials::{Credentials, Given, at, bearer},
 };
 
@@ -192,6 +193,33 @@ impl Client {
     #[must_use = "dropping the tap ends it"]
     pub fn tap(&self, options: ListenOptions) -> Tap {
         Tap::start(self.clone(), options)
+    }
+
+    /// Calls a handler for each event: over websockets as [`listen`](Self::listen) makes them, and without acks to think of.
+    /// `Ok` acknowledges the event. `Err` and a panic hand it back, to come again after a delay; both are told as
+    /// [`tracing`] events. Await it; it ends when it is [stopped](Run::stop_on), or with an error that no retry will mend.
+    ///
+    /// ```no_run
+    /// use wwproxy_sdk::{Client, EventMessage};
+    ///
+    /// # async fn run(client: Client) -> Result<(), wwproxy_sdk::Error> {
+    /// client
+    ///     .run(|event: EventMessage| async move {
+    ///         println!("{}: {} bytes", event.id, event.body.len());
+    ///         Ok::<(), std::io::Error>(())
+    ///     })
+    ///     .concurrency(8)
+    ///     .stop_on(async { tokio::time::sleep(std::time::Duration::from_secs(60)).await })
+    ///     .await
+    /// # }
+    /// ```
+    pub fn run<'a, H, F, E>(&self, handler: H) -> Run<'a>
+    where
+        H: Fn(EventMessage) -> F + Send + Sync + 'a,
+        F: Future<Output = Result<(), E>> + Send + 'a,
+        E: fmt::Display + 'a,
+    {
+        Run::new(self.clone(), handler)
     }
 
     pub(crate) fn url(&self, path: &str) -> Result<Url, Error> {

@@ -39,6 +39,7 @@ mod delivery;
 mod error;
 mod http;
 mod options;
+mod run;
 mod subscription;
 mod tap;
 mod tls;
@@ -50,6 +51,7 @@ pub use delivery::Delivery;
 pub use error::{Error, ErrorKind};
 pub use http::HttpOptions;
 pub use options::{ClientBuilder, LeaseOptions, ListenOptions};
+pub use run::Run;
 pub use subscription::{State, Subscription};
 pub use tap::{Tap, Tapped};
 
