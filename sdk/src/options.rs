@@ -91,7 +91,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How connections are made: certificates and proxies.
+    /// How connections are made: certificates, proxies, and how long one may take to come up, in place of what was said of
+    /// these before.
     pub fn http(mut self, options: HttpOptions) -> Self {
         self.http = options;
         self
