@@ -55,9 +55,9 @@ pub use run::Run;
 pub use subscription::{State, Subscription};
 pub use tap::{Tap, Tapped};
 
-/// The headers that Watson Work sends with a webhook.
+/// The headers of a webhook: those that Watson Work sends, and those that are not handed on.
 pub mod hook {
-    pub use wwproxy_protocol::api::{OUTBOUND_INDEX, OUTBOUND_RETRY_COUNT, OUTBOUND_TOKEN};
+    pub use wwproxy_protocol::api::{HOP_BY_HOP, OUTBOUND_INDEX, OUTBOUND_RETRY_COUNT, OUTBOUND_TOKEN};
 }
 
 pub use bytes::Bytes;

@@ -324,21 +324,7 @@ fn dedupe_key(headers: &HeaderMap, body: &[u8]) -> Option<DedupeKey> {
     hash.first_chunk().copied()
 }
 
-/// Headers that mean something on one connection only (RFC 9110, section 7.6.1), and credentials.
-const NOT_KEPT: [&str; 11] = [
-    "authorization",
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-];
-
+/// What is kept of a request's head: nothing that is meant for one connection, and no credentials.
 fn kept_headers(headers: &HeaderMap) -> Headers {
     let named: Vec<String> = headers
         .get_all(header::CONNECTION)
@@ -346,7 +332,10 @@ fn kept_headers(headers: &HeaderMap) -> Headers {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
         .collect();
-    let kept = |name: &str| !NOT_KEPT.contains(&name) && !named.iter().any(|other| other == name);
+    let kept = |name: &str| {
+        let for_one_connection = api::HOP_BY_HOP.contains(&name) || named.iter().any(|other| other == name);
+        !for_one_connection && name != header::AUTHORIZATION
+    };
     let text = |value: &HeaderValue| value.as_bytes().iter().copied().map(char::from).collect();
     let pairs = headers.iter().filter(|(name, _)| kept(name.as_str()));
     pairs.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()

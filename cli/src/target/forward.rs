@@ -11,7 +11,7 @@ use reqwest::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use tokio::time::{Instant, timeout_at};
-use wwproxy_sdk::{EventMessage, HttpOptions};
+use wwproxy_sdk::{EventMessage, HttpOptions, hook::HOP_BY_HOP};
 
 use super::Try;
 use crate::args::Usage;
@@ -26,21 +26,8 @@ const ATTEMPT: HeaderName = HeaderName::from_static("wwproxy-attempt");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// The prefix of what is said here, and cannot be said by a sender.
 const OWN_PREFIX: &str = "wwproxy-";
-/// What belongs to one connection (RFC 9110, section 7.6.1), to its framing, or to the sender's way to the server.
-const NOT_FORWARDED: [&str; 12] = [
-    "host",
-    "content-length",
-    "connection",
-    "expect",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+/// What belongs to the framing of a request, or to the sender's way to the server.
+const NOT_FORWARDED: [&str; 3] = ["host", "content-length", "expect"];
 
 /// Posts events to a URL.
 pub(crate) struct Forward {
@@ -146,6 +133,7 @@ pub(crate) fn sender_headers(event: &EventMessage) -> HeaderMap {
             continue;
         };
         if !NOT_FORWARDED.contains(&name.as_str())
+            && !HOP_BY_HOP.contains(&name.as_str())
             && !name.as_str().starts_with(OWN_PREFIX)
             && name != FORWARDED_HOST
         {

@@ -18,6 +18,20 @@ pub const OUTBOUND_INDEX: &str = "x-outbound-index";
 /// The header that tells how often a Watson Work webhook was tried before.
 pub const OUTBOUND_RETRY_COUNT: &str = "x-outbound-retry-count";
 
+/// Headers that mean something on one connection only (RFC 9110, section 7.6.1), in lower case.
+pub const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// The websocket subprotocol that tells more than a legacy client expects.
 pub const SUBPROTOCOL_V2: &str = "wwproxy.v2";
 
