@@ -6,21 +6,24 @@
 
 use std::env::var;
 
-use wwproxy_sdk::{Client, Error, EventMessage, watson_work::Event};
+use wwproxy_sdk::{Client, watson_work::Event};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let client =
         Client::builder(var("WWPROXY_SERVER")?).app_id(var("APPID")?).app_secret(var("SECRET")?).build()?;
     let own_id = client.app_id().as_str();
-    let answer = async |event: EventMessage| {
-        // An app is told of its own messages too; who answers those never stops.
-        if let Ok(Event::MessageCreated(message)) = Event::parse(&event.body)
-            && message.user_id != own_id
-        {
-            println!("Hey {}, did you say {}?", message.user_name.unwrap_or_default(), message.content);
+    let answers = client.run(|event| async move {
+        match Event::parse(&event.body)? {
+            // An app is told of its own messages too; who answers those never stops.
+            Event::MessageCreated(message) if message.user_id != own_id => {
+                let name = message.user_name.as_deref().unwrap_or("there");
+                println!("Hey {name:?}, did you say {:?}?", message.content);
+            }
+            _ => {}
         }
-        Ok::<(), Error>(())
-    };
-    Ok(client.run(answer).await?)
+        Ok(())
+    });
+    answers.stop_on(async { drop(tokio::signal::ctrl_c().await) }).await?;
+    Ok(())
 }

@@ -15,8 +15,9 @@ use wwproxy_protocol::{
 };
 
 use crate::{
-    ClientBuilder, Error, ErrorKind, HttpOptions, LeaseOptions, ListenOptions, Run, Subscription, Tap,
+    ClientBuilder, Error, ErrorKind, HandlerError, LeaseOptions, ListenOptions, Run, Subscription, Tap,
     credentials::{Credentials, Given, at, bearer},
+    http::Connector,
 };
 
 /// The largest answer that carries no events, in bytes. An answer to acks may name every receipt as stale.
@@ -60,8 +61,7 @@ pub(crate) struct Settings {
     pub(crate) app_id: AppId,
     pub(crate) given: Given,
     pub(crate) token_endpoint: Option<String>,
-    pub(crate) http: HttpOptions,
-    pub(crate) http_client: Option<reqwest::Client>,
+    pub(crate) connector: Connector,
     pub(crate) request_timeout: Duration,
     pub(crate) max_answer_bytes: usize,
 }
@@ -74,15 +74,7 @@ impl Client {
 
     pub(crate) fn new(settings: Settings) -> Result<Self, Error> {
         let server = server_url(&settings.server)?;
-        let http = if let Some(ready) = settings.http_client {
-            ready
-        } else {
-            let builder = settings.http.builder(server.scheme() == "https")?;
-            let agent = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
-            builder.user_agent(agent).build().map_err(|error| {
-                Error::new(ErrorKind::Usage, "cannot set up HTTP").because(error.without_url())
-            })?
-        };
+        let http = settings.connector.client(server.scheme() == "https")?;
         let credentials = Credentials::new(
             server.clone(),
             settings.app_id.clone(),
@@ -186,40 +178,27 @@ impl Client {
         Subscription::start(self.clone(), options)
     }
 
-    /// Looks at events as they arrive, without taking any: see [`Tap`](crate::Tap).
+    /// Calls the handler for each event, acknowledges what it has handled, and hands back what it has not: see [`Run`]. The
+    /// handler needs to live as long as the run only, and may borrow.
+    ///
+    /// # Panics
+    /// The run, outside of a tokio runtime.
+    pub fn run<'h, H, F>(&self, handler: H) -> Run<'h, H>
+    where
+        H: FnMut(EventMessage) -> F + Send + 'h,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'h,
+    {
+        Run::new(self.clone(), handler)
+    }
+
+    /// Watches the app's events without taking any, over a websocket that reconnects by itself: see [`Tap`]. The window of the
+    /// options is how many are read ahead.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     #[must_use = "dropping the tap ends it"]
     pub fn tap(&self, options: ListenOptions) -> Tap {
         Tap::start(self.clone(), options)
-    }
-
-    /// Calls a handler for each event: over websockets as [`listen`](Self::listen) makes them, and without acks to think of.
-    /// `Ok` acknowledges the event. `Err` and a panic hand it back, to come again after a delay; both are told as
-    /// [`tracing`] events. Await it; it ends when it is [stopped](Run::stop_on), or with an error that no retry will mend.
-    ///
-    /// ```no_run
-    /// use wwproxy_sdk::{Client, EventMessage};
-    ///
-    /// # async fn run(client: Client) -> Result<(), wwproxy_sdk::Error> {
-    /// client
-    ///     .run(|event: EventMessage| async move {
-    ///         println!("{}: {} bytes", event.id, event.body.len());
-    ///         Ok::<(), std::io::Error>(())
-    ///     })
-    ///     .concurrency(8)
-    ///     .stop_on(async { tokio::time::sleep(std::time::Duration::from_secs(60)).await })
-    ///     .await
-    /// # }
-    /// ```
-    pub fn run<'a, H, F, E>(&self, handler: H) -> Run<'a>
-    where
-        H: Fn(EventMessage) -> F + Send + Sync + 'a,
-        F: Future<Output = Result<(), E>> + Send + 'a,
-        E: fmt::Display + 'a,
-    {
-        Run::new(self.clone(), handler)
     }
 
     pub(crate) fn url(&self, path: &str) -> Result<Url, Error> {

@@ -23,32 +23,21 @@ use tokio_tungstenite::{
 };
 use wwproxy_protocol::{ClientMessage, EventId, ServerMessage};
 
+use self::clock::Clock;
+pub(crate) use self::handshake::connect;
 use crate::{
-    Delivery, Error, ErrorKind,
-    delivery::{Deliverer, Order, Verdict},
+    Error, ErrorKind,
+    delivery::{Order, Verdict},
+    feed::Feed,
 };
 
-/// A connection that was not heard for this long is pinged; the server does the same.
-const PING_AFTER: Duration = Duration::from_secs(20);
-/// The shortest time between pings, whatever the server says of its patience.
-const MIN_PING_AFTER: Duration = Duration::from_secs(1);
-/// How long written frames may take to leave. A peer that does not read for longer is dead.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+mod clock;
+mod handshake;
+
 /// How long a goodbye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many acks go into one message at most: some 10 KiB.
 const MAX_ACK_BATCH: usize = 256;
-
-/// What comes out of a subscription.
-pub(crate) type Item = Result<Incoming, Error>;
-
-/// What a server sends that an app may want to know.
-#[derive(Debug)]
-pub(crate) enum Incoming {
-    Event(Delivery),
-    /// To a tap: events that it was not shown, and how many where that is known.
-    Gap(Option<u64>),
-}
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -63,33 +52,25 @@ pub(crate) enum Ended {
     },
 }
 
-/// One websocket that feeds a subscription and carries its acks.
-pub(crate) struct Connection<'a, S> {
+/// One websocket that feeds a stream and carries the acks of what it yields.
+pub(crate) struct Connection<'a, S, F: Feed> {
     socket: WebSocketStream<S>,
     /// Whether the server speaks `wwproxy.v2`: many acks a message, and nacks.
     v2: bool,
-    deliveries: &'a mpsc::Sender<Item>,
-    /// Called when the server has said hello.
-    on_hello: &'a (dyn Fn() + Send + Sync),
-    deliverer: Deliverer,
+    items: &'a mpsc::Sender<Result<F::Item, Error>>,
+    feed: F,
+    /// Called once, when the server is ready.
+    tell: Option<&'a (dyn Fn(bool) + Sync)>,
     orders: mpsc::Receiver<Order>,
-    /// The place of the next delivery. Without one nothing is read.
-    place: Option<Permit<'a, Item>>,
+    /// Keeps the orders open where the feed gives none.
+    _orders: mpsc::Sender<Order>,
+    /// The place of the next item. Without one nothing is read.
+    place: Option<Permit<'a, Result<F::Item, Error>>>,
     /// Orders that are written and not flushed yet, and since when.
     unflushed: Vec<oneshot::Sender<()>>,
     flushing: Option<Instant>,
     clock: Clock,
-    opened: Instant,
     delivered: bool,
-}
-
-/// When to ping and when to give up.
-#[derive(Debug)]
-struct Clock {
-    heard: Instant,
-    pinged: Instant,
-    idle_timeout: Duration,
-    ping_after: Duration,
 }
 
 enum Io {
@@ -100,54 +81,55 @@ enum Io {
 /// A connection that lasted so long has worked, even if no event came.
 const WORKED_AFTER: Duration = Duration::from_secs(5);
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
+impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
     pub(crate) fn new(
         socket: WebSocketStream<S>,
         v2: bool,
         idle_timeout: Duration,
-        deliveries: &'a mpsc::Sender<Item>,
-        on_hello: &'a (dyn Fn() + Send + Sync),
+        items: &'a mpsc::Sender<Result<F::Item, Error>>,
+        feed: impl FnOnce(mpsc::Sender<Order>) -> F,
+        tell: &'a (dyn Fn(bool) + Sync),
     ) -> Self {
-        let now = Instant::now();
         // As many as can be outstanding: an ack waits for the socket, not for a place in the channel.
-        let (sender, orders) = mpsc::channel(deliveries.max_capacity());
+        let (sender, orders) = mpsc::channel(items.max_capacity());
         Self {
             socket,
             v2,
-            deliveries,
-            on_hello,
-            deliverer: Deliverer::new(sender),
+            items,
+            feed: feed(sender.clone()),
+            tell: Some(tell),
             orders,
+            _orders: sender,
             place: None,
             unflushed: Vec::new(),
             flushing: None,
-            clock: Clock {
-                heard: now,
-                pinged: now,
-                idle_timeout,
-                ping_after: PING_AFTER.min(idle_timeout / 3),
-            },
-            opened: now,
+            clock: Clock::new(idle_timeout),
             delivered: false,
         }
     }
 
     /// Runs the connection.
     ///
-    /// Its inputs: a free place for a delivery, which lets it read on; acks and nacks, taken together while nothing is
+    /// Its inputs: a free place for an item, which lets it read on; acks and nacks, taken together while nothing is
     /// being flushed; the socket, read and flushed side by side so that neither waits for the other; the clock, for pings
     /// and deadlines. It ends when the subscription is gone (with the pending acks and a goodbye sent), when the server
     /// closes or breaks the connection, or when a deadline passes.
     pub(crate) async fn run(mut self) -> Ended {
+        if let Err(error) = self.feed.opened(self.v2) {
+            return Ended::Lost { error, worked: false };
+        }
+        if !self.v2 {
+            self.ready();
+        }
         let mut orders = Vec::new();
         let error = loop {
             let (reading, flushing) = (self.place.is_some(), self.flushing.is_some());
             let step = select! {
-                () = self.deliveries.closed() => return self.close().await,
-                place = self.deliveries.reserve(), if !reading => {
+                () = self.items.closed() => return self.close().await,
+                place = self.items.reserve(), if !reading => {
                     self.place = place.ok();
                     // What came while nothing was read was not heard.
-                    self.clock.heard = Instant::now();
+                    self.clock.heard();
                     Ok(())
                 }
                 _ = self.orders.recv_many(&mut orders, MAX_ACK_BATCH), if !flushing => self.carry_out(&mut orders),
@@ -161,7 +143,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 break error;
             }
         };
-        Ended::Lost { error, worked: self.delivered || self.opened.elapsed() >= WORKED_AFTER }
+        Ended::Lost { error, worked: self.delivered || self.clock.opened.elapsed() >= WORKED_AFTER }
     }
 
     /// Writes acks and nacks. Their senders are answered once they are flushed.
@@ -206,7 +188,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     }
 
     async fn receive(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<(), Error> {
-        self.clock.heard = Instant::now();
+        self.clock.heard();
         match message {
             Some(Ok(Message::Text(text))) => self.take(&text),
             Some(Ok(Message::Close(frame))) => {
@@ -227,44 +209,52 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             Error::new(ErrorKind::Disconnected, "the server sent a message that cannot be read")
                 .because(error)
         })?;
-        match message {
+        let item = match message {
             ServerMessage::Hello(hello) => {
-                let patience = Duration::from_millis(hello.idle_ms) / 3;
-                self.clock.ping_after = self.clock.ping_after.min(patience).max(MIN_PING_AFTER);
+                self.clock.hurry(Duration::from_millis(hello.idle_ms));
                 tracing::debug!(window = hello.window, lease_ms = hello.lease_ms, "the server said hello");
-                (self.on_hello)();
+                let item = self.feed.hello(&hello)?;
+                self.ready();
+                item
             }
             ServerMessage::Event(event) => {
-                self.delivered = true;
                 let id = event.id.clone();
-                if let Some(delivery) = self.deliverer.deliver(*event) {
-                    self.pass_on(Incoming::Event(delivery));
-                } else {
+                let item = self.feed.event(*event)?;
+                self.delivered = true;
+                self.ready();
+                if item.is_none() {
                     tracing::debug!(%id, "came again while its first copy is still in hand");
                 }
+                item
             }
-            ServerMessage::Gap { missed } => self.pass_on(Incoming::Gap(Some(missed))),
-            ServerMessage::Unknown => tracing::debug!("ignored a message of an unknown type"),
+            ServerMessage::Gap { missed } => self.feed.gap(missed),
+            ServerMessage::Unknown => {
+                tracing::debug!("ignored a message that means nothing here");
+                None
+            }
+        };
+        if let Some(item) = item {
+            let place = self.place.take().expect("nothing is read without a place for it");
+            place.send(Ok(item));
         }
         Ok(())
     }
 
-    fn pass_on(&mut self, incoming: Incoming) {
-        let place = self.place.take().expect("nothing is read without a place for it");
-        place.send(Ok(incoming));
+    fn ready(&mut self) {
+        if let Some(tell) = self.tell.take() {
+            tell(self.v2);
+        }
     }
 
     fn tick(&mut self, reading: bool) -> Result<(), Error> {
-        let now = Instant::now();
-        let silent = reading && now >= self.clock.gives_up();
-        if silent || self.flushing.is_some_and(|since| now >= since + WRITE_TIMEOUT) {
+        if self.clock.is_over(reading, self.flushing) {
             return Err(Error::new(
                 ErrorKind::Disconnected,
                 "the connection is dead: nothing comes or goes any more",
             ));
         }
-        if self.flushing.is_none() && now >= self.clock.pings() {
-            self.clock.pinged = now;
+        if self.flushing.is_none() && self.clock.is_ping_due() {
+            self.clock.pinged();
             self.write(Message::Ping(bytes::Bytes::new()))?;
         }
         Ok(())
@@ -292,22 +282,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             Err(_) => tracing::debug!("no goodbye in time"),
         }
         Ended::Unsubscribed
-    }
-}
-
-impl Clock {
-    /// When something is due next.
-    fn next(&self, reading: bool, flushing: Option<Instant>) -> Instant {
-        let due = flushing.map_or_else(|| self.pings(), |since| since + WRITE_TIMEOUT);
-        if reading { due.min(self.gives_up()) } else { due }
-    }
-
-    fn gives_up(&self) -> Instant {
-        self.heard + self.idle_timeout
-    }
-
-    fn pings(&self) -> Instant {
-        self.heard.max(self.pinged) + self.ping_after
     }
 }
 

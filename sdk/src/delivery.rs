@@ -65,10 +65,6 @@ impl Delivery {
         &self.event
     }
 
-    pub(crate) fn into_event(self) -> EventMessage {
-        self.event
-    }
-
     /// The event's name: unique, ascending in order of arrival within an app.
     #[must_use]
     pub fn id(&self) -> &EventId {
@@ -94,7 +90,7 @@ impl Delivery {
     /// # Errors
     /// [`ErrorKind::Protocol`]: the body is something else.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.event.body).map_err(|error| {
+        self.event.json().map_err(|error| {
             Error::new(
                 ErrorKind::Protocol,
                 format!("the body of event {} is not of the expected type", self.id()),

@@ -1,6 +1,6 @@
 //! What can go wrong, and what to do about it.
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{error::Error as StdError, fmt, io, iter, sync::Arc, time::Duration};
 
 use reqwest::{Response, StatusCode, Url, header};
 use wwproxy_protocol::api::Problem;
@@ -37,7 +37,7 @@ pub enum ErrorKind {
 /// An error of the sdk: a [kind](Error::kind) for the program, a sentence for a person, and its source.
 ///
 /// `Display` says what to do. It never shows a secret, a token or the query of a URL, and control
-/// characters in the server's words are replaced, so it is safe in a log. Cheap to clone.
+/// and direction characters in the server's words are replaced, so it is safe in a log. Cheap to clone.
 ///
 /// ```
 /// use wwproxy_sdk::{Client, ErrorKind};
@@ -110,10 +110,14 @@ impl Error {
         // The URL of a reqwest error has its query and may come from the server: only the origin is told.
         let error = error.without_url();
         let origin = url.origin().ascii_serialization();
-        let message = match (error.is_timeout(), error.is_connect()) {
-            (true, _) => format!("{origin} did not answer in time; check the address and the network"),
-            (_, true) => format!("cannot reach {origin}; check the address and the network"),
-            _ => format!("the connection to {origin} broke; try again"),
+        let message = if is_untrusted(&error) {
+            format!("the certificate shown for {origin} is not trusted; check the address, or give its CA")
+        } else if error.is_timeout() {
+            format!("{origin} did not answer in time; check the address and the network")
+        } else if error.is_connect() {
+            format!("cannot reach {origin}; check the address and the network")
+        } else {
+            format!("the connection to {origin} broke; try again")
         };
         Self::new(ErrorKind::Unreachable, message).because(error)
     }
@@ -155,6 +159,16 @@ impl Error {
     }
 }
 
+/// Whether the other side's certificate is what went wrong.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    let mut causes = iter::successors(error.source(), |&cause| match cause.downcast_ref::<io::Error>() {
+        // As a source it would give the causes of what it wraps, and leave that out itself.
+        Some(error) => error.get_ref().map(|inner| inner as _),
+        None => cause.source(),
+    });
+    causes.any(|cause| matches!(cause.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))))
+}
+
 fn retry_after(response: &Response) -> Option<Duration> {
     let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
@@ -172,10 +186,12 @@ async fn detail(response: Response) -> Option<String> {
     words.iter().map(|words| harmless(words)).find(|words| !words.is_empty())
 }
 
-/// Foreign words without control characters, so that they cannot forge log lines or drive a terminal.
-fn harmless(text: &str) -> String {
-    let text = text.chars().take(MAX_DETAIL_CHARS).map(|c| if c.is_control() { ' ' } else { c });
-    text.collect::<String>().trim().to_owned()
+/// Foreign words without what could forge log lines or drive a terminal: control characters, and those that turn the
+/// direction of the text.
+pub(crate) fn harmless(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let harmless = |c: char| if c.is_control() || turns(c) { ' ' } else { c };
+    text.chars().take(MAX_DETAIL_CHARS).map(harmless).collect::<String>().trim().to_owned()
 }
 
 impl fmt::Display for Error {
@@ -213,6 +229,7 @@ mod tests {
     #[test]
     fn foreign_words_cannot_drive_a_terminal() {
         assert_eq!(harmless("\x1b[2Jgone\r\nwwproxy: all well\u{9b}\n"), "[2Jgone  wwproxy: all well");
+        assert_eq!(harmless("a\u{202e}b\u{2066}c\u{2069}d\u{202a}"), "a b c d");
         assert_eq!(harmless(&"x".repeat(10_000)).len(), MAX_DETAIL_CHARS);
     }
 

@@ -1,12 +1,12 @@
 //! Receive webhooks without a public URL: the async client of wwproxy.
 //!
 //! A wwproxy server takes an app's webhooks on a public address, verifies and stores them. This
-//! crate fetches them from behind a firewall: as a [stream over a websocket](Client::listen) that
-//! reconnects by itself, or [by polling](Client::lease). What is not acknowledged comes again.
+//! crate fetches them from behind a firewall: by [a handler that is called for each](Client::run), as
+//! a [stream over a websocket](Client::listen) that reconnects by itself, or [by polling](Client::lease).
+//! What is not acknowledged comes again. A [tap](Client::tap) watches without taking any.
 //!
 //! ```no_run
-//! use futures_util::StreamExt;
-//! use wwproxy_sdk::{Client, ListenOptions, Secret};
+//! use wwproxy_sdk::{Client, Secret, watson_work::Event};
 //!
 //! # async fn run() -> Result<(), wwproxy_sdk::Error> {
 //! let client = Client::builder("https://proxy.example.com")
@@ -15,6 +15,26 @@
 //!     .build()?;
 //! client.register(&Secret::new("the webhook's secret")).await?;
 //!
+//! // Acknowledges what was handled, and hands back what was not.
+//! client
+//!     .run(|event| async move {
+//!         if let Event::MessageCreated(message) = Event::parse(&event.body)? {
+//!             println!("{}: {}", message.user_id, message.content);
+//!         }
+//!         Ok(())
+//!     })
+//!     .await?; // returns with what no retry will mend
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The same with the acknowledgement in one's own hands:
+//!
+//! ```no_run
+//! use futures_util::StreamExt;
+//! use wwproxy_sdk::{Client, ListenOptions};
+//!
+//! # async fn listen(client: Client) -> Result<(), wwproxy_sdk::Error> {
 //! let mut events = client.listen(ListenOptions::new());
 //! while let Some(event) = events.next().await {
 //!     let event = event?; // only what no retry will mend
@@ -29,7 +49,8 @@
 //!
 //! Everything needs a tokio runtime. State changes are told as [`tracing`] events and to
 //! [`ListenOptions::on_state`]. TLS is rustls with ring and the system's certificates;
-//! `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured; redirects are never followed.
+//! `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured, or what [`HttpOptions`] say;
+//! redirects are never followed.
 
 mod backoff;
 mod client;
@@ -37,6 +58,7 @@ mod connection;
 mod credentials;
 mod delivery;
 mod error;
+mod feed;
 mod http;
 mod options;
 mod run;
@@ -51,7 +73,7 @@ pub use delivery::Delivery;
 pub use error::{Error, ErrorKind};
 pub use http::HttpOptions;
 pub use options::{ClientBuilder, LeaseOptions, ListenOptions};
-pub use run::Run;
+pub use run::{HandlerError, Run};
 pub use subscription::{State, Subscription};
 pub use tap::{Tap, Tapped};
 
@@ -61,6 +83,8 @@ pub mod hook {
 }
 
 pub use bytes::Bytes;
+#[doc(no_inline)]
+pub use reqwest;
 pub use wwproxy_protocol::{
     AppId, EventId, Headers, InvalidId, Scheme, Secret,
     api::{
@@ -68,3 +92,8 @@ pub use wwproxy_protocol::{
     },
     message::{EventDetails, EventMessage},
 };
+
+// Its example is compiled with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

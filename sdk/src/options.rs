@@ -7,7 +7,9 @@ use wwproxy_protocol::{
     api::{LeaseRequest, MAX_WINDOW},
 };
 
-use crate::{Client, Error, ErrorKind, HttpOptions, State, client::Settings, credentials::Given};
+use crate::{
+    Client, Error, ErrorKind, HttpOptions, State, client::Settings, credentials::Given, http::Connector,
+};
 
 /// How long a request may take, from its start to the last byte of its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,8 +43,7 @@ pub struct ClientBuilder {
     app_id: String,
     credentials: Option<Given>,
     token_endpoint: Option<String>,
-    http: HttpOptions,
-    http_client: Option<reqwest::Client>,
+    connector: Connector,
     request_timeout: Duration,
     max_answer_bytes: usize,
 }
@@ -54,8 +55,7 @@ impl ClientBuilder {
             app_id: String::new(),
             credentials: None,
             token_endpoint: None,
-            http: HttpOptions::new(),
-            http_client: None,
+            connector: Connector::Options(HttpOptions::new()),
             request_timeout: REQUEST_TIMEOUT,
             max_answer_bytes: MAX_ANSWER_BYTES,
         }
@@ -85,23 +85,18 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a connection may take to come up: 10 s where not said.
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.http = self.http.connect_timeout(timeout);
-        self
-    }
-
-    /// How connections are made: certificates, proxies, and how long one may take to come up, in place of what was said of
-    /// these before.
+    /// How connections are made: whom they trust, which proxy they go through. This or
+    /// [`http_client`](Self::http_client); the later call counts.
     pub fn http(mut self, options: HttpOptions) -> Self {
-        self.http = options;
+        self.connector = Connector::Options(options);
         self
     }
 
-    /// A ready client in place of one made with [`http`](Self::http). It must speak HTTP/1.1 only, or no websocket opens, and
-    /// should follow no redirects, as secrets and tokens would go along. [`HttpOptions::client_builder`] makes such a one.
+    /// A ready HTTP client to use instead of one of this crate's own. It must speak HTTP/1.1 only (`http1_only`), since a
+    /// websocket begins with it, and follow no redirects (`redirect::Policy::none()`), since a token must go nowhere else;
+    /// [`HttpOptions::client_builder`] gives one that does. Its version of `reqwest` is [this crate's](crate::reqwest).
     pub fn http_client(mut self, client: reqwest::Client) -> Self {
-        self.http_client = Some(client);
+        self.connector = Connector::Client(client);
         self
     }
 
@@ -134,8 +129,7 @@ impl ClientBuilder {
             app_id,
             given,
             token_endpoint: self.token_endpoint,
-            http: self.http,
-            http_client: self.http_client,
+            connector: self.connector,
             request_timeout: self.request_timeout,
             max_answer_bytes: self.max_answer_bytes,
         })
@@ -207,9 +201,8 @@ pub struct ListenOptions {
     pub(crate) window: Option<u32>,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_message_bytes: usize,
+    pub(crate) max_disconnected: Option<Duration>,
     pub(crate) on_state: Arc<dyn Fn(&State) + Send + Sync>,
-    /// Whether it only looks on.
-    pub(crate) tap: bool,
 }
 
 impl ListenOptions {
@@ -219,8 +212,8 @@ impl ListenOptions {
             window: None,
             idle_timeout: IDLE_TIMEOUT,
             max_message_bytes: MAX_MESSAGE_BYTES,
+            max_disconnected: None,
             on_state: Arc::new(|_| {}),
-            tap: false,
         }
     }
 
@@ -244,6 +237,13 @@ impl ListenOptions {
         self
     }
 
+    /// How long to go on without a connection, from the start or from the loss of the last one: for ever where not said. After
+    /// that the stream ends with the last error.
+    pub fn max_disconnected(mut self, time: Duration) -> Self {
+        self.max_disconnected = Some(time);
+        self
+    }
+
     /// Called at each change of the connection, in the task that reads it: it must not block.
     pub fn on_state(mut self, callback: impl Fn(&State) + Send + Sync + 'static) -> Self {
         self.on_state = Arc::new(callback);
@@ -263,6 +263,7 @@ impl fmt::Debug for ListenOptions {
             .field("window", &self.window)
             .field("idle_timeout", &self.idle_timeout)
             .field("max_message_bytes", &self.max_message_bytes)
+            .field("max_disconnected", &self.max_disconnected)
             .finish_non_exhaustive()
     }
 }

@@ -1,212 +1,202 @@
-//! A handler for each event, and what becomes of the event after it.
+//! A handler called for each event, and what becomes of the event after it.
 
 use std::{
-    any::Any,
-    fmt,
-    future::{IntoFuture, pending},
+    future::{Future, IntoFuture, pending},
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     time::Duration,
 };
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{select, time::timeout};
-use wwproxy_protocol::message::EventMessage;
+use wwproxy_protocol::{EventId, api::MAX_WINDOW, message::EventMessage};
 
-use crate::{Client, Delivery, Error, ErrorKind, ListenOptions};
+use self::work::{Outcome, Work, carry_out};
+use crate::{Client, Error, ErrorKind, ListenOptions};
 
-/// How long an event whose handler failed rests, the first time.
+mod work;
+
+/// How long the first failure of an event keeps it away, where not said.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// The longest that an event rests, however often its handler failed.
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(300);
-/// How long handlers in progress may take to end after a stop.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long handlers in progress may take to end after a stop, where not said.
+const GRACE: Duration = Duration::from_secs(30);
 
-type Handler<'a> = Box<dyn Fn(EventMessage) -> BoxFuture<'a, Result<(), String>> + Send + Sync + 'a>;
+/// Why a handler could not do its work. Every error becomes one by `?`.
+pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Calls a handler for each event, until it is stopped: see [`Client::run`]. Await it to start it; dropping the future
-/// stops it at once, and what was not acknowledged comes again.
-#[must_use = "it does nothing until it is awaited"]
-pub struct Run<'a> {
+type BoxFuture<'h, T> = Pin<Box<dyn Future<Output = T> + Send + 'h>>;
+
+/// Calls a handler for each event of an app, until it is stopped: see [`Client::run`].
+///
+/// An event is acknowledged once its handler returned `Ok`. After an `Err`, or a panic, it is handed back and comes again
+/// later: after a second the first time, then after twice as long each time, up to ten minutes. Meanwhile others are
+/// handled. A connection that is lost meanwhile makes nobody do work twice; but a program that dies before an
+/// acknowledgement is on the server's disk gets the event again, so a handler should bear that.
+///
+/// Awaiting it runs it. It returns `Ok` after a [stop](Self::stop_on), and an error where no retry will help, as
+/// [`Subscription`](crate::Subscription) says. Dropping it ends it at once: handlers in progress are dropped, and their events come again.
+///
+/// ```no_run
+/// use wwproxy_sdk::Client;
+///
+/// # async fn run(client: Client) -> Result<(), wwproxy_sdk::Error> {
+/// client
+///     .run(|event| async move {
+///         let order: serde_json::Value = event.json()?;
+///         println!("order {}", order["number"]);
+///         Ok(())
+///     })
+///     .concurrency(8)
+///     .stop_on(async {
+///         // Without a signal to wait for, it goes on until it is killed.
+///         let _ = tokio::signal::ctrl_c().await;
+///     })
+///     .await
+/// # }
+/// ```
+#[must_use = "a run does nothing until it is awaited"]
+pub struct Run<'h, H> {
     client: Client,
-    handler: Handler<'a>,
+    handler: H,
     options: ListenOptions,
     concurrency: usize,
     retry_delay: Duration,
     grace: Duration,
-    stop: BoxFuture<'a, ()>,
+    stop: BoxFuture<'h, ()>,
 }
 
-impl<'a> Run<'a> {
-    pub(crate) fn new<H, F, E>(client: Client, handler: H) -> Self
-    where
-        H: Fn(EventMessage) -> F + Send + Sync + 'a,
-        F: Future<Output = Result<(), E>> + Send + 'a,
-        E: fmt::Display + 'a,
-    {
-        let told = |handled: Result<(), E>| handled.map_err(|error| error.to_string());
+impl<'h, H> Run<'h, H> {
+    pub(crate) fn new(client: Client, handler: H) -> Self {
         Self {
             client,
-            handler: Box::new(move |event| handler(event).map(told).boxed()),
+            handler,
             options: ListenOptions::new(),
             concurrency: 1,
             retry_delay: RETRY_DELAY,
             grace: GRACE,
-            stop: pending().boxed(),
+            stop: Box::pin(pending()),
         }
     }
 
-    /// How many handlers are at work at once, 1 where not said (and at least): then events are handled strictly one after the
-    /// other. All of them run in the task that awaits, so a handler must not block.
+    /// How many events are handled at once: 1 where not said, which means one after the other in order of arrival (but for
+    /// those that failed, which come again later).
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = handlers.max(1);
         self
     }
 
-    /// How to listen. Where that says nothing of a window, it is as wide as the concurrency: no event's lease runs out
-    /// while the event waits for a handler.
+    /// How it listens. Where the options name no window it is the concurrency: no event waits here while its lease runs
+    /// out, or while another client could handle it.
     pub fn options(mut self, options: ListenOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// How long an event rests after its handler first failed: 1 s where not said. It doubles with each attempt, up to 5 minutes.
-    pub fn retry_delay(mut self, first: Duration) -> Self {
-        self.retry_delay = first;
+    /// How long the first failure keeps an event away: 1 s where not said. Each further attempt doubles it, up to ten
+    /// minutes.
+    pub fn retry_delay(mut self, delay: Duration) -> Self {
+        self.retry_delay = delay;
         self
     }
 
-    /// Stops once this future is ready, such as `tokio::signal::ctrl_c()`: no more events are taken, handlers in progress may
-    /// end, and all other events are handed back. What the future yields is not looked at.
-    pub fn stop_on(mut self, stop: impl Future + Send + 'a) -> Self {
-        self.stop = stop.map(drop).boxed();
+    /// Stops when this future ends: no event is handled any more, handlers in progress may end and their events are
+    /// acknowledged, everything else is handed back.
+    pub fn stop_on(mut self, stop: impl Future<Output = ()> + Send + 'h) -> Self {
+        self.stop = Box::pin(stop);
         self
     }
 
-    /// How long handlers in progress may take to end after a stop, their acks included: 10 s where not said. One that takes
-    /// longer is dropped, and its event comes again.
+    /// How long handlers in progress may take to end after a stop: 30 s where not said. Those that take longer are dropped,
+    /// and their events handed back.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
-
-    /// Takes events while a handler is free. Ends on a stop, or with an error that no retry will mend; either way the
-    /// handlers in progress may end.
-    async fn run(self) -> Result<(), Error> {
-        let Self { client, handler, mut options, concurrency, retry_delay, grace, mut stop } = self;
-        options.window = options.window.or_else(|| ListenOptions::new().window(width(concurrency)).window);
-        let mut events = client.listen(options);
-        let mut working = FuturesUnordered::new();
-        let ended = loop {
-            select! {
-                biased;
-                () = &mut stop => break Ok(()),
-                Some(()) = working.next() => {}
-                event = events.next(), if working.len() < concurrency => match event {
-                    Some(Ok(event)) => working.push(handle(&handler, event, retry_delay)),
-                    Some(Err(error)) => break Err(error),
-                    None => break Err(lost()),
-                },
-            }
-        };
-        let all = async { while working.next().await.is_some() {} };
-        if timeout(grace, all).await.is_err() {
-            tracing::warn!(app = %client.app_id(), handlers = working.len(), "stopped before its handlers ended");
-        }
-        drop(working);
-        events.close().await;
-        ended
-    }
 }
 
-impl<'a> IntoFuture for Run<'a> {
+impl<'h, H, F> IntoFuture for Run<'h, H>
+where
+    H: FnMut(EventMessage) -> F + Send + 'h,
+    F: Future<Output = Result<(), HandlerError>> + Send + 'h,
+{
     type Output = Result<(), Error>;
-    type IntoFuture = BoxFuture<'a, Result<(), Error>>;
+    type IntoFuture = BoxFuture<'h, Self::Output>;
 
-    /// # Panics
-    /// When polled outside of a tokio runtime.
     fn into_future(self) -> Self::IntoFuture {
-        self.run().boxed()
+        Box::pin(run(self))
     }
 }
 
-impl fmt::Debug for Run<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Run")
-            .field("client", &self.client)
-            .field("options", &self.options)
-            .field("concurrency", &self.concurrency)
-            .field("retry_delay", &self.retry_delay)
-            .field("grace", &self.grace)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Has one event handled, and says what becomes of it.
-async fn handle(handler: &Handler<'_>, event: Delivery, retry_delay: Duration) {
-    let id = event.id();
-    let settled = match caught(handler, event.event().clone()).await {
-        Ok(Ok(())) => event.ack().await,
-        Ok(Err(error)) => {
-            let delay = rest(retry_delay, event.attempt());
-            tracing::warn!(event = %id, %error, ?delay, "the handler failed; the event comes again");
-            event.nack(delay).await
+/// Its inputs: the stop, handlers and settlements that end, events that come. It ends with the stop or the last error
+/// of the subscription, and in either case lets the handlers in progress end within the grace.
+async fn run<H, F>(mut run: Run<'_, H>) -> Result<(), Error>
+where
+    H: FnMut(EventMessage) -> F,
+    F: Future<Output = Result<(), HandlerError>>,
+{
+    let window = u32::try_from(run.concurrency).unwrap_or(MAX_WINDOW);
+    let window = *run.options.window.get_or_insert(window.min(MAX_WINDOW)) as usize;
+    let mut events = run.client.listen(run.options);
+    let mut work = Work::new(run.retry_delay);
+    let (mut handling, mut settling) = (FuturesUnordered::new(), FuturesUnordered::new());
+    let result = loop {
+        while handling.len() + settling.len() < run.concurrency
+            && let Some(event) = work.next()
+        {
+            handling.push(handle(event, &mut run.handler));
         }
-        // What the panic said, the panic hook has told.
-        Err(_) => {
-            let delay = rest(retry_delay, event.attempt());
-            tracing::error!(event = %id, ?delay, "the handler panicked; the event comes again");
-            event.nack(delay).await
+        select! {
+            biased;
+            () = &mut run.stop => break Ok(()),
+            Some((id, outcome)) = handling.next() => settling.extend(work.settle(&id, outcome).map(carry_out)),
+            Some(unheard) = settling.next() => work.remember(unheard),
+            event = events.next(), if work.waiting.len() < window => match event {
+                Some(Ok(event)) => settling.extend(work.take(event).map(carry_out)),
+                Some(Err(error)) => break Err(error),
+                None => {
+                    let message = "the subscription is gone; a callback of its options must not panic";
+                    break Err(Error::new(ErrorKind::Usage, message));
+                }
+            },
         }
     };
-    if let Err(error) = settled {
-        tracing::debug!(event = %id, %error, "not settled");
-    }
-}
-
-/// What the handler makes of an event, or its panic. Nothing of this crate's is shared with the handler that a panic could leave
-/// half done.
-async fn caught(
-    handler: &Handler<'_>,
-    event: EventMessage,
-) -> Result<Result<(), String>, Box<dyn Any + Send>> {
-    let handling = catch_unwind(AssertUnwindSafe(|| handler(event)))?;
-    AssertUnwindSafe(handling).catch_unwind().await
-}
-
-/// How long an event rests after this attempt, 1 being the first. A legacy server does not count them.
-fn rest(first: Duration, attempt: Option<u32>) -> Duration {
-    let doublings = attempt.unwrap_or(1).saturating_sub(1);
-    first.saturating_mul(2u32.saturating_pow(doublings)).min(MAX_RETRY_DELAY)
-}
-
-fn width(concurrency: usize) -> u32 {
-    u32::try_from(concurrency).unwrap_or(u32::MAX)
-}
-
-/// The subscription's task is gone and left no error: a callback of the options panicked.
-fn lost() -> Error {
-    Error::new(ErrorKind::Usage, "the subscription ended in a panic; check the callback given to `on_state`")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_rests_longer_each_time_within_bounds() {
-        let second = Duration::from_secs(1);
-        for (attempt, seconds) in [
-            (None, 1),
-            (Some(0), 1),
-            (Some(1), 1),
-            (Some(2), 2),
-            (Some(5), 16),
-            (Some(9), 256),
-            (Some(10), 300),
-        ] {
-            assert_eq!(rest(second, attempt), Duration::from_secs(seconds), "{attempt:?}");
+    let rest = async {
+        while !handling.is_empty() || !settling.is_empty() {
+            work.waiting.clear();
+            select! {
+                Some((id, outcome)) = handling.next() => settling.extend(work.settle(&id, outcome).map(carry_out)),
+                Some(unheard) = settling.next() => work.remember(unheard),
+                // A connection that was lost may come back in time for what is still to be acknowledged.
+                Some(Ok(event)) = events.next() => settling.extend(work.take(event).map(carry_out)),
+            }
         }
-        assert_eq!(rest(Duration::MAX, Some(u32::MAX)), MAX_RETRY_DELAY);
-        assert_eq!(rest(Duration::ZERO, Some(u32::MAX)), Duration::ZERO);
+    };
+    if timeout(run.grace, rest).await.is_err() {
+        tracing::warn!("handlers did not end in time; their events will come again");
+    }
+    events.close().await;
+    result
+}
+
+/// Calls the handler. A panic, of the call or of its future, is an outcome like others.
+fn handle<H, F>(event: EventMessage, handler: &mut H) -> impl Future<Output = (EventId, Outcome)> + use<H, F>
+where
+    H: FnMut(EventMessage) -> F,
+    F: Future<Output = Result<(), HandlerError>>,
+{
+    let id = event.id.clone();
+    // What a panic leaves half done is the handler's own; nothing of it is looked at here.
+    let called = catch_unwind(AssertUnwindSafe(|| handler(event)));
+    async move {
+        let ended = match called {
+            Ok(future) => AssertUnwindSafe(future).catch_unwind().await,
+            Err(panic) => Err(panic),
+        };
+        let outcome = match ended {
+            Ok(Ok(())) => Outcome::Done,
+            Ok(Err(error)) => Outcome::Failed(error),
+            Err(_) => Outcome::Panicked,
+        };
+        (id, outcome)
     }
 }

@@ -1,315 +1,178 @@
-//! The events of Watson Work, typed.
+//! The webhooks of IBM Watson Work, as types.
 //!
-//! A wwproxy server hands on what the platform sent, byte for byte; [`Event::parse`] tells which of
-//! the platform's events it is. What is optional here is not always there: the fields differ from
-//! type to type and grew over time. Fields that are not named here are passed over.
+//! Source: the webhook guides of Watson Work Services, and what was seen on the wire where they differ. Ids are opaque
+//! strings: of users, spaces and messages they look alike, and those of services are no UUIDs. Members that are not
+//! named here are ignored, and of a name that stands twice the last one counts.
 //!
 //! ```
 //! use wwproxy_sdk::watson_work::Event;
 //!
-//! let body = br#"{"type":"message-created","spaceId":"s","messageId":"m","time":1538560000123,
-//!     "userId":"u","userName":"Ada","contentType":"text/markdown","content":"hello"}"#;
+//! let body = br#"{"type":"message-created","time":1538560000123,"spaceId":"5b0a","messageId":"5b0b",
+//!     "userId":"1111","userName":"Ada","contentType":"text/markdown","content":"hello"}"#;
 //! match Event::parse(body)? {
 //!     Event::MessageCreated(message) => assert_eq!(message.content, "hello"),
-//!     Event::Other { kind, .. } => panic!("unexpected: {kind:?}"),
-//!     _ => {}
+//!     other => panic!("{other:?}"),
 //! }
 //! # Ok::<(), wwproxy_sdk::Error>(())
 //! ```
 
+mod kinds;
+
+use std::time::SystemTime;
+
 use bytes::Bytes;
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
-use wwproxy_protocol::json::each_member;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use wwproxy_protocol::message::EventMessage;
 
-use crate::{Error, ErrorKind};
+pub use self::kinds::{
+    MessageAnnotationAdded, MessageAnnotationRemoved, MessageCreated, MessageDeleted, MessageEdited,
+    Reaction, SpaceDeleted, SpaceMembers, SpaceUpdated,
+};
+use crate::{Delivery, Error, ErrorKind};
 
-/// One event of Watson Work, by the `type` of its body.
-#[derive(Debug, Clone, PartialEq)]
+/// One webhook of Watson Work, by its `type`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// `message-created`. Apps are told of their own messages too.
+    /// `message-created`: somebody, maybe the app itself, wrote a message.
     MessageCreated(MessageCreated),
-    /// `message-edited`
+    /// `message-edited`: a message has a new content.
     MessageEdited(MessageEdited),
-    /// `message-deleted`
+    /// `message-deleted`: a message is gone.
     MessageDeleted(MessageDeleted),
-    /// `message-annotation-added`
-    AnnotationAdded(AnnotationAdded),
-    /// `message-annotation-removed`
-    AnnotationRemoved(AnnotationRemoved),
-    /// `reaction-added`
-    ReactionAdded(ReactionAdded),
-    /// `space-updated`
-    SpaceUpdated(SpaceUpdated),
-    /// `space-deleted`
-    SpaceDeleted(SpaceDeleted),
-    /// `space-members-added`. An app that finds its own id here has been added to the space.
+    /// `message-annotation-added`: something was found in a message, added to it, or pressed on it.
+    MessageAnnotationAdded(MessageAnnotationAdded),
+    /// `message-annotation-removed`: an annotation is gone.
+    MessageAnnotationRemoved(MessageAnnotationRemoved),
+    /// `reaction-added`: somebody reacted to a message.
+    ReactionAdded(Reaction),
+    /// `reaction-removed`: somebody took a reaction back.
+    ReactionRemoved(Reaction),
+    /// `space-members-added`: users or apps joined a space. One's own id among them is how an app learns of a new space.
     SpaceMembersAdded(SpaceMembers),
-    /// `space-members-removed`. Also told to an app that was itself just removed.
+    /// `space-members-removed`: users or apps left a space, which an app is also told of itself.
     SpaceMembersRemoved(SpaceMembers),
-    /// `verification`. A wwproxy server answers it itself and keeps it from its clients.
-    Verification(Verification),
-    /// A type that is not known here, or a known one without the fields that it should have.
-    #[non_exhaustive]
-    Other {
-        /// The body's `type`, if it has one that is a string.
-        kind: Option<String>,
-        /// The whole body, byte for byte.
-        body: Bytes,
-    },
+    /// `space-updated`: a space has a new title or other properties.
+    SpaceUpdated(SpaceUpdated),
+    /// `space-deleted`: a space is gone.
+    SpaceDeleted(SpaceDeleted),
+    /// A type that this version does not know.
+    Other(Other),
 }
 
-/// A message was posted.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// A webhook of a type that this version does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct MessageCreated {
-    /// The space that it was posted to.
-    pub space_id: String,
-    /// The space's name.
-    pub space_name: Option<String>,
-    /// The conversation within the space.
-    pub conversation_id: Option<String>,
-    /// The conversation's type; the platform does not tell which there are.
-    pub conversation_type: Option<String>,
-    /// The message.
-    pub message_id: String,
-    /// When, in milliseconds since the epoch.
-    pub time: u64,
-    /// Who posted it: a user or an app.
-    pub user_id: String,
-    /// The name of who posted it.
-    pub user_name: Option<String>,
-    /// The media type of the content, such as `text/markdown`.
-    pub content_type: String,
-    /// The text.
-    pub content: String,
-}
-
-/// A message was changed.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct MessageEdited {
-    /// The message's space.
-    pub space_id: String,
-    /// The conversation within the space.
-    pub conversation_id: Option<String>,
-    /// The conversation's type; the platform does not tell which there are.
-    pub conversation_type: Option<String>,
-    /// The message.
-    pub message_id: String,
-    /// When, in milliseconds since the epoch.
-    pub time: u64,
-    /// Who changed it.
-    pub user_id: String,
-    /// The media type of the content, such as `text/markdown`.
-    pub content_type: String,
-    /// The text as it is now.
-    pub content: String,
-}
-
-/// A message was deleted. By whom is not told.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct MessageDeleted {
-    /// The message's space.
-    pub space_id: String,
-    /// The conversation within the space.
-    pub conversation_id: Option<String>,
-    /// The conversation's type; the platform does not tell which there are.
-    pub conversation_type: Option<String>,
-    /// The message that was.
-    pub message_id: String,
-    /// When, in milliseconds since the epoch.
-    pub time: u64,
-}
-
-/// Something was attached to a message: what the platform found in it, or a user's click.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct AnnotationAdded {
-    /// The message's space.
-    pub space_id: String,
-    /// The space's name.
-    pub space_name: Option<String>,
-    /// The message.
-    pub message_id: String,
-    /// The annotation.
-    pub annotation_id: String,
-    /// What it is, such as `actionSelected` or `message-nlp-keywords`.
-    pub annotation_type: String,
-    /// What it says: JSON within a string. See [`payload`](Self::payload).
-    pub annotation_payload: String,
-    /// When, in milliseconds since the epoch.
-    pub time: u64,
-    /// Who added it: a user, an app or a service of the platform.
-    pub user_id: String,
-    /// The name of who added it. Services and apps have none here.
-    pub user_name: Option<String>,
-}
-
-impl AnnotationAdded {
-    /// What the annotation says. The platform may write a key twice; the last one counts.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Protocol`]: the payload is no JSON, or nested deeper than `serde_json` goes (128).
-    pub fn payload(&self) -> Result<Value, Error> {
-        serde_json::from_str(&self.annotation_payload).map_err(|error| {
-            Error::new(ErrorKind::Protocol, "the annotation's payload is not JSON; pass over it")
-                .because(error)
-        })
-    }
-}
-
-/// An annotation was taken off a message.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct AnnotationRemoved {
-    /// The message's space.
-    pub space_id: String,
-    /// The space's name.
-    pub space_name: Option<String>,
-    /// The message.
-    pub message_id: String,
-    /// The annotation that was.
-    pub annotation_id: String,
-    /// When, in milliseconds since the epoch.
-    pub time: u64,
-    /// Who removed it.
-    pub user_id: String,
-    /// The name of who removed it.
-    pub user_name: Option<String>,
-}
-
-/// Somebody reacted to something.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct ReactionAdded {
-    /// The space.
-    pub space_id: String,
-    /// The reaction: any string, mostly an emoji.
-    pub reaction: String,
-    /// What was reacted to; a message's id where the type is `MESSAGE`.
-    pub object_id: String,
-    /// The type of what was reacted to.
-    pub object_type: String,
-    /// When, in milliseconds since the epoch.
-    pub time: u64,
-    /// Who reacted.
-    pub user_id: String,
-}
-
-/// A space was changed. Only what changed is there.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct SpaceUpdated {
-    /// The space.
-    pub space_id: String,
-    /// When, in milliseconds since the epoch.
-    pub time: u64,
-    /// Who changed it.
-    pub user_id: String,
-    /// The new title.
-    pub title: Option<String>,
-    /// The new description.
-    pub description: Option<String>,
-    /// Who can see the space now.
-    pub visibility: Option<String>,
-    /// Whether guests are allowed now.
-    pub allow_guests: Option<bool>,
-    /// The new status, as the platform wrote it.
-    pub status_value: Option<Value>,
-    /// The new properties, as the platform wrote them.
-    pub space_properties: Option<Value>,
-}
-
-/// A space was deleted.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct SpaceDeleted {
-    /// The space that was.
-    pub space_id: String,
-    /// When, in milliseconds since the epoch.
-    pub time: u64,
-    /// Who deleted it.
-    pub user_id: String,
-}
-
-/// Members came to a space or left it. By whom is not told.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct SpaceMembers {
-    /// The space.
-    pub space_id: String,
-    /// The space's name.
-    pub space_name: Option<String>,
-    /// Users and apps.
-    pub member_ids: Vec<String>,
-    /// When, in milliseconds since the epoch.
-    pub time: u64,
-}
-
-/// The platform asks whether a webhook's address is right.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[non_exhaustive]
-pub struct Verification {
-    /// What the answer must repeat.
-    pub challenge: String,
+pub struct Other {
+    /// Its `type`, if it has one.
+    pub kind: Option<String>,
+    /// The body as it came.
+    pub body: Bytes,
 }
 
 impl Event {
-    /// Reads the body of an event.
-    ///
-    /// A type that is not known, and a known one whose fields are missing or of another type, is [`Other`](Self::Other): a
-    /// platform that changes breaks no app. Of a field that stands twice the last one counts. A value that cannot be
-    /// held, such as one nested deeper than `serde_json` goes (128), is as good as absent.
+    /// Reads the body of a webhook.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`]: the body is no JSON object.
-    pub fn parse(body: &[u8]) -> Result<Self, Error> {
-        let wrong = || Error::new(ErrorKind::Protocol, "the event's body is not a JSON object");
-        let text = std::str::from_utf8(body).map_err(|error| wrong().because(error))?;
-        // Only the outermost level is walked here, so that depth and doubles in what nobody asked for do no harm.
-        let mut fields = Map::new();
-        each_member(text, |name, value| {
-            if let Ok(name) = std::str::from_utf8(name) {
-                let value = serde_json::from_str(value.get()).unwrap_or_default();
-                fields.insert(name.to_owned(), value);
-            }
+    /// [`ErrorKind::Protocol`]: it is no JSON object, or of a known type without a member that this type always has.
+    pub fn parse(body: impl AsRef<[u8]>) -> Result<Self, Error> {
+        let body = body.as_ref();
+        // By way of a value, in which a name that stood twice stands once.
+        let value: Value = serde_json::from_slice(body).map_err(unreadable)?;
+        if !value.is_object() {
+            return Err(Error::new(ErrorKind::Protocol, UNREADABLE));
+        }
+        let kind = value["type"].as_str().map(str::to_owned);
+        Ok(match kind.as_deref() {
+            Some("message-created") => Self::MessageCreated(read(value)?),
+            Some("message-edited") => Self::MessageEdited(read(value)?),
+            Some("message-deleted") => Self::MessageDeleted(read(value)?),
+            Some("message-annotation-added") => Self::MessageAnnotationAdded(read(value)?),
+            Some("message-annotation-removed") => Self::MessageAnnotationRemoved(read(value)?),
+            Some("reaction-added") => Self::ReactionAdded(read(value)?),
+            Some("reaction-removed") => Self::ReactionRemoved(read(value)?),
+            Some("space-members-added") => Self::SpaceMembersAdded(read(value)?),
+            Some("space-members-removed") => Self::SpaceMembersRemoved(read(value)?),
+            Some("space-updated") => Self::SpaceUpdated(read(value)?),
+            Some("space-deleted") => Self::SpaceDeleted(read(value)?),
+            _ => Self::Other(Other { kind, body: Bytes::copy_from_slice(body) }),
         })
-        .map_err(|error| wrong().because(error))?;
-        let kind = fields.get("type").and_then(Value::as_str).map(str::to_owned);
-        let known = kind.as_deref().and_then(|kind| Self::known(kind, fields));
-        Ok(known.unwrap_or_else(|| Self::Other { kind, body: Bytes::copy_from_slice(body) }))
     }
 
-    fn known(kind: &str, fields: Map<String, Value>) -> Option<Self> {
-        fn read<T: DeserializeOwned>(fields: Map<String, Value>, event: fn(T) -> Event) -> Option<Event> {
-            // What does not fit is told as `Other`, with the whole body.
-            serde_json::from_value(Value::Object(fields)).ok().map(event)
+    /// Who did it, where that is told. An app is told of its own doings too: one that answers those never stops.
+    #[must_use]
+    pub fn user_id(&self) -> Option<&str> {
+        match self {
+            Self::MessageCreated(event) => Some(&event.user_id),
+            Self::MessageEdited(event) => Some(&event.user_id),
+            Self::MessageAnnotationAdded(event) => Some(&event.user_id),
+            Self::MessageAnnotationRemoved(event) => Some(&event.user_id),
+            Self::ReactionAdded(event) | Self::ReactionRemoved(event) => Some(&event.user_id),
+            Self::SpaceUpdated(event) => Some(&event.user_id),
+            Self::SpaceDeleted(event) => Some(&event.user_id),
+            Self::MessageDeleted(_)
+            | Self::SpaceMembersAdded(_)
+            | Self::SpaceMembersRemoved(_)
+            | Self::Other(_) => None,
         }
-        match kind {
-            "message-created" => read(fields, Self::MessageCreated),
-            "message-edited" => read(fields, Self::MessageEdited),
-            "message-deleted" => read(fields, Self::MessageDeleted),
-            "message-annotation-added" => read(fields, Self::AnnotationAdded),
-            "message-annotation-removed" => read(fields, Self::AnnotationRemoved),
-            "reaction-added" => read(fields, Self::ReactionAdded),
-            "space-updated" => read(fields, Self::SpaceUpdated),
-            "space-deleted" => read(fields, Self::SpaceDeleted),
-            "space-members-added" => read(fields, Self::SpaceMembersAdded),
-            "space-members-removed" => read(fields, Self::SpaceMembersRemoved),
-            "verification" => read(fields, Self::Verification),
-            _ => None,
+    }
+
+    /// Where it happened.
+    #[must_use]
+    pub fn space_id(&self) -> Option<&str> {
+        self.place_and_time().map(|(space_id, _)| space_id)
+    }
+
+    /// When it happened, to the millisecond.
+    #[must_use]
+    pub fn time(&self) -> Option<SystemTime> {
+        self.place_and_time().map(|(_, time)| time)
+    }
+
+    fn place_and_time(&self) -> Option<(&str, SystemTime)> {
+        match self {
+            Self::MessageCreated(event) => Some((&event.space_id, event.time)),
+            Self::MessageEdited(event) => Some((&event.space_id, event.time)),
+            Self::MessageDeleted(event) => Some((&event.space_id, event.time)),
+            Self::MessageAnnotationAdded(event) => Some((&event.space_id, event.time)),
+            Self::MessageAnnotationRemoved(event) => Some((&event.space_id, event.time)),
+            Self::ReactionAdded(event) | Self::ReactionRemoved(event) => Some((&event.space_id, event.time)),
+            Self::SpaceMembersAdded(event) | Self::SpaceMembersRemoved(event) => {
+                Some((&event.space_id, event.time))
+            }
+            Self::SpaceUpdated(event) => Some((&event.space_id, event.time)),
+            Self::SpaceDeleted(event) => Some((&event.space_id, event.time)),
+            Self::Other(_) => None,
         }
     }
 }
+
+impl TryFrom<&EventMessage> for Event {
+    type Error = Error;
+
+    fn try_from(event: &EventMessage) -> Result<Self, Error> {
+        Self::parse(&event.body)
+    }
+}
+
+impl TryFrom<&Delivery> for Event {
+    type Error = Error;
+
+    fn try_from(delivery: &Delivery) -> Result<Self, Error> {
+        Self::parse(delivery.body())
+    }
+}
+
+const UNREADABLE: &str = "the body is not a Watson Work webhook that can be read";
+
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
+    serde_json::from_value(value).map_err(unreadable)
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::new(ErrorKind::Protocol, UNREADABLE).because(error)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,8 @@
-//! Handlers that are called for each event, against a fake proxy.
+//! Handlers over real sockets, against a fake proxy.
 
 mod common;
 
 use std::{
-    collections::HashMap,
-    fmt::Display,
     future::pending,
     sync::{
         Mutex,
@@ -14,254 +12,296 @@ use std::{
 };
 
 use common::{Answer, Fake, Socket, platform};
-use futures_util::{FutureExt, SinkExt, StreamExt};
-use serde_json::{Value, json};
-use tokio::{
-    join,
-    sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
-};
+use futures_util::{SinkExt, StreamExt};
+use tokio::sync::{Barrier, Notify};
 use tokio_tungstenite::tungstenite::Message;
-use wwproxy_sdk::{Client, Error, ErrorKind, EventMessage, ListenOptions};
+use wwproxy_sdk::{Client, ErrorKind, ListenOptions};
 
-/// A proxy that answers each websocket handshake so, and a client of it.
-async fn proxy(answer: Answer) -> (Fake, Client) {
-    let fake =
-        Fake::start(move |request, own| platform(request, own, 3600, || 1).unwrap_or_else(|| answer.clone()))
-            .await;
-    let client = Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap();
-    (fake, client)
+const HELLO: &str =
+    r#"{"type":"hello","appId":"bot","window":64,"leaseMs":60000,"pingMs":20000,"idleMs":60000}"#;
+
+async fn proxy() -> Fake {
+    Fake::start(|request, own| {
+        platform(request, own, 3600, || 1).unwrap_or(Answer::Upgrade(Some("wwproxy.v2")))
+    })
+    .await
 }
 
-async fn open() -> (Fake, Client) {
-    proxy(Answer::Upgrade(Some("wwproxy.v2"))).await
+fn client(fake: &Fake) -> Client {
+    Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap()
+}
+
+async fn connected(fake: &mut Fake, ids: &[&str]) -> Socket {
+    let mut socket = fake.socket().await;
+    socket.send(Message::text(HELLO)).await.unwrap();
+    for id in ids {
+        send(&mut socket, id, 1).await;
+    }
+    socket
 }
 
 async fn send(socket: &mut Socket, id: &str, attempt: u32) {
-    let text = json!({"type": "event", "id": id, "attempt": attempt, "data": {"n": 1},
-        "receivedAt": "2026-01-02T03:04:05.678Z", "headers": []});
-    socket.send(Message::text(text.to_string())).await.unwrap();
+    let text = format!(r#"{{"type":"event","id":"{id}","attempt":{attempt},"headers":[],"data":{{}}}}"#);
+    socket.send(Message::text(text)).await.unwrap();
 }
 
-/// The next thing that the client said, or `None` once it has left.
-async fn heard(socket: &mut Socket) -> Option<Value> {
+/// The next message of the client.
+async fn heard(socket: &mut Socket) -> String {
+    match socket.next().await.unwrap().unwrap() {
+        Message::Text(text) => text.to_string(),
+        Message::Close(_) => "close".to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a server hears until the connection is closed.
+async fn until_closed(socket: &mut Socket) -> Vec<String> {
+    let mut messages = Vec::new();
     loop {
-        match socket.next().await {
-            Some(Ok(Message::Text(text))) => return Some(serde_json::from_str(&text).unwrap()),
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            _ => return None,
+        match heard(socket).await {
+            close if close == "close" => return messages,
+            text => messages.push(text),
         }
     }
 }
 
-fn ack(id: &str) -> Value {
-    json!({"type": "event_ack", "id": id})
-}
-
-fn nack(id: &str, delay_ms: u64) -> Value {
-    json!({"type": "event_nack", "id": id, "delay_ms": delay_ms})
-}
-
-fn fails(words: &str) -> Result<(), impl Display + use<>> {
-    Err(words.to_owned())
+fn ack(id: &str) -> String {
+    format!(r#"{{"id":"{id}","type":"event_ack"}}"#)
 }
 
 #[tokio::test]
-async fn what_a_handler_makes_of_an_event_settles_it() {
-    let (mut fake, client) = open().await;
-    let (stop, stopped) = oneshot::channel::<()>();
+async fn events_are_handled_one_after_the_other_and_acknowledged() {
+    let mut fake = proxy().await;
     let handled = Mutex::new(Vec::new());
-    let run = client
-        .run(|event: EventMessage| {
-            handled.lock().unwrap().push(event.id.to_string());
+    let (running, most, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), Notify::new());
+    let run = client(&fake)
+        .run(|event| {
+            let (handled, running, most) = (&handled, &running, &most);
             async move {
-                match event.id.as_str() {
-                    "fails" => fails("no luck"),
-                    "panics" => panic!("a bug of the app"),
-                    _ => Ok(()),
-                }
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                handled.lock().unwrap().push(event.id.to_string());
+                Ok(())
             }
         })
-        .retry_delay(Duration::from_millis(300))
-        .stop_on(stopped);
-    let script = async {
-        let mut socket = fake.socket().await;
-        send(&mut socket, "good", 1).await;
-        assert_eq!(heard(&mut socket).await, Some(ack("good")));
-        send(&mut socket, "fails", 1).await;
-        assert_eq!(heard(&mut socket).await, Some(nack("fails", 300)));
-        send(&mut socket, "fails", 3).await;
-        assert_eq!(heard(&mut socket).await, Some(nack("fails", 1200)));
-        send(&mut socket, "panics", 2).await;
-        assert_eq!(heard(&mut socket).await, Some(nack("panics", 600)));
-        send(&mut socket, "after", 1).await;
-        assert_eq!(heard(&mut socket).await, Some(ack("after")));
-        stop.send(()).unwrap();
-        assert_eq!(heard(&mut socket).await, None);
+        .options(ListenOptions::new().window(8))
+        .stop_on(stop.notified());
+    let server = async {
+        let mut socket = connected(&mut fake, &["a", "b", "c"]).await;
+        for id in ["a", "b", "c"] {
+            assert_eq!(heard(&mut socket).await, ack(id));
+        }
+        stop.notify_one();
+        assert_eq!(heard(&mut socket).await, "close");
     };
-    let (ended, ()) = join!(run.into_future(), script);
-    ended.unwrap();
-    assert_eq!(*handled.lock().unwrap(), ["good", "fails", "fails", "panics", "after"]);
-    assert_eq!(fake.count("GET /webhooks/bot?window=1"), 1);
+    let (result, ()) = tokio::join!(run.into_future(), server);
+    result.unwrap();
+    assert_eq!(*handled.lock().unwrap(), ["a", "b", "c"]);
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+    assert_eq!(fake.count("GET /webhooks/bot?window=8"), 1);
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_before_its_first_step_hands_the_event_back() {
-    let (mut fake, client) = open().await;
-    let run = client.run(|event: EventMessage| {
-        assert_ne!(event.id.as_str(), "panics", "a bug of the app");
-        async { Ok::<(), Error>(()) }
-    });
-    let script = async {
-        let mut socket = fake.socket().await;
-        send(&mut socket, "panics", 1).await;
-        assert_eq!(heard(&mut socket).await, Some(nack("panics", 1000)));
-        send(&mut socket, "after", 1).await;
-        assert_eq!(heard(&mut socket).await, Some(ack("after")));
-    };
-    tokio::select! {
-        ended = run.into_future() => panic!("{ended:?}"),
-        () = script => {}
-    }
-}
-
-/// How many handlers were at work at once, of five events that come together.
-async fn most_at_once(concurrency: usize) -> (usize, Vec<String>) {
-    let (mut fake, client) = open().await;
-    let (begun, mut beginnings) = mpsc::unbounded_channel();
-    let (gate, at_work, most) = (Semaphore::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-    let (gate, at_work, most) = (&gate, &at_work, &most);
-    let run = client
-        .run(|event: EventMessage| {
-            let begun = begun.clone();
+async fn a_failed_event_is_handed_back_for_longer_each_time_and_a_panic_is_a_failure() {
+    let mut fake = proxy().await;
+    let stop = Notify::new();
+    let run = client(&fake)
+        .run(|event| {
+            assert_ne!(event.id.as_str(), "panics-at-once");
             async move {
-                most.fetch_max(at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                begun.send(event.id.to_string()).unwrap();
-                gate.acquire().await.unwrap().forget();
-                at_work.fetch_sub(1, Ordering::SeqCst);
-                Ok::<(), Error>(())
+                assert_ne!(event.id.as_str(), "panics-later");
+                if event.id.as_str() == "fails" { Err("no".into()) } else { Ok(()) }
             }
         })
-        .options(ListenOptions::new().window(64))
-        .concurrency(concurrency);
-    let script = async {
-        let mut socket = fake.socket().await;
-        for id in ["a", "b", "c", "d", "e"] {
-            send(&mut socket, id, 1).await;
+        .retry_delay(Duration::from_millis(1500))
+        .stop_on(stop.notified());
+    let server = async {
+        let mut socket = connected(&mut fake, &[]).await;
+        let nack = |id: &str, ms: u32| format!(r#"{{"delay_ms":{ms},"id":"{id}","type":"event_nack"}}"#);
+        for (id, attempt, answer) in [
+            ("fails", 1, nack("fails", 1500)),
+            ("panics-at-once", 1, nack("panics-at-once", 1500)),
+            ("panics-later", 2, nack("panics-later", 3000)),
+            ("fails", 3, nack("fails", 6000)),
+            ("fails", 300, nack("fails", 600_000)),
+            ("works", 2, ack("works")),
+        ] {
+            send(&mut socket, id, attempt).await;
+            assert_eq!(heard(&mut socket).await, answer);
         }
-        socket.send(Message::Ping("all".into())).await.unwrap();
-        assert_eq!(socket.next().await.unwrap().unwrap(), Message::Pong("all".into()));
-        let mut order = Vec::new();
-        // The client has read all events, and all handlers that may begin have begun before the first may end.
-        for _ in 0..concurrency {
-            order.push(beginnings.recv().await.unwrap());
-        }
-        gate.add_permits(5);
-        while order.len() < 5 {
-            order.push(beginnings.recv().await.unwrap());
-        }
-        order
+        stop.notify_one();
+        assert_eq!(heard(&mut socket).await, "close");
     };
-    let order = tokio::select! {
-        ended = run.into_future() => panic!("{ended:?}"),
-        order = script => order,
-    };
-    (most.load(Ordering::SeqCst), order)
+    let (result, ()) = tokio::join!(run.into_future(), server);
+    result.unwrap();
 }
 
 #[tokio::test]
-async fn as_many_handlers_as_asked_for_are_at_work_at_once() {
-    let order = ["a", "b", "c", "d", "e"].map(String::from).to_vec();
-    assert_eq!(most_at_once(1).await, (1, order.clone()));
-    assert_eq!(most_at_once(3).await, (3, order));
-}
-
-#[tokio::test]
-async fn a_stop_waits_for_handlers_in_progress_and_takes_no_more_events() {
-    let (mut fake, client) = open().await;
-    let (begun, mut beginnings) = mpsc::unbounded_channel();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let (seen, stopping) = oneshot::channel();
-    let gate = &Semaphore::new(0);
-    let run = client
-        .run(|event: EventMessage| {
-            begun.send(event.id.to_string()).unwrap();
-            gate.acquire().map(|permit| permit.map(drop))
+async fn so_many_are_handled_at_once_and_no_more_are_leased() {
+    let mut fake = proxy().await;
+    let (together, stop) = (Barrier::new(3), Notify::new());
+    let run = client(&fake)
+        .run(|_| async {
+            // Passes only with three in progress.
+            together.wait().await;
+            Ok(())
         })
-        .concurrency(2)
+        .concurrency(3)
+        .stop_on(stop.notified());
+    let server = async {
+        let mut socket = connected(&mut fake, &["a", "b", "c"]).await;
+        let mut acked = String::new();
+        while ["a", "b", "c"].iter().any(|id| !acked.contains(&format!("\"{id}\""))) {
+            acked += &heard(&mut socket).await;
+        }
+        stop.notify_one();
+        assert_eq!(heard(&mut socket).await, "close");
+    };
+    let (result, ()) = tokio::join!(run.into_future(), server);
+    result.unwrap();
+    assert_eq!(fake.count("GET /webhooks/bot?window=3"), 1);
+}
+
+#[tokio::test]
+async fn a_stop_lets_handlers_end_and_hands_the_rest_back() {
+    let mut fake = proxy().await;
+    let (begun, stop, end) = (Notify::new(), Notify::new(), Notify::new());
+    let handled = Mutex::new(Vec::new());
+    let run = client(&fake)
+        .run(|event| {
+            let (handled, begun, end) = (&handled, &begun, &end);
+            async move {
+                handled.lock().unwrap().push(event.id.to_string());
+                begun.notify_one();
+                end.notified().await;
+                Ok(())
+            }
+        })
+        .options(ListenOptions::new().window(8))
         .stop_on(async {
-            stopped.await.unwrap();
-            seen.send(()).unwrap();
+            stop.notified().await;
+            // In the same poll as the run sees the stop, so that nothing can come between.
+            end.notify_one();
         });
-    let script = async {
-        let mut socket = fake.socket().await;
-        send(&mut socket, "a", 1).await;
-        assert_eq!(beginnings.recv().await.unwrap(), "a");
-        stop.send(()).unwrap();
-        stopping.await.unwrap();
-        send(&mut socket, "b", 1).await;
-        gate.add_permits(2);
-        assert_eq!(heard(&mut socket).await, Some(ack("a")));
-        assert_eq!(heard(&mut socket).await, None);
+    let server = async {
+        let mut socket = connected(&mut fake, &["a", "b"]).await;
+        begun.notified().await;
+        stop.notify_one();
+        assert_eq!(until_closed(&mut socket).await, [ack("a")]);
     };
-    let (ended, ()) = join!(run.into_future(), script);
-    ended.unwrap();
-    assert!(beginnings.try_recv().is_err(), "an event was taken after the stop");
+    let (result, ()) = tokio::join!(run.into_future(), server);
+    result.unwrap();
+    assert_eq!(*handled.lock().unwrap(), ["a"]);
+}
+
+/// Counts how often it was dropped.
+struct Counts<'a>(&'a AtomicUsize);
+
+impl Drop for Counts<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 #[tokio::test]
-async fn a_handler_that_outlasts_the_grace_is_dropped_and_its_event_not_acked() {
-    let (mut fake, client) = open().await;
-    let (begun, mut beginnings) = mpsc::unbounded_channel();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let run = client
-        .run(|_: EventMessage| {
-            begun.send(()).unwrap();
-            pending::<Result<(), Error>>()
+async fn a_handler_that_does_not_end_is_dropped_after_the_grace() {
+    let mut fake = proxy().await;
+    let (begun, dropped) = (Notify::new(), AtomicUsize::new(0));
+    let run = client(&fake)
+        .run(|_| async {
+            let _counts = Counts(&dropped);
+            begun.notify_one();
+            pending().await
         })
-        .stop_on(stopped)
-        .grace(Duration::ZERO);
-    let script = async {
-        let mut socket = fake.socket().await;
-        send(&mut socket, "a", 1).await;
-        beginnings.recv().await.unwrap();
-        stop.send(()).unwrap();
-        assert_eq!(heard(&mut socket).await, None);
+        .grace(Duration::from_millis(1))
+        .stop_on(begun.notified());
+    let server = async {
+        let mut socket = connected(&mut fake, &["a"]).await;
+        assert_eq!(until_closed(&mut socket).await, <[String; 0]>::default());
     };
-    let (ended, ()) = join!(run.into_future(), script);
-    ended.unwrap();
+    let (result, ()) = tokio::join!(run.into_future(), server);
+    result.unwrap();
+    assert_eq!(dropped.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn an_ack_over_a_lost_connection_ends_nothing() {
-    let (mut fake, client) = open().await;
-    let (begun, mut beginnings) = mpsc::unbounded_channel();
-    let gate = &Semaphore::new(0);
-    let run = client.run(|event: EventMessage| {
-        begun.send(event.id.to_string()).unwrap();
-        gate.acquire().map(|permit| permit.map(SemaphorePermit::forget))
+async fn dropping_a_run_ends_it_and_acknowledges_nothing() {
+    let mut fake = proxy().await;
+    let begun = Notify::new();
+    let client = client(&fake);
+    let run = client.run(|_| async {
+        begun.notify_one();
+        pending().await
     });
-    let script = async {
-        let mut first = fake.socket().await;
-        send(&mut first, "a", 1).await;
-        beginnings.recv().await.unwrap();
-        drop(first);
-        let mut second = fake.socket().await;
-        gate.add_permits(2);
-        send(&mut second, "a", 2).await;
-        assert_eq!(heard(&mut second).await, Some(ack("a")));
+    let mut socket = tokio::select! {
+        result = run.into_future() => panic!("{result:?}"),
+        socket = async {
+            let socket = connected(&mut fake, &["a"]).await;
+            begun.notified().await;
+            socket
+        } => socket,
     };
-    tokio::select! {
-        ended = run.into_future() => panic!("{ended:?}"),
-        () = script => {}
-    }
+    assert_eq!(until_closed(&mut socket).await, <[String; 0]>::default());
 }
 
 #[tokio::test]
-async fn what_no_retry_mends_ends_it_with_an_error() {
-    let cases = HashMap::from([(403, ErrorKind::Refused), (404, ErrorKind::NotRegistered)]);
-    for (status, kind) in cases {
-        let (_fake, client) = proxy(Answer::status(status)).await;
-        let ended = client.run(async |_: EventMessage| Ok::<(), Error>(())).await;
-        assert_eq!(ended.unwrap_err().kind(), kind);
-    }
+async fn work_done_while_the_connection_was_away_is_not_done_again() {
+    let mut fake = proxy().await;
+    let (begun, end, stop) = (Notify::new(), Notify::new(), Notify::new());
+    let calls = AtomicUsize::new(0);
+    let run = client(&fake)
+        .run(|_| async {
+            calls.fetch_add(1, Ordering::SeqCst);
+            begun.notify_one();
+            end.notified().await;
+            Ok(())
+        })
+        .stop_on(stop.notified());
+    let server = async {
+        // Still being handled when it comes again.
+        let first = connected(&mut fake, &["a"]).await;
+        begun.notified().await;
+        drop(first);
+        let mut second = connected(&mut fake, &[]).await;
+        send(&mut second, "a", 2).await;
+        second.send(Message::Ping("taken?".into())).await.unwrap();
+        assert!(matches!(second.next().await, Some(Ok(Message::Pong(_)))));
+        end.notify_one();
+        assert_eq!(heard(&mut second).await, ack("a"));
+
+        // Handled before it comes again: the stop that ends the handler is seen while there is no connection.
+        send(&mut second, "b", 1).await;
+        begun.notified().await;
+        drop(second);
+        let mut third = fake.socket().await;
+        end.notify_one();
+        tokio::task::yield_now().await;
+        third.send(Message::text(HELLO)).await.unwrap();
+        send(&mut third, "b", 2).await;
+        assert_eq!(heard(&mut third).await, ack("b"));
+        stop.notify_one();
+        assert_eq!(heard(&mut third).await, "close");
+    };
+    let (result, ()) = tokio::join!(run.into_future(), server);
+    result.unwrap();
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn what_no_retry_mends_ends_a_run() {
+    let fake =
+        Fake::start(|request, own| platform(request, own, 3600, || 1).unwrap_or(Answer::status(404))).await;
+    let run = client(&fake).run(|_| async { Ok(()) });
+    assert_eq!(run.await.unwrap_err().kind(), ErrorKind::NotRegistered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_may_be_a_task_of_its_own() {
+    let mut fake = proxy().await;
+    let run = tokio::spawn(client(&fake).run(|_| async { Ok(()) }).into_future());
+    let mut socket = connected(&mut fake, &["a"]).await;
+    assert_eq!(heard(&mut socket).await, ack("a"));
+    run.abort();
+    assert_eq!(heard(&mut socket).await, "close");
 }

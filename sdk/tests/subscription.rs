@@ -11,16 +11,12 @@ use common::{Answer, Fake, Request, Socket, platform};
 use futures_util::{SinkExt, StreamExt, future::join_all};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
-use wwproxy_sdk::{Client, Delivery, ErrorKind, ListenOptions, State, Subscription, Tapped};
+use wwproxy_sdk::{Client, Delivery, ErrorKind, ListenOptions, State, Subscription};
 
 const V2: Option<&str> = Some("wwproxy.v2");
 
-fn client(fake: &Fake) -> Client {
-    Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap()
-}
-
 fn listen(fake: &Fake, options: ListenOptions) -> Subscription {
-    client(fake).listen(options)
+    Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap().listen(options)
 }
 
 /// A proxy that answers the n-th websocket handshake, from 0, with the closure.
@@ -38,9 +34,9 @@ async fn send(socket: &mut Socket, id: &str) {
     socket.send(Message::text(text)).await.unwrap();
 }
 
-async fn greet(socket: &mut Socket) {
-    let hello = r#"{"type":"hello","appId":"bot","window":4,"leaseMs":60000,"pingMs":20000,"idleMs":60000}"#;
-    socket.send(Message::text(hello)).await.unwrap();
+async fn hello(socket: &mut Socket) {
+    let text = r#"{"type":"hello","appId":"bot","window":64,"leaseMs":60000,"pingMs":20000,"idleMs":60000}"#;
+    socket.send(Message::text(text)).await.unwrap();
 }
 
 async fn next_id(events: &mut Subscription) -> String {
@@ -56,7 +52,6 @@ async fn a_lost_connection_is_made_anew_and_nothing_is_lost() {
     });
     let mut events = listen(&fake, options);
     let mut first = fake.socket().await;
-    greet(&mut first).await;
     for id in ["a", "b", "c"] {
         send(&mut first, id).await;
     }
@@ -80,6 +75,31 @@ async fn a_lost_connection_is_made_anew_and_nothing_is_lost() {
     assert_eq!(handshake.header("authorization"), Some("Bearer token-1"));
     assert_eq!(handshake.header("sec-websocket-protocol"), V2);
     events.close().await;
+}
+
+#[tokio::test]
+async fn connected_is_told_once_the_server_is_ready() {
+    for (subprotocol, greets) in [(V2, true), (None, false)] {
+        let mut fake = proxy(move |_, _| Answer::Upgrade(subprotocol)).await;
+        let (states, mut told) = mpsc::unbounded_channel();
+        let options = ListenOptions::new().on_state(move |state| {
+            let _ = states.send(state.clone());
+        });
+        let _events = listen(&fake, options);
+        let mut socket = fake.socket().await;
+        // Its answer shows that the handshake is behind the client.
+        socket.send(Message::Ping("here?".into())).await.unwrap();
+        assert!(matches!(socket.next().await, Some(Ok(Message::Pong(_)))));
+        if greets {
+            assert!(told.try_recv().is_err(), "told before the server said hello");
+            hello(&mut socket).await;
+        }
+        assert!(matches!(told.recv().await, Some(State::Connected { v2, .. }) if v2 == greets));
+        hello(&mut socket).await;
+        socket.send(Message::Ping("still?".into())).await.unwrap();
+        assert!(matches!(socket.next().await, Some(Ok(Message::Pong(_)))));
+        assert!(told.try_recv().is_err(), "told once");
+    }
 }
 
 #[tokio::test]
@@ -226,8 +246,7 @@ async fn dropping_a_subscription_says_goodbye_at_every_stage() {
     });
     let events = listen(&fake, options);
     let mut socket = fake.socket().await;
-    assert!(told.try_recv().is_err(), "not before the server has said hello");
-    greet(&mut socket).await;
+    hello(&mut socket).await;
     assert!(matches!(told.recv().await, Some(State::Connected { .. })));
     drop(events);
     assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
@@ -242,40 +261,4 @@ async fn dropping_a_subscription_says_goodbye_at_every_stage() {
     let Some(State::Reconnecting { delay, .. }) = told.recv().await else { panic!("not reconnecting") };
     assert!(delay >= Duration::from_secs(60), "{delay:?}");
     tokio::time::timeout(Duration::from_secs(10), events.close()).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_tap_shows_events_and_gaps_and_says_nothing() {
-    let mut fake = proxy(|_, _| Answer::Upgrade(V2)).await;
-    let mut tap = client(&fake).tap(ListenOptions::new());
-    let mut socket = fake.socket().await;
-    assert_eq!(fake.count("GET /webhooks/bot?tap=1"), 1);
-    greet(&mut socket).await;
-    send(&mut socket, "a").await;
-    socket.send(Message::text(r#"{"type":"gap","missed":7}"#)).await.unwrap();
-    send(&mut socket, "b").await;
-    for id in [Some("a"), None, Some("b")] {
-        match (tap.next().await.unwrap().unwrap(), id) {
-            (Tapped::Event(event), Some(id)) => assert_eq!(event.id.as_str(), id),
-            (Tapped::Gap { missed, .. }, None) => assert_eq!(missed, Some(7)),
-            (other, _) => panic!("{other:?}"),
-        }
-    }
-    drop(socket);
-    let mut socket = fake.socket().await;
-    greet(&mut socket).await;
-    assert!(
-        matches!(tap.next().await, Some(Ok(Tapped::Gap { missed: None, .. }))),
-        "who knows what came meanwhile"
-    );
-    tap.close().await;
-    assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))), "no word but goodbye");
-}
-
-#[tokio::test]
-async fn a_server_without_taps_is_told_apart() {
-    let fake = proxy(|_, _| Answer::Upgrade(None)).await;
-    let mut tap = client(&fake).tap(ListenOptions::new());
-    assert_eq!(tap.next().await.unwrap().unwrap_err().kind(), ErrorKind::Protocol);
-    assert!(tap.next().await.is_none());
 }

@@ -15,3 +15,8 @@ mod signature;
 pub use id::{AppId, EventId, InvalidId};
 pub use message::{ClientMessage, Event, Headers, ServerMessage};
 pub use signature::{Scheme, Secret, UnknownScheme};
+
+// Its example is run with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

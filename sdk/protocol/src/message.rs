@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{AppId, EventId, json};
@@ -113,6 +113,9 @@ pub struct Hello {
     pub ping_ms: u64,
     /// How long the server bears silence before it closes, in milliseconds.
     pub idle_ms: u64,
+    /// Whether the connection is a tap: shown events, and none is its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tap: bool,
 }
 
 impl Hello {
@@ -120,7 +123,15 @@ impl Hello {
     #[must_use]
     pub fn new(app_id: AppId, window: u32, lease: Duration, ping: Duration, idle: Duration) -> Self {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Self { app_id, window, lease_ms: ms(lease), ping_ms: ms(ping), idle_ms: ms(idle) }
+        let (lease_ms, ping_ms, idle_ms) = (ms(lease), ms(ping), ms(idle));
+        Self { app_id, window, lease_ms, ping_ms, idle_ms, tap: false }
+    }
+
+    /// The same for a tap.
+    #[must_use]
+    pub fn tap(mut self) -> Self {
+        self.tap = true;
+        self
     }
 
     /// The websocket message.
@@ -222,6 +233,11 @@ impl EventMessage {
     pub fn event_type(&self) -> Option<String> {
         let [kind] = json::members(std::str::from_utf8(&self.body).ok()?, ["type"]).ok()?;
         json::string(kind?).map(Into::into)
+    }
+
+    /// The body as a type of one's own, or as a [`serde_json::Value`].
+    pub fn json<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_slice(&self.body)
     }
 }
 
@@ -387,7 +403,10 @@ mod tests {
     fn hello_comes_back_as_it_was_sent() {
         let second = Duration::from_secs(1);
         let hello = Hello::new("my.bot".parse().unwrap(), 64, second * 60, second * 20, second * 60);
-        assert_eq!(ServerMessage::parse(&hello.encode()).unwrap(), ServerMessage::Hello(hello));
+        assert!(!hello.encode().contains("tap"));
+        for hello in [hello.clone(), hello.tap()] {
+            assert_eq!(ServerMessage::parse(&hello.encode()).unwrap(), ServerMessage::Hello(hello));
+        }
     }
 
     #[test]

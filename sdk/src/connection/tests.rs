@@ -10,12 +10,13 @@ use tokio::{
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
 
 use super::*;
+use crate::{Delivery, delivery::Deliverer};
 
 type Server = WebSocketStream<DuplexStream>;
 
 struct Setup {
     server: Server,
-    deliveries: mpsc::Receiver<Item>,
+    deliveries: mpsc::Receiver<Result<Delivery, Error>>,
     client: JoinHandle<Ended>,
 }
 
@@ -25,10 +26,16 @@ async fn connect(v2: bool, window: usize, pipe: usize) -> Setup {
     let server = WebSocketStream::from_raw_socket(there, Role::Server, None).await;
     let socket = WebSocketStream::from_raw_socket(here, Role::Client, None).await;
     let (sender, deliveries) = mpsc::channel(window);
-    let client = tokio::spawn(async move {
-        Connection::new(socket, v2, Duration::from_secs(60), &sender, &|| {}).run().await
-    });
+    let client = tokio::spawn(async move { subscribe(socket, v2, &sender).run().await });
     Setup { server, deliveries, client }
+}
+
+fn subscribe(
+    socket: WebSocketStream<DuplexStream>,
+    v2: bool,
+    items: &mpsc::Sender<Result<Delivery, Error>>,
+) -> Connection<'_, DuplexStream, Deliverer> {
+    Connection::new(socket, v2, Duration::from_secs(60), items, Deliverer::new, &|_| {})
 }
 
 async fn send_event(server: &mut Server, id: &str) {
@@ -47,17 +54,10 @@ fn ids(message: &Message) -> Vec<String> {
     }
 }
 
-fn event(item: Option<Item>) -> Delivery {
-    match item {
-        Some(Ok(Incoming::Event(delivery))) => delivery,
-        other => panic!("no event but {other:?}"),
-    }
-}
-
-async fn take(deliveries: &mut mpsc::Receiver<Item>, n: usize) -> Vec<Delivery> {
+async fn take(deliveries: &mut mpsc::Receiver<Result<Delivery, Error>>, n: usize) -> Vec<Delivery> {
     let mut taken = Vec::new();
     for _ in 0..n {
-        taken.push(event(deliveries.recv().await));
+        taken.push(deliveries.recv().await.unwrap().unwrap());
     }
     taken
 }
@@ -164,7 +164,7 @@ async fn no_more_than_the_window_is_read_and_the_server_still_hears_from_us() {
     // A slow consumer that acks while the server cannot write: both directions go on.
     let all = async {
         for n in 0..sent {
-            let event = event(deliveries.recv().await);
+            let event = deliveries.recv().await.unwrap().unwrap();
             assert_eq!(event.id().as_str(), format!("e{n}"));
             event.ack().await.unwrap();
         }
@@ -188,7 +188,7 @@ async fn a_peer_that_does_not_read_is_given_up() {
         let mut events = Vec::new();
         for n in 0..20 {
             send_event(&mut server, &format!("e{n}")).await;
-            events.push(event(deliveries.recv().await));
+            events.push(deliveries.recv().await.unwrap().unwrap());
         }
         events
     };
@@ -266,7 +266,7 @@ async fn an_event_that_is_too_large_is_final() {
         .max_frame_size(Some(100));
     let socket = WebSocketStream::from_raw_socket(here, Role::Client, Some(config)).await;
     let (sender, _deliveries) = mpsc::channel(8);
-    let connection = Connection::new(socket, true, Duration::from_secs(60), &sender, &|| {}).run();
+    let connection = subscribe(socket, true, &sender).run();
     let large = server.send(Message::text("x".repeat(1000)));
     let (Ended::Lost { error, .. }, _) =
         tokio::join!(connection, async { timeout(Duration::from_secs(1), large).await })

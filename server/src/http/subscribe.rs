@@ -65,7 +65,7 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
             .headers_mut()
             .insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL_V2));
     }
-    let terms = Terms { app, token, window, v2 };
+    let terms = Terms { app, token, window, v2, tap: is_tap };
     let (proxy, shutdown) = (Arc::clone(&context.proxy), context.shutdown.clone());
     context.tasks.spawn(async move {
         // A client that went away before it was upgraded has missed nothing.

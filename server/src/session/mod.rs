@@ -52,6 +52,8 @@ pub(crate) struct Terms {
     pub(crate) window: u32,
     /// Whether it speaks `wwproxy.v2`.
     pub(crate) v2: bool,
+    /// Whether it only looks on.
+    pub(crate) tap: bool,
 }
 
 /// Serves one client until it goes, breaks the protocol, falls silent, loses its app, or the server stops.

@@ -43,7 +43,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         let mut connection = Connection::new(socket);
         if terms.v2 {
             let lease = proxy.lease_time();
-            connection.push(Hello::new(terms.app.clone(), terms.window, lease, PING, IDLE).encode());
+            let hello = Hello::new(terms.app.clone(), terms.window, lease, PING, IDLE);
+            connection.push(if terms.tap { hello.tap() } else { hello }.encode());
         }
         let mut heartbeat = interval_at(Instant::now() + PING, PING);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -84,7 +84,7 @@ impl Fixture {
     /// The terms and both ends of a websocket.
     async fn accept(&self, window: u32, pipe: usize) -> (Terms, Client, Client) {
         let (ours, theirs) = duplex(pipe);
-        let terms = Terms { app: self.app.clone(), token: Secret::new("t"), window, v2: true };
+        let terms = Terms { app: self.app.clone(), token: Secret::new("t"), window, v2: true, tap: false };
         let socket = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
         (terms, socket, WebSocketStream::from_raw_socket(theirs, Role::Client, None).await)
     }

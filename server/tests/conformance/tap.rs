@@ -89,7 +89,10 @@ async fn with_v2_hello_comes_first_and_the_attempt_is_0() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let (mut tap, hello) = app.listen_v2("?tap=1").await;
-    assert_eq!((&hello["type"], &hello["appId"]), (&json!("hello"), &json!("bot")));
+    assert_eq!(
+        (&hello["type"], &hello["appId"], &hello["tap"]),
+        (&json!("hello"), &json!("bot"), &json!(true))
+    );
     let (mut client, _) = app.listen_v2("").await;
     let sent = app.indexed(7, "{\"a\": 1}").query(&[("q", "1")]).send().await.unwrap();
     assert_eq!(sent.status(), 201);

@@ -1,0 +1,236 @@
+//! The way to the server: TLS with an authority of one's own, and HTTP proxies, over real ports.
+
+mod common;
+
+use std::{
+    env,
+    error::Error as _,
+    net::SocketAddr,
+    process::Command,
+    sync::{Arc, Mutex},
+};
+
+use common::{Answer, Fake};
+use futures_util::{SinkExt, StreamExt};
+use rustls::{
+    ServerConfig,
+    crypto::ring::{self, sign::any_ecdsa_type},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::tungstenite::Message;
+use wwproxy_sdk::{Client, Error, ErrorKind, HttpOptions, ListenOptions};
+
+// Made by tests/tls/make.
+const AUTHORITY: &str = include_str!("tls/authority.pem");
+const SERVER: &str = include_str!("tls/server.pem");
+const SERVER_KEY: &str = include_str!("tls/server-key.pem");
+
+const STATUS: &str = r#"{"registration":null,"stored":0,"leased":0,"dropped":0,"storedBytes":0,"oldestAgeMs":null,"clients":0}"#;
+
+/// A server that answers a status, and opens a websocket where it is asked for one.
+async fn fake() -> Fake {
+    Fake::start(|request, _| match request.header("upgrade") {
+        Some(_) => Answer::Upgrade(Some("wwproxy.v2")),
+        None => Answer::json(200, STATUS),
+    })
+    .await
+}
+
+/// TLS in front of the fake, with this certificate and the server's key.
+async fn tls(fake: &Fake, certificate: &str) -> SocketAddr {
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+    let key = any_ecdsa_type(&PrivateKeyDer::from_pem_slice(SERVER_KEY.as_bytes()).unwrap()).unwrap();
+    // Not checked to belong together, as a server's own configuration would be.
+    let pair = SingleCertAndKey::from(CertifiedKey::new(vec![certificate], key));
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(pair));
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let behind = fake.url.trim_start_matches("http://").to_owned();
+    serve(move |client| {
+        let (acceptor, behind) = (acceptor.clone(), behind.clone());
+        async move {
+            let mut client = acceptor.accept(client).await?;
+            copy_bidirectional(&mut client, &mut TcpStream::connect(behind).await?).await.map(drop)
+        }
+    })
+    .await
+}
+
+/// An HTTP proxy: takes `CONNECT` for whatever host, and leads to `target` or refuses. Remembers the heads of requests.
+async fn proxy(target: Option<SocketAddr>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let heads = Arc::<Mutex<Vec<String>>>::default();
+    let log = heads.clone();
+    let address = serve(move |mut client: TcpStream| {
+        let log = log.clone();
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await?);
+            }
+            log.lock().unwrap().push(String::from_utf8(head).unwrap());
+            let Some(target) = target else {
+                let refusal = b"HTTP/1.1 407 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                return client.write_all(refusal).await;
+            };
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+            copy_bidirectional(&mut client, &mut TcpStream::connect(target).await?).await.map(drop)
+        }
+    })
+    .await;
+    (address, heads)
+}
+
+/// Accepts for ever. A connection that breaks is the client's to notice.
+async fn serve<F>(handle: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> SocketAddr
+where
+    F: Future<Output = std::io::Result<()>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            tokio::spawn(handle(client));
+        }
+    });
+    address
+}
+
+fn client(server: &str, http: HttpOptions) -> Client {
+    Client::builder(server).app_id("bot").token("t").http(http).build().unwrap()
+}
+
+fn trusting() -> HttpOptions {
+    HttpOptions::new().ca_certificates(AUTHORITY).unwrap()
+}
+
+/// An error with all its causes, as text.
+fn told(error: &Error) -> String {
+    let mut text = format!("{error} {error:?}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text} {cause} {cause:?}");
+        source = cause.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn an_authority_of_ones_own_is_trusted_once_it_is_given() {
+    let mut fake = fake().await;
+    let port = tls(&fake, SERVER).await.port();
+    let server = format!("https://127.0.0.1:{port}");
+
+    // Built in this way it works also where the system has no certificates.
+    let stranger = HttpOptions::new().no_proxy().client_builder().unwrap().build().unwrap();
+    let stranger = Client::builder(&server).app_id("bot").token("t").http_client(stranger).build().unwrap();
+    let error = stranger.status().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    assert!(error.to_string().contains("certificate") && error.to_string().contains("CA"), "{error}");
+    assert!(told(&error).contains("UnknownIssuer"), "{error:?}");
+
+    let client = client(&server, trusting().no_proxy());
+    client.status().await.unwrap();
+    let mut events = client.listen(ListenOptions::new());
+    let mut socket = fake.socket().await;
+    socket.send(Message::text(r#"{"type":"event","id":"a","data":{}}"#)).await.unwrap();
+    assert_eq!(events.next().await.unwrap().unwrap().id().as_str(), "a");
+}
+
+#[tokio::test]
+async fn a_trusted_authority_vouches_for_its_names_only() {
+    let fake = fake().await;
+    let port = tls(&fake, SERVER).await.port();
+    let server = format!("https://localhost:{port}");
+    let error = client(&server, trusting().no_proxy()).status().await.unwrap_err();
+    assert!(told(&error).contains("NotValidForName"), "{error:?}");
+    client(&server, HttpOptions::new().insecure(true).no_proxy()).status().await.unwrap();
+}
+
+#[tokio::test]
+async fn insecure_still_asks_for_proof_of_the_key() {
+    let fake = fake().await;
+    let server = format!("https://{}", tls(&fake, AUTHORITY).await);
+    let error = client(&server, HttpOptions::new().insecure(true).no_proxy()).status().await.unwrap_err();
+    assert!(told(&error).contains("BadSignature"), "{error:?}");
+    assert!(fake.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_websocket_goes_through_the_proxy_that_was_given() {
+    let mut fake = fake().await;
+    let (address, heads) = proxy(Some(tls(&fake, SERVER).await)).await;
+    // The name is known nowhere: only through the proxy is there anything.
+    let http = trusting().proxy(&format!("http://ada:hunter%202@{address}")).unwrap();
+    let mut events = client("https://proxy.example", http).listen(ListenOptions::new());
+    let mut socket = fake.socket().await;
+    socket.send(Message::text(r#"{"type":"event","id":"a","data":{}}"#)).await.unwrap();
+    assert_eq!(events.next().await.unwrap().unwrap().id().as_str(), "a");
+    let heads = heads.lock().unwrap().clone();
+    assert_eq!(heads.len(), 1, "{heads:?}");
+    assert!(heads[0].starts_with("CONNECT proxy.example:443 HTTP/1.1\r\n"), "{heads:?}");
+    // "ada:hunter 2"
+    assert!(heads[0].to_lowercase().contains("proxy-authorization: basic ywrhomh1bnrlciay\r\n"), "{heads:?}");
+    assert!(!heads[0].contains("Bearer"), "the proxy is not told the token");
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_said_without_its_password() {
+    let (address, heads) = proxy(None).await;
+    let http = trusting().proxy(&format!("http://ada:hunter2@{address}")).unwrap();
+    let error = client("https://proxy.example", http).status().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    let text = told(&error);
+    assert!(!text.contains("hunter2") && !text.contains("YWRhOmh1bnRlcjI"), "{text}");
+    assert_eq!(heads.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_environment_names_a_proxy_unless_the_program_does() {
+    let fake = fake().await;
+    let direct = tls(&fake, SERVER).await;
+    let (named, heads) = proxy(Some(direct)).await;
+    let (dead, unused) = proxy(None).await;
+    let (named, dead) = (format!("http://{named}"), format!("http://{dead}"));
+    let far = "https://proxy.example";
+    let near = format!("https://{direct}");
+    // Server, what the program says, the environment, and whether the named proxy is used.
+    for (server, program, environment, used) in [
+        (far, "", vec![("HTTPS_PROXY", &*named)], true),
+        (far, "", vec![("https_proxy", &*named)], true),
+        (far, "", vec![("ALL_PROXY", &*named)], true),
+        (&*near, "", vec![("HTTPS_PROXY", &*dead), ("NO_PROXY", "127.0.0.1")], false),
+        (&*near, "none", vec![("HTTPS_PROXY", &*dead)], false),
+        (far, &*named, vec![("HTTPS_PROXY", &*dead), ("NO_PROXY", "*")], true),
+    ] {
+        let shown = format!("{server} {program} {environment:?}");
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.args(["--exact", "as_a_process_of_its_own", "--ignored"]).env_clear().envs(environment);
+        child.env("TEST_SERVER", server).env("TEST_PROXY", program);
+        let output = tokio::task::spawn_blocking(move || child.output()).await.unwrap().unwrap();
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && stdout.contains("1 passed"), "{shown}: {stdout}");
+        assert_eq!(heads.lock().unwrap().drain(..).len(), usize::from(used), "{shown}");
+        assert!(unused.lock().unwrap().is_empty(), "{shown}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "started by another test, with an environment"]
+async fn as_a_process_of_its_own() {
+    let http = match &*env::var("TEST_PROXY").unwrap() {
+        "" => trusting(),
+        "none" => trusting().no_proxy(),
+        url => trusting().proxy(url).unwrap(),
+    };
+    client(&env::var("TEST_SERVER").unwrap(), http).status().await.unwrap();
+}

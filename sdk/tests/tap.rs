@@ -1,0 +1,102 @@
+//! Taps over real sockets, against a fake proxy.
+
+mod common;
+
+use common::{Answer, Fake, Socket, platform};
+use futures_util::{SinkExt, StreamExt};
+use tokio_tungstenite::tungstenite::Message;
+use wwproxy_sdk::{Client, ErrorKind, ListenOptions, Tap, Tapped};
+
+const HELLO: &str =
+    r#"{"type":"hello","appId":"bot","window":64,"leaseMs":60000,"pingMs":20000,"idleMs":60000,"tap":true}"#;
+const OLD_HELLO: &str =
+    r#"{"type":"hello","appId":"bot","window":64,"leaseMs":60000,"pingMs":20000,"idleMs":60000}"#;
+const EVENT: &str = r#"{"type":"event","id":"a","attempt":0,"headers":[],"data": {"n" : 1}}"#;
+
+async fn proxy(subprotocol: Option<&'static str>) -> Fake {
+    Fake::start(move |request, own| {
+        platform(request, own, 3600, || 1).unwrap_or(Answer::Upgrade(subprotocol))
+    })
+    .await
+}
+
+fn tap(fake: &Fake) -> Tap {
+    Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap().tap(ListenOptions::new())
+}
+
+async fn say(socket: &mut Socket, text: &str) {
+    socket.send(Message::text(text)).await.unwrap();
+}
+
+/// What the server hears until the client is gone.
+async fn heard(mut socket: Socket) -> Vec<Message> {
+    let mut messages = Vec::new();
+    while let Some(Ok(message)) = socket.next().await {
+        messages.push(message);
+    }
+    messages
+}
+
+#[tokio::test]
+async fn a_tap_shows_events_and_gaps_and_acknowledges_nothing() {
+    let mut fake = proxy(Some("wwproxy.v2")).await;
+    let mut tap = tap(&fake);
+    let mut socket = fake.socket().await;
+    for text in [HELLO, EVENT, r#"{"type":"gap","missed":7}"#, EVENT] {
+        say(&mut socket, text).await;
+    }
+    for n in 0..3 {
+        match tap.next().await.unwrap().unwrap() {
+            Tapped::Event(event) => {
+                assert!(n != 1);
+                assert_eq!((event.body.as_ref(), event.details.attempt), (&br#" {"n" : 1}"#[..], Some(0)));
+            }
+            gap => assert!(n == 1 && matches!(gap, Tapped::Gap { missed: Some(7), .. }), "{gap:?}"),
+        }
+    }
+    let ((), heard) = tokio::join!(tap.close(), heard(socket));
+    assert!(matches!(heard[..], [Message::Close(_)]), "{heard:?}");
+    assert_eq!(fake.count("GET /webhooks/bot?tap=1"), 1);
+}
+
+#[tokio::test]
+async fn what_came_while_the_connection_was_away_is_a_gap() {
+    let mut fake = proxy(Some("wwproxy.v2")).await;
+    let mut tap = tap(&fake);
+    // Lost before the server was ready: nothing was promised yet.
+    drop(fake.socket().await);
+    let mut socket = fake.socket().await;
+    say(&mut socket, HELLO).await;
+    say(&mut socket, EVENT).await;
+    assert!(matches!(tap.next().await, Some(Ok(Tapped::Event(_)))));
+    drop(socket);
+    let mut socket = fake.socket().await;
+    say(&mut socket, HELLO).await;
+    say(&mut socket, EVENT).await;
+    assert!(matches!(tap.next().await, Some(Ok(Tapped::Gap { missed: None, .. }))));
+    assert!(matches!(tap.next().await, Some(Ok(Tapped::Event(_)))));
+}
+
+#[tokio::test]
+async fn a_server_that_knows_no_taps_shows_nothing_and_ends_it() {
+    let v2 = Some("wwproxy.v2");
+    let legacy_event = r#"{"type":"event","id":"a","data":{}}"#;
+    for (subprotocol, says) in
+        [(v2, [OLD_HELLO, EVENT]), (v2, [EVENT, HELLO]), (None, [legacy_event, legacy_event])]
+    {
+        let mut fake = proxy(subprotocol).await;
+        let mut tap = tap(&fake);
+        let mut socket = fake.socket().await;
+        for text in says {
+            // The client may be gone before the second.
+            let _ = socket.send(Message::text(text)).await;
+        }
+        let error = tap.next().await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+        assert!(error.to_string().contains("too old"), "{error}");
+        assert!(tap.next().await.is_none());
+        let heard = heard(socket).await;
+        assert!(heard.iter().all(Message::is_close), "{heard:?}");
+        assert_eq!(fake.count("GET /webhooks/bot?tap=1"), 1);
+    }
+}
