@@ -95,7 +95,8 @@ impl Access {
             app_id: given(&self.app_id),
             secret,
             token,
-            ca_cert: self.ca_cert.clone(),
+            // Also good for another folder than this one.
+            ca_cert: self.ca_cert.as_deref().map(std::path::absolute).transpose()?,
         })
     }
 

@@ -86,18 +86,6 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// Something cannot be reached, and no request says so by itself.
-#[derive(Debug)]
-pub(crate) struct Unreachable(pub(crate) String);
-
-impl fmt::Display for Unreachable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unreachable {}
-
 /// What the help says of exit codes.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() {
@@ -105,9 +93,6 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     }
     if let Some(refusal) = error.downcast_ref::<Refusal>() {
         return refusal.exit_code();
-    }
-    if error.downcast_ref::<Unreachable>().is_some() {
-        return 5;
     }
     match error.downcast_ref::<Error>().map(Error::kind) {
         Some(ErrorKind::Usage) => 2,

@@ -45,7 +45,8 @@ impl Get {
             Printing { client, output: Output::stdout(), keep: self.keep, printed: 0, held: Vec::new() };
         let result = select! {
             result = printing.all(self.max, self.wait) => result,
-            () = stop.wait() => Ok(true),
+            // Perhaps in the middle of a write that nobody takes: nothing more is written, and what is held is handed back.
+            () = stop.wait() => Ok(false),
         };
         let end: &[u8] = match (&result, printing.printed) {
             (Ok(false), _) | (Err(_), 0) => b"",

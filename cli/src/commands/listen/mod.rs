@@ -102,17 +102,20 @@ impl Listen {
         let save = self.save.as_deref().map(Folder::open).transpose()?;
         let stop = Stop::on_signals()?;
         let talk = Talk::new(client.server(), self.ready_file);
-        let (told, most) = (
-            talk.clone(),
-            if routes.is_empty() { PRINT_WINDOW } else { TARGET_WINDOW.max(self.concurrency) },
-        );
-        let options =
-            ListenOptions::new().window(self.window.unwrap_or(most)).on_state(move |state| told.state(state));
+        let on_failure = self.on_failure.open()?;
+        let usual = if routes.is_empty() { PRINT_WINDOW } else { TARGET_WINDOW.max(self.concurrency) };
+        let told = talk.clone();
+        let mut options = ListenOptions::new()
+            .window(self.window.unwrap_or(usual))
+            .on_state(move |state| told.state(state));
+        if let Some(limit) = self.max_reconnect_time {
+            options = options.max_disconnected(limit);
+        }
         let mut events = client.listen(options);
         let worker = Worker {
             routes,
             policy: self.policy,
-            on_failure: self.on_failure.open()?,
+            on_failure,
             selection: self.selection,
             leave_unmatched: self.leave_unmatched,
             save,
@@ -124,7 +127,6 @@ impl Listen {
             max_events: self.max_events.unwrap_or(u64::MAX),
             concurrency: self.concurrency as usize,
             idle: self.exit_after_idle,
-            max_reconnect: self.max_reconnect_time,
         };
         let result = handle_all(&mut events, &worker, &limits).await;
         events.close().await;
@@ -138,7 +140,6 @@ struct Limits {
     max_events: u64,
     concurrency: usize,
     idle: Option<Duration>,
-    max_reconnect: Option<Duration>,
 }
 
 /// Handles events until enough are handled, nobody reads any more, nothing comes any more, or a signal comes.
@@ -177,9 +178,6 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
                 }
             }
             () = worker.talk.idle_for(limits.idle, last), if running.is_empty() => break,
-            () = worker.talk.away_for(limits.max_reconnect), if limits.max_reconnect.is_some() => {
-                return Err(worker.talk.last_error());
-            }
         }
     }
     if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} events were not taken by their target")) }

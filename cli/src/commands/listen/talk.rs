@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use wwproxy_sdk::State;
 
 use super::until;
-use crate::{args::Unreachable, output::sentence, progress::Progress};
+use crate::{output::sentence, progress::Progress};
 
 /// Shared by the connection, which tells its state, and by what handles events, which counts.
 #[derive(Clone)]
@@ -25,9 +25,8 @@ pub(crate) struct Talk {
 struct Told {
     server: String,
     ready_file: Option<PathBuf>,
-    /// Since when there is a connection, or none.
-    connected: Result<Instant, Instant>,
-    error: Option<wwproxy_sdk::Error>,
+    /// Since when there is a connection, if there is one.
+    connected: Option<Instant>,
     counts: Counts,
 }
 
@@ -42,13 +41,7 @@ pub(crate) struct Counts {
 
 impl Talk {
     pub(crate) fn new(server: &str, ready_file: Option<PathBuf>) -> Self {
-        let told = Told {
-            server: server.to_owned(),
-            ready_file,
-            connected: Err(Instant::now()),
-            error: None,
-            counts: Counts::default(),
-        };
+        let told = Told { server: server.to_owned(), ready_file, connected: None, counts: Counts::default() };
         let talk =
             Self { progress: Progress::new(), told: Arc::new(Mutex::new(told)), changed: Arc::default() };
         talk.progress.set("connecting");
@@ -68,7 +61,7 @@ impl Talk {
         let mut told = self.lock();
         match state {
             State::Connected { .. } => {
-                told.connected = Ok(Instant::now());
+                told.connected = Some(Instant::now());
                 self.say(&format!("ready: connected to {}", told.server));
                 if let Some(path) = told.ready_file.take()
                     && let Err(error) = fs::write(&path, "ready\n")
@@ -77,12 +70,9 @@ impl Talk {
                 }
             }
             State::Reconnecting { error, delay, .. } => {
-                if told.connected.is_ok() {
-                    told.connected = Err(Instant::now());
-                }
+                told.connected = None;
                 let why = sentence(&anyhow::Error::new(error.clone()));
                 self.say(&format!("{why}; trying again in {:.1} s", delay.as_secs_f32()));
-                told.error = Some(error.clone());
             }
             _ => {}
         }
@@ -103,33 +93,11 @@ impl Talk {
             let changed = self.changed.notified();
             let connected = self.lock().connected;
             match connected {
-                Ok(since) => {
+                Some(since) => {
                     tokio::select! { () = until(since.max(last), limit) => return, () = changed => {} }
                 }
-                Err(_) => changed.await,
+                None => changed.await,
             }
-        }
-    }
-
-    /// Waits until there was no connection for so long.
-    pub(crate) async fn away_for(&self, limit: Option<Duration>) {
-        loop {
-            let changed = self.changed.notified();
-            let connected = self.lock().connected;
-            match connected {
-                Err(since) => tokio::select! { () = until(since, limit) => return, () = changed => {} },
-                Ok(_) => changed.await,
-            }
-        }
-    }
-
-    /// Why there is no connection.
-    pub(crate) fn last_error(&self) -> anyhow::Error {
-        match self.lock().error.clone() {
-            Some(error) => {
-                anyhow::Error::new(error).context("there was no connection for --max-reconnect-time")
-            }
-            None => Unreachable("there was no connection for --max-reconnect-time".into()).into(),
         }
     }
 
@@ -146,7 +114,8 @@ impl Talk {
 impl Told {
     fn line(&self) -> String {
         let Counts { handled, skipped, retried, failed } = self.counts;
-        let mut line = if self.connected.is_ok() { "waiting for events" } else { "reconnecting" }.to_owned();
+        let mut line =
+            if self.connected.is_some() { "waiting for events" } else { "reconnecting" }.to_owned();
         for (count, what) in
             [(handled, "handled"), (skipped, "skipped"), (retried, "retried"), (failed, "failed")]
         {
