@@ -2,7 +2,7 @@
 
 use std::{
     cell::OnceCell,
-    env, fs,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -14,21 +14,30 @@ use crate::{
     args::Usage,
     output::say,
     profiles::{Profile, Profiles, parse_name},
-    secret,
+    secret::{self, variable},
 };
 
+const PROFILE_VARIABLE: &str = "WWPROXY_PROFILE";
+const SERVER_VARIABLE: &str = "WWPROXY_SERVER";
+const APP_VARIABLE: &str = "APPID";
+const SECRET_VARIABLE: &str = "SECRET";
+const TOKEN_VARIABLE: &str = "WWPROXY_TOKEN";
+const CA_CERT_VARIABLE: &str = "WWPROXY_CA_CERT";
+
 /// Whom to talk to, and as whom.
+///
+/// The environment is read here and not by clap: an empty variable, as scripts leave them, is none.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Server and credentials")]
 pub(crate) struct Access {
-    /// The profile to use, as `wwproxy login` saved it; the default one where not said
-    #[arg(long, global = true, env = "WWPROXY_PROFILE", value_name = "NAME", value_parser = parse_name)]
+    /// The profile to use, as `wwproxy login` saved it, also as `WWPROXY_PROFILE`; the default one where not said
+    #[arg(long, global = true, value_name = "NAME", value_parser = parse_name)]
     profile: Option<String>,
-    /// The server's address, such as `https://proxy.example.com`
-    #[arg(long, global = true, env = "WWPROXY_SERVER", value_name = "URL")]
+    /// The server's address, such as `https://proxy.example.com`, also as `WWPROXY_SERVER`
+    #[arg(long, global = true, value_name = "URL")]
     server: Option<String>,
-    /// The app's id
-    #[arg(long, global = true, env = "APPID", value_name = "ID")]
+    /// The app's id, also as `APPID`
+    #[arg(long, global = true, value_name = "ID")]
     app_id: Option<String>,
     /// The app's secret, which tokens are fetched with; safer in a file, or in the environment as `SECRET`
     #[arg(long, global = true, value_name = "SECRET", group = "credentials")]
@@ -42,8 +51,8 @@ pub(crate) struct Access {
     /// A file with a ready token, also as `WWPROXY_TOKEN_FILE`; `-` is stdin
     #[arg(long, global = true, value_name = "FILE", group = "credentials")]
     token_file: Option<PathBuf>,
-    /// Trust the certificates of this file too, in PEM
-    #[arg(long, global = true, env = "WWPROXY_CA_CERT", value_name = "FILE")]
+    /// Trust the certificates of this file too, in PEM, also as `WWPROXY_CA_CERT`
+    #[arg(long, global = true, value_name = "FILE")]
     ca_cert: Option<PathBuf>,
     /// Accept any certificate: whoever sits in between reads everything
     #[arg(long, global = true)]
@@ -55,48 +64,35 @@ pub(crate) struct Access {
     remembered: OnceCell<Profile>,
 }
 
-/// What one source says of credentials: as they are, or in which file.
-#[derive(Default)]
-struct Credentials {
-    token: Option<String>,
-    token_file: Option<PathBuf>,
-    secret: Option<String>,
-    secret_file: Option<PathBuf>,
-}
-
 impl Access {
     /// The profile that was named.
-    pub(crate) fn profile_name(&self) -> Option<&str> {
-        self.profile.as_deref()
+    pub(crate) fn profile_name(&self) -> anyhow::Result<Option<String>> {
+        if self.profile.is_some() {
+            return Ok(self.profile.clone());
+        }
+        let named = variable(PROFILE_VARIABLE)?.map(|name| parse_name(&name)).transpose();
+        Ok(named.map_err(|error| Usage(format!("{PROFILE_VARIABLE} cannot be used: {error}")))?)
     }
 
     /// What flags and environment say, without the profile.
     pub(crate) fn given(&self) -> anyhow::Result<Profile> {
-        let flags = Credentials {
-            token: self.token.clone(),
-            token_file: self.token_file.clone(),
-            secret: self.secret.clone(),
-            secret_file: self.secret_file.clone(),
+        let token = secret::of_flags(self.token.as_deref(), self.token_file.as_deref())?;
+        let secret = secret::of_flags(self.secret.as_deref(), self.secret_file.as_deref())?;
+        let (token, secret) = if token.is_some() || secret.is_some() {
+            (token, secret)
+        } else {
+            match secret::of_environment(TOKEN_VARIABLE)? {
+                Some(token) => (Some(token), None),
+                None => (None, secret::of_environment(SECRET_VARIABLE)?),
+            }
         };
-        let variable = |name| env::var(name).ok();
-        let environment = Credentials {
-            token: variable("WWPROXY_TOKEN"),
-            token_file: variable("WWPROXY_TOKEN_FILE").map(PathBuf::from),
-            secret: variable("SECRET"),
-            secret_file: variable("SECRET_FILE").map(PathBuf::from),
-        };
-        let (mut token, mut secret) = flags.read()?;
-        if token.is_none() && secret.is_none() {
-            (token, secret) = environment.read()?;
-        }
-        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         Ok(Profile {
-            server: given(&self.server),
-            app_id: given(&self.app_id),
+            server: flag_or_variable(self.server.as_ref(), SERVER_VARIABLE)?,
+            app_id: flag_or_variable(self.app_id.as_ref(), APP_VARIABLE)?,
             secret,
             token,
             // Also good for another folder than this one.
-            ca_cert: self.ca_cert.as_deref().map(std::path::absolute).transpose()?,
+            ca_cert: self.ca_cert()?.map(std::path::absolute).transpose()?,
         })
     }
 
@@ -105,7 +101,7 @@ impl Access {
         let mut all = self.given()?;
         let complete =
             all.server.is_some() && all.app_id.is_some() && (all.token.is_some() || all.secret.is_some());
-        if complete && self.profile.is_none() {
+        if complete && self.profile_name()?.is_none() {
             return Ok(all);
         }
         let remembered = self.remembered()?.clone();
@@ -121,15 +117,46 @@ impl Access {
         if let Some(profile) = self.remembered.get() {
             return Ok(profile);
         }
-        let profile = Profiles::read()?.get(self.profile.as_deref())?;
+        let profile = Profiles::read()?.get(self.profile_name()?.as_deref())?;
+        self.tell_what_counts_more(&profile)?;
         Ok(self.remembered.get_or_init(|| profile))
+    }
+
+    /// Who names a profile may have forgotten the variables that count more.
+    fn tell_what_counts_more(&self, profile: &Profile) -> anyhow::Result<()> {
+        let Some(name) = &self.profile else { return Ok(()) };
+        let flagged = [&self.token, &self.secret].iter().any(|text| text.is_some())
+            || [&self.token_file, &self.secret_file].iter().any(|file| file.is_some());
+        let remembers_credentials = profile.token.is_some() || profile.secret.is_some();
+        for (variable_name, flagged, remembered) in [
+            (SERVER_VARIABLE, self.server.is_some(), profile.server.as_ref()),
+            (APP_VARIABLE, self.app_id.is_some(), profile.app_id.as_ref()),
+            (TOKEN_VARIABLE, flagged || !remembers_credentials, profile.token.as_ref()),
+            (SECRET_VARIABLE, flagged || !remembers_credentials, profile.secret.as_ref()),
+        ] {
+            if !flagged && variable(variable_name)?.is_some_and(|given| remembered != Some(&given)) {
+                say(&format!("note: {variable_name} of the environment counts more than profile {name}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A flag, else its variable, else what is remembered.
+    fn one(
+        &self,
+        flag: Option<&String>,
+        variable: &str,
+        remembered: impl FnOnce(&Profile) -> Option<String>,
+    ) -> anyhow::Result<Option<String>> {
+        match flag_or_variable(flag, variable)? {
+            Some(text) => Ok(Some(text)),
+            None => self.remembered().map(remembered),
+        }
     }
 
     /// The app, where it is known.
     pub(crate) fn app_id(&self) -> anyhow::Result<Option<AppId>> {
-        let given = self.app_id.clone().filter(|id| !id.is_empty());
-        let known = given
-            .map_or_else(|| self.remembered().map(|profile| profile.app_id.clone()), |id| Ok(Some(id)))?;
+        let known = self.one(self.app_id.as_ref(), APP_VARIABLE, |profile| profile.app_id.clone())?;
         let id = known.map(|id| id.parse()).transpose();
         Ok(id.map_err(|error| Usage(format!("the app id cannot be used: {error}")))?)
     }
@@ -137,23 +164,31 @@ impl Access {
     /// The app's hook on the server: to post there needs no credentials but the webhook secret.
     pub(crate) fn hook(&self) -> anyhow::Result<Url> {
         let missing = || Usage("give where to: --to URL, or --server and --app-id for the app's hook".into());
-        let given = self.server.clone().filter(|server| !server.is_empty());
-        let server = given
-            .map_or_else(|| self.remembered().map(|profile| profile.server.clone()), |it| Ok(Some(it)))?;
+        let server = self.one(self.server.as_ref(), SERVER_VARIABLE, |profile| profile.server.clone())?;
         let server = server.ok_or_else(missing)?;
         let path = wwproxy_sdk::hook_path(&self.app_id()?.ok_or_else(missing)?);
         let url = Url::parse(&format!("{}{path}", server.trim_end_matches('/')));
         Ok(url.map_err(|error| Usage(format!("the server's address cannot be used: {error}")))?)
     }
 
+    fn ca_cert(&self) -> anyhow::Result<Option<PathBuf>> {
+        match &self.ca_cert {
+            Some(path) => Ok(Some(path.clone())),
+            None => Ok(variable(CA_CERT_VARIABLE)?.map(PathBuf::from)),
+        }
+    }
+
     /// How connections are made.
     pub(crate) fn http(&self) -> anyhow::Result<HttpOptions> {
-        let from_profile = self.ca_cert.is_none() && (self.profile.is_some() || self.server.is_none());
-        self.http_with(if from_profile {
-            self.remembered()?.ca_cert.as_deref()
-        } else {
-            self.ca_cert.as_deref()
-        })
+        let mut ca_cert = self.ca_cert()?;
+        // A profile's certificates are for its server.
+        if ca_cert.is_none()
+            && (self.profile_name()?.is_some()
+                || flag_or_variable(self.server.as_ref(), SERVER_VARIABLE)?.is_none())
+        {
+            ca_cert.clone_from(&self.remembered()?.ca_cert);
+        }
+        self.http_with(ca_cert.as_deref())
     }
 
     /// The same with the certificates of this file, whatever a profile says.
@@ -181,6 +216,10 @@ impl Access {
     }
 }
 
+fn flag_or_variable(flag: Option<&String>, name: &str) -> anyhow::Result<Option<String>> {
+    flag.map_or_else(|| variable(name), |flag| Ok(Some(flag.clone())))
+}
+
 /// A client for these, or what is missing.
 pub(crate) fn client_of(profile: Profile, http: HttpOptions) -> anyhow::Result<Client> {
     let missing = |what| {
@@ -202,18 +241,4 @@ pub(crate) fn client_of(profile: Profile, http: HttpOptions) -> anyhow::Result<C
         }
     };
     Ok(builder.build()?)
-}
-
-impl Credentials {
-    /// A token and a secret, of which the token counts.
-    fn read(self) -> anyhow::Result<(Option<String>, Option<String>)> {
-        let read = |text: Option<String>, file: Option<PathBuf>| {
-            let text = text.filter(|text| !text.is_empty());
-            let file = file.filter(|file| text.is_none() && !file.as_os_str().is_empty());
-            file.map_or(Ok(text), |file| secret::read_file(&file).map(Some))
-        };
-        let token = read(self.token, self.token_file)?;
-        let secret = if token.is_some() { None } else { read(self.secret, self.secret_file)? };
-        Ok((token, secret))
-    }
 }

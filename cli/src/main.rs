@@ -4,6 +4,7 @@
 
 mod access;
 mod args;
+mod ask;
 mod commands;
 mod filter;
 mod format;

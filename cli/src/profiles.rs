@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use directories::ProjectDirs;
-use toml_edit::{DocumentMut, Item, Table, value};
+use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
 
 use crate::{args::Usage, output::say};
 
@@ -33,6 +33,8 @@ pub(crate) struct Profile {
 pub(crate) struct Profiles {
     path: PathBuf,
     document: DocumentMut,
+    /// Whether its lines end as Windows ends them, which the document forgets.
+    crlf: bool,
     /// Held until it is written, so that two at once lose nothing.
     _lock: Option<File>,
 }
@@ -78,7 +80,7 @@ impl Profiles {
         if !text.is_empty() && is_open_to_others(&path) {
             say(&format!("warning: others can read the secrets in {0}; run: chmod 600 {0}", path.display()));
         }
-        Ok(Self { path, document, _lock: lock })
+        Ok(Self { path, document, crlf: text.contains("\r\n"), _lock: lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -91,22 +93,51 @@ impl Profiles {
     }
 
     /// All profiles with their names, in the order of the file.
-    pub(crate) fn all(&self) -> Vec<(&str, Profile)> {
+    pub(crate) fn all(&self) -> anyhow::Result<Vec<(&str, Profile)>> {
+        self.items().map(|(name, item)| Ok((name, self.profile(name, item)?))).collect()
+    }
+
+    fn items(&self) -> impl Iterator<Item = (&str, &Item)> {
         let tables = self.document.get("profiles").and_then(Item::as_table_like);
-        let all = tables.into_iter().flat_map(|tables| tables.iter());
-        all.map(|(name, item)| (name, profile(item))).collect()
+        tables.into_iter().flat_map(TableLike::iter)
     }
 
     /// The named profile, or the default one. That there is none by default is no error.
     pub(crate) fn get(&self, name: Option<&str>) -> anyhow::Result<Profile> {
         let Some(wanted) = name.or(self.default()) else { return Ok(Profile::default()) };
-        let all = self.all();
-        let found = all.iter().find(|(name, _)| *name == wanted).map(|(_, profile)| profile.clone());
-        Ok(found.ok_or_else(|| self.unknown(wanted))?)
+        let found = self.items().find(|(name, _)| *name == wanted);
+        let (name, item) = found.ok_or_else(|| self.unknown(wanted))?;
+        self.profile(name, item)
+    }
+
+    fn profile(&self, name: &str, item: &Item) -> anyhow::Result<Profile> {
+        let text = |key: &str| match item.get(key) {
+            None => Ok(None),
+            Some(item) => {
+                let text = item
+                    .as_str()
+                    .ok_or_else(|| self.wrong(&format!("{key} of profile {name} is no text")))?;
+                Ok::<_, Usage>(Some(text.to_owned()).filter(|text| !text.is_empty()))
+            }
+        };
+        if !item.is_table_like() {
+            return Err(self.wrong(&format!("profile {name} is no table")).into());
+        }
+        Ok(Profile {
+            server: text("server")?,
+            app_id: text("app_id")?,
+            secret: text("secret")?,
+            token: text("token")?,
+            ca_cert: text("ca_cert")?.map(PathBuf::from),
+        })
+    }
+
+    fn wrong(&self, what: &str) -> Usage {
+        Usage(format!("{what} in {}; mend it or remove it", self.path.display()))
     }
 
     fn unknown(&self, name: &str) -> Usage {
-        let names: Vec<_> = self.all().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = self.items().map(|(name, _)| name).collect();
         let there =
             if names.is_empty() { "there are none".into() } else { format!("there is {}", names.join(", ")) };
         Usage(format!(
@@ -116,18 +147,18 @@ impl Profiles {
     }
 
     /// Remembers a profile, in place of an earlier one of the name; the first one becomes the default.
-    pub(crate) fn set(&mut self, name: &str, profile: &Profile) {
-        if self.document.get("default").is_none() {
-            self.document["default"] = value(name);
-        }
+    pub(crate) fn set(&mut self, name: &str, profile: &Profile) -> anyhow::Result<()> {
+        let no_table = self.wrong("there is something that is no table where profiles belong,");
         let profiles = self.document.entry("profiles").or_insert_with(|| {
             let mut table = Table::new();
             table.set_implicit(true);
             Item::Table(table)
         });
-        if profiles.get(name).is_none_or(|item| !item.is_table_like()) {
-            profiles[name] = Item::Table(Table::new());
-        }
+        let new = if profiles.is_value() { value(InlineTable::new()) } else { Item::Table(Table::new()) };
+        let Some(profiles) = profiles.as_table_like_mut() else { return Err(no_table.into()) };
+        let Some(table) = profiles.entry(name).or_insert(new).as_table_like_mut() else {
+            return Err(no_table.into());
+        };
         let ca_cert = profile.ca_cert.as_ref().map(|path| path.to_string_lossy().into_owned());
         let Profile { server, app_id, secret, token, .. } = profile.clone();
         for (key, text) in [
@@ -138,14 +169,14 @@ impl Profiles {
             ("ca_cert", ca_cert),
         ] {
             match text {
-                Some(text) => profiles[name][key] = value(text),
-                None => {
-                    if let Some(table) = profiles[name].as_table_like_mut() {
-                        table.remove(key);
-                    }
-                }
+                Some(text) => put(table, key, &text),
+                None => drop(table.remove(key)),
             }
         }
+        if self.document.get("default").is_none() {
+            put(self.document.as_table_mut(), "default", name);
+        }
+        Ok(())
     }
 
     /// Forgets a profile.
@@ -163,14 +194,17 @@ impl Profiles {
     /// Uses a profile where none is named.
     pub(crate) fn choose(&mut self, name: &str) -> anyhow::Result<()> {
         self.get(Some(name))?;
-        self.document["default"] = value(name);
+        put(self.document.as_table_mut(), "default", name);
         Ok(())
     }
 
     /// Writes the file, whole or not at all, for its user's eyes only.
     pub(crate) fn write(self) -> anyhow::Result<()> {
-        // A link, as people have to files that they keep elsewhere, stays one.
-        let target = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let mut text = self.document.to_string();
+        if self.crlf {
+            text = text.replace("\r\n", "\n").replace('\n', "\r\n");
+        }
+        let target = follow(self.path)?;
         let draft = target.with_extension("toml.tmp");
         let write = || {
             match fs::remove_file(&draft) {
@@ -178,7 +212,7 @@ impl Profiles {
                 _ => {}
             }
             let mut file = private(OpenOptions::new().create_new(true).write(true)).open(&draft)?;
-            file.write_all(self.document.to_string().as_bytes())?;
+            file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&draft, &target)
         };
@@ -186,14 +220,28 @@ impl Profiles {
     }
 }
 
-fn profile(item: &Item) -> Profile {
-    let text = |key| item.get(key).and_then(Item::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
-    Profile {
-        server: text("server"),
-        app_id: text("app_id"),
-        secret: text("secret"),
-        token: text("token"),
-        ca_cert: text("ca_cert").map(PathBuf::from),
+/// Puts a text under a key. What stands around an earlier one stays, and one that is the same stays itself.
+fn put(table: &mut dyn TableLike, key: &str, text: &str) {
+    match table.get_mut(key).and_then(Item::as_value_mut) {
+        Some(old) if old.as_str() == Some(text) => {}
+        Some(old) => {
+            let decor = old.decor().clone();
+            *old = Value::from(text);
+            *old.decor_mut() = decor;
+        }
+        None => drop(table.insert(key, value(text))),
+    }
+}
+
+/// Where a link leads, as people have to files that they keep elsewhere: it stays a link, also where there is nothing yet.
+fn follow(path: PathBuf) -> anyhow::Result<PathBuf> {
+    match fs::canonicalize(&path) {
+        Ok(target) => Ok(target),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_link(&path) {
+            Ok(link) => follow(path.parent().unwrap_or(Path::new(".")).join(link)),
+            Err(_) => Ok(path),
+        },
+        Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
     }
 }
 

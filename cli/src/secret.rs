@@ -1,6 +1,7 @@
-//! Secrets from files and stdin, which keep them from the list of processes.
+//! Secrets from flags, the environment, files and stdin, of which only flags stand in the list of processes.
 
 use std::{
+    env,
     fs::File,
     io::{self, Read},
     path::Path,
@@ -12,6 +13,38 @@ use crate::args::Usage;
 
 /// The longest secret that is read, in bytes.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
+
+/// The secret that flags give: as it is, or in which file.
+pub(crate) fn of_flags(text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<String>> {
+    match (text, file) {
+        (Some(""), _) => {
+            Err(Usage("the secret or token of the flag is empty; leave the flag out or give one".into())
+                .into())
+        }
+        (Some(text), _) => Ok(Some(text.to_owned())),
+        (None, Some(file)) => read_file(file).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The secret in a variable, or in the file that the variable with `_FILE` after its name gives.
+pub(crate) fn of_environment(name: &str) -> anyhow::Result<Option<String>> {
+    if let Some(text) = variable(name)? {
+        return Ok(Some(text));
+    }
+    variable(&format!("{name}_FILE"))?.map(|file| read_file(file.as_ref())).transpose()
+}
+
+/// A variable of the environment. An empty one, as scripts leave them, is none.
+pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
+    match env::var(name) {
+        Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => {
+            Err(Usage(format!("{name} of the environment is not UTF-8")).into())
+        }
+    }
+}
 
 /// The secret in a file; `-` is stdin.
 pub(crate) fn read_file(path: &Path) -> anyhow::Result<String> {

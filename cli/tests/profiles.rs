@@ -93,6 +93,63 @@ async fn what_is_not_touched_stays_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_second_login_changes_the_values_and_nothing_around_them() {
+    let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
+    let path = folder.path().join("profiles.toml");
+    let text = |app: &str, url: &str| {
+        format!(
+            "default = 'a'  # mine\r\n\r\n[profiles.a]\r\n# where\r\nserver = {url}   # there\r\napp_id={app}# who\r\nsecret = \"hunter2\"\r\n"
+        )
+    };
+    fs::write(&path, text("'old'", "'http://127.0.0.1:1'")).unwrap();
+    assert!(run(folder.path(), &login(&fake.url, "bot")[..]).await.status.success());
+    assert!(
+        run(folder.path(), &[&login(&fake.url, "bot")[..], &["--profile", "a"]].concat())
+            .await
+            .status
+            .success()
+    );
+    let written = fs::read_to_string(&path).unwrap();
+    let expected = text("\"bot\"", &format!("{:?}", fake.url));
+    assert!(written.starts_with(&expected), "{written:?}\n{expected:?}");
+    assert!(!written.replace("\r\n", "").contains('\n'), "{written:?}");
+}
+
+#[tokio::test]
+async fn tables_of_any_shape_are_kept() {
+    let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
+    let path = folder.path().join("profiles.toml");
+    fs::write(&path, "profiles = { a = { app_id = 'x' } } # inline\n").unwrap();
+    assert!(run(folder.path(), &login(&fake.url, "bot")).await.status.success());
+    assert!(fs::read_to_string(&path).unwrap().contains("a = { app_id = 'x' }"));
+    assert!(run(folder.path(), &["status"]).await.status.success());
+    for wrong in ["profiles = 3\n", "default = 'default'\n[profiles]\ndefault = 3\n"] {
+        fs::write(&path, wrong).unwrap();
+        let output = run(folder.path(), &login(&fake.url, "bot")).await;
+        assert!(output.status.code() == Some(2) && all(&output).contains("no table"), "{}", all(&output));
+        assert_eq!(fs::read_to_string(&path).unwrap(), wrong);
+    }
+    fs::write(&path, "default = 'a'\n[profiles.a]\nserver = 7\n").unwrap();
+    let output = run(folder.path(), &["status"]).await;
+    assert!(
+        output.status.code() == Some(2) && all(&output).contains("server of profile a is no text"),
+        "{}",
+        all(&output)
+    );
+}
+
+#[tokio::test]
+async fn a_link_to_what_is_not_there_yet_stays_a_link() {
+    let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
+    let (link, between) = (folder.path().join("profiles.toml"), folder.path().join("between"));
+    std::os::unix::fs::symlink("between", &link).unwrap();
+    std::os::unix::fs::symlink("real.toml", &between).unwrap();
+    assert!(run(folder.path(), &login(&fake.url, "bot")).await.status.success());
+    assert!(link.is_symlink() && between.is_symlink());
+    assert!(fs::read_to_string(folder.path().join("real.toml")).unwrap().contains("bot"));
+}
+
+#[tokio::test]
 async fn what_is_refused_or_broken_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let refusing = Fake::start(|_, _| Answer::status(401)).await;
@@ -128,6 +185,27 @@ async fn a_flag_counts_more_than_the_environment_and_that_more_than_a_profile() 
     let mut by_nothing = wwproxy(folder.path(), &["status"]);
     assert!(by_nothing.env("APPID", "").output().await.unwrap().status.success());
     assert_eq!((asked("environment"), asked("flag"), asked("profile")), (1, 1, 2));
+    for flag in ["--app-id", "--secret", "--server"] {
+        let output = run(folder.path(), &["status", flag, ""]).await;
+        assert_eq!(output.status.code(), Some(2), "an empty flag is a mistake: {}", all(&output));
+    }
+
+    let mut empty = wwproxy(folder.path(), &["status"]);
+    for name in
+        ["WWPROXY_PROFILE", "WWPROXY_SERVER", "WWPROXY_CA_CERT", "SECRET", "SECRET_FILE", "WWPROXY_TOKEN"]
+    {
+        empty.env(name, "");
+    }
+    assert!(empty.output().await.unwrap().status.success(), "an empty variable is none");
+    for (name, value) in [("WWPROXY_PROFILE", "a/b"), ("WWPROXY_PROFILE", "nobody"), ("WWPROXY_SERVER", "x")]
+    {
+        let output = wwproxy(folder.path(), &["status"]).env(name, value).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", all(&output));
+    }
+    let mut named = wwproxy(folder.path(), &["status", "--profile", "default"]);
+    let named = all(&named.env("APPID", "environment").env("SECRET", "hunter2").output().await.unwrap());
+    assert!(named.contains("APPID of the environment counts more than profile default"), "{named}");
+    assert!(!named.contains("SECRET of"), "the same one: {named}");
 
     let token =
         |fake: &Fake| fake.requests().pop().unwrap().header("authorization").unwrap_or_default().to_owned();

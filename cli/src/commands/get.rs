@@ -3,11 +3,15 @@
 //! `GET /webhooks/{appId}` would take the events before they are printed. So they are leased, printed,
 //! and acknowledged only when they have been written: what cannot be written is handed back.
 
-use std::time::{Duration, Instant};
+use std::{collections::HashSet, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{io::Stdout, select};
-use wwproxy_sdk::{Client, LeaseOptions, LeasedEvent, Receipt};
+use tokio::{
+    io::{AsyncWrite, Stdout},
+    select,
+    time::{Instant, sleep},
+};
+use wwproxy_sdk::{Client, Error, EventId, LeaseOptions, LeasedEvent, Receipt};
 
 use crate::{
     output::{Output, say, shown},
@@ -16,24 +20,31 @@ use crate::{
 
 /// How many events are leased at once.
 const LEASE_EVENTS: u32 = 100;
+/// How many receipts go into one request: a server takes bodies up to 1 MiB.
+const RECEIPTS_AT_ONCE: usize = 1000;
 /// How long one request waits for events: a server waits no longer than a minute.
 const MAX_WAIT: Duration = Duration::from_secs(50);
+/// The shortest time between two questions to a server that answers at once though it should wait.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Print the stored events as one JSON object, `{"<id>":<body>,...}`, and take them from the server
 ///
-/// Events are taken from the server only after they were written: a failed write loses none.
+/// Events are taken from the server only after they were written: a failed write loses none. Where --max is not given, those are
+/// printed that were stored when it began, so that it ends also while more come.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  wwproxy get --max 10 > events.json\n  wwproxy get --wait 30s --max 1\n  wwproxy get --keep | jq"
-)]
+#[command(after_help = "\
+Examples:
+  wwproxy get --max 10 > events.json
+  wwproxy get --wait 5m --max 1
+  wwproxy get --keep | jq 'map(.type)'")]
 pub(crate) struct Get {
     /// Print so many at most; all that are stored where not said
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max: Option<u32>,
-    /// Wait so long for a first event, such as `30s`
+    /// Where nothing is stored, wait so long for a first event, such as `30s` or `2h`
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
-    /// Print them and take none: they stay on the server, and go out once more
+    /// Leave the events on the server: they are handed back once they are printed
     #[arg(long)]
     keep: bool,
 }
@@ -41,93 +52,103 @@ pub(crate) struct Get {
 impl Get {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
         let stop = Stop::on_signals()?;
-        let mut printing =
-            Printing { client, output: Output::stdout(), keep: self.keep, printed: 0, held: Vec::new() };
-        let result = select! {
-            result = printing.all(self.max, self.wait) => result,
-            // Perhaps in the middle of a write that nobody takes: nothing more is written, and what is held is handed back.
-            () = stop.wait() => Ok(false),
+        let mut printer = Printer {
+            client,
+            output: Output::stdout(),
+            stop: &stop,
+            keep: self.keep,
+            printed: 0,
+            seen: HashSet::new(),
+            held: Vec::new(),
         };
-        let end: &[u8] = match (&result, printing.printed) {
+        let result = printer.print_all(self.max, self.wait.unwrap_or_default()).await;
+        let end: &[u8] = match (&result, printer.printed) {
             (Ok(false), _) | (Err(_), 0) => b"",
             (Ok(true), 0) => b"{}\n",
             // Also after an error: what was printed stays one JSON object.
             _ => b"}\n",
         };
-        let ended = printing.output.write(end).await;
-        printing.release().await;
+        let ended = if end.is_empty() { Ok(false) } else { printer.write(end).await };
+        printer.release().await;
         result.and(ended).map(drop)
     }
 }
 
-struct Printing<'a> {
+/// Prints events and settles them.
+struct Printer<'a, W = Stdout> {
     client: &'a Client,
-    output: Output<Stdout>,
+    output: Output<W>,
+    stop: &'a Stop,
     keep: bool,
-    printed: u64,
-    /// Leased, and not to be taken: not printed in full, or to be kept. Released at the end only, as they would come at once
-    /// again.
+    printed: u32,
+    /// What was printed and is to be handed back: it may come again before that, when its lease ends.
+    seen: HashSet<EventId>,
     held: Vec<Receipt>,
 }
 
-impl Printing<'_> {
+impl<W: AsyncWrite + Unpin> Printer<'_, W> {
     /// Prints until nothing is stored any more, or as many as wanted. `false`: nobody reads any more.
-    async fn all(&mut self, max: Option<u32>, wait: Option<Duration>) -> anyhow::Result<bool> {
-        let first = self.lease(max.map_or(LEASE_EVENTS, |max| max.min(LEASE_EVENTS)), wait).await?;
-        if first.is_empty() {
-            return Ok(true);
-        }
-        // What comes while these are printed is left to the next call, or this one would not end while it comes.
-        let max = match max {
-            Some(max) => u64::from(max),
-            None => first.len() as u64 + self.stored().await?,
+    async fn print_all(&mut self, max: Option<u32>, wait: Duration) -> anyhow::Result<bool> {
+        let max = if let Some(max) = max {
+            max
+        } else {
+            let stored = self.client.status().await.map_err(explained)?.stored;
+            // Of what comes while waiting, as much as comes at once.
+            let least = if wait.is_zero() { 0 } else { LEASE_EVENTS };
+            u32::try_from(stored).unwrap_or(u32::MAX).max(least)
         };
-        let mut events = first;
-        while !events.is_empty() {
+        let until = Instant::now() + wait;
+        while self.printed < max {
+            let wait = if self.printed == 0 {
+                until.saturating_duration_since(Instant::now())
+            } else {
+                Duration::ZERO
+            };
+            let options =
+                LeaseOptions::new().max(LEASE_EVENTS.min(max - self.printed)).wait(wait.min(MAX_WAIT));
+            let asked = Instant::now();
+            let events = select! {
+                // The server takes back what it cannot answer any more.
+                () = self.stop.wait() => return Ok(true),
+                events = self.client.lease(options) => events.map_err(explained)?,
+            };
+            if events.is_empty() {
+                if wait.is_zero() {
+                    break;
+                }
+                let early = PAUSE.min(wait).saturating_sub(asked.elapsed());
+                select! { () = self.stop.wait() => return Ok(true), () = sleep(early) => continue }
+            }
+            let before = self.printed;
             if !self.print(events).await? {
                 return Ok(false);
             }
-            let left = u32::try_from(max.saturating_sub(self.printed)).unwrap_or(u32::MAX);
-            events = if left == 0 { Vec::new() } else { self.lease(left.min(LEASE_EVENTS), None).await? };
+            if self.printed == before || self.stop.is_wanted() {
+                break;
+            }
         }
         Ok(true)
     }
 
-    /// How many events nobody has yet.
-    async fn stored(&self) -> anyhow::Result<u64> {
-        let status = self.client.status().await?;
-        Ok(status.stored.saturating_sub(status.leased))
-    }
-
-    /// Leases events, waiting for a first one as long as is wanted, which may be longer than a server waits at once.
-    async fn lease(&self, max: u32, wait: Option<Duration>) -> anyhow::Result<Vec<LeasedEvent>> {
-        let start = Instant::now();
-        loop {
-            let left = wait.unwrap_or_default().saturating_sub(start.elapsed());
-            let events = self.client.lease(LeaseOptions::new().max(max).wait(left.min(MAX_WAIT))).await?;
-            if !events.is_empty() || left <= MAX_WAIT {
-                return Ok(events);
+    /// Prints and settles what was leased. `false`: nobody reads any more.
+    async fn print(&mut self, mut events: Vec<LeasedEvent>) -> anyhow::Result<bool> {
+        let receipts: Vec<_> = events.iter().map(|event| event.receipt.clone()).collect();
+        if self.keep {
+            self.held.extend(receipts.iter().cloned());
+            events.retain(|event| self.seen.insert(event.id.clone()));
+        }
+        let text = text(&events, self.printed == 0, self.output.terminal);
+        match self.write(&text).await {
+            Ok(true) => {}
+            failed => {
+                self.held.extend(receipts.into_iter().filter(|_| !self.keep));
+                return failed;
             }
         }
-    }
-
-    async fn print(&mut self, events: Vec<LeasedEvent>) -> anyhow::Result<bool> {
-        let text = text(&events, self.printed == 0, self.output.terminal);
-        let count = events.len();
-        // Whatever ends the writing, these are handed back.
-        let held = self.held.len();
-        self.held.extend(events.into_iter().map(|event| event.receipt));
-        if !self.output.write(&text).await? {
-            return Ok(false);
-        }
-        self.printed += count as u64;
+        self.printed = self.printed.saturating_add(u32::try_from(events.len()).unwrap_or(u32::MAX));
         if !self.keep {
-            let receipts = self.held.split_off(held);
-            let settled = self
-                .client
-                .ack(receipts)
-                .await
-                .context("the last events were printed but will come again")?;
+            let settled = self.client.ack(receipts).await;
+            let settled = settled.context("the last events were printed but will come again")?;
             if !settled.stale.is_empty() {
                 say(&format!("{} events were printed too late and will come again", settled.stale.len()));
             }
@@ -135,12 +156,25 @@ impl Printing<'_> {
         Ok(true)
     }
 
-    async fn release(&mut self) {
-        if self.held.is_empty() {
-            return;
+    /// Writes. `false`: nobody reads any more, or not before the end that was asked for.
+    async fn write(&mut self, text: &[u8]) -> anyhow::Result<bool> {
+        select! {
+            biased;
+            written = self.output.write(text) => written,
+            () = self.stop.wait_out() => Ok(false),
         }
-        if let Err(error) = self.client.release(self.held.drain(..)).await {
-            say(&format!("events could not be handed back and come again when their lease ends: {error}"));
+    }
+
+    /// Hands back what is still held.
+    async fn release(&mut self) {
+        while !self.held.is_empty() {
+            let some = self.held.drain(..self.held.len().min(RECEIPTS_AT_ONCE));
+            if let Err(error) = self.client.release(some).await {
+                say(&format!(
+                    "events could not be handed back and come again when their lease ends: {error}"
+                ));
+                return;
+            }
         }
     }
 }
@@ -155,4 +189,17 @@ fn text(events: &[LeasedEvent], first: bool, terminal: bool) -> Vec<u8> {
         text.extend_from_slice(&shown(&event.body, terminal));
     }
     text
+}
+
+/// A server that says nothing but that it has no such path is no wwproxy server.
+fn explained(error: Error) -> anyhow::Error {
+    let legacy = matches!(error.status(), Some(404 | 405)) && error.detail().is_none();
+    let error = anyhow::Error::new(error);
+    if legacy {
+        error.context(
+            "the server cannot lease events, as older proxies cannot; read them with `wwproxy listen`",
+        )
+    } else {
+        error
+    }
 }

@@ -1,16 +1,10 @@
 //! `wwproxy login`
 
-use std::io::{self, IsTerminal};
-
-use anyhow::Context as _;
-use console::Term;
-
 use crate::{
     access::{Access, client_of},
-    args::Usage,
+    ask::Person,
     output::say,
     profiles::{Profile, Profiles},
-    secret,
 };
 
 /// The name of the profile where none is given.
@@ -29,13 +23,13 @@ pub(crate) struct Login;
 
 impl Login {
     pub(crate) async fn run(self, access: Access) -> anyhow::Result<()> {
-        let name = access.profile_name().unwrap_or(DEFAULT_NAME).to_owned();
+        let name = access.profile_name()?.unwrap_or_else(|| DEFAULT_NAME.to_owned());
         let mut profile = access.given()?;
-        ask(&mut profile)?;
+        ask(&mut profile).await?;
         let client = client_of(profile.clone(), access.http_with(profile.ca_cert.as_deref())?)?;
         client.status().await?;
         let mut profiles = Profiles::edit()?;
-        profiles.set(&name, &profile);
+        profiles.set(&name, &profile)?;
         let path = profiles.path().display().to_string();
         profiles.write()?;
         say(&format!("saved as profile {name} in {path}"));
@@ -44,30 +38,17 @@ impl Login {
 }
 
 /// Asks for what is missing, where there is somebody to ask.
-fn ask(profile: &mut Profile) -> anyhow::Result<()> {
-    let terminal = Term::stderr();
-    let asks = terminal.is_term() && io::stdin().is_terminal();
-    let missing = |flag: &str| Usage(format!("give {flag}; there is no terminal to ask on"));
-    let read_line = |question: &str, flag: &str| -> anyhow::Result<Option<String>> {
-        if !asks {
-            return Err(missing(flag).into());
-        }
-        terminal.write_str(question).and_then(|()| terminal.read_line()).map(Some).context("cannot ask")
-    };
+async fn ask(profile: &mut Profile) -> anyhow::Result<()> {
+    let person = Person::find()?;
     if profile.server.is_none() {
-        profile.server = read_line("Server: ", "--server")?;
+        profile.server = Some(person.ask("Server", "--server").await?);
     }
     if profile.app_id.is_none() {
-        profile.app_id = read_line("App id: ", "--app-id")?;
+        profile.app_id = Some(person.ask("App id", "--app-id").await?);
     }
     if profile.secret.is_none() && profile.token.is_none() {
-        profile.secret = Some(if asks {
-            let secret = terminal.write_str("App secret: ").and_then(|()| terminal.read_secure_line());
-            secret.context("cannot ask")?
-        } else {
-            secret::read_file("-".as_ref())
-                .context("give the app's secret: --secret-file, SECRET, or on stdin")?
-        });
+        let flags = "the app's secret: --secret-file, SECRET, or on stdin";
+        profile.secret = Some(person.ask_secret("App secret", flags).await?);
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ impl Logout {
     #[allow(clippy::unused_self, reason = "every command runs itself")]
     pub(crate) fn run(self, access: &Access) -> anyhow::Result<()> {
         let mut profiles = Profiles::edit()?;
-        let name = access.profile_name().or(profiles.default()).map(str::to_owned);
+        let name = access.profile_name()?.or_else(|| profiles.default().map(str::to_owned));
         let name =
             name.ok_or_else(|| Usage("there is no profile to forget; name one with --profile".into()))?;
         profiles.remove(&name)?;

@@ -49,7 +49,7 @@ impl Profile {
 
 async fn list(as_json: bool) -> anyhow::Result<()> {
     let profiles = Profiles::read()?;
-    let (all, default) = (profiles.all(), profiles.default());
+    let (all, default) = (profiles.all()?, profiles.default());
     let text = if as_json {
         let all = all.iter().map(|(name, profile)| {
             json!({"name": name, "server": profile.server, "appId": profile.app_id, "default": default == Some(name)})

@@ -26,8 +26,6 @@ const ATTEMPT: HeaderName = HeaderName::from_static("wwproxy-attempt");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// The prefix of what is said here, and cannot be said by a sender.
 const OWN_PREFIX: &str = "wwproxy-";
-/// What belongs to the framing of a request, or to the sender's way to the server.
-const NOT_FORWARDED: [&str; 3] = ["host", "content-length", "expect"];
 
 /// Posts events to a URL.
 pub(crate) struct Forward {
@@ -132,8 +130,8 @@ pub(crate) fn sender_headers(event: &EventMessage) -> HeaderMap {
         else {
             continue;
         };
-        if !NOT_FORWARDED.contains(&name.as_str())
-            && !HOP_BY_HOP.contains(&name.as_str())
+        if name != header::HOST
+            && !is_framing(&name)
             && !name.as_str().starts_with(OWN_PREFIX)
             && name != FORWARDED_HOST
         {
@@ -141,6 +139,11 @@ pub(crate) fn sender_headers(event: &EventMessage) -> HeaderMap {
         }
     }
     headers
+}
+
+/// Whether a header belongs to the framing of one request, and not to what it says.
+pub(crate) fn is_framing(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(&name.as_str()) || matches!(*name, header::CONTENT_LENGTH | header::EXPECT)
 }
 
 /// The sender's headers, and what only the proxy knows.

@@ -11,7 +11,7 @@ use wwproxy_sdk::EventMessage;
 
 pub(crate) use self::{
     exec::Exec,
-    forward::{Forward, client, parse_url, sender_headers, shown},
+    forward::{Forward, client, is_framing, parse_url, sender_headers, shown},
     retry::{Offered, Policy},
     routes::{Routes, Targets},
 };

@@ -1,6 +1,7 @@
 //! The real command line against the real server, on disk, over a real port.
 
 mod forward;
+mod get;
 mod look;
 mod send;
 mod target;

@@ -1,13 +1,13 @@
 //! `wwproxy send`: the platform's part, played by the command line.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, process::Stdio};
 
 use serde_json::Value;
 use wwproxy_sdk::{Scheme, Secret};
 
 use crate::{
     target::{Answer, Target},
-    world::{WEBHOOK_SECRET, World},
+    world::{WEBHOOK_SECRET, World, interrupt},
 };
 
 #[test]
@@ -83,4 +83,62 @@ fn a_saved_event_is_sent_again_byte_for_byte() {
     let signature = Scheme::WatsonWork.sign(&Secret::new(WEBHOOK_SECRET), body.as_bytes());
     assert_eq!(request.header("x-outbound-token"), Some(&*signature));
     assert_eq!(target.next().body, fs::read(file).unwrap());
+}
+
+#[test]
+fn headers_of_ones_own_go_along_and_framing_does_not() {
+    let (world, target) = (World::new(), Target::new(&[]));
+    let own = ["--header", "X-Own: a: b", "--header", "content-type:text/plain", "--header", "X-Own: c"];
+    world.send(&[&["--to", &target.address], &own[..]].concat());
+    let request = target.next();
+    assert_eq!(request.header("content-type"), Some("text/plain"));
+    assert_eq!(request.headers.iter().filter(|(name, _)| name == "x-own").count(), 2);
+    for bad in ["Content-Length: 1", "Transfer-Encoding: chunked", "no colon", "a: b\nc: d", "a b: c"] {
+        let ended = world.command(&["send", "--header", bad]).env("WEBHOOK_SECRET", "s").output().unwrap();
+        assert_eq!(ended.status.code(), Some(2), "{bad}");
+    }
+}
+
+#[test]
+fn what_would_be_refused_for_all_ends_at_once_and_what_may_pass_does_not() {
+    let world = World::new();
+    let ended = |args: &[&str], secret: &str| {
+        let output =
+            world.command(&["send", "--count", "5"]).args(args).env("WEBHOOK_SECRET", secret).output();
+        let output = output.unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, talk) = ended(&["--to", "http://127.0.0.1:1"], "s");
+    assert!(code == 5 && talk.contains("cannot be reached"), "{talk}");
+    let (code, talk) = ended(&[], "wrong");
+    assert!(code == 3 && !talk.contains("sent to"), "{talk}");
+    let target = Target::new(&[Answer::Status(503)]);
+    let (code, talk) = ended(&["--to", &target.address], "s");
+    assert!(code == 5 && talk.contains("5 sent to") && talk.contains("4 accepted"), "{talk}");
+}
+
+#[test]
+fn sending_that_is_stopped_is_not_done() {
+    let (world, target) = (World::new(), Target::new(&[]));
+    let args = ["send", "--count", "5", "--rate", "0.001", "--to", &target.address];
+    let mut command = world.command(&args);
+    let send = command.env("WEBHOOK_SECRET", "s").stderr(Stdio::piped()).spawn().unwrap();
+    target.next();
+    interrupt(&send);
+    let output = send.wait_with_output().unwrap();
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && talk.contains("1 accepted, of 5 wanted"), "{talk}");
+}
+
+#[test]
+fn a_flag_with_the_secret_counts_more_than_the_environment() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("secret");
+    fs::write(&file, WEBHOOK_SECRET).unwrap();
+    let file = file.to_str().unwrap();
+    let mut by_flag = world.command(&["send", "--webhook-secret-file", file]);
+    assert!(by_flag.env("WEBHOOK_SECRET", "wrong").output().unwrap().status.success());
+    let mut by_variable = world.command(&["send"]);
+    let output = by_variable.env("WEBHOOK_SECRET", "").env("WEBHOOK_SECRET_FILE", file).output().unwrap();
+    assert!(output.status.success());
 }

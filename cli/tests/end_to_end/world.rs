@@ -151,9 +151,14 @@ impl World {
 
     /// Waits until so many events are stored.
     pub(crate) fn wait_until_stored(&self, events: u64) {
+        self.wait_until("stored", events);
+    }
+
+    /// Waits until the status says so.
+    pub(crate) fn wait_until(&self, what: &str, count: u64) {
         let start = Instant::now();
-        while self.status()["stored"] != events {
-            assert!(start.elapsed() < PATIENCE, "still {}, not {events} stored", self.status());
+        while self.status()[what] != count {
+            assert!(start.elapsed() < PATIENCE, "still {}, not {count} {what}", self.status());
         }
     }
 
@@ -172,6 +177,12 @@ impl Drop for World {
             self.kill();
         }
     }
+}
+
+/// What Ctrl-C does.
+pub(crate) fn interrupt(child: &Child) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
 }
 
 /// The next event that is printed.

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use indicatif::ProgressBar;
+use reqwest::header::{HeaderName, HeaderValue};
 use tokio::{
     select,
     time::{Instant, sleep_until},
@@ -19,7 +20,14 @@ use wwproxy_sdk::{Bytes, EventMessage, Secret};
 
 use self::post::Hook;
 pub(crate) use self::post::Refusal;
-use crate::{access::Access, args::Usage, output::say, saved, secret, stop::Stop, target::parse_url};
+use crate::{
+    access::Access,
+    args::Usage,
+    output::say,
+    saved, secret,
+    stop::Stop,
+    target::{is_framing, parse_url},
+};
 
 /// The longest body that is read from a file or from stdin, in bytes.
 const MAX_DATA_BYTES: u64 = 64 << 20;
@@ -30,7 +38,8 @@ const RATES: std::ops::RangeInclusive<f64> = 0.001..=1_000_000.0;
 #[derive(clap::Args)]
 #[command(after_help = "\
 The hook is that of --app-id on --server, or any --to URL, such as the app itself.
-Prints nothing; exits with 1 when a webhook was not accepted (2xx), 3 when its signature was not, 4 when the app is not registered.
+Exits with 1 when a webhook was not accepted (2xx), 3 when its signature was not, 4 when the app is not registered, 5 when nobody
+answered. What would be answered the same way to all of --count ends it at once.
 
 Examples:
   wwproxy send --webhook-secret-file secret.txt
@@ -39,6 +48,7 @@ Examples:
   jq -c . event.json | wwproxy send --data -
   wwproxy send --file saved/0192e4a0.json --to http://localhost:3000
   wwproxy send --count 1000 --rate 50
+  wwproxy send --header 'X-Request-Id: 7' --header 'User-Agent: platform'
   wwproxy send --challenge")]
 pub(crate) struct Send {
     /// Where to, instead of the app's hook on the server; a bare port means http://127.0.0.1:PORT
@@ -56,17 +66,20 @@ pub(crate) struct Send {
     /// Send a verification challenge, and check its answer
     #[arg(long)]
     challenge: bool,
+    /// Send this header too, in place of one of the same name; repeatable
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
     /// How many
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "challenge")]
     count: u64,
     /// How many a second; as fast as they are answered where not said
     #[arg(long, value_name = "R", value_parser = parse_rate)]
     rate: Option<f64>,
-    /// The webhook secret that they are signed with; safer in `WEBHOOK_SECRET` or a file
-    #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true, value_name = "SECRET")]
+    /// The webhook secret that they are signed with; safer in a file, or in the environment as `WEBHOOK_SECRET`
+    #[arg(long, value_name = "SECRET")]
     webhook_secret: Option<String>,
-    /// A file with the webhook secret; `-` is stdin
-    #[arg(long, env = "WEBHOOK_SECRET_FILE", value_name = "FILE", conflicts_with = "webhook_secret")]
+    /// A file with the webhook secret, also as `WEBHOOK_SECRET_FILE`; `-` is stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "webhook_secret")]
     webhook_secret_file: Option<PathBuf>,
     /// How long one may take
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
@@ -87,7 +100,7 @@ impl Send {
             None => access.hook()?,
         };
         let secret = self.secret()?;
-        let hook = Hook::new(url, &access.http()?, self.timeout)?;
+        let hook = Hook::new(url, &access.http()?, self.timeout, self.headers.iter().cloned().collect())?;
         if self.challenge {
             return hook.challenge(&secret.ok_or_else(no_secret)?).await;
         }
@@ -99,11 +112,9 @@ impl Send {
     }
 
     fn secret(&self) -> anyhow::Result<Option<Secret>> {
-        match (&self.webhook_secret, &self.webhook_secret_file) {
-            (Some(secret), _) if !secret.is_empty() => Ok(Some(Secret::new(secret.clone()))),
-            (_, Some(path)) => secret::read_file(path).map(|secret| Some(Secret::new(secret))),
-            _ => Ok(None),
-        }
+        let given = secret::of_flags(self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref())?;
+        let given = given.map_or_else(|| secret::of_environment("WEBHOOK_SECRET"), |it| Ok(Some(it)))?;
+        Ok(given.map(Secret::new))
     }
 
     fn content(&self) -> anyhow::Result<Content> {
@@ -130,7 +141,7 @@ impl Send {
             ProgressBar::hidden()
         };
         let (start, first_index) = (Instant::now(), first_index());
-        let (mut sent, mut accepted, mut first_refusal) = (0, 0, None);
+        let mut sent = Sent { wanted: self.count, answered: 0, accepted: 0, refusal: None };
         for n in 0..self.count {
             if let Some(rate) = self.rate {
                 // The count of a test that takes for ever is never so large that its precision matters.
@@ -147,34 +158,54 @@ impl Send {
                 posted = hook.post(body, saved, secret, first_index + n) => posted,
                 () = stop.wait_out() => break,
             };
-            sent += 1;
-            match posted {
-                Ok(()) => accepted += 1,
-                Err(refusal) => {
-                    first_refusal.get_or_insert(refusal);
-                }
-            }
+            let goes_on = sent.count(posted);
             bar.inc(1);
-            if stop.is_wanted() {
+            if !goes_on || stop.is_wanted() {
                 break;
             }
         }
         bar.finish_and_clear();
-        summary(hook, sent, accepted, first_refusal)
+        sent.told(hook)
     }
 }
 
-fn summary(hook: &Hook, sent: u64, accepted: u64, refusal: Option<Refusal>) -> anyhow::Result<()> {
-    match refusal {
-        Some(refusal) if sent == 1 => Err(refusal.into()),
-        Some(refusal) => {
-            let counts =
-                format!("{sent} sent to {}, {accepted} accepted; the first that was not", hook.shown());
-            Err(anyhow!(refusal).context(counts))
+/// What became of the webhooks.
+struct Sent {
+    wanted: u64,
+    answered: u64,
+    accepted: u64,
+    /// The first webhook that was not accepted.
+    refusal: Option<Refusal>,
+}
+
+impl Sent {
+    /// Whether there is a point in sending another.
+    fn count(&mut self, posted: Result<(), Refusal>) -> bool {
+        self.answered += 1;
+        match posted {
+            Ok(()) => {
+                self.accepted += 1;
+                true
+            }
+            Err(refusal) => {
+                let goes_on = !refusal.is_for_all();
+                self.refusal.get_or_insert(refusal);
+                goes_on
+            }
         }
-        None => {
-            say(&format!("{sent} sent to {}, {accepted} accepted", hook.shown()));
-            Ok(())
+    }
+
+    fn told(self, hook: &Hook) -> anyhow::Result<()> {
+        let Self { wanted, answered, accepted, refusal } = self;
+        let counts = format!("{answered} sent to {}, {accepted} accepted", hook.shown());
+        match refusal {
+            Some(refusal) if answered == 1 => Err(refusal.into()),
+            Some(refusal) => Err(anyhow!(refusal).context(format!("{counts}; the first that was not"))),
+            None if answered < wanted => Err(anyhow!("stopped: {counts}, of {wanted} wanted")),
+            None => {
+                say(&counts);
+                Ok(())
+            }
         }
     }
 }
@@ -196,6 +227,16 @@ fn read(input: impl Read, name: &str) -> anyhow::Result<Bytes> {
         return Err(Usage(format!("{name} is larger than {MAX_DATA_BYTES} bytes")).into());
     }
     Ok(data.into())
+}
+
+fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("give NAME: VALUE")?;
+    let name: HeaderName = name.trim().parse().map_err(|_| "the name is no header's name")?;
+    let value: HeaderValue = value.trim().parse().map_err(|_| "the value is no header's value")?;
+    if is_framing(&name) {
+        return Err(format!("{name} belongs to the request's framing, which is not yours to choose"));
+    }
+    Ok((name, value))
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {

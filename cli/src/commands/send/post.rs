@@ -28,6 +28,8 @@ pub(super) struct Hook {
     http: reqwest::Client,
     url: Url,
     timeout: Duration,
+    /// In place of those that it would send.
+    headers: HeaderMap,
 }
 
 /// A webhook that was not accepted.
@@ -39,9 +41,14 @@ pub(crate) struct Refusal {
 }
 
 impl Hook {
-    pub(super) fn new(url: Url, http: &HttpOptions, timeout: Duration) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        url: Url,
+        http: &HttpOptions,
+        timeout: Duration,
+        headers: HeaderMap,
+    ) -> anyhow::Result<Self> {
         let http = client(&url, http)?;
-        Ok(Self { http, url, timeout })
+        Ok(Self { http, url, timeout, headers })
     }
 
     pub(super) fn shown(&self) -> String {
@@ -117,7 +124,9 @@ impl Hook {
         Ok(())
     }
 
-    async fn send(&self, url: Url, headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
+    async fn send(&self, url: Url, mut headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
+        // Each name that is given takes the place of all of its values here.
+        headers.extend(self.headers.clone());
         let request = self.http.post(url).headers(headers).body(body).timeout(self.timeout);
         request.send().await.map_err(|error| {
             let said = if error.is_timeout() {
@@ -160,8 +169,13 @@ impl Refusal {
         match self.status {
             Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => 3,
             Some(StatusCode::NOT_FOUND) => 4,
+            Some(StatusCode::SERVICE_UNAVAILABLE) | None => 5,
             Some(_) => 1,
-            None => 5,
         }
+    }
+
+    /// Whether the next one would be refused as well.
+    pub(super) fn is_for_all(&self) -> bool {
+        matches!(self.exit_code(), 3 | 4) || self.status.is_none()
     }
 }

@@ -1,0 +1,128 @@
+//! Questions to the person at the terminal, if there is one.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::{Context as _, anyhow};
+use tokio::{select, task::spawn_blocking};
+
+use crate::{args::Usage, secret, stop::Stop};
+
+/// Who answers: nobody, unless both question and answer are on a terminal.
+pub(crate) struct Person {
+    there: bool,
+    stop: Stop,
+}
+
+impl Person {
+    pub(crate) fn find() -> anyhow::Result<Self> {
+        Ok(Self { there: io::stdin().is_terminal() && io::stderr().is_terminal(), stop: Stop::on_signals()? })
+    }
+
+    /// Asks for what the flag would give.
+    pub(crate) async fn ask(&self, what: &str, flag: &str) -> anyhow::Result<String> {
+        if !self.there {
+            return Err(Usage(format!("give {flag}; there is no terminal to ask on")).into());
+        }
+        prompt(what);
+        let answer = self.answer(read_line).await?;
+        let answer = Some(answer.trim().to_owned()).filter(|answer| !answer.is_empty());
+        Ok(answer.ok_or_else(|| Usage(format!("there was no answer; give {flag}")))?)
+    }
+
+    /// Asks without showing what is typed, or reads stdin where that is no terminal.
+    pub(crate) async fn ask_secret(&self, what: &str, flags: &str) -> anyhow::Result<String> {
+        let missing = || Usage(format!("give {flags}"));
+        if !self.there {
+            if io::stdin().is_terminal() {
+                return Err(missing().into());
+            }
+            return spawn_blocking(|| secret::read_file("-".as_ref())).await?.with_context(missing);
+        }
+        // Before the question, so that nothing typed in answer to it is seen.
+        let silence = Silence::begin().context("cannot ask on this terminal")?;
+        prompt(what);
+        let secret = self.answer(read_secret).await;
+        drop(silence);
+        // The line that the person ended was not shown either. Who closed the terminal sees nothing anyway.
+        let _ = writeln!(io::stderr());
+        let secret = secret?;
+        if secret.is_empty() { Err(missing().into()) } else { Ok(secret) }
+    }
+
+    /// Reads where it may block: a signal ends the wait, so that the terminal is left as it was found.
+    async fn answer(
+        &self,
+        read: impl FnOnce() -> io::Result<String> + Send + 'static,
+    ) -> anyhow::Result<String> {
+        select! {
+            answer = spawn_blocking(read) => answer?.context("cannot ask on this terminal"),
+            () = self.stop.wait() => Err(anyhow!("stopped; nothing was saved")),
+        }
+    }
+}
+
+fn prompt(what: &str) {
+    // Without it the person still may answer.
+    let _ = write!(io::stderr(), "{what}: ").and_then(|()| io::stderr().flush());
+}
+
+fn read_line() -> io::Result<String> {
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    line.truncate(line.trim_end_matches(['\n', '\r']).len());
+    Ok(line)
+}
+
+#[cfg(unix)]
+use self::unix::{Silence, read_secret};
+
+#[cfg(unix)]
+mod unix {
+    use std::io;
+
+    use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+
+    pub(super) use super::read_line as read_secret;
+
+    /// While it lives the terminal does not show what is typed.
+    pub(super) struct Silence(Termios);
+
+    impl Silence {
+        pub(super) fn begin() -> io::Result<Self> {
+            let before = tcgetattr(io::stdin())?;
+            let mut silent = before.clone();
+            silent.local_modes.remove(LocalModes::ECHO);
+            // At once and without a flush: what was typed ahead is part of the answer.
+            tcsetattr(io::stdin(), OptionalActions::Now, &silent)?;
+            Ok(Self(before))
+        }
+    }
+
+    impl Drop for Silence {
+        fn drop(&mut self) {
+            // A terminal that is gone needs nothing set.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+        }
+    }
+}
+
+#[cfg(not(unix))]
+use self::elsewhere::{Silence, read_secret};
+
+#[cfg(not(unix))]
+mod elsewhere {
+    use std::io;
+
+    /// Reading a secret hides it by itself.
+    pub(super) struct Silence;
+
+    impl Silence {
+        pub(super) fn begin() -> io::Result<Self> {
+            Ok(Self)
+        }
+    }
+
+    pub(super) fn read_secret() -> io::Result<String> {
+        console::Term::stderr().read_secure_line()
+    }
+}

@@ -1,0 +1,157 @@
+//! `wwproxy get`, where it waits, keeps and is stopped.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use serde_json::Value;
+
+use crate::{
+    target::{Answer, Target},
+    world::{World, interrupt},
+};
+
+/// More than a pipe holds (Linux: 64 KiB).
+fn large() -> String {
+    format!("{{\"text\":\"{}\"}}", "x".repeat(200_000))
+}
+
+fn events(printed: &str) -> BTreeMap<String, Value> {
+    serde_json::from_str(printed).unwrap_or_else(|error| panic!("{error} in {printed}"))
+}
+
+#[test]
+fn what_is_kept_is_printed_once_and_taken_by_the_next() {
+    let world = World::new();
+    for n in 0..120 {
+        world.post(&format!("{{\"n\":{n}}}"));
+    }
+    let kept = world.run(&["get", "--keep"]);
+    assert_eq!(kept.matches("\"n\":").count(), 120);
+    assert_eq!((&world.status()["stored"], &world.status()["leased"]), (&120.into(), &0.into()));
+    assert_eq!(events(&world.run(&["get", "--keep", "--max", "2"])).len(), 2);
+    assert_eq!(world.run(&["get"]), kept, "the same events in the same order");
+    assert_eq!(world.run(&["get", "--keep"]), "{}\n");
+}
+
+#[test]
+fn what_is_kept_is_handed_back_also_where_nobody_reads() {
+    let world = World::new();
+    world.post(&large());
+    let mut get = world.command(&["get", "--keep"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(get.stdout.take());
+    assert!(get.wait().unwrap().success());
+    assert_eq!((&world.status()["stored"], &world.status()["leased"]), (&1.into(), &0.into()));
+}
+
+#[test]
+fn waiting_ends_with_the_first_event_or_in_time() {
+    let world = World::new();
+    assert_eq!(world.run(&["get", "--wait", "1ms"]), "{}\n");
+    let get = world.command(&["get", "--wait", "5m"]).stdout(Stdio::piped()).spawn().unwrap();
+    world.post("{\"n\":1}");
+    let output = get.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(events(&String::from_utf8(output.stdout).unwrap()).len(), 1);
+    assert_eq!(world.status()["stored"], 0);
+}
+
+#[test]
+fn getting_ends_while_more_come() {
+    let world = World::new();
+    for _ in 0..5 {
+        world.post("{}");
+    }
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                world.post("{}");
+            }
+        });
+        let printed = events(&world.run(&["get"]));
+        done.store(true, Ordering::SeqCst);
+        assert!(printed.len() >= 5);
+    });
+}
+
+#[test]
+fn a_signal_ends_the_waiting() {
+    let world = World::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("http://{}", silent.local_addr().unwrap());
+    let args = ["get", "--server", &server, "--token", "t", "--max", "1", "--wait", "1h"];
+    let get = world.command(&args).stdout(Stdio::piped()).spawn().unwrap();
+    // It asks, and nobody answers.
+    let (mut stream, _) = silent.accept().unwrap();
+    assert_ne!(stream.read(&mut [0; 1]).unwrap(), 0);
+    interrupt(&get);
+    let output = get.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(output.stdout, b"{}\n");
+}
+
+#[test]
+fn a_signal_ends_the_writing_and_takes_nothing() {
+    let world = World::new();
+    world.post(&large());
+    for args in [&["get"][..], &["get", "--keep"]] {
+        let mut get = world.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        // It has the event, and writes it into a pipe that nobody reads.
+        world.wait_until("leased", 1);
+        interrupt(&get);
+        assert!(get.wait().unwrap().success());
+        assert_eq!((&world.status()["stored"], &world.status()["leased"]), (&1.into(), &0.into()));
+    }
+}
+
+#[test]
+fn a_signal_between_two_leases_leaves_one_object() {
+    let world = World::new();
+    // A server that hands out one event, and nothing more before the signal.
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("http://{}", proxy.local_addr().unwrap());
+    let args = ["get", "--server", &server, "--token", "t"];
+    let get = world.command(&args).stdout(Stdio::piped()).spawn().unwrap();
+    let event = r#"{"events":[{"id":"1","attempt":1,"receipt":"r","receivedAt":0,"headers":[],"data":{}}]}"#;
+    let settled = r#"{"acked":1,"released":0,"stale":[]}"#;
+    let status = r#"{"registration":null,"stored":9,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
+    let asked = || {
+        let mut request = BufReader::new(proxy.accept().unwrap().0);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(request.read_line(&mut head).unwrap(), 0, "{head}");
+        }
+        (request.into_inner(), head)
+    };
+    for (path, answer) in [("/status ", status), ("/lease ", event), ("/ack ", settled)] {
+        let (mut stream, head) = asked();
+        assert!(head.lines().next().unwrap().contains(path), "{head}");
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{answer}",
+            answer.len()
+        )
+        .unwrap();
+    }
+    let _unanswered = asked();
+    interrupt(&get);
+    let output = get.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(output.stdout, b"{\"1\":{}}\n");
+}
+
+#[test]
+fn a_server_without_leases_is_told() {
+    let world = World::new();
+    let old = Target::new(&[Answer::Status(404), Answer::Status(404)]);
+    let server = format!("http://{}", old.address);
+    let output = world.command(&["get", "--server", &server, "--token", "t"]).output().unwrap();
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && talk.contains("wwproxy listen"), "{talk}");
+}
