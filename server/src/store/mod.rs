@@ -25,6 +25,8 @@ pub use self::{
     redb::{OpenError, RedbStore},
     tap::{Shown, Tap},
 };
+#[cfg(fuzzing)]
+pub use self::redb::fuzz_record;
 
 /// What a store answers, sooner or later.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;

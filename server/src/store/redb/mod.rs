@@ -17,6 +17,8 @@ use std::{
 use wwproxy_protocol::AppId;
 
 pub use self::file::OpenError;
+#[cfg(fuzzing)]
+pub use self::record::fuzz as fuzz_record;
 use self::{
     file::File,
     writer::{Command, Writer, WriterHandle},

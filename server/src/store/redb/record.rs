@@ -140,6 +140,21 @@ struct StoredRegistration {
     life: String,
 }
 
+/// Reads any bytes as each kind of record. What can be read is written as it was.
+#[cfg(fuzzing)]
+pub fn fuzz(record: &[u8]) {
+    if let (Ok(app), Ok(event)) = (decode_app(record), decode_event(record)) {
+        let uuid: Uuid = event.id.as_str().parse().expect("an event's id is a UUID");
+        let Event { received_at, headers, query, body, .. } = event;
+        let event = NewEvent { headers, query, body };
+        assert_eq!(encode_event(&app, uuid, received_at, &event), record);
+    }
+    if let Ok((registration, life)) = decode_registration(record) {
+        let again = decode_registration(&encode_registration(&registration, life));
+        assert_eq!(again.expect("what was written can be read"), (registration, life));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

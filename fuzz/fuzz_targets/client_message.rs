@@ -1,0 +1,24 @@
+//! What a client may say over the websocket.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use wwproxy_protocol::message::ClientMessage;
+
+fuzz_target!(|text: &str| {
+    let Ok(message) = ClientMessage::parse(text) else { return };
+    assert!(serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok(), "only JSON is a message");
+    // What was understood is understood the same when it is said plainly.
+    match message {
+        ClientMessage::Ack(ids) => {
+            let ids: Vec<_> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+            let names = ids.iter().map(ToString::to_string).collect();
+            assert_eq!(ClientMessage::parse(&ClientMessage::ack(&ids)).unwrap(), ClientMessage::Ack(names));
+        }
+        ClientMessage::Nack { id, delay } => {
+            let Ok(id) = id.parse() else { return };
+            let again = ClientMessage::parse(&ClientMessage::nack(&id, delay)).unwrap();
+            assert_eq!(again, ClientMessage::Nack { id: id.to_string(), delay });
+        }
+        ClientMessage::Ignored => {}
+    }
+});
