@@ -20,13 +20,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use wwproxy_protocol::{AppId, Event, EventId, Headers, Scheme, Secret, api::Receipt};
 
+#[cfg(fuzzing)]
+pub use self::redb::fuzz_record;
 pub use self::{
     memory::MemoryStore,
     redb::{OpenError, RedbStore},
     tap::{Shown, Tap},
 };
-#[cfg(fuzzing)]
-pub use self::redb::fuzz_record;
 
 /// What a store answers, sooner or later.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
