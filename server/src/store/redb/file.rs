@@ -4,16 +4,19 @@ use std::{
     fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    TableDefinition, WriteTransaction,
+    StorageBackend, TableDefinition, WriteTransaction, backends::FileBackend,
 };
 use wwproxy_protocol::{AppId, Event};
 
-use super::record::{self, InvalidRecord};
+use super::{
+    disk::Disk,
+    record::{self, InvalidRecord},
+};
 use crate::store::{Registration, StoreError, dedupe::Key, queue::Slot, sequence::Seq};
 
 /// Events by their number alone: an append touches the right edge of the tree only.
@@ -56,6 +59,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct File {
     folder: PathBuf,
+    disk: Arc<Disk>,
     database: RwLock<Option<Database>>,
 }
 
@@ -72,9 +76,19 @@ impl File {
     /// Opens the database in this folder, which is made if need be; nobody else may read it, as it
     /// holds webhook secrets.
     pub(super) fn open(folder: &Path) -> Result<Self, OpenError> {
-        make_private_folder(folder).map_err(|error| OpenError::Io(folder.to_owned(), error))?;
-        let database = open_database(folder, true)?;
-        let file = Self { folder: folder.to_owned(), database: RwLock::new(Some(database)) };
+        let failed = |error| OpenError::Io(folder.to_owned(), error);
+        make_private_folder(folder).map_err(failed)?;
+        let file = open_private_file(folder).map_err(failed)?;
+        let backend = FileBackend::new(file).map_err(|error| explain(folder, error))?;
+        Self::open_on(folder, backend)
+    }
+
+    /// Opens the database that these bytes are, whatever they are kept in. It is told of as being in
+    /// this folder.
+    pub(super) fn open_on(folder: &Path, bytes: impl StorageBackend) -> Result<Self, OpenError> {
+        let disk = Disk::new(bytes);
+        let database = open_database(folder, &disk, true)?;
+        let file = Self { folder: folder.to_owned(), disk, database: RwLock::new(Some(database)) };
         let create_tables = || -> Result<(), redb::Error> {
             let transaction = file.begin_write()?;
             transaction.open_table(EVENTS)?;
@@ -102,14 +116,17 @@ impl File {
     /// Opens the file again: after a failed write the engine refuses everything until then.
     pub(super) fn reopen(&self) -> Result<(), OpenError> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        // The lock on the file goes with it: snapshots that are still read from do not hold it.
         *database = None;
-        *database = Some(open_database(&self.folder, false)?);
+        *database = Some(open_database(&self.folder, &self.disk, false)?);
         Ok(())
     }
 
+    /// Closes the file and lets go of it. Snapshots that are still read from do not hold it.
     pub(super) fn close(&self) {
         *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Err(error) = self.disk.unlock() {
+            tracing::warn!(%error, "the store's file could not be let go of before the server ends");
+        }
     }
 
     /// Everything in memory's share, of the events from this number on.
@@ -164,18 +181,11 @@ pub(super) fn slot_size(record: usize) -> u32 {
     u32::try_from(record).unwrap_or(u32::MAX)
 }
 
-fn open_database(folder: &Path, compact: bool) -> Result<Database, OpenError> {
-    let path = folder.join(FILE_NAME);
-    let failed = |error: DatabaseError| match error {
-        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(folder.to_owned()),
-        DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() != ErrorKind::InvalidData => {
-            OpenError::Io(folder.to_owned(), error)
-        }
-        error => OpenError::Unreadable(folder.to_owned(), StoreError::engine(error)),
-    };
-    make_private_file(folder, &path).map_err(|error| OpenError::Io(folder.to_owned(), error))?;
-    let mut database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(&path).map_err(failed)?;
-    let size = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+fn open_database(folder: &Path, disk: &Arc<Disk>, compact: bool) -> Result<Database, OpenError> {
+    let mut builder = redb::Builder::new();
+    let opened = builder.set_cache_size(CACHE_BYTES).create_with_backend(disk.writer());
+    let mut database = opened.map_err(|error| explain(folder, error))?;
+    let size = disk.len().unwrap_or(0);
     if compact && size >= COMPACT_BYTES && stored_bytes(&database).is_some_and(|stored| stored < size / 4) {
         // A file that stays large does no harm beyond its size.
         if let Err(error) = database.compact() {
@@ -183,6 +193,16 @@ fn open_database(folder: &Path, compact: bool) -> Result<Database, OpenError> {
         }
     }
     Ok(database)
+}
+
+fn explain(folder: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(folder.to_owned()),
+        DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() != ErrorKind::InvalidData => {
+            OpenError::Io(folder.to_owned(), error)
+        }
+        error => OpenError::Unreadable(folder.to_owned(), StoreError::engine(error)),
+    }
 }
 
 fn stored_bytes(database: &Database) -> Option<u64> {
@@ -198,14 +218,14 @@ fn make_private_folder(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
-/// Makes the file if need be, readable by its owner only, and its name durable.
-fn make_private_file(folder: &Path, path: &Path) -> io::Result<()> {
+/// Opens the file, which is made if need be, readable by its owner only, and its name durable.
+fn open_private_file(folder: &Path) -> io::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
-    options.append(true).create(true);
+    options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)?;
+    let file = options.open(folder.join(FILE_NAME))?;
     #[cfg(unix)]
     fs::File::open(folder)?.sync_all()?;
-    Ok(())
+    Ok(file)
 }

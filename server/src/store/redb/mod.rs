@@ -4,6 +4,7 @@
 //! rebuilt when the store is opened. All changes go through one thread ([`writer`]) that commits
 //! what came during its last fsync as one transaction; reads run beside it on snapshots.
 
+mod disk;
 mod file;
 mod record;
 mod writer;
@@ -55,9 +56,23 @@ struct Registered {
 impl RedbStore {
     /// Opens the store in this folder, which is made if need be.
     pub fn open(folder: impl AsRef<Path>, limits: Limits) -> Result<Self, OpenError> {
-        let file = File::open(folder.as_ref())?;
-        let contents =
-            file.contents(0).map_err(|error| OpenError::Unreadable(folder.as_ref().to_owned(), error))?;
+        let folder = folder.as_ref();
+        Self::over(folder, File::open(folder)?, limits)
+    }
+
+    /// Opens the store in these bytes, whatever they are kept in: a disk that fails when it is told to,
+    /// for one. Errors speak of it as being in this folder.
+    pub fn open_on(
+        folder: impl AsRef<Path>,
+        bytes: impl redb::StorageBackend,
+        limits: Limits,
+    ) -> Result<Self, OpenError> {
+        let folder = folder.as_ref();
+        Self::over(folder, File::open_on(folder, bytes)?, limits)
+    }
+
+    fn over(folder: &Path, file: File, limits: Limits) -> Result<Self, OpenError> {
+        let contents = file.contents(0).map_err(|error| OpenError::Unreadable(folder.to_owned(), error))?;
         let shared = Shared { file, queues: Queues::default(), registrations: RwLock::default() };
         let mut recent = Recent::new(limits.dedupe_window);
         let last_event = contents.events.last().map_or(0, |(_, slot)| slot.seq);
