@@ -121,8 +121,8 @@ impl State {
                 Overflow::Reject => None,
                 Overflow::DropOldest => queue.evict_oldest(Instant::now()),
             };
-            let Some(slot) = evicted else { return false };
-            self.events.remove(&slot.seq);
+            let Some(evicted) = evicted else { return false };
+            self.events.remove(&evicted.slot.seq);
         }
         true
     }
@@ -150,6 +150,8 @@ impl Store for MemoryStore {
             state.events.remove(&seq);
         }
         queue.clear();
+        drop(queue);
+        self.queues.prune();
         done(())
     }
 
@@ -181,9 +183,10 @@ impl Store for MemoryStore {
     fn settle<'a>(&'a self, app: &'a AppId, settlement: Settlement) -> Answer<'a, Settled> {
         let (settled, deleted) = self.queues.settle(app, settlement);
         let mut state = lock(&self.state);
-        for seq in deleted {
-            state.events.remove(&seq);
+        for seq in &deleted {
+            state.events.remove(seq);
         }
+        self.queues.app(app).lock().deleted(&deleted);
         done(settled)
     }
 

@@ -3,7 +3,8 @@
 //! An event is in one of three places. *Fresh* ones have never been handed out. *Held* ones are
 //! leased, or released with a delay, until a point in time. *Returned* ones were held and wait to go
 //! out again. Events are taken from the front, so everything held or returned came before
-//! everything fresh: handing out the returned first keeps the order of arrival.
+//! everything fresh: handing out the returned first keeps the order of arrival. An *accepted* event
+//! has left all three, and its number is kept until it is deleted.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -35,6 +36,9 @@ pub(super) struct Queue {
     held: BTreeMap<Seq, Held>,
     /// When each held event comes back.
     due: BTreeSet<(Instant, Seq)>,
+    /// The held events that are nobody's: they were released with a delay.
+    delayed: BTreeSet<Seq>,
+    accepted: BTreeSet<Seq>,
     leased: usize,
     bytes: u64,
     dropped: u64,
@@ -46,12 +50,20 @@ struct Returned {
     attempts: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Held {
     event: Returned,
     until: Instant,
     /// Which lease has it, or `None` for one that was released with a delay.
     lease: Option<u64>,
+}
+
+/// An event that made room for another, and what was known of it.
+#[derive(Debug)]
+pub(super) struct Evicted {
+    pub(super) slot: Slot,
+    attempts: u32,
+    held: Option<Held>,
 }
 
 impl Queue {
@@ -88,11 +100,19 @@ impl Queue {
         taken
     }
 
-    /// Deletes an event that this lease has. `false` where the lease has ended.
+    /// Accepts an event that this lease has: it is to be deleted. `false` where the lease has ended.
     pub(super) fn ack(&mut self, now: Instant, seq: Seq, lease: u64) -> bool {
         let Some(held) = self.end_lease(now, seq, lease) else { return false };
         self.bytes -= u64::from(held.event.size);
+        self.accepted.insert(seq);
         true
+    }
+
+    /// Accepted events have been deleted.
+    pub(super) fn deleted(&mut self, numbers: &[Seq]) {
+        for seq in numbers {
+            self.accepted.remove(seq);
+        }
     }
 
     /// Hands back an event that this lease has. `false` where the lease has ended.
@@ -120,25 +140,51 @@ impl Queue {
     }
 
     /// Takes the oldest event out to make room: one that nobody has, where there is one.
-    pub(super) fn evict_oldest(&mut self, now: Instant) -> Option<Slot> {
+    pub(super) fn evict_oldest(&mut self, now: Instant) -> Option<Evicted> {
         self.bring_back(now);
-        let slot = if let Some((seq, event)) = self.pop_front() {
-            Slot { seq, size: event.size }
-        } else {
-            let (&seq, _) = self.held.first_key_value()?;
-            let held = self.unhold(seq).expect("it was just there");
-            Slot { seq, size: held.event.size }
+        let nobodys = [self.front().map(|slot| slot.seq), self.delayed.first().copied()];
+        let leased = || self.held.first_key_value().map(|(&seq, _)| seq);
+        let oldest = nobodys.into_iter().flatten().min().or_else(leased)?;
+        let held = self.unhold(oldest);
+        let event = match held {
+            Some(held) => held.event,
+            None => self.pop_front()?.1,
         };
-        self.bytes -= u64::from(slot.size);
+        self.bytes -= u64::from(event.size);
         self.dropped += 1;
-        Some(slot)
+        let slot = Slot { seq: oldest, size: event.size };
+        Some(Evicted { slot, attempts: event.attempts, held })
     }
 
     /// Puts back what [`evict_oldest`](Self::evict_oldest) took, as nothing came of it.
-    pub(super) fn restore(&mut self, slot: Slot) {
+    pub(super) fn restore(&mut self, evicted: &Evicted) {
+        let Evicted { slot, attempts, held } = *evicted;
         self.bytes += u64::from(slot.size);
         self.dropped -= 1;
-        self.returned.insert(slot.seq, Returned { size: slot.size, attempts: 0 });
+        match held {
+            Some(held) => self.hold(slot.seq, held),
+            None => drop(self.returned.insert(slot.seq, Returned { size: slot.size, attempts })),
+        }
+    }
+
+    /// Becomes what the file says, events in order: drops what is not there, and takes up what it has not
+    /// known. Says how many it took up.
+    pub(super) fn follow(&mut self, file: &[Slot], dropped: u64) -> usize {
+        let is_there = |seq: &Seq| file.binary_search_by_key(seq, |slot| slot.seq).is_ok();
+        let mut here = self.numbers();
+        here.retain(|seq| !is_there(seq));
+        for seq in here {
+            self.remove(seq);
+        }
+        let mut taken_up = 0;
+        for &slot in file {
+            if !self.knows(slot.seq) {
+                self.take_up(slot);
+                taken_up += 1;
+            }
+        }
+        self.dropped = dropped;
+        taken_up
     }
 
     /// The events older than this number that nobody has.
@@ -150,23 +196,21 @@ impl Queue {
 
     /// Takes an event out that was dropped for its age. `false` where it has gone meanwhile.
     pub(super) fn forget(&mut self, slot: Slot) -> bool {
-        let found = if self.fresh.front() == Some(&slot) {
-            self.fresh.pop_front();
-            true
-        } else {
-            self.returned.remove(&slot.seq).is_some() || self.unhold(slot.seq).is_some()
-        };
-        if found {
-            self.bytes -= u64::from(slot.size);
-            self.dropped += 1;
-        }
+        let found = self.remove(slot.seq);
+        self.dropped += u64::from(found);
         found
     }
 
-    /// The numbers of all events.
+    /// The numbers of all events that are to be deleted with the queue: the accepted ones, too.
     pub(super) fn all(&self) -> Vec<Seq> {
-        let fresh = self.fresh.iter().map(|slot| slot.seq);
-        self.returned.keys().copied().chain(self.held.keys().copied()).chain(fresh).collect()
+        let mut all = self.numbers();
+        all.extend(&self.accepted);
+        all
+    }
+
+    /// Whether it is as good as a new one.
+    pub(super) fn is_idle(&self) -> bool {
+        self.len() == 0 && self.accepted.is_empty() && self.dropped == 0
     }
 
     pub(super) fn len(&self) -> usize {
@@ -210,6 +254,45 @@ impl Queue {
         }
     }
 
+    fn numbers(&self) -> Vec<Seq> {
+        let fresh = self.fresh.iter().map(|slot| slot.seq);
+        self.returned.keys().copied().chain(self.held.keys().copied()).chain(fresh).collect()
+    }
+
+    fn place_in_fresh(&self, seq: Seq) -> Result<usize, usize> {
+        self.fresh.binary_search_by_key(&seq, |slot| slot.seq)
+    }
+
+    fn knows(&self, seq: Seq) -> bool {
+        self.returned.contains_key(&seq)
+            || self.held.contains_key(&seq)
+            || self.accepted.contains(&seq)
+            || self.place_in_fresh(seq).is_ok()
+    }
+
+    /// Takes an event out, wherever it is.
+    fn remove(&mut self, seq: Seq) -> bool {
+        let size = if let Ok(place) = self.place_in_fresh(seq) {
+            self.fresh.remove(place).map(|slot| slot.size)
+        } else {
+            let held = self.unhold(seq).map(|held| held.event);
+            held.or_else(|| self.returned.remove(&seq)).map(|event| event.size)
+        };
+        self.bytes -= u64::from(size.unwrap_or_default());
+        size.is_some()
+    }
+
+    /// Adds an event that may have come before others.
+    fn take_up(&mut self, slot: Slot) {
+        self.bytes += u64::from(slot.size);
+        let handed_out = self.returned.last_key_value().map(|(&seq, _)| seq);
+        let handed_out = handed_out.max(self.held.last_key_value().map(|(&seq, _)| seq));
+        match self.place_in_fresh(slot.seq) {
+            Err(place) if handed_out < Some(slot.seq) => self.fresh.insert(place, slot),
+            _ => drop(self.returned.insert(slot.seq, Returned { size: slot.size, attempts: 0 })),
+        }
+    }
+
     fn front(&self) -> Option<Slot> {
         let returned = self.returned.first_key_value();
         returned.map(|(&seq, event)| Slot { seq, size: event.size }).or(self.fresh.front().copied())
@@ -223,7 +306,10 @@ impl Queue {
     }
 
     fn hold(&mut self, seq: Seq, held: Held) {
-        self.leased += usize::from(held.lease.is_some());
+        match held.lease {
+            Some(_) => self.leased += 1,
+            None => drop(self.delayed.insert(seq)),
+        }
         self.due.insert((held.until, seq));
         self.held.insert(seq, held);
     }
@@ -231,7 +317,10 @@ impl Queue {
     fn unhold(&mut self, seq: Seq) -> Option<Held> {
         let held = self.held.remove(&seq)?;
         self.due.remove(&(held.until, seq));
-        self.leased -= usize::from(held.lease.is_some());
+        match held.lease {
+            Some(_) => self.leased -= 1,
+            None => drop(self.delayed.remove(&seq)),
+        }
         Some(held)
     }
 

@@ -14,7 +14,7 @@ use wwproxy_protocol::{AppId, api::Receipt};
 use super::{
     Lease, Settled, Settlement, Stats,
     drops::Drops,
-    queue::{Queue, Slot, Taken},
+    queue::{Evicted, Queue, Slot, Taken},
     sequence::{self, Seq},
     tap::{Tap, Taps},
 };
@@ -62,6 +62,11 @@ impl Queues {
 
     pub(super) fn all(&self) -> Vec<(AppId, Arc<AppQueue>)> {
         lock(&self.apps).iter().map(|(app, queue)| (app.clone(), Arc::clone(queue))).collect()
+    }
+
+    /// Forgets the queues that are as good as new and that nobody is at: asked for again they are made again.
+    pub(super) fn prune(&self) {
+        lock(&self.apps).retain(|_, queue| Arc::strong_count(queue) > 1 || !queue.lock().is_idle());
     }
 
     /// Leases events, waiting for a first one. What it takes goes back when [`Leased`] is dropped.
@@ -144,6 +149,22 @@ impl AppQueue {
     /// Adds an event that is stored, and wakes one that waits.
     pub(super) fn push(&self, slot: Slot) {
         self.lock().push(slot);
+        self.arrived.notify_one();
+    }
+
+    /// Puts back an event that made room for nothing, and wakes one that waits.
+    pub(super) fn restore(&self, evicted: &Evicted) {
+        self.lock().restore(evicted);
+        self.arrived.notify_one();
+    }
+
+    /// Becomes what the file says, and tells whoever looks on of events that they cannot be shown: the
+    /// senders of these were told to come again, and their bodies are in the file alone.
+    pub(super) fn follow(&self, file: &[Slot], dropped: u64) {
+        let taken_up = self.lock().follow(file, dropped);
+        for _ in 0..taken_up {
+            self.taps.miss();
+        }
         self.arrived.notify_one();
     }
 

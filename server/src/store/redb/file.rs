@@ -34,6 +34,8 @@ pub(super) const PROBE: TableDefinition<'_, (), &[u8]> = TableDefinition::new("p
 const FILE_NAME: &str = "events.redb";
 /// How much of the file is kept in memory at most, in bytes. Named, as the engine's default is 1 GiB.
 const CACHE_BYTES: usize = 64 << 20;
+/// The same while it is read only, in bytes.
+const READING_CACHE_BYTES: usize = 16 << 20;
 /// A file of this size or more is compacted at open where most of it is empty.
 const COMPACT_BYTES: u64 = 64 << 20;
 
@@ -60,7 +62,16 @@ pub enum OpenError {
 pub(super) struct File {
     folder: PathBuf,
     disk: Arc<Disk>,
-    database: RwLock<Option<Database>>,
+    engine: RwLock<Engine>,
+}
+
+#[derive(Debug)]
+struct Engine {
+    database: Option<Database>,
+    /// Whether it is the disk that it writes to.
+    writes: bool,
+    /// How often it was opened.
+    opened: u64,
 }
 
 /// What the file says when it is opened.
@@ -86,9 +97,16 @@ impl File {
     /// Opens the database that these bytes are, whatever they are kept in. It is told of as being in
     /// this folder.
     pub(super) fn open_on(folder: &Path, bytes: impl StorageBackend) -> Result<Self, OpenError> {
+        let failed = |error| OpenError::Io(folder.to_owned(), error);
         let disk = Disk::new(bytes);
-        let database = open_database(folder, &disk, true)?;
-        let file = Self { folder: folder.to_owned(), disk, database: RwLock::new(Some(database)) };
+        let database = match open_database(folder, &disk, true) {
+            Err(OpenError::Unreadable(..)) if disk.clear_if_unfinished().map_err(failed)? => {
+                open_database(folder, &disk, true)?
+            }
+            opened => opened?,
+        };
+        let engine = Engine { database: Some(database), writes: true, opened: 1 };
+        let file = Self { folder: folder.to_owned(), disk, engine: RwLock::new(engine) };
         let create_tables = || -> Result<(), redb::Error> {
             let transaction = file.begin_write()?;
             transaction.open_table(EVENTS)?;
@@ -104,33 +122,68 @@ impl File {
 
     /// A snapshot. It does not keep the file open: once that is closed, reading on is an error.
     pub(super) fn begin_read(&self) -> Result<ReadTransaction, redb::Error> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(database.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?)
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(engine.database.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?)
     }
 
     pub(super) fn begin_write(&self) -> Result<WriteTransaction, redb::Error> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(database.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_write()?)
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        let database = engine.database.as_ref().filter(|_| engine.writes);
+        Ok(database.ok_or(redb::Error::DatabaseClosed)?.begin_write()?)
     }
 
-    /// Opens the file again: after a failed write the engine refuses everything until then.
+    /// How often it was opened. Who could not read asks for one opening more.
+    pub(super) fn opened(&self) -> u64 {
+        self.engine.read().unwrap_or_else(PoisonError::into_inner).opened
+    }
+
+    /// Whether it is open for more than reading.
+    pub(super) fn is_writable(&self) -> bool {
+        self.engine.read().unwrap_or_else(PoisonError::into_inner).writes
+    }
+
+    /// Opens the file again: after a failed write or read the engine refuses everything until then. Where
+    /// it is open for reading it stays so while this is tried, and if it fails.
     pub(super) fn reopen(&self) -> Result<(), OpenError> {
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        *database = None;
-        *database = Some(open_database(&self.folder, &self.disk, false)?);
+        if self.is_writable() {
+            // Two engines must not write to one file.
+            self.engine.write().unwrap_or_else(PoisonError::into_inner).database = None;
+        }
+        self.disk.make_sure().map_err(|error| OpenError::Io(self.folder.clone(), error))?;
+        let database = open_database(&self.folder, &self.disk, false)?;
+        self.replace(database, true);
         Ok(())
+    }
+
+    /// Opens the file for reading alone, as nothing can be written to it.
+    pub(super) fn open_for_reading(&self) -> Result<(), OpenError> {
+        self.engine.write().unwrap_or_else(PoisonError::into_inner).database = None;
+        let aside = self.disk.aside().map_err(|error| OpenError::Io(self.folder.clone(), error))?;
+        let mut builder = redb::Builder::new();
+        let opened = builder.set_cache_size(READING_CACHE_BYTES).create_with_backend(aside);
+        self.replace(opened.map_err(|error| explain(&self.folder, error))?, false);
+        Ok(())
+    }
+
+    fn replace(&self, database: Database, writes: bool) {
+        let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
+        *engine = Engine { database: Some(database), writes, opened: engine.opened + 1 };
     }
 
     /// Closes the file and lets go of it. Snapshots that are still read from do not hold it.
     pub(super) fn close(&self) {
-        *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
+        let closed = engine.database.take().map_or(Ok(()), Database::close);
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the store's file was not closed well, and will take longer to open");
+        }
         if let Err(error) = self.disk.unlock() {
             tracing::warn!(%error, "the store's file could not be let go of before the server ends");
         }
     }
 
-    /// Everything in memory's share, of the events from this number on.
-    pub(super) fn contents(&self, from: Seq) -> Result<Contents, StoreError> {
+    /// Everything in memory's share.
+    pub(super) fn contents(&self) -> Result<Contents, StoreError> {
         let read = || -> Result<Contents, Box<dyn std::error::Error + Send + Sync>> {
             let transaction = self.begin_read()?;
             let mut contents = Contents::default();
@@ -143,12 +196,12 @@ impl File {
                 let (app, count) = row?;
                 contents.dropped.push((app.value().parse()?, count.value()));
             }
-            for row in transaction.open_table(EVENTS)?.range(from..)? {
+            for row in transaction.open_table(EVENTS)?.iter()? {
                 let (seq, value) = row?;
                 let slot = Slot { seq: seq.value(), size: slot_size(value.value().len()) };
                 contents.events.push((record::decode_app(value.value())?, slot));
             }
-            for row in transaction.open_table(DELIVERIES)?.range(from..)? {
+            for row in transaction.open_table(DELIVERIES)?.iter()? {
                 let (seq, key) = row?;
                 contents.deliveries.push((seq.value(), key.value()));
             }

@@ -4,9 +4,11 @@
 //! rebuilt when the store is opened. All changes go through one thread ([`writer`]) that commits
 //! what came during its last fsync as one transaction; reads run beside it on snapshots.
 
+mod batch;
 mod disk;
 mod file;
 mod record;
+mod sweep;
 mod writer;
 
 use std::{
@@ -15,19 +17,20 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use wwproxy_protocol::AppId;
+use wwproxy_protocol::{AppId, Event};
 
 pub use self::file::OpenError;
 #[cfg(fuzzing)]
 pub use self::record::fuzz as fuzz_record;
 use self::{
-    file::File,
+    file::{Contents, File},
     writer::{Command, Writer, WriterHandle},
 };
 use super::{
     Answer, Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Registration, Settled, Settlement, Stats,
     Store, StoreError, Tap,
     dedupe::{self, Recent},
+    queue::{Slot, Taken},
     queues::Queues,
     sequence::Sequence,
 };
@@ -72,40 +75,33 @@ impl RedbStore {
     }
 
     fn over(folder: &Path, file: File, limits: Limits) -> Result<Self, OpenError> {
-        let contents = file.contents(0).map_err(|error| OpenError::Unreadable(folder.to_owned(), error))?;
+        let contents = file.contents().map_err(|error| OpenError::Unreadable(folder.to_owned(), error))?;
         let shared = Shared { file, queues: Queues::default(), registrations: RwLock::default() };
-        let mut recent = Recent::new(limits.dedupe_window);
         let last_event = contents.events.last().map_or(0, |(_, slot)| slot.seq);
         let last_delivery = contents.deliveries.last().map_or(0, |&(seq, _)| seq);
-        for (app, registration, life) in contents.registrations {
-            let registration = Arc::new(registration);
-            write(&shared.registrations).insert(app, Registered { registration, life });
-        }
-        for (app, slot) in contents.events {
-            shared.queues.app(&app).push(slot);
-        }
-        for (app, dropped) in contents.dropped {
-            shared.queues.app(&app).lock().add_dropped(dropped);
-        }
-        for (seq, key) in contents.deliveries {
-            recent.insert(seq, key);
-        }
-        let shared = Arc::new(shared);
         let sequence = Sequence::after(last_event.max(last_delivery));
+        let recent = shared.follow(contents, &limits);
+        let shared = Arc::new(shared);
         let writer = Writer::new(Arc::clone(&shared), limits, sequence, recent).spawn();
         Ok(Self { shared, writer })
     }
 
     /// Reads the events of a lease. One that cannot be read is taken off the queue, as it would stand
-    /// before all others for ever; it stays in the file.
+    /// before all others for ever; it stays in the file. While the file is open for reading alone it may
+    /// come back with the next opening: it is looked for again when the lease ends.
     async fn deliveries(&self, mut leased: super::queues::Leased) -> Result<Vec<Delivery>, StoreError> {
         if leased.events().is_empty() {
             return Ok(Vec::new());
         }
-        let numbers: Vec<_> = leased.events().iter().map(|taken| taken.seq).collect();
-        let shared = Arc::clone(&self.shared);
-        let read = tokio::task::spawn_blocking(move || shared.file.read(&numbers));
-        let events = read.await.map_err(StoreError::engine)?.map_err(StoreError::engine)?;
+        let (opened, all_there) = (self.shared.file.opened(), self.shared.file.is_writable());
+        let events = match self.read(leased.events()).await {
+            // The engine was closed under it, or refuses everything since it failed.
+            Err(_) => {
+                self.writer.ask(|reply| Command::Reopen { opened, reply }).await?;
+                self.read(leased.events()).await?
+            }
+            read => read?,
+        };
         let taken = leased.events().to_vec();
         let mut deliveries = Vec::with_capacity(taken.len());
         for (taken, event) in taken.into_iter().zip(events) {
@@ -114,11 +110,19 @@ impl RedbStore {
                     let receipt = leased.receipt(taken.seq);
                     deliveries.push(Delivery { event, attempt: taken.attempt, receipt });
                 }
-                None => leased.discard(taken.seq),
+                None if all_there => leased.discard(taken.seq),
+                None => {}
             }
         }
         leased.keep();
         Ok(deliveries)
+    }
+
+    async fn read(&self, taken: &[Taken]) -> Result<Vec<Option<Event>>, StoreError> {
+        let numbers: Vec<_> = taken.iter().map(|taken| taken.seq).collect();
+        let shared = Arc::clone(&self.shared);
+        let read = tokio::task::spawn_blocking(move || shared.file.read(&numbers));
+        read.await.map_err(StoreError::engine)?.map_err(StoreError::engine)
     }
 }
 
@@ -158,7 +162,7 @@ impl Store for RedbStore {
             let place = self.writer.place(0).await?;
             let (settled, deleted) = self.shared.queues.settle(app, settlement);
             if !deleted.is_empty() {
-                place.send(Command::Delete { numbers: deleted })?;
+                place.send(Command::Delete { app: app.clone(), numbers: deleted })?;
             }
             Ok(settled)
         })
@@ -182,6 +186,34 @@ impl Store for RedbStore {
 }
 
 impl Shared {
+    /// Makes memory what the file says, and gives the deliveries that it knows.
+    fn follow(&self, contents: Contents, limits: &Limits) -> Recent {
+        let mut recent = Recent::new(limits.dedupe_window);
+        for (seq, key) in contents.deliveries {
+            recent.insert(seq, key);
+        }
+        let registered = contents.registrations.into_iter().map(|(app, registration, life)| {
+            (app, Registered { registration: Arc::new(registration), life })
+        });
+        *write(&self.registrations) = registered.collect();
+        let mut apps: HashMap<AppId, (Vec<Slot>, u64)> = HashMap::new();
+        for (app, slot) in contents.events {
+            apps.entry(app).or_default().0.push(slot);
+        }
+        for (app, dropped) in contents.dropped {
+            apps.entry(app).or_default().1 = dropped;
+        }
+        for (app, queue) in self.queues.all() {
+            if !apps.contains_key(&app) {
+                queue.follow(&[], 0);
+            }
+        }
+        for (app, (slots, dropped)) in apps {
+            self.queues.app(&app).follow(&slots, dropped);
+        }
+        recent
+    }
+
     fn registered(&self, app: &AppId) -> Option<Registered> {
         read(&self.registrations).get(app).cloned()
     }

@@ -8,64 +8,83 @@
 //! Memory follows the file: queues, registrations and keys change after the commit, never before.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         mpsc::{self, RecvTimeoutError},
     },
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use redb::{Table, WriteTransaction};
+use redb::WriteTransaction;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use uuid::Uuid;
-use wwproxy_protocol::{AppId, Event};
+use wwproxy_protocol::AppId;
 
 use super::{
     Registered, Shared,
-    file::{DELIVERIES, DROPPED, EVENTS, PROBE, REGISTRATIONS, slot_size},
+    batch::{Batch, Deletions},
+    file::{DROPPED, EVENTS, PROBE, REGISTRATIONS},
     record, write,
 };
 use crate::store::{
-    Appended, DedupeKey, Limits, NewEvent, Overflow, Registration, StoreError,
-    dedupe::{self, Key, Recent},
-    queue::Slot,
-    queues::AppQueue,
-    sequence::{self, Seq, Sequence},
+    Appended, DedupeKey, Limits, NewEvent, Registration, StoreError,
+    dedupe::Recent,
+    sequence::{Seq, Sequence},
 };
 
 /// How much waits for the writer, in pieces of [`PIECE_BYTES`]: 128 MiB. A further command waits for room.
 const MAX_QUEUED_PIECES: u32 = 8192;
 /// The room that any command takes; an event takes as many as it fills, and one more.
 const PIECE_BYTES: usize = 16 << 10;
-/// The most commands of one transaction.
-const MAX_BATCH: usize = 1024;
-/// A transaction takes no further command once it has this many bytes of events.
-const MAX_BATCH_BYTES: usize = 16 << 20;
 /// How long a deletion waits for an append to go with.
 const DELETE_LINGER: Duration = Duration::from_millis(20);
 /// Deletions do not wait once there are this many.
 const MAX_LINGERING: usize = 10_000;
-/// How long after a refused write the file is tried again, where nobody asks before.
+/// How long after a refused write the file is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Where trying takes long, as with a large file, the pause is so many times as long.
+const RETRY_SHARE: u32 = 10;
 /// How much is written to see whether there is room again.
 const PROBE_BYTES: usize = 64 << 10;
 /// How often old events and keys are looked for, at most and at least.
 const SWEEP: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 type Queue = mpsc::Receiver<(Command, OwnedSemaphorePermit)>;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
 pub(super) enum Command {
-    Append { app: AppId, event: NewEvent, dedupe: Option<DedupeKey>, reply: Reply<Appended> },
-    Register { app: AppId, registration: Arc<Registration>, reply: Reply<()> },
-    Unregister { app: AppId, reply: Reply<()> },
-    Delete { numbers: Vec<Seq> },
-    Probe { reply: Reply<()> },
-    Close { reply: Reply<()> },
+    Append {
+        app: AppId,
+        event: NewEvent,
+        dedupe: Option<DedupeKey>,
+        reply: Reply<Appended>,
+    },
+    Register {
+        app: AppId,
+        registration: Arc<Registration>,
+        reply: Reply<()>,
+    },
+    Unregister {
+        app: AppId,
+        reply: Reply<()>,
+    },
+    Delete {
+        app: AppId,
+        numbers: Vec<Seq>,
+    },
+    Probe {
+        reply: Reply<()>,
+    },
+    /// Opens the file again, if it was not since it had been opened so often.
+    Reopen {
+        opened: u64,
+        reply: Reply<()>,
+    },
+    Close {
+        reply: Reply<()>,
+    },
 }
 
 /// The way to the writer. When the last one is dropped the writer commits what is left and ends.
@@ -109,80 +128,36 @@ impl Place<'_> {
 
 #[derive(Debug)]
 pub(super) struct Writer {
-    shared: Arc<Shared>,
-    limits: Limits,
-    sequence: Sequence,
-    recent: Recent,
+    pub(super) shared: Arc<Shared>,
+    pub(super) limits: Limits,
+    pub(super) sequence: Sequence,
+    pub(super) recent: Recent,
     /// Accepted events that are still in the file.
-    to_delete: Vec<Seq>,
+    pub(super) to_delete: Deletions,
     /// The file refused a write and has to be opened again.
-    failed: bool,
+    pub(super) failure: Option<Failure>,
     /// A write was refused, and none that stores an event has gone through since.
-    refused: bool,
-    /// The last event that is known to be in the file.
-    last_committed: Seq,
+    pub(super) refused: bool,
 }
 
-/// The appends of one batch, and who waits for them.
-#[derive(Default)]
-struct Batch {
-    appends: Vec<(AppId, NewEvent, Option<DedupeKey>)>,
-    replies: Vec<Reply<Appended>>,
-    bytes: usize,
-    /// What the appends occupy until they are durable.
-    room: Vec<OwnedSemaphorePermit>,
-}
-
-/// What a batch changes in memory once it is durable.
-#[derive(Default)]
-struct Changes {
-    pushed: Vec<Arrival>,
-    /// Those of this very batch that had to make room again. An app's came before all that it has in `pushed`.
-    passed: Vec<Arrival>,
-    keys: HashMap<Key, Seq>,
-    /// Taken out of their queues already, so that nobody leases them meanwhile.
-    evicted: Vec<(AppId, Slot)>,
-    /// How each app's queue grows.
-    growth: HashMap<AppId, Growth>,
-}
-
-/// An event that is in the file once the batch is.
-struct Arrival {
-    app: AppId,
-    slot: Slot,
-    uuid: Uuid,
-    received_at: SystemTime,
-    event: NewEvent,
-}
-
-#[derive(Default)]
-struct Growth {
-    events: usize,
-    bytes: u64,
-    /// Events of this very batch that had to make room again.
-    dropped: u64,
-    /// Events from before it that had to.
-    evicted: u64,
-}
-
-struct Tables<'t> {
-    transaction: &'t WriteTransaction,
-    events: Table<'t, Seq, &'static [u8]>,
-    deliveries: Table<'t, Seq, Key>,
+/// Why nothing is written.
+#[derive(Debug)]
+pub(super) struct Failure {
+    error: StoreError,
+    /// When it is tried again.
+    retry: Instant,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, limits: Limits, sequence: Sequence, recent: Recent) -> Self {
-        let last_committed = sequence.last();
         Self {
             shared,
             limits,
             sequence,
             recent,
-            to_delete: Vec::new(),
-            failed: false,
+            to_delete: Deletions::default(),
+            failure: None,
             refused: false,
-            last_committed,
         }
     }
 
@@ -208,20 +183,24 @@ impl Writer {
             let command = match queue.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(command) => Some(command),
                 Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return self.finish(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    // Nobody is left to be told, and the log was.
+                    let _ = self.finish();
+                    return;
+                }
             };
             let (batch, other) = self.gather(command, queue);
             let now = Instant::now();
             let linger_over =
                 next_delete.is_some_and(|next| next <= now) || self.to_delete.len() >= MAX_LINGERING;
-            if !batch.appends.is_empty() || linger_over {
-                self.commit(batch);
+            if !batch.is_empty() || linger_over {
+                // Told to those who wait for it; the deletions are tried again.
+                let _ = self.commit(batch);
             }
-            let linger = if self.failed { RETRY } else { DELETE_LINGER };
-            next_delete = match next_delete {
-                _ if self.to_delete.is_empty() && !self.failed => None,
-                Some(next) if next > now => Some(next),
-                _ => Some(now + linger),
+            next_delete = match &self.failure {
+                Some(failure) => Some(failure.retry),
+                None if self.to_delete.is_empty() => None,
+                None => next_delete.filter(|next| *next > now).or(Some(now + DELETE_LINGER)),
             };
             if next_sweep <= now {
                 self.sweep();
@@ -233,10 +212,8 @@ impl Writer {
                 }
                 Some(Command::Unregister { app, reply }) => answer(reply, self.unregister(&app)),
                 Some(Command::Probe { reply }) => answer(reply, self.probe()),
-                Some(Command::Close { reply }) => {
-                    self.finish();
-                    return answer(reply, Ok(()));
-                }
+                Some(Command::Reopen { opened, reply }) => answer(reply, self.reopen_since(opened)),
+                Some(Command::Close { reply }) => return answer(reply, self.finish()),
                 Some(Command::Append { .. } | Command::Delete { .. }) | None => {}
             }
         }
@@ -253,166 +230,25 @@ impl Writer {
         while let Some((command, room)) = next {
             match command {
                 Command::Append { app, event, dedupe, reply } => {
-                    batch.bytes += event.body.len();
-                    batch.appends.push((app, event, dedupe));
-                    batch.replies.push(reply);
-                    batch.room.push(room);
+                    batch.add((app, event, dedupe), reply, room);
                 }
-                Command::Delete { numbers } => self.to_delete.extend(numbers),
+                Command::Delete { app, numbers } => self.to_delete.add(app, numbers),
                 other => return (batch, Some(other)),
             }
-            let full = batch.appends.len() >= MAX_BATCH || batch.bytes >= MAX_BATCH_BYTES;
-            next = if full { None } else { queue.try_recv().ok() };
+            next = if batch.is_full() { None } else { queue.try_recv().ok() };
         }
         (batch, None)
     }
 
     /// Commits the deletions that are left, and closes the file.
-    fn finish(&mut self) {
-        if !self.to_delete.is_empty() {
-            self.commit(Batch::default());
+    fn finish(&mut self) -> Result<(), StoreError> {
+        if let Some(failure) = &mut self.failure {
+            // There is no later.
+            failure.retry = Instant::now();
         }
+        let deleted = if self.to_delete.is_empty() { Ok(()) } else { self.commit(Batch::default()) };
         self.shared.file.close();
-    }
-
-    /// Commits appends together with the deletions that wait, and answers them.
-    fn commit(&mut self, batch: Batch) {
-        let Batch { appends, replies, room, .. } = batch;
-        let mut changes = Changes::default();
-        let deleted = std::mem::take(&mut self.to_delete);
-        let outcomes = self.transaction(|writer, transaction| {
-            let mut tables = Tables {
-                transaction,
-                events: transaction.open_table(EVENTS)?,
-                deliveries: transaction.open_table(DELIVERIES)?,
-            };
-            for &seq in &deleted {
-                tables.events.remove(seq)?;
-            }
-            let append = |(app, event, dedupe)| writer.append(&mut tables, app, event, dedupe, &mut changes);
-            appends.into_iter().map(append).collect::<Result<Vec<_>, _>>()
-        });
-        drop(room);
-        match outcomes {
-            Ok(outcomes) => {
-                self.apply(changes);
-                for (reply, outcome) in replies.into_iter().zip(outcomes) {
-                    answer(reply, Ok(outcome));
-                }
-            }
-            Err(error) => {
-                for (app, slot) in changes.evicted {
-                    self.shared.queues.app(&app).lock().restore(slot);
-                }
-                self.to_delete = deleted;
-                for reply in replies {
-                    answer(reply, Err(error.share()));
-                }
-            }
-        }
-    }
-
-    /// Makes true in memory what has become durable.
-    fn apply(&mut self, changes: Changes) {
-        let mut keys: Vec<_> = changes.keys.into_iter().map(|(key, seq)| (seq, key)).collect();
-        keys.sort_unstable();
-        for (seq, key) in keys {
-            self.recent.insert(seq, key);
-        }
-        for arrival in changes.passed {
-            let queue = self.shared.queues.app(&arrival.app);
-            arrival.show(&queue);
-        }
-        for arrival in changes.pushed {
-            self.refused = false;
-            self.last_committed = arrival.slot.seq;
-            let queue = self.shared.queues.app(&arrival.app);
-            queue.push(arrival.slot);
-            arrival.show(&queue);
-        }
-        for (app, Growth { dropped, evicted, .. }) in changes.growth {
-            if dropped > 0 {
-                self.shared.queues.app(&app).lock().add_dropped(dropped);
-            }
-            self.shared.queues.made_room.add(&app, dropped + evicted);
-        }
-    }
-
-    /// Writes one append into the transaction. Nothing of it is true before the commit.
-    fn append(
-        &mut self,
-        tables: &mut Tables<'_>,
-        app: AppId,
-        event: NewEvent,
-        dedupe: Option<DedupeKey>,
-        changes: &mut Changes,
-    ) -> Result<Appended, redb::Error> {
-        let Some(registered) = self.shared.registered(&app) else { return Ok(Appended::Unregistered) };
-        let key = dedupe.map(|delivery| dedupe::key(&delivery, registered.life));
-        if key.is_some_and(|key| self.recent.contains(key) || changes.keys.contains_key(&key)) {
-            return Ok(Appended::Duplicate);
-        }
-        let seq = self.sequence.next();
-        let uuid = sequence::new_uuid(seq);
-        // To the microsecond, as the record keeps it.
-        let received_at = sequence::time(sequence::at(SystemTime::now()));
-        let record = record::encode_event(&app, uuid, received_at, &event);
-        let slot = Slot { seq, size: slot_size(record.len()) };
-        if !self.make_room(tables, &app, slot.size, changes)? {
-            return Ok(Appended::Full);
-        }
-        tables.events.insert(seq, record.as_slice())?;
-        if let Some(key) = key {
-            tables.deliveries.insert(seq, key)?;
-            changes.keys.insert(key, seq);
-        }
-        let growth = changes.growth.entry(app.clone()).or_default();
-        growth.events += 1;
-        growth.bytes += u64::from(slot.size);
-        changes.pushed.push(Arrival { app, slot, uuid, received_at, event });
-        Ok(Appended::Stored(sequence::event_id(uuid)))
-    }
-
-    /// Whether an event of this size has room, which `drop-oldest` makes where it can.
-    fn make_room(
-        &self,
-        tables: &mut Tables<'_>,
-        app: &AppId,
-        size: u32,
-        changes: &mut Changes,
-    ) -> Result<bool, redb::Error> {
-        let queue = self.shared.queues.app(app);
-        let Changes { pushed, passed, evicted, growth, .. } = changes;
-        let growth = growth.entry(app.clone()).or_default();
-        let now = tokio::time::Instant::now();
-        loop {
-            let mut queue = queue.lock();
-            if self.limits.have_room(queue.len() + growth.events, queue.bytes() + growth.bytes, size) {
-                return Ok(true);
-            }
-            if self.limits.overflow == Overflow::Reject || !self.limits.have_room(0, 0, size) {
-                return Ok(false);
-            }
-            let oldest = if let Some(slot) = queue.evict_oldest(now) {
-                evicted.push((app.clone(), slot));
-                growth.evicted += 1;
-                slot
-            } else if let Some(first) = pushed.iter().position(|arrival| arrival.app == *app) {
-                let arrival = pushed.remove(first);
-                let slot = arrival.slot;
-                passed.push(arrival);
-                growth.events -= 1;
-                growth.bytes -= u64::from(slot.size);
-                growth.dropped += 1;
-                slot
-            } else {
-                return Ok(false);
-            };
-            let dropped = queue.dropped() + growth.dropped;
-            drop(queue);
-            tables.events.remove(oldest.seq)?;
-            tables.transaction.open_table(DROPPED)?.insert(app.as_str(), dropped)?;
-        }
+        deleted
     }
 
     fn register(&mut self, app: AppId, registration: Arc<Registration>) -> Result<(), StoreError> {
@@ -440,52 +276,9 @@ impl Writer {
         })?;
         write(&self.shared.registrations).remove(app);
         queue.clear();
+        drop(queue);
+        self.shared.queues.prune();
         Ok(())
-    }
-
-    /// Drops events whose time is over, and keys that need not be known any more.
-    fn sweep(&mut self) {
-        let floor = SystemTime::now().checked_sub(self.limits.retention).map_or(0, sequence::at);
-        let mut old = Vec::new();
-        for (app, queue) in self.shared.queues.all() {
-            let (slots, dropped) = {
-                let mut queue = queue.lock();
-                (queue.older_than(tokio::time::Instant::now(), floor), queue.dropped())
-            };
-            if !slots.is_empty() {
-                old.push((app, queue, slots, dropped));
-            }
-        }
-        let keys = self.recent.floor();
-        if old.is_empty() && keys.is_none() {
-            return;
-        }
-        let swept = self.transaction(|_, transaction| {
-            let mut events = transaction.open_table(EVENTS)?;
-            for (app, _, slots, dropped) in &old {
-                for slot in slots {
-                    events.remove(slot.seq)?;
-                }
-                transaction.open_table(DROPPED)?.insert(app.as_str(), dropped + slots.len() as u64)?;
-            }
-            if let Some(floor) = keys {
-                transaction.open_table(DELIVERIES)?.retain_in(..floor, |_, _| false)?;
-            }
-            Ok(())
-        });
-        // What could not be swept now is still there the next time.
-        if swept.is_ok() {
-            for (app, queue, slots, _) in old {
-                self.shared.queues.too_old.add(&app, slots.len() as u64);
-                let mut queue = queue.lock();
-                for slot in slots {
-                    queue.forget(slot);
-                }
-            }
-            if let Some(floor) = keys {
-                self.recent.forget_below(floor);
-            }
-        }
     }
 
     /// Whether an event would be stored. Where the last write was refused, one as long as an event is tried.
@@ -505,11 +298,19 @@ impl Writer {
         Ok(())
     }
 
-    fn transaction<T>(
+    /// Writes all of it or nothing. Where the last write failed the file is opened again first, when it is
+    /// time for that.
+    pub(super) fn transaction<T>(
         &mut self,
         write: impl FnOnce(&mut Self, &WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let reopened = if self.failed { self.reopen() } else { Ok(()) };
+        let began = Instant::now();
+        if let Some(failure) = &self.failure
+            && began < failure.retry
+        {
+            return Err(failure.error.share());
+        }
+        let reopened = if self.failure.is_some() { self.reopen() } else { Ok(()) };
         let result = reopened.and_then(|()| {
             let transaction = self.shared.file.begin_write();
             let transaction = transaction.map_err(StoreError::engine)?;
@@ -517,47 +318,52 @@ impl Writer {
             transaction.commit().map_err(StoreError::engine)?;
             Ok(written)
         });
-        if let Err(error) = &result {
-            let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-            tracing::error!(cause, "the store refused a write; senders are asked to come again");
-            self.failed = true;
-            self.refused = true;
-        }
-        result
+        result.inspect_err(|error| self.fail(error, began))
     }
 
-    /// Opens the file again and takes up what the failed write left in it: a commit whose fsync failed
-    /// may stand there all the same, and then its events have to be delivered.
+    /// Takes note of a write that began at that time and failed. What is stored can be read on.
+    fn fail(&mut self, error: &StoreError, began: Instant) {
+        tracing::error!(cause = cause(error), "the store refused a write; senders are asked to come again");
+        self.refused = true;
+        if self.shared.file.is_writable()
+            && let Err(error) = self.shared.file.open_for_reading()
+        {
+            tracing::error!(cause = cause(&error), "the store cannot be read either");
+        }
+        let retry = Instant::now() + RETRY.max(began.elapsed() * RETRY_SHARE);
+        self.failure = Some(Failure { error: error.share(), retry });
+    }
+
+    /// Opens the file again and makes memory what it says: a commit whose fsync failed may stand there all
+    /// the same, and then its events have to be delivered.
     fn reopen(&mut self) -> Result<(), StoreError> {
         self.shared.file.reopen().map_err(StoreError::engine)?;
-        let contents = self.shared.file.contents(self.last_committed + 1)?;
-        for (seq, key) in contents.deliveries {
-            self.recent.insert(seq, key);
-        }
-        for (app, slot) in contents.events {
-            self.last_committed = slot.seq;
-            let queue = self.shared.queues.app(&app);
-            queue.push(slot);
-            // Its sender was told to come again, and its body is in the file alone.
-            queue.taps().miss();
-        }
-        self.failed = false;
+        let contents = self.shared.file.contents()?;
+        self.recent = self.shared.follow(contents, &self.limits);
+        self.failure = None;
         tracing::info!("the store is open again");
         Ok(())
     }
-}
 
-impl Arrival {
-    fn show(self, queue: &AppQueue) {
-        queue.taps().show(self.slot.size, || {
-            let NewEvent { headers, query, body } = self.event;
-            let id = sequence::event_id(self.uuid);
-            Event { id, received_at: self.received_at, headers, query, body }
-        });
+    /// Opens the file again for somebody who could not read it when it had been opened so often.
+    fn reopen_since(&mut self, opened: u64) -> Result<(), StoreError> {
+        if self.shared.file.opened() != opened {
+            return Ok(());
+        }
+        if self.failure.is_some() {
+            return self.shared.file.open_for_reading().map_err(StoreError::engine);
+        }
+        let began = Instant::now();
+        self.reopen().inspect_err(|error| self.fail(error, began))
     }
 }
 
 /// Who asked may have gone meanwhile, which changes nothing.
-fn answer<T>(reply: Reply<T>, outcome: Result<T, StoreError>) {
+pub(super) fn answer<T>(reply: Reply<T>, outcome: Result<T, StoreError>) {
     let _ = reply.send(outcome);
+}
+
+/// What stands behind an error that says only what it means for the store.
+fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    error.source().unwrap_or(error).to_string()
 }

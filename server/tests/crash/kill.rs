@@ -2,8 +2,6 @@
 //!
 //! `WWPROXY_CRASH_ROUNDS` says how often it dies (10 where not said), `WWPROXY_CRASH_SEED` when.
 
-mod common;
-
 use std::{
     collections::{HashMap, HashSet},
     env,
@@ -23,7 +21,7 @@ use tokio::{
 };
 use wwproxy_protocol::api::{self, Receipt};
 
-use self::common::{App, DEADLINE, Home, Server};
+use crate::common::{App, DEADLINE, Home, Server};
 
 const SENDERS: usize = 8;
 /// How many events are taken between two deaths, at least and at most.

@@ -1,0 +1,281 @@
+//! Appends and deletions, committed as one.
+//!
+//! Memory follows the file: queues and keys change after the commit, never before.
+
+use std::{collections::HashMap, time::SystemTime};
+
+use redb::{Table, WriteTransaction};
+use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
+use wwproxy_protocol::{AppId, Event};
+
+use super::{
+    file::{DELIVERIES, DROPPED, EVENTS, slot_size},
+    record,
+    writer::{Reply, Writer, answer},
+};
+use crate::store::{
+    Appended, DedupeKey, NewEvent, Overflow, StoreError,
+    dedupe::{self, Key},
+    queue::{Evicted, Slot},
+    queues::AppQueue,
+    sequence::{self, Seq},
+};
+
+/// The most commands of one transaction.
+const MAX_BATCH: usize = 1024;
+/// A transaction takes no further command once it has this many bytes of events.
+const MAX_BATCH_BYTES: usize = 16 << 20;
+
+/// An append as it is asked for.
+type Append = (AppId, NewEvent, Option<DedupeKey>);
+
+/// The appends of one batch, and who waits for them.
+#[derive(Default)]
+pub(super) struct Batch {
+    appends: Vec<Append>,
+    replies: Vec<Reply<Appended>>,
+    bytes: usize,
+    /// What the appends occupy until they are durable.
+    room: Vec<OwnedSemaphorePermit>,
+}
+
+/// What a batch changes in memory once it is durable.
+#[derive(Default)]
+struct Changes {
+    pushed: Vec<Arrival>,
+    /// Those of this very batch that had to make room again. An app's came before all that it has in `pushed`.
+    passed: Vec<Arrival>,
+    keys: HashMap<Key, Seq>,
+    /// Taken out of their queues already, so that nobody leases them meanwhile.
+    evicted: Vec<(AppId, Evicted)>,
+    /// How each app's queue grows.
+    growth: HashMap<AppId, Growth>,
+}
+
+/// An event that is in the file once the batch is.
+struct Arrival {
+    app: AppId,
+    slot: Slot,
+    uuid: Uuid,
+    received_at: SystemTime,
+    event: NewEvent,
+}
+
+#[derive(Default)]
+struct Growth {
+    events: usize,
+    bytes: u64,
+    /// Events of this very batch that had to make room again.
+    dropped: u64,
+    /// Events from before it that had to.
+    evicted: u64,
+}
+
+struct Tables<'t> {
+    transaction: &'t WriteTransaction,
+    events: Table<'t, Seq, &'static [u8]>,
+    deliveries: Table<'t, Seq, Key>,
+}
+
+/// Accepted events that are still in the file, by who accepted how many at once.
+#[derive(Debug, Default)]
+pub(super) struct Deletions {
+    accepted: Vec<(AppId, Vec<Seq>)>,
+    events: usize,
+}
+
+impl Deletions {
+    pub(super) fn add(&mut self, app: AppId, numbers: Vec<Seq>) {
+        self.events += numbers.len();
+        self.accepted.push((app, numbers));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.events
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.accepted.is_empty()
+    }
+}
+
+impl Batch {
+    pub(super) fn add(&mut self, append: Append, reply: Reply<Appended>, room: OwnedSemaphorePermit) {
+        self.bytes += append.1.body.len();
+        self.appends.push(append);
+        self.replies.push(reply);
+        self.room.push(room);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.appends.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.appends.len() >= MAX_BATCH || self.bytes >= MAX_BATCH_BYTES
+    }
+}
+
+impl Writer {
+    /// Commits appends together with the deletions that wait, and answers them.
+    pub(super) fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+        if self.failure.is_some() && !self.to_delete.is_empty() && !batch.is_empty() {
+            // On a full disk they make room, which they cannot together with what needs it.
+            let _ = self.commit(Batch::default());
+        }
+        let Batch { appends, replies, room, .. } = batch;
+        let mut changes = Changes::default();
+        let deleted = std::mem::take(&mut self.to_delete);
+        let outcomes = self.transaction(|writer, transaction| {
+            let mut tables = Tables {
+                transaction,
+                events: transaction.open_table(EVENTS)?,
+                deliveries: transaction.open_table(DELIVERIES)?,
+            };
+            for (_, numbers) in &deleted.accepted {
+                for &seq in numbers {
+                    tables.events.remove(seq)?;
+                }
+            }
+            let append = |(app, event, dedupe)| writer.append(&mut tables, app, event, dedupe, &mut changes);
+            appends.into_iter().map(append).collect::<Result<Vec<_>, _>>()
+        });
+        drop(room);
+        match outcomes {
+            Ok(outcomes) => {
+                for (app, numbers) in deleted.accepted {
+                    self.shared.queues.app(&app).lock().deleted(&numbers);
+                }
+                self.apply(changes);
+                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                    answer(reply, Ok(outcome));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                for (app, evicted) in changes.evicted {
+                    self.shared.queues.app(&app).restore(&evicted);
+                }
+                self.to_delete = deleted;
+                for reply in replies {
+                    answer(reply, Err(error.share()));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes true in memory what has become durable.
+    fn apply(&mut self, changes: Changes) {
+        let mut keys: Vec<_> = changes.keys.into_iter().map(|(key, seq)| (seq, key)).collect();
+        keys.sort_unstable();
+        for (seq, key) in keys {
+            self.recent.insert(seq, key);
+        }
+        for arrival in changes.passed {
+            let queue = self.shared.queues.app(&arrival.app);
+            arrival.show(&queue);
+        }
+        for arrival in changes.pushed {
+            self.refused = false;
+            let queue = self.shared.queues.app(&arrival.app);
+            queue.push(arrival.slot);
+            arrival.show(&queue);
+        }
+        for (app, Growth { dropped, evicted, .. }) in changes.growth {
+            if dropped > 0 {
+                self.shared.queues.app(&app).lock().add_dropped(dropped);
+            }
+            self.shared.queues.made_room.add(&app, dropped + evicted);
+        }
+    }
+
+    /// Writes one append into the transaction. Nothing of it is true before the commit.
+    fn append(
+        &mut self,
+        tables: &mut Tables<'_>,
+        app: AppId,
+        event: NewEvent,
+        dedupe: Option<DedupeKey>,
+        changes: &mut Changes,
+    ) -> Result<Appended, redb::Error> {
+        let Some(registered) = self.shared.registered(&app) else { return Ok(Appended::Unregistered) };
+        let key = dedupe.map(|delivery| dedupe::key(&delivery, registered.life));
+        if key.is_some_and(|key| self.recent.contains(key) || changes.keys.contains_key(&key)) {
+            return Ok(Appended::Duplicate);
+        }
+        let seq = self.sequence.next();
+        let uuid = sequence::new_uuid(seq);
+        // To the microsecond, as the record keeps it.
+        let received_at = sequence::time(sequence::at(SystemTime::now()));
+        let record = record::encode_event(&app, uuid, received_at, &event);
+        let slot = Slot { seq, size: slot_size(record.len()) };
+        if !self.make_room(tables, &app, slot.size, changes)? {
+            return Ok(Appended::Full);
+        }
+        tables.events.insert(seq, record.as_slice())?;
+        if let Some(key) = key {
+            tables.deliveries.insert(seq, key)?;
+            changes.keys.insert(key, seq);
+        }
+        let growth = changes.growth.entry(app.clone()).or_default();
+        growth.events += 1;
+        growth.bytes += u64::from(slot.size);
+        changes.pushed.push(Arrival { app, slot, uuid, received_at, event });
+        Ok(Appended::Stored(sequence::event_id(uuid)))
+    }
+
+    /// Whether an event of this size has room, which `drop-oldest` makes where it can.
+    fn make_room(
+        &self,
+        tables: &mut Tables<'_>,
+        app: &AppId,
+        size: u32,
+        changes: &mut Changes,
+    ) -> Result<bool, redb::Error> {
+        let queue = self.shared.queues.app(app);
+        let Changes { pushed, passed, evicted, growth, .. } = changes;
+        let growth = growth.entry(app.clone()).or_default();
+        let now = tokio::time::Instant::now();
+        loop {
+            let mut queue = queue.lock();
+            if self.limits.have_room(queue.len() + growth.events, queue.bytes() + growth.bytes, size) {
+                return Ok(true);
+            }
+            if self.limits.overflow == Overflow::Reject || !self.limits.have_room(0, 0, size) {
+                return Ok(false);
+            }
+            let oldest = if let Some(oldest) = queue.evict_oldest(now) {
+                let slot = oldest.slot;
+                evicted.push((app.clone(), oldest));
+                growth.evicted += 1;
+                slot
+            } else if let Some(first) = pushed.iter().position(|arrival| arrival.app == *app) {
+                let arrival = pushed.remove(first);
+                let slot = arrival.slot;
+                passed.push(arrival);
+                growth.events -= 1;
+                growth.bytes -= u64::from(slot.size);
+                growth.dropped += 1;
+                slot
+            } else {
+                return Ok(false);
+            };
+            let dropped = queue.dropped() + growth.dropped;
+            drop(queue);
+            tables.events.remove(oldest.seq)?;
+            tables.transaction.open_table(DROPPED)?.insert(app.as_str(), dropped)?;
+        }
+    }
+}
+
+impl Arrival {
+    fn show(self, queue: &AppQueue) {
+        queue.taps().show(self.slot.size, || {
+            let NewEvent { headers, query, body } = self.event;
+            let id = sequence::event_id(self.uuid);
+            Event { id, received_at: self.received_at, headers, query, body }
+        });
+    }
+}

@@ -1,0 +1,56 @@
+//! What is dropped in time: events older than the retention, and keys beyond their window.
+
+use std::time::SystemTime;
+
+use super::{
+    file::{DELIVERIES, DROPPED, EVENTS},
+    writer::Writer,
+};
+use crate::store::sequence;
+
+impl Writer {
+    /// Drops events whose time is over, and keys that need not be known any more.
+    pub(super) fn sweep(&mut self) {
+        let floor = SystemTime::now().checked_sub(self.limits.retention).map_or(0, sequence::at);
+        let mut old = Vec::new();
+        for (app, queue) in self.shared.queues.all() {
+            let (slots, dropped) = {
+                let mut queue = queue.lock();
+                (queue.older_than(tokio::time::Instant::now(), floor), queue.dropped())
+            };
+            if !slots.is_empty() {
+                old.push((app, queue, slots, dropped));
+            }
+        }
+        let keys = self.recent.floor();
+        if old.is_empty() && keys.is_none() {
+            return;
+        }
+        let swept = self.transaction(|_, transaction| {
+            let mut events = transaction.open_table(EVENTS)?;
+            for (app, _, slots, dropped) in &old {
+                for slot in slots {
+                    events.remove(slot.seq)?;
+                }
+                transaction.open_table(DROPPED)?.insert(app.as_str(), dropped + slots.len() as u64)?;
+            }
+            if let Some(floor) = keys {
+                transaction.open_table(DELIVERIES)?.retain_in(..floor, |_, _| false)?;
+            }
+            Ok(())
+        });
+        // What could not be swept now is still there the next time.
+        if swept.is_ok() {
+            for (app, queue, slots, _) in old {
+                self.shared.queues.too_old.add(&app, slots.len() as u64);
+                let mut queue = queue.lock();
+                for slot in slots {
+                    queue.forget(slot);
+                }
+            }
+            if let Some(floor) = keys {
+                self.recent.forget_below(floor);
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! A disk in memory that loses what was not synced when its power is cut, and fails when it is told to.
+//!
+//! It behaves as a file on a disk behind the system's page cache: what is written can be read at once,
+//! is on the disk after the next sync, and perhaps before. A sync that fails forgets what it could not
+//! write: it stays readable and never gets to the disk, as Linux does it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use redb::StorageBackend;
+
+use crate::random::Random;
+
+/// What a disk writes as one.
+const SECTOR: usize = 512;
+/// What a page cache writes as one.
+const PAGE: usize = 4096;
+
+/// Clones are the same disk.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Disk(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    /// What is read.
+    cache: Vec<u8>,
+    /// What is on the disk for sure.
+    durable: Vec<u8>,
+    /// What has been done since the last sync, and is on the disk perhaps.
+    unsynced: Vec<Change>,
+    fault: Option<Fault>,
+    /// How many pages have room, and which ones have been written.
+    capacity: Option<usize>,
+    occupied: BTreeSet<usize>,
+    /// So many changes before the power is cut, where it is to be.
+    life: Option<u64>,
+    dead: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Length(usize),
+}
+
+/// What is wrong with the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing can be written: the file system went read-only.
+    ReadOnly,
+    /// What is written does not get to the disk, and is forgotten.
+    Sync,
+    /// As [`Sync`](Self::Sync), but once.
+    OneSync,
+    /// Reading fails, once.
+    OneRead,
+}
+
+impl Disk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Breaks it, or mends it.
+    pub(crate) fn set_fault(&self, fault: Option<Fault>) {
+        self.state().fault = fault;
+    }
+
+    /// What is wrong with it now.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.state().fault
+    }
+
+    /// Leaves room for so many pages beyond those that were ever written, or as many as one likes.
+    pub(crate) fn set_room(&self, pages: Option<usize>) {
+        let mut state = self.state();
+        state.capacity = pages.map(|pages| state.occupied.len() + pages);
+    }
+
+    /// Cuts the power after so many more changes: all that is asked of it from then on fails.
+    pub(crate) fn die_after(&self, changes: u64) {
+        self.state().life = Some(changes);
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.state().dead
+    }
+
+    /// What is found when the power is back: of what was not synced, any part.
+    pub(crate) fn after_power_cut(&self, random: &mut Random) -> Self {
+        let state = self.state();
+        let mut image = state.durable.clone();
+        match random.below(5) {
+            0 => {}
+            1 => state.unsynced.iter().for_each(|change| change.apply(&mut image)),
+            2 => {
+                let kept = random.below(state.unsynced.len() as u64 + 1);
+                state.unsynced[..usize::try_from(kept).unwrap()].iter().for_each(|c| c.apply(&mut image));
+            }
+            3 => state.scatter(PAGE, random, &mut image),
+            _ => state.scatter(SECTOR, random, &mut image),
+        }
+        let occupied = (0..image.len() / PAGE).collect();
+        let durable = image.clone();
+        Self(Arc::new(Mutex::new(State { cache: image, durable, occupied, ..State::default() })))
+    }
+}
+
+impl Change {
+    fn apply(&self, image: &mut Vec<u8>) {
+        match self {
+            Self::Write(offset, data) => {
+                if image.len() < offset + data.len() {
+                    image.resize(offset + data.len(), 0);
+                }
+                image[*offset..offset + data.len()].copy_from_slice(data);
+            }
+            Self::Length(length) => image.resize(*length, 0),
+        }
+    }
+}
+
+impl State {
+    /// Each block as it was after any of the writes to it, whatever became of the others, and any of the
+    /// lengths there were.
+    fn scatter(&self, block: usize, random: &mut Random, image: &mut Vec<u8>) {
+        let mut lengths = vec![image.len()];
+        let mut writes: BTreeMap<usize, u64> = BTreeMap::new();
+        for change in &self.unsynced {
+            match change {
+                Change::Write(offset, data) => {
+                    blocks(*offset, data, block).for_each(|n| *writes.entry(n).or_default() += 1);
+                }
+                Change::Length(length) => lengths.push(*length),
+            }
+        }
+        image.resize(*lengths.iter().max().unwrap(), 0);
+        for count in writes.values_mut() {
+            *count = random.below(*count + 1);
+        }
+        for change in &self.unsynced {
+            let Change::Write(offset, data) = change else { continue };
+            for n in blocks(*offset, data, block) {
+                let kept = writes.get_mut(&n).unwrap();
+                if *kept > 0 {
+                    *kept -= 1;
+                    let from = (n * block).max(*offset);
+                    let to = ((n + 1) * block).min(offset + data.len());
+                    image[from..to].copy_from_slice(&data[from - offset..to - offset]);
+                }
+            }
+        }
+        image.truncate(lengths[usize::try_from(random.below(lengths.len() as u64)).unwrap()]);
+    }
+
+    /// One change more, if the power lasts.
+    fn change(&mut self) -> io::Result<()> {
+        if let Some(life) = &mut self.life {
+            if *life == 0 {
+                self.dead = true;
+            } else {
+                *life -= 1;
+            }
+        }
+        self.check_power()
+    }
+
+    fn check_power(&self) -> io::Result<()> {
+        if self.dead { Err(io::Error::other("there is no power")) } else { Ok(()) }
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        match self.fault {
+            Some(Fault::ReadOnly) => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The blocks that these bytes touch.
+fn blocks(offset: usize, data: &[u8], block: usize) -> impl Iterator<Item = usize> + use<> {
+    offset / block..=(offset + data.len() - 1) / block
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state().cache.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut state = self.state();
+        state.check_power()?;
+        if state.fault == Some(Fault::OneRead) {
+            state.fault = None;
+            return Err(io::Error::other("a bad sector"));
+        }
+        let offset = usize::try_from(offset).unwrap();
+        let bytes = state.cache.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state();
+        state.change()?;
+        state.check_writable()?;
+        let change = Change::Length(usize::try_from(len).unwrap());
+        change.apply(&mut state.cache);
+        state.unsynced.push(change);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.change()?;
+        let unsynced = std::mem::take(&mut state.unsynced);
+        match state.fault {
+            // With nothing to write there is nothing that fails.
+            Some(Fault::ReadOnly) if !unsynced.is_empty() => {
+                state.unsynced = unsynced;
+                return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+            }
+            Some(Fault::Sync | Fault::OneSync) if !unsynced.is_empty() => {
+                if state.fault == Some(Fault::OneSync) {
+                    state.fault = None;
+                }
+                return Err(io::Error::other("what was written is lost"));
+            }
+            _ => {}
+        }
+        let durable = &mut state.durable;
+        for change in &unsynced {
+            change.apply(durable);
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        state.change()?;
+        state.check_writable()?;
+        let offset = usize::try_from(offset).unwrap();
+        let new = blocks(offset, data, PAGE).filter(|page| !state.occupied.contains(page)).count();
+        if state.capacity.is_some_and(|capacity| new > 0 && state.occupied.len() + new > capacity) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.occupied.extend(blocks(offset, data, PAGE));
+        let change = Change::Write(offset, data.to_vec());
+        change.apply(&mut state.cache);
+        state.unsynced.push(change);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("length", &self.cache.len()).finish_non_exhaustive()
+    }
+}

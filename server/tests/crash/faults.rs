@@ -1,0 +1,288 @@
+//! A disk that is full, read-only or failing: nothing is stored, what is stored is handed out, and once
+//! the disk works again all goes on without a restart.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+use wwproxy_protocol::{AppId, Scheme, Secret};
+use wwproxy_server::store::{
+    Appended, Delivery, Lease, Limits, NewEvent, Overflow, RedbStore, Registration, Settlement, Shown, Stats,
+    Store, StoreError,
+};
+
+use crate::{
+    common::eventually,
+    disk::{Disk, Fault},
+    random::{Random, seed},
+};
+
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(600);
+
+/// An app in a store on a disk that can be broken.
+struct World {
+    disk: Disk,
+    store: Arc<dyn Store>,
+    app: AppId,
+}
+
+impl World {
+    async fn new(limits: Limits) -> Self {
+        let disk = Disk::default();
+        let store = Arc::new(RedbStore::open_on("/nowhere", disk.clone(), limits).unwrap());
+        let world = Self { disk, store, app: "bot".parse().unwrap() };
+        world.register("first").await.unwrap();
+        world
+    }
+
+    async fn register(&self, secret: &str) -> Result<(), StoreError> {
+        self.store.put_registration(&self.app, registration(secret)).await
+    }
+
+    async fn append(&self, n: u32) -> Result<Appended, StoreError> {
+        self.store.append(&self.app, event(n), Some(u128::from(n).to_be_bytes())).await
+    }
+
+    async fn store(&self, numbers: std::ops::Range<u32>) {
+        for n in numbers {
+            assert!(matches!(self.append(n).await, Ok(Appended::Stored(_))), "{n}");
+        }
+    }
+
+    /// Leases what is there now.
+    async fn take(&self, max_events: usize) -> Vec<Delivery> {
+        let lease = Lease { max_events, max_bytes: u64::MAX, wait: Duration::ZERO, time: LONG };
+        self.store.lease(&self.app, lease).await.unwrap()
+    }
+
+    async fn accept(&self, deliveries: Vec<Delivery>) {
+        let count = deliveries.len();
+        let acks = deliveries.into_iter().map(|delivery| delivery.receipt).collect();
+        let settled = self.store.settle(&self.app, Settlement { acks, ..Settlement::default() }).await;
+        assert_eq!(settled.unwrap().acked, count);
+    }
+
+    async fn hand_back(&self, deliveries: Vec<Delivery>) {
+        let releases = deliveries.into_iter().map(|delivery| (delivery.receipt, Duration::ZERO)).collect();
+        self.store.settle(&self.app, Settlement { releases, ..Settlement::default() }).await.unwrap();
+    }
+
+    /// What is stored, and left there.
+    async fn stored(&self) -> Vec<u32> {
+        let deliveries = self.take(usize::MAX).await;
+        let numbers = numbers(&deliveries);
+        self.hand_back(deliveries).await;
+        numbers
+    }
+
+    async fn stats(&self) -> Stats {
+        self.store.stats(&self.app).await.unwrap()
+    }
+
+    /// Until it stores again, and then the numbers that it does not have yet.
+    async fn recover(&self, numbers: std::ops::Range<u32>) {
+        eventually("it stores again", async || self.store.ready().await.is_ok()).await;
+        for n in numbers {
+            eventually("the sender comes again until it is answered", async || self.append(n).await.is_ok())
+                .await;
+        }
+    }
+
+    /// The same after the power was cut.
+    fn after_power_cut(self, limits: Limits) -> Self {
+        let disk = self.disk.after_power_cut(&mut Random::new(seed()));
+        let store = Arc::new(RedbStore::open_on("/nowhere", disk.clone(), limits).unwrap());
+        Self { disk, store, app: self.app }
+    }
+}
+
+fn registration(secret: &str) -> Registration {
+    Registration { scheme: Scheme::default(), secrets: vec![Secret::new(secret)] }
+}
+
+fn event(n: u32) -> NewEvent {
+    let text = "x".repeat(2000);
+    NewEvent { headers: Vec::new(), query: None, body: format!("[{n:06},\"{text}\"]").into() }
+}
+
+fn number(body: &[u8]) -> u32 {
+    std::str::from_utf8(&body[1..7]).unwrap().parse().unwrap()
+}
+
+fn numbers(deliveries: &[Delivery]) -> Vec<u32> {
+    deliveries.iter().map(|delivery| number(&delivery.event.body)).collect()
+}
+
+/// What is stored is handed out all the while that the disk fails so.
+async fn delivery_goes_on(fault: Fault) {
+    let world = World::new(Limits::default()).await;
+    world.store(0..60).await;
+    world.disk.set_fault(Some(fault));
+    let broken = Instant::now();
+    let mut taken = Vec::new();
+    // Longer than from one try of the file to the next.
+    while broken.elapsed() < Duration::from_millis(2500) {
+        assert!(world.append(100).await.is_err(), "nothing is stored");
+        assert!(world.store.ready().await.is_err(), "and that is said");
+        let next = world.take(1).await;
+        taken.extend(numbers(&next));
+        if taken.len() <= 30 {
+            world.accept(next).await;
+        } else {
+            world.hand_back(next).await;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(taken.len() > 35, "{taken:?}");
+    assert_eq!(taken[..31], (0..31).collect::<Vec<_>>());
+    world.disk.set_fault(None);
+    world.recover(100..110).await;
+    let expected: Vec<_> = (30..60).chain(100..110).collect();
+    assert_eq!(world.stored().await, expected);
+    world.store.close().await.unwrap();
+    assert_eq!(world.after_power_cut(Limits::default()).stored().await, expected);
+}
+
+#[tokio::test]
+async fn while_the_disk_is_read_only_what_is_stored_is_delivered() {
+    delivery_goes_on(Fault::ReadOnly).await;
+}
+
+#[tokio::test]
+async fn while_no_sync_succeeds_what_is_stored_is_delivered() {
+    delivery_goes_on(Fault::Sync).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_delivers_and_what_is_accepted_makes_room() {
+    let world = World::new(Limits::default()).await;
+    world.disk.set_room(Some(100));
+    let mut stored = 0;
+    while world.append(stored).await.is_ok() {
+        stored += 1;
+    }
+    assert!(stored > 20, "{stored}");
+    let taken = world.take(usize::MAX).await;
+    assert_eq!(numbers(&taken)[..stored as usize], (0..stored).collect::<Vec<_>>());
+    world.accept(taken).await;
+    // A sender that never stops asking does not keep the deletions from being written.
+    eventually("there is room", async || world.append(100_000).await.is_ok()).await;
+    world.store(100_001..100_010).await;
+    let expected: Vec<_> = (100_000..100_010).collect();
+    assert_eq!(world.stored().await.into_iter().filter(|&n| n >= 100_000).collect::<Vec<_>>(), expected);
+}
+
+/// A sync that failed leaves in the system's memory what is on no disk, and never will be.
+#[tokio::test]
+async fn what_a_failed_sync_lost_is_not_taken_for_stored() {
+    let world = World::new(Limits::default()).await;
+    world.store(0..3).await;
+    world.disk.set_fault(Some(Fault::OneSync));
+    world.append(3).await.unwrap_err();
+    world.recover(3..5).await;
+    let world = world.after_power_cut(Limits::default());
+    assert_eq!(world.stored().await, [0, 1, 2, 3, 4], "the fourth was answered in the end");
+}
+
+/// Whatever a commit did that was answered with an error, and that may stand in the file all the same.
+#[tokio::test]
+async fn after_a_failed_commit_memory_is_what_the_file_says() {
+    let limits = Limits { max_queued_events: 5, overflow: Overflow::DropOldest, ..Limits::default() };
+    for case in 0..5 {
+        let world = World::new(limits).await;
+        world.store(0..5).await;
+        let taken = world.take(2).await;
+        world.disk.set_fault(Some(Fault::OneSync));
+        match case {
+            0 => world.append(5).await.map(drop).unwrap_err(),
+            1 => world.register("second").await.unwrap_err(),
+            2 => world.store.remove_registration(&world.app).await.unwrap_err(),
+            3 => {
+                world.store.put_registration(&"other".parse().unwrap(), registration("x")).await.unwrap_err()
+            }
+            _ => {
+                world.accept(taken).await;
+                // With the deletions, which fail alone.
+                eventually("the fault is used up", async || world.disk.fault().is_none()).await;
+                StoreError::Closed
+            }
+        };
+        world.recover(0..0).await;
+        let (stats, stored) = (world.stats().await, world.stored().await);
+        let apps: [AppId; 2] = [world.app.clone(), "other".parse().unwrap()];
+        let mut registered = Vec::new();
+        for app in &apps {
+            registered.push(world.store.registration(app).await.unwrap());
+        }
+        world.store.close().await.unwrap();
+        let world = world.after_power_cut(limits);
+        let after = Stats { oldest_age: None, ..world.stats().await };
+        assert_eq!(Stats { oldest_age: None, leased: 0, ..stats }, after, "case {case}");
+        for (app, registered) in apps.iter().zip(registered) {
+            assert_eq!(world.store.registration(app).await.unwrap(), registered, "case {case}: {app}");
+        }
+        // What was leased is now nobody's.
+        let missing: Vec<_> = world.stored().await.into_iter().filter(|n| !stored.contains(n)).collect();
+        assert!(missing.iter().all(|n| *n < 2), "case {case}: {missing:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_made_room_for_nothing_is_what_it_was() {
+    let limits = Limits { max_queued_events: 2, overflow: Overflow::DropOldest, ..Limits::default() };
+    let world = World::new(limits).await;
+    world.store(0..2).await;
+    let first = world.take(1).await;
+    world.hand_back(first).await;
+    let leased = world.take(2).await;
+    assert_eq!((leased[0].attempt, leased[1].attempt), (2, 1));
+    world.disk.set_fault(Some(Fault::ReadOnly));
+    world.append(2).await.unwrap_err();
+    assert_eq!(world.stats().await.leased, 2, "its lease lasts");
+    world.hand_back(leased).await;
+    world.append(2).await.unwrap_err();
+    let again = world.take(2).await;
+    assert_eq!((numbers(&again), again[0].attempt), (vec![0, 1], 3));
+    assert_eq!(world.stats().await.dropped, 0);
+}
+
+#[tokio::test]
+async fn a_tap_is_told_of_events_that_came_with_a_failed_commit() {
+    let world = World::new(Limits::default()).await;
+    let mut tap = world.store.tap(&world.app).await.unwrap().unwrap();
+    world.store(0..1).await;
+    world.disk.set_fault(Some(Fault::OneSync));
+    world.append(1).await.unwrap_err();
+    world.recover(1..3).await;
+    let mut shown = Vec::new();
+    while shown.len() < 3 {
+        shown.extend(tap.next().await);
+    }
+    let [Shown::Event(first), Shown::Gap(1), Shown::Event(last)] = &shown[..] else { panic!("{shown:?}") };
+    assert_eq!((number(&first.body), number(&last.body)), (0, 2));
+    assert_eq!(world.stored().await, [0, 1, 2], "it was there, and is stored once");
+}
+
+#[tokio::test]
+async fn a_read_that_fails_once_is_tried_again() {
+    let world = World::new(Limits::default()).await;
+    world.store(0..100).await;
+    world.store.close().await.unwrap();
+    let world = world.after_power_cut(Limits::default());
+    world.disk.set_fault(Some(Fault::OneRead));
+    assert_eq!(world.stored().await.len(), 100);
+    world.store(100..101).await;
+}
+
+#[tokio::test]
+async fn deletions_that_could_not_be_written_are_told_when_the_store_closes() {
+    let world = World::new(Limits::default()).await;
+    world.store(0..3).await;
+    world.disk.set_fault(Some(Fault::ReadOnly));
+    world.append(3).await.unwrap_err();
+    let taken = world.take(1).await;
+    world.accept(taken).await;
+    assert!(world.store.close().await.is_err());
+    world.disk.set_fault(None);
+    assert_eq!(world.after_power_cut(Limits::default()).stored().await, [0, 1, 2], "it comes once more");
+}

@@ -1,0 +1,9 @@
+//! What is left when the server dies, when the power goes, and while the disk fails.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod disk;
+mod faults;
+mod kill;
+mod power;
+mod random;

@@ -1,0 +1,49 @@
+//! Random choices that a seed repeats.
+
+use std::{
+    env, thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Knuth's generator: any will do that gives the same again.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    /// A number below this one.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// Yes in one of so many cases.
+    pub(crate) fn one_in(&mut self, cases: u64) -> bool {
+        self.below(cases) == 0
+    }
+
+    /// Another one that goes its own way.
+    pub(crate) fn fork(&mut self) -> Self {
+        Self(self.next() << 31 | self.next())
+    }
+}
+
+/// The seed of this test: from `WWPROXY_CRASH_SEED`, or any. It is said, so that a failure can be tried again.
+pub(crate) fn seed() -> u64 {
+    let any = || u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
+    let seed = setting("WWPROXY_CRASH_SEED").unwrap_or_else(any);
+    println!("{}: WWPROXY_CRASH_SEED={seed}", thread::current().name().unwrap_or_default());
+    seed
+}
+
+/// A number in the environment.
+pub(crate) fn setting(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
