@@ -10,7 +10,7 @@ use uuid::Uuid;
 use wwproxy_protocol::{AppId, Event};
 
 use super::{
-    file::{DELIVERIES, DROPPED, EVENTS, slot_size},
+    file::{DELIVERIES, DROPPED, Events, slot_size},
     record,
     writer::{Reply, Writer, answer},
 };
@@ -74,7 +74,7 @@ struct Growth {
 
 struct Tables<'t> {
     transaction: &'t WriteTransaction,
-    events: Table<'t, Seq, &'static [u8]>,
+    events: Events<'t>,
     deliveries: Table<'t, Seq, Key>,
 }
 
@@ -130,7 +130,7 @@ impl Writer {
         let outcomes = self.transaction(|writer, transaction| {
             let mut tables = Tables {
                 transaction,
-                events: transaction.open_table(EVENTS)?,
+                events: Events::open(transaction)?,
                 deliveries: transaction.open_table(DELIVERIES)?,
             };
             for (_, numbers) in &deleted.accepted {
@@ -214,7 +214,7 @@ impl Writer {
         if !self.make_room(tables, &app, slot.size, changes)? {
             return Ok(Appended::Full);
         }
-        tables.events.insert(seq, record.as_slice())?;
+        tables.events.insert(&app, slot, &record)?;
         if let Some(key) = key {
             tables.deliveries.insert(seq, key)?;
             changes.keys.insert(key, seq);

@@ -1,6 +1,7 @@
 //! The database file: its tables, opening it, and opening it again after it failed.
 
 use std::{
+    collections::HashMap,
     fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
@@ -9,7 +10,7 @@ use std::{
 
 use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    StorageBackend, TableDefinition, WriteTransaction, backends::FileBackend,
+    StorageBackend, Table, TableDefinition, WriteTransaction, backends::FileBackend,
 };
 use wwproxy_protocol::{AppId, Event};
 
@@ -20,7 +21,10 @@ use super::{
 use crate::store::{Registration, StoreError, dedupe::Key, queue::Slot, sequence::Seq};
 
 /// Events by their number alone: an append touches the right edge of the tree only.
-pub(super) const EVENTS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("events");
+const EVENTS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("events");
+/// What opening the store needs to know of each event, so that it reads no bodies: the bytes that the event
+/// counts for, and whose it is.
+const HEADS: TableDefinition<'_, Seq, (u32, &str)> = TableDefinition::new("heads");
 /// Registrations by app id.
 pub(super) const REGISTRATIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registrations");
 /// Keys of deliveries by the number of their event.
@@ -79,7 +83,8 @@ struct Engine {
 pub(super) struct Contents {
     pub(super) registrations: Vec<(AppId, Registration, u128)>,
     pub(super) dropped: Vec<(AppId, u64)>,
-    pub(super) events: Vec<(AppId, Slot)>,
+    /// In order, by app.
+    pub(super) events: HashMap<AppId, Vec<Slot>>,
     pub(super) deliveries: Vec<(Seq, Key)>,
 }
 
@@ -109,7 +114,7 @@ impl File {
         let file = Self { folder: folder.to_owned(), disk, engine: RwLock::new(engine) };
         let create_tables = || -> Result<(), redb::Error> {
             let transaction = file.begin_write()?;
-            transaction.open_table(EVENTS)?;
+            Events::open(&transaction)?.make_sure()?;
             transaction.open_table(REGISTRATIONS)?;
             transaction.open_table(DELIVERIES)?;
             transaction.open_table(DROPPED)?;
@@ -196,10 +201,14 @@ impl File {
                 let (app, count) = row?;
                 contents.dropped.push((app.value().parse()?, count.value()));
             }
-            for row in transaction.open_table(EVENTS)?.iter()? {
+            for row in transaction.open_table(HEADS)?.iter()? {
                 let (seq, value) = row?;
-                let slot = Slot { seq: seq.value(), size: slot_size(value.value().len()) };
-                contents.events.push((record::decode_app(value.value())?, slot));
+                let (size, app) = value.value();
+                let slot = Slot { seq: seq.value(), size };
+                match contents.events.get_mut(app) {
+                    Some(slots) => slots.push(slot),
+                    None => drop(contents.events.insert(app.parse()?, vec![slot])),
+                }
             }
             for row in transaction.open_table(DELIVERIES)?.iter()? {
                 let (seq, key) = row?;
@@ -221,6 +230,47 @@ impl File {
             });
         }
         Ok(found)
+    }
+}
+
+/// The tables of events, within one transaction.
+pub(super) struct Events<'t> {
+    records: Table<'t, Seq, &'static [u8]>,
+    heads: Table<'t, Seq, (u32, &'static str)>,
+}
+
+impl<'t> Events<'t> {
+    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
+        Ok(Self { records: transaction.open_table(EVENTS)?, heads: transaction.open_table(HEADS)? })
+    }
+
+    pub(super) fn insert(&mut self, app: &AppId, slot: Slot, record: &[u8]) -> Result<(), redb::Error> {
+        self.records.insert(slot.seq, record)?;
+        self.heads.insert(slot.seq, (slot.size, app.as_str()))?;
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, seq: Seq) -> Result<(), redb::Error> {
+        self.records.remove(seq)?;
+        self.heads.remove(seq)?;
+        Ok(())
+    }
+
+    /// Makes the heads anew where there is not one for each event: an event without one would never be
+    /// delivered.
+    fn make_sure(&mut self) -> Result<(), redb::Error> {
+        if self.heads.len()? == self.records.len()? {
+            return Ok(());
+        }
+        self.heads.retain(|_, _| false)?;
+        for row in self.records.iter()? {
+            let (seq, value) = row?;
+            let damaged = |error: &InvalidRecord| tracing::error!(seq = seq.value(), %error, "an event cannot be read and is left in the file");
+            if let Ok(app) = record::decode_app(value.value()).inspect_err(damaged) {
+                self.heads.insert(seq.value(), (slot_size(value.value().len()), app.as_str()))?;
+            }
+        }
+        Ok(())
     }
 }
 

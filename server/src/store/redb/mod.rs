@@ -77,7 +77,8 @@ impl RedbStore {
     fn over(folder: &Path, file: File, limits: Limits) -> Result<Self, OpenError> {
         let contents = file.contents().map_err(|error| OpenError::Unreadable(folder.to_owned(), error))?;
         let shared = Shared { file, queues: Queues::default(), registrations: RwLock::default() };
-        let last_event = contents.events.last().map_or(0, |(_, slot)| slot.seq);
+        let last_events = contents.events.values().filter_map(|slots| Some(slots.last()?.seq));
+        let last_event = last_events.max().unwrap_or(0);
         let last_delivery = contents.deliveries.last().map_or(0, |&(seq, _)| seq);
         let sequence = Sequence::after(last_event.max(last_delivery));
         let recent = shared.follow(contents, &limits);
@@ -196,10 +197,8 @@ impl Shared {
             (app, Registered { registration: Arc::new(registration), life })
         });
         *write(&self.registrations) = registered.collect();
-        let mut apps: HashMap<AppId, (Vec<Slot>, u64)> = HashMap::new();
-        for (app, slot) in contents.events {
-            apps.entry(app).or_default().0.push(slot);
-        }
+        let queues = contents.events.into_iter().map(|(app, slots)| (app, (slots, 0)));
+        let mut apps: HashMap<AppId, (Vec<Slot>, u64)> = queues.collect();
         for (app, dropped) in contents.dropped {
             apps.entry(app).or_default().1 = dropped;
         }

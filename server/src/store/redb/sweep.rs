@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::{
-    file::{DELIVERIES, DROPPED, EVENTS},
+    file::{DELIVERIES, DROPPED, Events},
     writer::Writer,
 };
 use crate::store::sequence;
@@ -27,7 +27,7 @@ impl Writer {
             return;
         }
         let swept = self.transaction(|_, transaction| {
-            let mut events = transaction.open_table(EVENTS)?;
+            let mut events = Events::open(transaction)?;
             for (app, _, slots, dropped) in &old {
                 for slot in slots {
                     events.remove(slot.seq)?;

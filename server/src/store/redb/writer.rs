@@ -23,7 +23,7 @@ use wwproxy_protocol::AppId;
 use super::{
     Registered, Shared,
     batch::{Batch, Deletions},
-    file::{DROPPED, EVENTS, PROBE, REGISTRATIONS},
+    file::{DROPPED, Events, PROBE, REGISTRATIONS},
     record, write,
 };
 use crate::store::{
@@ -268,7 +268,7 @@ impl Writer {
         self.transaction(|_, transaction| {
             transaction.open_table(REGISTRATIONS)?.remove(app.as_str())?;
             transaction.open_table(DROPPED)?.remove(app.as_str())?;
-            let mut events = transaction.open_table(EVENTS)?;
+            let mut events = Events::open(transaction)?;
             for &seq in &numbers {
                 events.remove(seq)?;
             }
