@@ -53,7 +53,7 @@ pub(crate) enum Fault {
     ReadOnly,
     /// What is written does not get to the disk, and is forgotten.
     Sync,
-    /// As [`Sync`](Self::Sync), but once.
+    /// The same once, at the end of a commit: not where the file only grows, before anything is written.
     OneSync,
     /// Reading fails, once.
     OneRead,
@@ -223,10 +223,11 @@ impl StorageBackend for Disk {
                 state.unsynced = unsynced;
                 return Err(io::ErrorKind::ReadOnlyFilesystem.into());
             }
-            Some(Fault::Sync | Fault::OneSync) if !unsynced.is_empty() => {
-                if state.fault == Some(Fault::OneSync) {
-                    state.fault = None;
-                }
+            Some(Fault::Sync) if !unsynced.is_empty() => {
+                return Err(io::Error::other("what was written is lost"));
+            }
+            Some(Fault::OneSync) if unsynced.iter().any(|change| matches!(change, Change::Write(..))) => {
+                state.fault = None;
                 return Err(io::Error::other("what was written is lost"));
             }
             _ => {}

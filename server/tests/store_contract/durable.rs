@@ -60,6 +60,37 @@ async fn events_survive_in_order() {
     assert_eq!(other.drain().await, (100..110).collect::<Vec<_>>());
 }
 
+/// The table that says whose each event is, so that opening reads no bodies.
+const HEADS: redb::TableDefinition<'_, u64, (u32, &str)> = redb::TableDefinition::new("heads");
+
+/// What a server that knows nothing of that table leaves: events without a head, and heads without an event.
+#[tokio::test]
+async fn events_are_found_without_their_heads() {
+    for heads in 0..4 {
+        let (folder, queue) = fresh().await;
+        queue.append_all(0..3).await;
+        queue.store.close().await.unwrap();
+        drop(queue);
+        let database = redb::Database::open(folder.path().join("events.redb")).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let mut table = transaction.open_table(HEADS).unwrap();
+        for _ in heads..3 {
+            table.pop_last().unwrap().unwrap();
+        }
+        // As many as there are events, yet not theirs.
+        for gone in 1..=u64::from(heads == 2) {
+            table.insert(gone, (7, "app-1")).unwrap();
+        }
+        drop(table);
+        transaction.commit().unwrap();
+        drop(database);
+
+        let queue = open(&folder, Limits::default());
+        assert_eq!(queue.stats().await.stored, 3, "{heads}");
+        assert_eq!(queue.drain().await, [0, 1, 2], "{heads}");
+    }
+}
+
 #[tokio::test]
 async fn leases_do_not_survive() {
     let (folder, queue) = fresh().await;
