@@ -54,7 +54,7 @@ impl MemoryStore {
             sequence: Sequence::after(0),
             recent: Recent::new(limits.dedupe_window),
         };
-        Self { limits, queues: Queues::default(), state: Mutex::new(state) }
+        Self { limits, queues: Queues::new(None), state: Mutex::new(state) }
     }
 
     fn drop_old(&self, app: &AppId) {
@@ -102,7 +102,7 @@ impl State {
     fn drop_old(&mut self, queue: &AppQueue, limits: &Limits) -> u64 {
         let Some(oldest) = SystemTime::now().checked_sub(limits.retention) else { return 0 };
         let mut queue = queue.lock();
-        let old = queue.older_than(Instant::now(), sequence::at(oldest));
+        let old = queue.older_than(Instant::now(), sequence::at(oldest)).expect("its queues are in memory");
         for &slot in &old {
             queue.forget(slot);
             self.events.remove(&slot.seq);
@@ -146,7 +146,7 @@ impl Store for MemoryStore {
         let mut state = lock(&self.state);
         state.registrations.remove(app);
         let queue = self.queues.app(app);
-        for seq in queue.lock().all() {
+        for seq in queue.lock().all().expect("its queues are in memory") {
             state.events.remove(&seq);
         }
         queue.clear();

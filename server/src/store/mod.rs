@@ -5,6 +5,7 @@
 //! the two here, [`MemoryStore`] and [`RedbStore`]. Both keep an app's order and leases in the same
 //! `queue`; they differ in where bodies and deletions go.
 
+mod backlog;
 mod dedupe;
 mod drops;
 mod memory;
@@ -12,6 +13,7 @@ mod queue;
 mod queues;
 mod redb;
 mod sequence;
+mod spill;
 mod tap;
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};

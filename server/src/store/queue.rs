@@ -1,4 +1,5 @@
-//! One app's queue: which event is next, who has which, until when. No I/O, no clock, no bodies.
+//! One app's queue: which event is next, who has which, until when. No clock, no bodies, and no I/O but that
+//! of a long [`Backlog`].
 //!
 //! An event is in one of three places. *Fresh* ones have never been handed out. *Held* ones are
 //! leased, or released with a delay, until a point in time. *Returned* ones were held and wait to go
@@ -7,13 +8,15 @@
 //! has left all three, and its number is kept until it is deleted.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::sequence::Seq;
+use super::{backlog::Backlog, sequence::Seq, spill::Spill};
 
 /// An event of the queue: its number and how many bytes it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +34,9 @@ pub(super) struct Taken {
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    fresh: VecDeque<Slot>,
+    fresh: Backlog,
+    /// The last event that was added.
+    last: Seq,
     returned: BTreeMap<Seq, Returned>,
     held: BTreeMap<Seq, Held>,
     /// When each held event comes back.
@@ -42,6 +47,8 @@ pub(super) struct Queue {
     leased: usize,
     bytes: u64,
     dropped: u64,
+    /// Somebody asked for events since it was last to rest.
+    awake: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -67,11 +74,24 @@ pub(super) struct Evicted {
 }
 
 impl Queue {
+    /// An empty one, of which what is far from its ends may go there.
+    pub(super) fn new(spill: Option<Arc<Spill>>) -> Self {
+        Self { fresh: Backlog::new(spill), ..Self::default() }
+    }
+
     /// Adds an event that came after all others.
     pub(super) fn push(&mut self, slot: Slot) {
-        debug_assert!(self.fresh.back().is_none_or(|last| last.seq < slot.seq));
+        debug_assert!(self.last < slot.seq);
+        self.last = slot.seq;
         self.bytes += u64::from(slot.size);
-        self.fresh.push_back(slot);
+        self.fresh.push(slot);
+    }
+
+    /// Lets go of memory where nobody asked for events since this was called last.
+    pub(super) fn rest(&mut self) {
+        if !std::mem::take(&mut self.awake) {
+            self.fresh.rest();
+        }
     }
 
     /// Takes events from the front under one lease, up to `max_bytes` but at least one.
@@ -83,6 +103,7 @@ impl Queue {
         time: Duration,
         lease: u64,
     ) -> Vec<Taken> {
+        self.awake = true;
         self.bring_back(now);
         let mut taken = Vec::new();
         let mut bytes = 0;
@@ -171,16 +192,30 @@ impl Queue {
     /// known. Says how many it took up.
     pub(super) fn follow(&mut self, file: &[Slot], dropped: u64) -> usize {
         let is_there = |seq: &Seq| file.binary_search_by_key(seq, |slot| slot.seq).is_ok();
-        let mut here = self.numbers();
-        here.retain(|seq| !is_there(seq));
-        for seq in here {
-            self.remove(seq);
+        let held: Vec<_> = self.held.keys().copied().filter(|seq| !is_there(seq)).collect();
+        for seq in held {
+            self.unhold(seq);
         }
+        self.returned.retain(|seq, _| is_there(seq));
+        self.fresh.clear();
+        self.bytes = 0;
+        let handed_out = self.returned.last_key_value().map(|(&seq, _)| seq);
+        let handed_out = handed_out.max(self.held.last_key_value().map(|(&seq, _)| seq));
         let mut taken_up = 0;
         for &slot in file {
-            if !self.knows(slot.seq) {
-                self.take_up(slot);
+            let Slot { seq, size } = slot;
+            if self.accepted.contains(&seq) {
+                continue;
+            }
+            self.bytes += u64::from(size);
+            if seq > self.last {
+                self.last = seq;
                 taken_up += 1;
+            }
+            if handed_out < Some(seq) {
+                self.fresh.push(slot);
+            } else if !self.held.contains_key(&seq) {
+                self.returned.entry(seq).or_insert(Returned { size, attempts: 0 });
             }
         }
         self.dropped = dropped;
@@ -188,10 +223,10 @@ impl Queue {
     }
 
     /// The events older than this number that nobody has.
-    pub(super) fn older_than(&mut self, now: Instant, floor: Seq) -> Vec<Slot> {
+    pub(super) fn older_than(&mut self, now: Instant, floor: Seq) -> io::Result<Vec<Slot>> {
         self.bring_back(now);
         let returned = self.returned.range(..floor).map(|(&seq, event)| Slot { seq, size: event.size });
-        returned.chain(self.fresh.iter().copied().take_while(|slot| slot.seq < floor)).collect()
+        Ok(returned.chain(self.fresh.below(floor)?).collect())
     }
 
     /// Takes an event out that was dropped for its age. `false` where it has gone meanwhile.
@@ -202,10 +237,17 @@ impl Queue {
     }
 
     /// The numbers of all events that are to be deleted with the queue: the accepted ones, too.
-    pub(super) fn all(&self) -> Vec<Seq> {
-        let mut all = self.numbers();
-        all.extend(&self.accepted);
-        all
+    pub(super) fn all(&self) -> io::Result<Vec<Seq>> {
+        let fresh = self.fresh.below(Seq::MAX)?;
+        let known = self.returned.keys().chain(self.held.keys()).chain(&self.accepted).copied();
+        Ok(known.chain(fresh.iter().map(|slot| slot.seq)).collect())
+    }
+
+    /// Becomes an empty one.
+    pub(super) fn clear(&mut self) {
+        let fresh = std::mem::take(&mut self.fresh);
+        *self = Self { fresh, ..Self::default() };
+        self.fresh.clear();
     }
 
     /// Whether it is as good as a new one.
@@ -236,7 +278,7 @@ impl Queue {
 
     pub(super) fn oldest(&self) -> Option<Seq> {
         let firsts = [
-            self.fresh.front().map(|slot| slot.seq),
+            self.fresh.first(),
             self.returned.first_key_value().map(|(&seq, _)| seq),
             self.held.first_key_value().map(|(&seq, _)| seq),
         ];
@@ -254,48 +296,17 @@ impl Queue {
         }
     }
 
-    fn numbers(&self) -> Vec<Seq> {
-        let fresh = self.fresh.iter().map(|slot| slot.seq);
-        self.returned.keys().copied().chain(self.held.keys().copied()).chain(fresh).collect()
-    }
-
-    fn place_in_fresh(&self, seq: Seq) -> Result<usize, usize> {
-        self.fresh.binary_search_by_key(&seq, |slot| slot.seq)
-    }
-
-    fn knows(&self, seq: Seq) -> bool {
-        self.returned.contains_key(&seq)
-            || self.held.contains_key(&seq)
-            || self.accepted.contains(&seq)
-            || self.place_in_fresh(seq).is_ok()
-    }
-
     /// Takes an event out, wherever it is.
     fn remove(&mut self, seq: Seq) -> bool {
-        let size = if let Ok(place) = self.place_in_fresh(seq) {
-            self.fresh.remove(place).map(|slot| slot.size)
-        } else {
-            let held = self.unhold(seq).map(|held| held.event);
-            held.or_else(|| self.returned.remove(&seq)).map(|event| event.size)
-        };
+        let held = self.unhold(seq).map(|held| held.event).or_else(|| self.returned.remove(&seq));
+        let size = held.map(|event| event.size).or_else(|| self.fresh.remove(seq).map(|slot| slot.size));
         self.bytes -= u64::from(size.unwrap_or_default());
         size.is_some()
     }
 
-    /// Adds an event that may have come before others.
-    fn take_up(&mut self, slot: Slot) {
-        self.bytes += u64::from(slot.size);
-        let handed_out = self.returned.last_key_value().map(|(&seq, _)| seq);
-        let handed_out = handed_out.max(self.held.last_key_value().map(|(&seq, _)| seq));
-        match self.place_in_fresh(slot.seq) {
-            Err(place) if handed_out < Some(slot.seq) => self.fresh.insert(place, slot),
-            _ => drop(self.returned.insert(slot.seq, Returned { size: slot.size, attempts: 0 })),
-        }
-    }
-
-    fn front(&self) -> Option<Slot> {
+    fn front(&mut self) -> Option<Slot> {
         let returned = self.returned.first_key_value();
-        returned.map(|(&seq, event)| Slot { seq, size: event.size }).or(self.fresh.front().copied())
+        returned.map(|(&seq, event)| Slot { seq, size: event.size }).or_else(|| self.fresh.front())
     }
 
     fn pop_front(&mut self) -> Option<(Seq, Returned)> {

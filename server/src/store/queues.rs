@@ -16,6 +16,7 @@ use super::{
     drops::Drops,
     queue::{Evicted, Queue, Slot, Taken},
     sequence::{self, Seq},
+    spill::Spill,
     tap::{Tap, Taps},
 };
 
@@ -23,6 +24,8 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Queues {
     apps: Mutex<HashMap<AppId, Arc<AppQueue>>>,
+    /// Where what is in the middle of long queues lies.
+    spill: Option<Arc<Spill>>,
     /// Names leases. Starts anywhere, so that a receipt from an earlier life of the store is stale.
     next_lease: AtomicU64,
     /// Those that made room for others.
@@ -39,29 +42,34 @@ pub(super) struct AppQueue {
     taps: Taps,
 }
 
-impl Default for Queues {
-    fn default() -> Self {
+impl Queues {
+    /// Without queues yet. They are in memory as a whole where they have no file to spill to.
+    pub(super) fn new(spill: Option<Arc<Spill>>) -> Self {
         let start = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         Self {
             apps: Mutex::default(),
+            spill,
             next_lease: AtomicU64::new(start),
             made_room: Drops::new("dropped the oldest events of full queues"),
             too_old: Drops::new("dropped events older than the retention"),
         }
     }
-}
 
-impl Queues {
     pub(super) fn app(&self, app: &AppId) -> Arc<AppQueue> {
         let mut apps = lock(&self.apps);
         match apps.get(app) {
             Some(queue) => Arc::clone(queue),
-            None => Arc::clone(apps.entry(app.clone()).or_default()),
+            None => Arc::clone(apps.entry(app.clone()).or_insert_with(|| self.new_queue())),
         }
     }
 
     pub(super) fn all(&self) -> Vec<(AppId, Arc<AppQueue>)> {
         lock(&self.apps).iter().map(|(app, queue)| (app.clone(), Arc::clone(queue))).collect()
+    }
+
+    fn new_queue(&self) -> Arc<AppQueue> {
+        let queue = Mutex::new(Queue::new(self.spill.clone()));
+        Arc::new(AppQueue { queue, ..AppQueue::default() })
     }
 
     /// Forgets the queues that are as good as new and that nobody is at: asked for again they are made again.
@@ -175,7 +183,7 @@ impl AppQueue {
 
     /// Deletes everything.
     pub(super) fn clear(&self) {
-        *self.lock() = Queue::default();
+        self.lock().clear();
     }
 
     fn take(&self, lease: &Lease, number: u64) -> (Vec<Taken>, Option<Instant>) {

@@ -92,6 +92,28 @@ async fn events_are_found_without_their_heads() {
 }
 
 #[tokio::test]
+async fn a_long_queue_survives_without_its_scratch_file() {
+    let (folder, queue) = fresh().await;
+    let other = queue.other("app-2").await;
+    for hundreds in 0..8 {
+        queue.append_together(hundreds * 100..(hundreds + 1) * 100).await;
+        other.append_together(hundreds * 100..(hundreds + 1) * 100).await;
+    }
+    let scratch = folder.path().join("backlog.tmp");
+    assert_ne!(fs::metadata(&scratch).unwrap().len(), 0);
+    let taken = queue.take(50).await;
+    queue.ack(&taken).await;
+    queue.store.close().await.unwrap();
+    drop(queue);
+    fs::write(scratch, "of another time").unwrap();
+
+    let queue = open(&folder, Limits::default());
+    let other = Queue { app: other.app, ..queue.clone() };
+    assert_eq!(queue.drain().await, (50..800).collect::<Vec<_>>());
+    assert_eq!(other.drain().await, (0..800).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn leases_do_not_survive() {
     let (folder, queue) = fresh().await;
     queue.append_all(0..3).await;

@@ -1,7 +1,8 @@
 //! One app's queue in a store, as the tests speak of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, stream};
 use wwproxy_protocol::{AppId, EventId, Scheme, Secret, api::Receipt};
 use wwproxy_server::store::{
     Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Registration, Settled, Settlement, Stats, Store,
@@ -64,6 +65,16 @@ impl Queue {
     pub(crate) async fn append_all(&self, numbers: impl IntoIterator<Item = u32>) {
         for n in numbers {
             self.append(n).await;
+        }
+    }
+
+    /// Appends them in this order, without waiting for each.
+    pub(crate) async fn append_together(&self, numbers: Range<u32>) {
+        let mut ids = stream::iter(numbers).map(|n| self.append(n)).buffered(20);
+        let mut last = None;
+        while let Some(id) = ids.next().await {
+            assert!(last < Some(id.clone()), "in this order");
+            last = Some(id);
         }
     }
 

@@ -214,3 +214,27 @@ pub(crate) async fn an_old_event_is_dropped_when_its_lease_is_over(open: Open<'_
     eventually("the old event is dropped", has_room).await;
     assert!(queue.stats().await.dropped >= 1, "made room for, but not counted");
 }
+
+/// So long that an engine may keep its middle elsewhere than its ends.
+pub(crate) async fn a_long_queue_is_as_a_short_one(open: Open<'_>) {
+    let queue = Queue::limited(open, events(1000, Overflow::DropOldest)).await;
+    let other = queue.other("app-2").await;
+    queue.append_together(0..600).await;
+    other.append_together(0..300).await;
+    queue.append_together(600..1000).await;
+    let taken = queue.take(300).await;
+    assert_eq!(numbers(&taken), (0..300).collect::<Vec<_>>());
+    queue.ack(&taken[..100]).await;
+    queue.release(&taken[100..], Duration::ZERO).await;
+    queue.append_together(1000..1150).await;
+    let stats = queue.stats().await;
+    assert_eq!((stats.stored, stats.dropped), (1000, 50));
+    assert_eq!(queue.drain().await, (150..1150).collect::<Vec<_>>());
+    assert_eq!(other.drain().await, (0..300).collect::<Vec<_>>());
+    queue.append_together(0..500).await;
+    queue.unregister().await;
+    queue.register_with("another").await;
+    assert_eq!(queue.stats().await.stored, 0);
+    queue.append_together(500..503).await;
+    assert_eq!(queue.drain().await, [500, 501, 502]);
+}

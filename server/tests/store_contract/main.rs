@@ -78,6 +78,7 @@ contract! {
         an_empty_queue_gives_nothing;
     limits:
         a_full_queue_refuses,
+        a_long_queue_is_as_a_short_one,
         a_queue_is_full_by_bytes,
         an_event_larger_than_the_queue_is_refused,
         the_oldest_makes_room,

@@ -83,8 +83,10 @@ struct Engine {
 pub(super) struct Contents {
     pub(super) registrations: Vec<(AppId, Registration, u128)>,
     pub(super) dropped: Vec<(AppId, u64)>,
-    /// In order, by app.
-    pub(super) events: HashMap<AppId, Vec<Slot>>,
+    /// Those with events.
+    pub(super) apps: Vec<AppId>,
+    /// In order of arrival, each with the place of its app among those.
+    pub(super) events: Vec<(usize, Slot)>,
     pub(super) deliveries: Vec<(Seq, Key)>,
 }
 
@@ -201,14 +203,19 @@ impl File {
                 let (app, count) = row?;
                 contents.dropped.push((app.value().parse()?, count.value()));
             }
+            let mut places: HashMap<AppId, usize> = HashMap::new();
             for row in transaction.open_table(HEADS)?.iter()? {
                 let (seq, value) = row?;
                 let (size, app) = value.value();
-                let slot = Slot { seq: seq.value(), size };
-                match contents.events.get_mut(app) {
-                    Some(slots) => slots.push(slot),
-                    None => drop(contents.events.insert(app.parse()?, vec![slot])),
-                }
+                let place = if let Some(&place) = places.get(app) {
+                    place
+                } else {
+                    let app: AppId = app.parse()?;
+                    contents.apps.push(app.clone());
+                    places.insert(app, contents.apps.len() - 1);
+                    contents.apps.len() - 1
+                };
+                contents.events.push((place, Slot { seq: seq.value(), size }));
             }
             for row in transaction.open_table(DELIVERIES)?.iter()? {
                 let (seq, key) = row?;

@@ -30,10 +30,14 @@ use super::{
     Answer, Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Registration, Settled, Settlement, Stats,
     Store, StoreError, Tap,
     dedupe::{self, Recent},
-    queue::{Slot, Taken},
+    queue::Taken,
     queues::Queues,
     sequence::Sequence,
+    spill::Spill,
 };
+
+/// The scratch file of long queues, in the folder of the store.
+const SPILL_NAME: &str = "backlog.tmp";
 
 /// Keeps everything in one file of a folder that is its own.
 #[derive(Debug)]
@@ -60,25 +64,27 @@ impl RedbStore {
     /// Opens the store in this folder, which is made if need be.
     pub fn open(folder: impl AsRef<Path>, limits: Limits) -> Result<Self, OpenError> {
         let folder = folder.as_ref();
-        Self::over(folder, File::open(folder)?, limits)
+        let file = File::open(folder)?;
+        let failed = |error| OpenError::Io(folder.to_owned(), error);
+        let spill = Spill::create(&folder.join(SPILL_NAME)).map_err(failed)?;
+        Self::over(folder, file, Some(spill), limits)
     }
 
     /// Opens the store in these bytes, whatever they are kept in: a disk that fails when it is told to,
-    /// for one. Errors speak of it as being in this folder.
+    /// for one. Errors speak of it as being in this folder. Queues are in memory as a whole.
     pub fn open_on(
         folder: impl AsRef<Path>,
         bytes: impl redb::StorageBackend,
         limits: Limits,
     ) -> Result<Self, OpenError> {
         let folder = folder.as_ref();
-        Self::over(folder, File::open_on(folder, bytes)?, limits)
+        Self::over(folder, File::open_on(folder, bytes)?, None, limits)
     }
 
-    fn over(folder: &Path, file: File, limits: Limits) -> Result<Self, OpenError> {
+    fn over(folder: &Path, file: File, spill: Option<Arc<Spill>>, limits: Limits) -> Result<Self, OpenError> {
         let contents = file.contents().map_err(|error| OpenError::Unreadable(folder.to_owned(), error))?;
-        let shared = Shared { file, queues: Queues::default(), registrations: RwLock::default() };
-        let last_events = contents.events.values().filter_map(|slots| Some(slots.last()?.seq));
-        let last_event = last_events.max().unwrap_or(0);
+        let shared = Shared { file, queues: Queues::new(spill), registrations: RwLock::default() };
+        let last_event = contents.events.last().map_or(0, |&(_, slot)| slot.seq);
         let last_delivery = contents.deliveries.last().map_or(0, |&(seq, _)| seq);
         let sequence = Sequence::after(last_event.max(last_delivery));
         let recent = shared.follow(contents, &limits);
@@ -197,18 +203,21 @@ impl Shared {
             (app, Registered { registration: Arc::new(registration), life })
         });
         *write(&self.registrations) = registered.collect();
-        let queues = contents.events.into_iter().map(|(app, slots)| (app, (slots, 0)));
-        let mut apps: HashMap<AppId, (Vec<Slot>, u64)> = queues.collect();
-        for (app, dropped) in contents.dropped {
-            apps.entry(app).or_default().1 = dropped;
+        let mut dropped: HashMap<AppId, u64> = contents.dropped.into_iter().collect();
+        for (app, _) in self.queues.all() {
+            dropped.entry(app).or_default();
         }
-        for (app, queue) in self.queues.all() {
-            if !apps.contains_key(&app) {
-                queue.follow(&[], 0);
-            }
+        let mut events = contents.events;
+        events.sort_unstable_by_key(|&(app, slot)| (app, slot.seq));
+        let mut slots = Vec::new();
+        for events in events.chunk_by(|(one, _), (other, _)| one == other) {
+            slots.clear();
+            slots.extend(events.iter().map(|&(_, slot)| slot));
+            let app = &contents.apps[events[0].0];
+            self.queues.app(app).follow(&slots, dropped.remove(app).unwrap_or_default());
         }
-        for (app, (slots, dropped)) in apps {
-            self.queues.app(&app).follow(&slots, dropped);
+        for (app, dropped) in dropped {
+            self.queues.app(&app).follow(&[], dropped);
         }
         recent
     }

@@ -1,4 +1,5 @@
-//! What is dropped in time: events older than the retention, and keys beyond their window.
+//! What is dropped in time: events older than the retention, keys beyond their window, and memory that nobody
+//! needs.
 
 use std::time::SystemTime;
 
@@ -16,12 +17,16 @@ impl Writer {
         for (app, queue) in self.shared.queues.all() {
             let (slots, dropped) = {
                 let mut queue = queue.lock();
-                (queue.older_than(tokio::time::Instant::now(), floor), queue.dropped())
+                queue.rest();
+                // What cannot be looked through now is looked through the next time.
+                let slots = queue.older_than(tokio::time::Instant::now(), floor).unwrap_or_default();
+                (slots, queue.dropped())
             };
             if !slots.is_empty() {
                 old.push((app, queue, slots, dropped));
             }
         }
+        self.shared.queues.prune();
         let keys = self.recent.floor();
         if old.is_empty() && keys.is_none() {
             return;

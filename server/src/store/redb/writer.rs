@@ -264,7 +264,7 @@ impl Writer {
 
     fn unregister(&mut self, app: &AppId) -> Result<(), StoreError> {
         let queue = self.shared.queues.app(app);
-        let numbers = queue.lock().all();
+        let numbers = queue.lock().all().map_err(StoreError::engine)?;
         self.transaction(|_, transaction| {
             transaction.open_table(REGISTRATIONS)?.remove(app.as_str())?;
             transaction.open_table(DROPPED)?.remove(app.as_str())?;
