@@ -5,5 +5,7 @@ mod common;
 mod disk;
 mod faults;
 mod kill;
+mod ledger;
+mod load;
 mod power;
 mod random;
