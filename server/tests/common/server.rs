@@ -104,6 +104,11 @@ impl Server {
         self.http.get(self.url(path)).send().await.unwrap()
     }
 
+    /// The number of its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What the server has written on stderr.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
@@ -118,7 +123,7 @@ impl Server {
 
     /// Sends a signal, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.process().to_string()]).status();
         assert!(sent.unwrap().success());
     }
 

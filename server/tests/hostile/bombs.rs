@@ -1,0 +1,135 @@
+//! Requests that are small to send and large to handle.
+
+use reqwest::Method;
+use tokio::{io::AsyncWriteExt, time::timeout};
+
+use crate::{
+    common::{DEADLINE, Raw, Server, problem, raw},
+    memory, works,
+};
+
+/// Sends as long as the server takes it, and gives how much that was and what it said.
+async fn flood(server: &Server, begin: &str, piece: &str) -> (usize, String) {
+    let mut connection = Raw::open(&server.address).await;
+    connection.send(begin).await;
+    let mut sent = 0;
+    let sending = async {
+        while connection.0.write_all(piece.as_bytes()).await.is_ok() {
+            sent += piece.len();
+            assert!(sent < 256 << 20, "it takes all there is");
+        }
+    };
+    timeout(DEADLINE, sending).await.expect("it stops to read");
+    let mut answer = Vec::new();
+    // A reset may have taken the answer away.
+    let _ = timeout(DEADLINE, tokio::io::AsyncReadExt::read_to_end(&mut connection.0, &mut answer)).await;
+    (sent, String::from_utf8(answer).unwrap())
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_cut_off() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    works(&app).await;
+    let before = memory(&server);
+    let long = "a".repeat(16 << 10);
+    for (begin, piece) in [
+        ("GET /", long.as_str()),
+        ("GET /healthz HTTP/1.1\r\nx-a: ", &long),
+        ("GET /healthz HTTP/1.1\r\n", &format!("{long}: b\r\n")),
+        ("GET /healthz HTTP/1.1\r\n", "a: b\r\n"),
+        ("", "\r\n"),
+    ] {
+        let (sent, answer) = flood(&server, begin, piece).await;
+        println!("{begin:?}: {sent} bytes, {:?}", answer.lines().next());
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    let taken = memory(&server).saturating_sub(before);
+    assert!(taken < 8 << 20, "{taken} bytes");
+    works(&app).await;
+}
+
+#[tokio::test]
+async fn a_head_of_64_kib_is_taken_and_a_much_larger_one_is_431() {
+    let server = Server::start(&[]);
+    let head =
+        |bytes: usize| format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: {}\r\n\r\n", "a".repeat(bytes));
+    assert_eq!(raw(&server.address, head(60 << 10)).await.status, 200);
+    assert_eq!(raw(&server.address, head(256 << 10)).await.status, 431);
+    let many = |count| format!("GET /healthz HTTP/1.1\r\nhost: x\r\n{}\r\n", "x-a: b\r\n".repeat(count));
+    assert_eq!(raw(&server.address, many(99)).await.status, 200);
+    assert_eq!(raw(&server.address, many(101)).await.status, 431);
+}
+
+#[tokio::test]
+async fn chunks_are_bounded_as_a_whole_and_in_what_is_around_them() {
+    let server = Server::start(&["--max-body", "64KiB"]);
+    let app = server.app("bot").await;
+    let begin =
+        "POST /hook/bot HTTP/1.1\r\nhost: x\r\nx-outbound-token: 00\r\ntransfer-encoding: chunked\r\n\r\n";
+    let long = "a".repeat(16 << 10);
+    for (what, piece) in [
+        ("a body", format!("4000\r\n{long}\r\n")),
+        ("tiny chunks", "1\r\na\r\n".repeat(1000)),
+        ("an extension", format!("1;{long}")),
+        ("extensions", "1;a=b\r\nx\r\n".repeat(1000)),
+        ("a trailer", format!("0\r\n{long}: b\r\n")),
+    ] {
+        let (sent, answer) = flood(&server, begin, &piece).await;
+        println!("{what}: {sent} bytes, {:?}", answer.lines().next());
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
+    }
+    works(&app).await;
+}
+
+/// A space and so many times 258 more, as gzip (RFC 1951, section 3.2.6: one block with fixed codes, of one
+/// literal and repetitions at distance 1; RFC 1952 around it, with a checksum that comes too late to help).
+fn gzip_bomb(repetitions: usize) -> Vec<u8> {
+    let bits = ["110", "01010000", &"1100010100000".repeat(repetitions), "0000000"].concat();
+    let byte = |bits: &[u8]| bits.iter().rev().fold(0, |byte, bit| byte << 1 | (bit - b'0'));
+    let block = bits.as_bytes().chunks(8).map(byte);
+    [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255].into_iter().chain(block).chain([0; 8]).collect()
+}
+
+/// Nothing is inflated: what was signed is what is stored, and JSON it has to be.
+#[tokio::test]
+async fn a_compressed_body_stays_as_small_as_it_is() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    works(&app).await;
+    let bomb = gzip_bomb(520_000);
+    assert!(bomb.len() < 1 << 20, "128 MiB in {} bytes", bomb.len());
+    let before = memory(&server);
+    let answer = app.hook(bomb.clone()).header("content-encoding", "gzip").send().await.unwrap();
+    problem(answer, 400).await;
+    for (method, rest) in [(Method::PUT, ""), (Method::POST, "/lease"), (Method::POST, "/ack")] {
+        let request = app.request(method, rest).header("content-encoding", "gzip").body(bomb.clone());
+        let status = request.send().await.unwrap().status().as_u16();
+        assert!([400, 413].contains(&status), "{rest}: {status}");
+    }
+    let taken = memory(&server).saturating_sub(before);
+    assert!(taken < 32 << 20, "{taken} bytes");
+    works(&app).await;
+}
+
+/// No depth is a depth of the stack.
+#[tokio::test]
+async fn deep_json_is_refused_or_read_without_harm() {
+    let mut server = Server::start(&[]);
+    let app = server.app("bot").await;
+    for deep in ["[".repeat(250_000), "{\"a\":".repeat(50_000), "[{\"type\":".repeat(25_000)] {
+        for wrapped in [deep.clone(), format!("{{\"secret\":{deep}"), format!("{{\"ack\":{deep}")] {
+            for (method, rest) in [(Method::PUT, ""), (Method::POST, "/lease"), (Method::POST, "/ack")] {
+                let answer = app.request(method, rest).body(wrapped.clone()).send().await.unwrap();
+                problem(answer, 400).await;
+            }
+        }
+        let signed = app.hook(deep.as_str()).send().await.unwrap();
+        problem(signed, 400).await;
+        let mut socket = app.listen("").await;
+        socket.send(format!("{{\"type\":{deep}")).await;
+        assert_eq!(socket.close_code().await, 1007);
+    }
+    works(&app).await;
+    assert!(server.is_running());
+}

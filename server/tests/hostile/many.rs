@@ -1,0 +1,102 @@
+//! Very many peers at one address.
+
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::{
+    common::{Raw, Server, eventually},
+    head, memory, works,
+};
+
+/// How many connections one address opens.
+const CONNECTIONS: usize = 10_000;
+/// The most memory that one of them may take, in bytes: its buffers and its task.
+const CONNECTION_BYTES: u64 = 24 << 10;
+
+/// How many of them this machine lets a process have, whose own files count as well.
+fn possible() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let open_files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let open_files = open_files.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    let possible = CONNECTIONS.min(open_files.unwrap_or(1024_usize).saturating_sub(200));
+    if possible < CONNECTIONS {
+        println!("only {possible} connections: raise the limit with `ulimit -n 20000`");
+    }
+    possible
+}
+
+#[tokio::test]
+async fn ten_thousand_half_sent_requests_cost_little_and_hinder_nobody() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    works(&app).await;
+    let mut listener = app.listen("").await;
+    let before = memory(&server);
+    let begun = format!("{}x-", head(&app, 10));
+    let count = possible();
+    let mut peers = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut peer = TcpStream::connect(&server.address).await.unwrap();
+        peer.write_all(begun.as_bytes()).await.unwrap();
+        peers.push(peer);
+    }
+    app.receive("[1]").await;
+    let (id, body) = listener.event().await;
+    listener.ack(&id).await;
+    assert_eq!(body, "[1]");
+    eventually("it is accepted", async || app.figure("stored").await == 0).await;
+    works(&server.app("another").await).await;
+    let each = memory(&server).saturating_sub(before) / count as u64;
+    println!("{count} connections: {each} bytes each");
+    assert!(each < CONNECTION_BYTES, "{each} bytes each");
+}
+
+#[tokio::test]
+async fn beyond_the_most_connections_one_waits_until_another_ends() {
+    let server = Server::start(&["--max-connections", "20"]);
+    let mut peers = Vec::new();
+    for _ in 0..20 {
+        let mut peer = Raw::open(&server.address).await;
+        peer.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert_eq!(peer.answer().await.status, 200);
+        peers.push(peer);
+    }
+    let mut next = Raw::open(&server.address).await;
+    next.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    // All that are served are served before it is: it has no place yet.
+    for peer in &mut peers {
+        peer.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert_eq!(peer.answer().await.status, 200);
+    }
+    assert!(next.0.get_ref().try_read(&mut [0]).is_err(), "it is not answered");
+    drop(peers.pop());
+    assert_eq!(next.answer().await.status, 200);
+}
+
+/// Bodies that are on their way have one bound together, whatever each of them may have.
+#[tokio::test]
+async fn bodies_that_are_never_finished_take_no_more_than_their_share() {
+    let server = Server::start(&["--max-buffered-bytes", "16MiB"]);
+    let app = server.app("bot").await;
+    works(&app).await;
+    let before = memory(&server);
+    let (head, piece) = (format!("{}x-outbound-token: 00\r\n\r\n", head(&app, 4 << 20)), vec![b' '; 1 << 20]);
+    let mut peers = Vec::new();
+    for _ in 0..64 {
+        let mut peer = Raw::open(&server.address).await;
+        peer.send(&head).await;
+        // Where it was refused already the rest is thrown away.
+        peer.send(&piece).await;
+        peers.push(peer);
+    }
+    let mut refused = 0;
+    for peer in &mut peers {
+        if peer.0.get_ref().try_read(&mut [0]).is_ok() {
+            refused += 1;
+        }
+    }
+    let taken = memory(&server).saturating_sub(before);
+    println!("{} bodies of which {refused} are refused so far: {} KiB", peers.len(), taken >> 10);
+    assert!(taken < 48 << 20, "{taken} bytes");
+    drop(peers);
+    eventually("there is room again", async || app.hook("[1]").send().await.unwrap().status() == 201).await;
+}
