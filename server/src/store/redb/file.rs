@@ -90,6 +90,13 @@ pub(super) struct Contents {
     pub(super) deliveries: Vec<(Seq, Key)>,
 }
 
+impl Contents {
+    /// What the events take.
+    pub(super) fn bytes(&self) -> u64 {
+        self.events.iter().map(|(_, slot)| u64::from(slot.size)).sum()
+    }
+}
+
 impl File {
     /// Opens the database in this folder, which is made if need be; nobody else may read it, as it
     /// holds webhook secrets.
@@ -106,9 +113,9 @@ impl File {
     pub(super) fn open_on(folder: &Path, bytes: impl StorageBackend) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io(folder.to_owned(), error);
         let disk = Disk::new(bytes);
-        let database = match open_database(folder, &disk, true) {
+        let database = match open_database(folder, &disk) {
             Err(OpenError::Unreadable(..)) if disk.clear_if_unfinished().map_err(failed)? => {
-                open_database(folder, &disk, true)?
+                open_database(folder, &disk)?
             }
             opened => opened?,
         };
@@ -157,7 +164,7 @@ impl File {
             self.engine.write().unwrap_or_else(PoisonError::into_inner).database = None;
         }
         self.disk.make_sure().map_err(|error| OpenError::Io(self.folder.clone(), error))?;
-        let database = open_database(&self.folder, &self.disk, false)?;
+        let database = open_database(&self.folder, &self.disk)?;
         self.replace(database, true);
         Ok(())
     }
@@ -175,6 +182,20 @@ impl File {
     fn replace(&self, database: Database, writes: bool) {
         let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
         *engine = Engine { database: Some(database), writes, opened: engine.opened + 1 };
+    }
+
+    /// Makes the file smaller where it is large and has little in it, so many bytes. Only before anybody reads.
+    pub(super) fn compact(&self, stored: u64) {
+        let size = self.disk.len().unwrap_or(0);
+        let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(database) = engine.database.as_mut().filter(|_| size >= COMPACT_BYTES && stored < size / 4)
+        else {
+            return;
+        };
+        // A file that stays large does no harm beyond its size.
+        if let Err(error) = database.compact() {
+            tracing::warn!(%error, "the store could not be compacted");
+        }
     }
 
     /// Closes the file and lets go of it. Snapshots that are still read from do not hold it.
@@ -294,18 +315,10 @@ pub(super) fn slot_size(record: usize) -> u32 {
     u32::try_from(record).unwrap_or(u32::MAX)
 }
 
-fn open_database(folder: &Path, disk: &Arc<Disk>, compact: bool) -> Result<Database, OpenError> {
+fn open_database(folder: &Path, disk: &Arc<Disk>) -> Result<Database, OpenError> {
     let mut builder = redb::Builder::new();
     let opened = builder.set_cache_size(CACHE_BYTES).create_with_backend(disk.writer());
-    let mut database = opened.map_err(|error| explain(folder, error))?;
-    let size = disk.len().unwrap_or(0);
-    if compact && size >= COMPACT_BYTES && stored_bytes(&database).is_some_and(|stored| stored < size / 4) {
-        // A file that stays large does no harm beyond its size.
-        if let Err(error) = database.compact() {
-            tracing::warn!(%error, "the store could not be compacted");
-        }
-    }
-    Ok(database)
+    opened.map_err(|error| explain(folder, error))
 }
 
 fn explain(folder: &Path, error: DatabaseError) -> OpenError {
@@ -316,11 +329,6 @@ fn explain(folder: &Path, error: DatabaseError) -> OpenError {
         }
         error => OpenError::Unreadable(folder.to_owned(), StoreError::engine(error)),
     }
-}
-
-fn stored_bytes(database: &Database) -> Option<u64> {
-    let events = database.begin_read().ok()?.open_table(EVENTS).ok()?;
-    Some(events.stats().ok()?.stored_bytes())
 }
 
 fn make_private_folder(folder: &Path) -> io::Result<()> {

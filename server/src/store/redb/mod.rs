@@ -83,6 +83,7 @@ impl RedbStore {
 
     fn over(folder: &Path, file: File, spill: Option<Arc<Spill>>, limits: Limits) -> Result<Self, OpenError> {
         let contents = file.contents().map_err(|error| OpenError::Unreadable(folder.to_owned(), error))?;
+        file.compact(contents.bytes());
         let shared = Shared { file, queues: Queues::new(spill), registrations: RwLock::default() };
         let last_event = contents.events.last().map_or(0, |&(_, slot)| slot.seq);
         let last_delivery = contents.deliveries.last().map_or(0, |&(seq, _)| seq);
