@@ -39,6 +39,13 @@ pub(crate) struct Target {
     http: reqwest::Client,
 }
 
+/// How a server ends before it is started again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum End {
+    Stop,
+    Kill,
+}
+
 /// An app that is registered.
 #[derive(Debug)]
 pub(crate) struct App {
@@ -118,9 +125,12 @@ impl Target {
     }
 
     /// Kills the server and starts it on the same store. Says how long it took until it could store.
-    pub(crate) async fn restart(&mut self) -> anyhow::Result<Duration> {
+    pub(crate) async fn restart(&mut self, how: End) -> anyhow::Result<Duration> {
         let Some(process) = &self.process else { bail!("only a server that was started can be restarted") };
-        end(&process.child);
+        match how {
+            End::Kill => end(&process.child),
+            End::Stop => stop(&process.child)?,
+        }
         let began = std::time::Instant::now();
         let (child, address) = spawn(process.home.path(), process.ceiling, &process.flags)?;
         *process.child.lock().unwrap_or_else(PoisonError::into_inner) = child;
@@ -189,6 +199,14 @@ impl Drop for Process {
     fn drop(&mut self) {
         end(&self.child);
     }
+}
+
+/// Asks it to end, and waits until it has.
+fn stop(child: &Mutex<Child>) -> anyhow::Result<()> {
+    let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?;
+    child.wait()?;
+    Ok(())
 }
 
 fn end(child: &Mutex<Child>) {

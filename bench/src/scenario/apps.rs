@@ -30,7 +30,7 @@ impl Apps {
         let mut target = bench.start(self.apps).await?;
         let registering = began.elapsed();
         let usage = target.usage();
-        let opened = target.restart().await?;
+        let opened = target.restart(crate::target::End::Kill).await?;
         let memory = target.usage().memory;
         let load =
             Load { senders: 64, first_sender: 0, size: 1024, until: Until::Events(EVENTS), rate: None };

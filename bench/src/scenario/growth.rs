@@ -12,7 +12,7 @@ use crate::{
     plot::{Line, Plot},
     receive::{Way, receive},
     send::{Load, Until, send},
-    target::Target,
+    target::{End, Target},
 };
 
 /// How many senders store the backlog, and measure beside it.
@@ -45,10 +45,10 @@ pub(crate) struct Growth {
 impl Growth {
     pub(crate) async fn run(&self, bench: &Bench) -> anyhow::Result<()> {
         println!(
-            "| apps | events stored | events/s | empty | ratio | memory MiB | empty | opened in ms | memory MiB then \
+            "| apps | events stored | events/s | empty | ratio | memory MiB | empty | opened in ms | after a kill | memory MiB then \
              | first read events/s | last read | file MiB | read empty | filled again | missing | repeated | out of order |"
         );
-        println!("|{}", "--:|".repeat(17));
+        println!("|{}", "--:|".repeat(18));
         let mut lines = Vec::new();
         for &apps in &self.apps {
             let line = self.fill(bench, apps).await?;
@@ -91,7 +91,8 @@ impl Growth {
         let ratio = median(rates.iter().zip(&empty_rates).map(|(rate, empty)| rate / empty).collect());
         let (usage, empty_usage) = (full.usage(), empty.usage());
         drop(empty);
-        let opened = full.restart().await?;
+        let opened = full.restart(End::Stop).await?;
+        let opened_after_kill = full.restart(End::Kill).await?;
         let memory = full.usage().memory;
 
         let (rates_read, out_of_order) = self.read(&full, &account, stored).await?;
@@ -100,12 +101,13 @@ impl Growth {
         let again: Arc<Account> = Arc::default();
         self.send(&full, Until::Events(self.events / STEPS), &again).await?;
         println!(
-            "| {apps} | {stored} | {:.0} | {:.0} | {ratio:.2} | {} | {} | {} | {} | {:.0} | {:.0} | {} | {} | {} | {} | {} | {out_of_order} |",
+            "| {apps} | {stored} | {:.0} | {:.0} | {ratio:.2} | {} | {} | {} | {} | {} | {:.0} | {:.0} | {} | {} | {} | {} | {} | {out_of_order} |",
             median(rates),
             median(empty_rates),
             usage.memory / MIB,
             empty_usage.memory / MIB,
             opened.as_millis(),
+            opened_after_kill.as_millis(),
             memory / MIB,
             rates_read.first().unwrap_or(&0.0),
             rates_read.last().unwrap_or(&0.0),
