@@ -124,13 +124,10 @@ impl Target {
         Ok(App { id: id.clone(), token, webhook_secret: Secret::new(WEBHOOK_SECRET) })
     }
 
-    /// Kills the server and starts it on the same store. Says how long it took until it could store.
+    /// Ends the server that way and starts it on the same store. Says how long it took until it could store.
     pub(crate) async fn restart(&mut self, how: End) -> anyhow::Result<Duration> {
         let Some(process) = &self.process else { bail!("only a server that was started can be restarted") };
-        match how {
-            End::Kill => end(&process.child),
-            End::Stop => stop(&process.child)?,
-        }
+        end(&process.child, how);
         let began = std::time::Instant::now();
         let (child, address) = spawn(process.home.path(), process.ceiling, &process.flags)?;
         *process.child.lock().unwrap_or_else(PoisonError::into_inner) = child;
@@ -197,22 +194,17 @@ fn on_disk(file: &fs::Metadata) -> u64 {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        end(&self.child);
+        end(&self.child, End::Kill);
     }
 }
 
-/// Asks it to end, and waits until it has.
-fn stop(child: &Mutex<Child>) -> anyhow::Result<()> {
+/// Waits until it has ended. It may have before.
+fn end(child: &Mutex<Child>, how: End) {
     let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
-    Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?;
-    child.wait()?;
-    Ok(())
-}
-
-fn end(child: &Mutex<Child>) {
-    let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
-    // It may have ended before.
-    let _ = child.kill();
+    let _ = match how {
+        End::Stop => Command::new("kill").args(["-TERM", &child.id().to_string()]).status().map(drop),
+        End::Kill => child.kill(),
+    };
     let _ = child.wait();
 }
 

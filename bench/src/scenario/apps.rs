@@ -7,6 +7,7 @@ use crate::{
     Bench,
     account::Account,
     send::{Load, Until, send},
+    target::End,
 };
 
 /// How many events are posted to see what many registrations cost.
@@ -30,7 +31,7 @@ impl Apps {
         let mut target = bench.start(self.apps).await?;
         let registering = began.elapsed();
         let usage = target.usage();
-        let opened = target.restart(crate::target::End::Kill).await?;
+        let opened = target.restart(End::Kill).await?;
         let memory = target.usage().memory;
         let load =
             Load { senders: 64, first_sender: 0, size: 1024, until: Until::Events(EVENTS), rate: None };

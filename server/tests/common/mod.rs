@@ -21,7 +21,7 @@ pub(crate) use self::{
     home::Home,
     raw::{Answer, Raw, raw},
     server::Server,
-    socket::{Socket, exact_event, handshake_headers, handshake_text},
+    socket::{Socket, exact_event, handshake_headers, handshake_text, upgrade},
 };
 
 /// How long anything may take before a test gives up on it.

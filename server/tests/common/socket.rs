@@ -5,7 +5,7 @@ use serde_json::json;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
-    tungstenite::{Bytes, Message, client::IntoClientRequest, http::HeaderValue},
+    tungstenite::{Bytes, Message, client::IntoClientRequest, handshake::client::Request, http::HeaderValue},
 };
 
 use super::DEADLINE;
@@ -19,12 +19,7 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) async fn open(address: &str, path: &str, token: &str, protocol: Option<&str>) -> Self {
-        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
-        let headers = request.headers_mut();
-        headers.insert("authorization", HeaderValue::from_str(&format!("Bearer {token}")).unwrap());
-        if let Some(protocol) = protocol {
-            headers.insert("sec-websocket-protocol", HeaderValue::from_str(protocol).unwrap());
-        }
+        let request = upgrade(address, path, token, protocol);
         let stream = TcpStream::connect(address).await.unwrap();
         let (stream, response) = client_async(request, stream).await.unwrap();
         let protocol = response.headers().get("sec-websocket-protocol");
@@ -103,6 +98,17 @@ impl Socket {
         };
         timeout(DEADLINE, closed).await.expect("the server did not close")
     }
+}
+
+/// The request that a websocket begins with.
+pub(crate) fn upgrade(address: &str, path: &str, token: &str, protocol: Option<&str>) -> Request {
+    let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
+    let headers = request.headers_mut();
+    headers.insert("authorization", HeaderValue::from_str(&format!("Bearer {token}")).unwrap());
+    if let Some(protocol) = protocol {
+        headers.insert("sec-websocket-protocol", HeaderValue::from_str(protocol).unwrap());
+    }
+    request
 }
 
 /// Id and body of a legacy message, byte for byte.

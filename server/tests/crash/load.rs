@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_tungstenite::{
     client_async,
-    tungstenite::{Bytes, Message, client::IntoClientRequest, http::HeaderValue},
+    tungstenite::{Bytes, Message},
 };
 use wwproxy_protocol::{
     ClientMessage, EventId,
@@ -26,7 +26,7 @@ use wwproxy_protocol::{
 };
 
 use crate::{
-    common::{App, DEADLINE},
+    common::{App, DEADLINE, upgrade},
     ledger::{Ledger, Name},
     random::Random,
 };
@@ -76,7 +76,7 @@ impl World {
 
     /// The app where the server is now.
     pub(crate) fn app(&self) -> App {
-        App { address: self.address.borrow().clone(), ..self.app.clone() }
+        self.visitor().here()
     }
 
     pub(crate) fn deliver(&self, id: &str, body: &[u8]) -> Name {
@@ -215,12 +215,8 @@ async fn drain(world: &World, app: &App) -> Option<()> {
 /// Listens until the connection ends, and acknowledges most events. They count as acknowledged once the
 /// server has answered a ping that was sent after that.
 async fn listen(world: &World, app: &App, v2: bool) -> Option<()> {
-    let mut request = format!("ws://{}{}", app.address, app.path("")).into_client_request().unwrap();
-    let headers = request.headers_mut();
-    headers.insert("authorization", HeaderValue::from_str(&format!("Bearer {}", app.token)).unwrap());
-    if v2 {
-        headers.insert("sec-websocket-protocol", HeaderValue::from_static(api::SUBPROTOCOL_V2));
-    }
+    let protocol = v2.then_some(api::SUBPROTOCOL_V2);
+    let request = upgrade(&app.address, &app.path(""), &app.token, protocol);
     let stream = TcpStream::connect(&app.address).await.ok()?;
     let (mut socket, _) = client_async(request, stream).await.ok()?;
     let (mut said, mut asked) = (Vec::new(), Vec::new());

@@ -94,6 +94,15 @@ async fn with_much(server: &Server, id: &str) -> App {
     app
 }
 
+/// Waits until this figure of the app is 0, which it must be in time, and not too soon.
+async fn none(app: &App, figure: &str, began: Instant) {
+    while app.figure(figure).await > 0 {
+        assert!(began.elapsed() < TOO_LATE, "{figure}: it is not given up");
+        sleep(Duration::from_millis(200)).await;
+    }
+    assert!(began.elapsed() > TOO_SOON, "{figure}: {:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn an_answer_that_nobody_reads_is_given_up_and_its_events_come_back() {
     let server = Server::start(&[]);
@@ -105,11 +114,7 @@ async fn an_answer_that_nobody_reads_is_given_up_and_its_events_come_back() {
     eventually("it is being answered", async || app.figure("leased").await > 0).await;
     let began = Instant::now();
     works(&other).await;
-    while app.figure("leased").await > 0 {
-        assert!(began.elapsed() < TOO_LATE, "its events are still its own");
-        sleep(Duration::from_millis(200)).await;
-    }
-    assert!(began.elapsed() > TOO_SOON, "{:?}", began.elapsed());
+    none(&app, "leased", began).await;
     let (first, _) = app.poll("?max=1").await.remove(0);
     assert!(!first.is_empty());
     assert_eq!(app.figure("stored").await, 11, "nothing was lost");
@@ -123,11 +128,7 @@ async fn a_websocket_that_nobody_reads_is_closed_and_its_events_go_to_another() 
     eventually("it is sent what there is", async || app.figure("leased").await > 0).await;
     let began = Instant::now();
     works(&other).await;
-    while app.figure("clients").await > 0 {
-        assert!(began.elapsed() < TOO_LATE, "it is still open");
-        sleep(Duration::from_millis(200)).await;
-    }
-    assert!(began.elapsed() > TOO_SOON, "{:?}", began.elapsed());
+    none(&app, "clients", began).await;
     let mut listener = app.listen("").await;
     for n in 0..12 {
         let (id, body) = listener.event().await;

@@ -231,10 +231,10 @@ impl File {
                 let place = if let Some(&place) = places.get(app) {
                     place
                 } else {
-                    let app: AppId = app.parse()?;
+                    let (app, place): (AppId, _) = (app.parse()?, contents.apps.len());
                     contents.apps.push(app.clone());
-                    places.insert(app, contents.apps.len() - 1);
-                    contents.apps.len() - 1
+                    places.insert(app, place);
+                    place
                 };
                 contents.events.push((place, Slot { seq: seq.value(), size }));
             }
@@ -296,9 +296,9 @@ impl<'t> Events<'t> {
         self.heads.retain(|_, _| false)?;
         for row in self.records.iter()? {
             let (seq, value) = row?;
-            let damaged = |error: &InvalidRecord| tracing::error!(seq = seq.value(), %error, "an event cannot be read and is left in the file");
-            if let Ok(app) = record::decode_app(value.value()).inspect_err(damaged) {
-                self.heads.insert(seq.value(), (slot_size(value.value().len()), app.as_str()))?;
+            let (seq, value) = (seq.value(), value.value());
+            if let Ok(app) = record::decode_app(value).inspect_err(|error| tell_damage(seq, error)) {
+                self.heads.insert(seq, (slot_size(value.len()), app.as_str()))?;
             }
         }
         Ok(())
@@ -306,8 +306,11 @@ impl<'t> Events<'t> {
 }
 
 fn decode(seq: Seq, value: &[u8]) -> Option<Event> {
-    let damaged = |error: &InvalidRecord| tracing::error!(seq, %error, "an event cannot be read and is left in the file");
-    record::decode_event(value).inspect_err(damaged).ok()
+    record::decode_event(value).inspect_err(|error| tell_damage(seq, error)).ok()
+}
+
+fn tell_damage(seq: Seq, error: &InvalidRecord) {
+    tracing::error!(seq, %error, "an event cannot be read and is left in the file");
 }
 
 /// How many bytes an event counts for, by the size of its record.
