@@ -1,6 +1,6 @@
 //! The server under measurement, in a process of its own.
 
-use std::{ffi::OsString, future::pending, sync::Arc};
+use std::{ffi::OsString, sync::Arc};
 
 use clap::Parser;
 use tokio::net::TcpListener;
@@ -8,7 +8,7 @@ use wwproxy_server::{Server, config::Config, store::Store};
 
 use crate::nothing::Nothing;
 
-/// Serves as `wwproxy-server` does with these flags, until it is killed. The ceiling is the same over a
+/// Serves as `wwproxy-server` does with these flags, until SIGTERM. The ceiling is the same over a
 /// store that keeps nothing.
 #[tokio::main]
 pub(crate) async fn serve(ceiling: bool, flags: &[OsString]) -> anyhow::Result<()> {
@@ -17,6 +17,21 @@ pub(crate) async fn serve(ceiling: bool, flags: &[OsString]) -> anyhow::Result<(
     let server = Server::new(store, config.identity_provider()?, config.settings());
     let listener = TcpListener::bind(config.listen).await?;
     println!("{}", listener.local_addr()?);
-    server.serve(listener, pending()).await;
+    server.serve(listener, stop_signal()?).await;
     Ok(())
+}
+
+#[cfg(unix)]
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        terminate.recv().await;
+    })
+}
+
+#[cfg(not(unix))]
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    Ok(std::future::pending())
 }
