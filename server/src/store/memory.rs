@@ -52,7 +52,7 @@ impl MemoryStore {
             registrations: HashMap::new(),
             events: HashMap::new(),
             sequence: Sequence::after(0),
-            recent: Recent::new(limits.dedupe_window),
+            recent: Recent::new(limits.dedupe_window, 0),
         };
         Self { limits, queues: Queues::new(None), state: Mutex::new(state) }
     }

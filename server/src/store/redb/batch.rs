@@ -2,15 +2,18 @@
 //!
 //! Memory follows the file: queues and keys change after the commit, never before.
 
-use std::{collections::HashMap, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    time::SystemTime,
+};
 
-use redb::{Table, WriteTransaction};
+use redb::WriteTransaction;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 use wwproxy_protocol::{AppId, Event};
 
 use super::{
-    file::{DELIVERIES, DROPPED, Events, slot_size},
+    file::{DROPPED, Events, KEYS, slot_size},
     record,
     writer::{Reply, Writer, answer},
 };
@@ -46,7 +49,9 @@ struct Changes {
     pushed: Vec<Arrival>,
     /// Those of this very batch that had to make room again. An app's came before all that it has in `pushed`.
     passed: Vec<Arrival>,
-    keys: HashMap<Key, Seq>,
+    /// In order of arrival, and to look up.
+    keys: Vec<(Seq, Key)>,
+    known: HashSet<Key>,
     /// Taken out of their queues already, so that nobody leases them meanwhile.
     evicted: Vec<(AppId, Evicted)>,
     /// How each app's queue grows.
@@ -75,7 +80,6 @@ struct Growth {
 struct Tables<'t> {
     transaction: &'t WriteTransaction,
     events: Events<'t>,
-    deliveries: Table<'t, Seq, Key>,
 }
 
 /// Accepted events that are still in the file, by who accepted how many at once.
@@ -128,18 +132,18 @@ impl Writer {
         let mut changes = Changes::default();
         let deleted = std::mem::take(&mut self.to_delete);
         let outcomes = self.transaction(|writer, transaction| {
-            let mut tables = Tables {
-                transaction,
-                events: Events::open(transaction)?,
-                deliveries: transaction.open_table(DELIVERIES)?,
-            };
+            let mut tables = Tables { transaction, events: Events::open(transaction)? };
             for (_, numbers) in &deleted.accepted {
                 for &seq in numbers {
                     tables.events.remove(seq)?;
                 }
             }
             let append = |(app, event, dedupe)| writer.append(&mut tables, app, event, dedupe, &mut changes);
-            appends.into_iter().map(append).collect::<Result<Vec<_>, _>>()
+            let outcomes = appends.into_iter().map(append).collect::<Result<Vec<_>, _>>()?;
+            if let Some(&(last, _)) = changes.keys.last() {
+                transaction.open_table(KEYS)?.insert(last, record::encode_keys(&changes.keys).as_slice())?;
+            }
+            Ok(outcomes)
         });
         drop(room);
         match outcomes {
@@ -168,9 +172,7 @@ impl Writer {
 
     /// Makes true in memory what has become durable.
     fn apply(&mut self, changes: Changes) {
-        let mut keys: Vec<_> = changes.keys.into_iter().map(|(key, seq)| (seq, key)).collect();
-        keys.sort_unstable();
-        for (seq, key) in keys {
+        for (seq, key) in changes.keys {
             self.recent.insert(seq, key);
         }
         for arrival in changes.passed {
@@ -202,7 +204,7 @@ impl Writer {
     ) -> Result<Appended, redb::Error> {
         let Some(registered) = self.shared.registered(&app) else { return Ok(Appended::Unregistered) };
         let key = dedupe.map(|delivery| dedupe::key(&delivery, registered.life));
-        if key.is_some_and(|key| self.recent.contains(key) || changes.keys.contains_key(&key)) {
+        if key.is_some_and(|key| self.recent.contains(key) || changes.known.contains(&key)) {
             return Ok(Appended::Duplicate);
         }
         let seq = self.sequence.next();
@@ -216,8 +218,8 @@ impl Writer {
         }
         tables.events.insert(&app, slot, &record)?;
         if let Some(key) = key {
-            tables.deliveries.insert(seq, key)?;
-            changes.keys.insert(key, seq);
+            changes.keys.push((seq, key));
+            changes.known.insert(key);
         }
         let growth = changes.growth.entry(app.clone()).or_default();
         growth.events += 1;

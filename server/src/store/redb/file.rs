@@ -27,8 +27,9 @@ const EVENTS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("events");
 const HEADS: TableDefinition<'_, Seq, (u32, &str)> = TableDefinition::new("heads");
 /// Registrations by app id.
 pub(super) const REGISTRATIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registrations");
-/// Keys of deliveries by the number of their event.
-pub(super) const DELIVERIES: TableDefinition<'_, Seq, Key> = TableDefinition::new("deliveries");
+/// Keys of deliveries, those of one batch by the number of its last event: a row for each would cost more
+/// than the event's own to write, and to read at open.
+pub(super) const KEYS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("keys");
 /// How many events were dropped, by app id.
 pub(super) const DROPPED: TableDefinition<'_, &str, u64> = TableDefinition::new("dropped");
 /// Written to see whether there is room, and empty otherwise.
@@ -87,7 +88,7 @@ pub(super) struct Contents {
     pub(super) apps: Vec<AppId>,
     /// In order of arrival, each with the place of its app among those.
     pub(super) events: Vec<(usize, Slot)>,
-    pub(super) deliveries: Vec<(Seq, Key)>,
+    pub(super) keys: Vec<(Seq, Key)>,
 }
 
 impl Contents {
@@ -125,7 +126,7 @@ impl File {
             let transaction = file.begin_write()?;
             Events::open(&transaction)?.make_sure()?;
             transaction.open_table(REGISTRATIONS)?;
-            transaction.open_table(DELIVERIES)?;
+            transaction.open_table(KEYS)?;
             transaction.open_table(DROPPED)?;
             Ok(transaction.commit()?)
         };
@@ -238,9 +239,8 @@ impl File {
                 };
                 contents.events.push((place, Slot { seq: seq.value(), size }));
             }
-            for row in transaction.open_table(DELIVERIES)?.iter()? {
-                let (seq, key) = row?;
-                contents.deliveries.push((seq.value(), key.value()));
+            for row in transaction.open_table(KEYS)?.iter()? {
+                contents.keys.extend(record::decode_keys(row?.1.value())?);
             }
             Ok(contents)
         };

@@ -86,8 +86,8 @@ impl RedbStore {
         file.compact(contents.bytes());
         let shared = Shared { file, queues: Queues::new(spill), registrations: RwLock::default() };
         let last_event = contents.events.last().map_or(0, |&(_, slot)| slot.seq);
-        let last_delivery = contents.deliveries.last().map_or(0, |&(seq, _)| seq);
-        let sequence = Sequence::after(last_event.max(last_delivery));
+        let last_key = contents.keys.last().map_or(0, |&(seq, _)| seq);
+        let sequence = Sequence::after(last_event.max(last_key));
         let recent = shared.follow(contents, &limits);
         let shared = Arc::new(shared);
         let writer = Writer::new(Arc::clone(&shared), limits, sequence, recent).spawn();
@@ -194,10 +194,10 @@ impl Store for RedbStore {
 }
 
 impl Shared {
-    /// Makes memory what the file says, and gives the deliveries that it knows.
+    /// Makes memory what the file says, and gives the keys that it knows.
     fn follow(&self, contents: Contents, limits: &Limits) -> Recent {
-        let mut recent = Recent::new(limits.dedupe_window);
-        for (seq, key) in contents.deliveries {
+        let mut recent = Recent::new(limits.dedupe_window, contents.keys.len());
+        for (seq, key) in contents.keys {
             recent.insert(seq, key);
         }
         let registered = contents.registrations.into_iter().map(|(app, registration, life)| {

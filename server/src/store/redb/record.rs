@@ -4,6 +4,8 @@
 //! microseconds (8), number of headers (2), each header's name and value (length in 4 each), query
 //! (length in 4, plus one where there is one), body (the rest). Numbers are big endian. The app id
 //! comes first, as it is all that opening the store reads.
+//!
+//! The keys of one batch's deliveries: for each its number (8) and the key (16).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +14,11 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use wwproxy_protocol::{AppId, Event, Scheme, Secret};
 
-use crate::store::{NewEvent, Registration, sequence};
+use crate::store::{
+    NewEvent, Registration,
+    dedupe::Key,
+    sequence::{self, Seq},
+};
 
 /// The format that this server writes.
 const VERSION: u8 = 1;
@@ -116,6 +122,27 @@ impl<'a> Reader<'a> {
     }
 }
 
+pub(super) fn encode_keys(keys: &[(Seq, Key)]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(keys.len() * (size_of::<Seq>() + size_of::<Key>()));
+    for (seq, key) in keys {
+        record.extend_from_slice(&seq.to_be_bytes());
+        record.extend_from_slice(&key.to_be_bytes());
+    }
+    record
+}
+
+pub(super) fn decode_keys(record: &[u8]) -> Result<impl Iterator<Item = (Seq, Key)>, InvalidRecord> {
+    const SEQ_BYTES: usize = size_of::<Seq>();
+    let (keys, []) = record.as_chunks::<{ SEQ_BYTES + size_of::<Key>() }>() else {
+        return Err(InvalidRecord::Damaged);
+    };
+    Ok(keys.iter().map(|bytes| {
+        let (seq, key) = bytes.split_at(SEQ_BYTES);
+        let (seq, key) = (seq.try_into().expect("8 bytes"), key.try_into().expect("16 bytes"));
+        (Seq::from_be_bytes(seq), Key::from_be_bytes(key))
+    }))
+}
+
 /// A registration and the life it began (see [`crate::store::dedupe`]).
 pub(super) fn encode_registration(registration: &Registration, life: u128) -> Vec<u8> {
     let stored = StoredRegistration {
@@ -153,6 +180,9 @@ pub fn fuzz(record: &[u8]) {
         let again = decode_registration(&encode_registration(&registration, life));
         assert_eq!(again.expect("what was written can be read"), (registration, life));
     }
+    if let Ok(keys) = decode_keys(record) {
+        assert_eq!(encode_keys(&keys.collect::<Vec<_>>()), record);
+    }
 }
 
 #[cfg(test)]
@@ -188,6 +218,14 @@ mod tests {
             let _ = decode_event(&record);
             let _ = decode_registration(&record);
         }
+    }
+
+    #[test]
+    fn keys_come_back_as_they_were() {
+        let keys = [(1, 2), (Seq::MAX, Key::MAX - 1)];
+        let record = encode_keys(&keys);
+        assert_eq!(decode_keys(&record).unwrap().collect::<Vec<_>>(), keys);
+        assert!(decode_keys(&record[1..]).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::time::SystemTime;
 
 use super::{
-    file::{DELIVERIES, DROPPED, Events},
+    file::{DROPPED, Events, KEYS},
     writer::Writer,
 };
 use crate::store::sequence;
@@ -40,7 +40,7 @@ impl Writer {
                 transaction.open_table(DROPPED)?.insert(app.as_str(), dropped + slots.len() as u64)?;
             }
             if let Some(floor) = keys {
-                transaction.open_table(DELIVERIES)?.retain_in(..floor, |_, _| false)?;
+                transaction.open_table(KEYS)?.retain_in(..floor, |_, _| false)?;
             }
             Ok(())
         });
