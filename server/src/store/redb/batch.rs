@@ -31,10 +31,10 @@ const MAX_BATCH: usize = 1024;
 const MAX_BATCH_BYTES: usize = 16 << 20;
 
 /// An append as it is asked for.
-type Append = (AppId, NewEvent, Option<DedupeKey>);
+pub(super) type Append = (AppId, NewEvent, Option<DedupeKey>);
 
 /// The appends of one batch, and who waits for them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Batch {
     appends: Vec<Append>,
     replies: Vec<Reply<Appended>>,
@@ -104,6 +104,12 @@ impl Deletions {
     }
 }
 
+impl Changes {
+    fn is_some(&self) -> bool {
+        !self.pushed.is_empty() || !self.passed.is_empty() || !self.evicted.is_empty()
+    }
+}
+
 impl Batch {
     pub(super) fn add(&mut self, append: Append, reply: Reply<Appended>, room: OwnedSemaphorePermit) {
         self.bytes += append.1.body.len();
@@ -119,6 +125,16 @@ impl Batch {
     pub(super) fn is_full(&self) -> bool {
         self.appends.len() >= MAX_BATCH || self.bytes >= MAX_BATCH_BYTES
     }
+
+    /// Of bodies.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    #[cfg(test)]
+    pub(super) fn appends(&self) -> &[Append] {
+        &self.appends
+    }
 }
 
 impl Writer {
@@ -131,7 +147,7 @@ impl Writer {
         let Batch { appends, replies, room, .. } = batch;
         let mut changes = Changes::default();
         let deleted = std::mem::take(&mut self.to_delete);
-        let outcomes = self.transaction(|writer, transaction| {
+        let outcomes = self.transaction_if(|writer, transaction| {
             let mut tables = Tables { transaction, events: Events::open(transaction)? };
             for (_, numbers) in &deleted.accepted {
                 for &seq in numbers {
@@ -143,7 +159,7 @@ impl Writer {
             if let Some(&(last, _)) = changes.keys.last() {
                 transaction.open_table(KEYS)?.insert(last, record::encode_keys(&changes.keys).as_slice())?;
             }
-            Ok(outcomes)
+            Ok((outcomes, !deleted.is_empty() || changes.is_some()))
         });
         drop(room);
         match outcomes {

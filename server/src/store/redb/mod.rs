@@ -9,6 +9,7 @@ mod disk;
 mod file;
 mod record;
 mod sweep;
+mod waiting;
 mod writer;
 
 use std::{

@@ -2,8 +2,9 @@
 //!
 //! It takes everything that is queued, up to a limit, commits it as one transaction with one fsync,
 //! and then answers all of it: the batch is what arrived during the last fsync, so a lone sender
-//! never waits for a timer. Only deletions of accepted events may wait: they go with the next
-//! append, or after [`DELETE_LINGER`] where none comes.
+//! never waits for a timer. Where apps compete, [`waiting`](super::waiting) says whose events go first.
+//! Only deletions of accepted events may wait: they go with the next append, or after [`DELETE_LINGER`]
+//! where none comes.
 //!
 //! Memory follows the file: queues, registrations and keys change after the commit, never before.
 
@@ -24,7 +25,9 @@ use super::{
     Registered, Shared,
     batch::{Batch, Deletions},
     file::{DROPPED, Events, PROBE, REGISTRATIONS},
-    record, write,
+    record,
+    waiting::Waiting,
+    write,
 };
 use crate::store::{
     Appended, DedupeKey, Limits, NewEvent, Registration, StoreError,
@@ -132,6 +135,8 @@ pub(super) struct Writer {
     pub(super) limits: Limits,
     pub(super) sequence: Sequence,
     pub(super) recent: Recent,
+    /// Appends that are in no batch yet.
+    waiting: Waiting,
     /// Accepted events that are still in the file.
     pub(super) to_delete: Deletions,
     /// The file refused a write and has to be opened again.
@@ -155,6 +160,7 @@ impl Writer {
             limits,
             sequence,
             recent,
+            waiting: Waiting::default(),
             to_delete: Deletions::default(),
             failure: None,
             refused: false,
@@ -180,16 +186,23 @@ impl Writer {
         let mut next_delete = None;
         loop {
             let wake = next_delete.map_or(next_sweep, |next: Instant| next.min(next_sweep));
-            let command = match queue.recv_timeout(wake.saturating_duration_since(Instant::now())) {
+            let idle = if self.waiting.is_empty() {
+                wake.saturating_duration_since(Instant::now())
+            } else {
+                Duration::ZERO
+            };
+            let command = match queue.recv_timeout(idle) {
                 Ok(command) => Some(command),
                 Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) if !self.waiting.is_empty() => None,
                 Err(RecvTimeoutError::Disconnected) => {
                     // Nobody is left to be told, and the log was.
                     let _ = self.finish();
                     return;
                 }
             };
-            let (batch, other) = self.gather(command, queue);
+            let other = self.gather(command, queue);
+            let batch = self.waiting.batch(Instant::now());
             let now = Instant::now();
             let linger_over =
                 next_delete.is_some_and(|next| next <= now) || self.to_delete.len() >= MAX_LINGERING;
@@ -219,29 +232,33 @@ impl Writer {
         }
     }
 
-    /// Takes what is queued: appends make up a batch, deletions are noted, and the first command that
-    /// is neither is done after them.
+    /// Takes what is queued: appends wait for their turn, deletions are noted, and the first command that
+    /// is neither is done after the next batch.
     fn gather(
         &mut self,
         mut next: Option<(Command, OwnedSemaphorePermit)>,
         queue: &Queue,
-    ) -> (Batch, Option<Command>) {
-        let mut batch = Batch::default();
+    ) -> Option<Command> {
         while let Some((command, room)) = next {
             match command {
                 Command::Append { app, event, dedupe, reply } => {
-                    batch.add((app, event, dedupe), reply, room);
+                    self.waiting.add((app, event, dedupe), reply, room);
                 }
                 Command::Delete { app, numbers } => self.to_delete.add(app, numbers),
-                other => return (batch, Some(other)),
+                other => return Some(other),
             }
-            next = if batch.is_full() { None } else { queue.try_recv().ok() };
+            next = queue.try_recv().ok();
         }
-        (batch, None)
+        None
     }
 
-    /// Commits the deletions that are left, and closes the file.
+    /// Commits what is left, and closes the file.
     fn finish(&mut self) -> Result<(), StoreError> {
+        while !self.waiting.is_empty() {
+            let batch = self.waiting.batch(Instant::now());
+            // Told to those who wait for it.
+            let _ = self.commit(batch);
+        }
         if let Some(failure) = &mut self.failure {
             // There is no later.
             failure.retry = Instant::now();
@@ -304,6 +321,14 @@ impl Writer {
         &mut self,
         write: impl FnOnce(&mut Self, &WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
+        self.transaction_if(|writer, transaction| Ok((write(writer, transaction)?, true)))
+    }
+
+    /// The same for what may turn out to change nothing, as its second part says: that costs no fsync.
+    pub(super) fn transaction_if<T>(
+        &mut self,
+        write: impl FnOnce(&mut Self, &WriteTransaction) -> Result<(T, bool), redb::Error>,
+    ) -> Result<T, StoreError> {
         let began = Instant::now();
         if let Some(failure) = &self.failure
             && began < failure.retry
@@ -314,9 +339,13 @@ impl Writer {
         let result = reopened.and_then(|()| {
             let transaction = self.shared.file.begin_write();
             let transaction = transaction.map_err(StoreError::engine)?;
-            let written = write(self, &transaction).map_err(StoreError::engine)?;
-            transaction.commit().map_err(StoreError::engine)?;
-            Ok(written)
+            let (written, changed) = write(self, &transaction).map_err(StoreError::engine)?;
+            let ended = if changed {
+                transaction.commit().map_err(StoreError::engine)
+            } else {
+                transaction.abort().map_err(StoreError::engine)
+            };
+            ended.map(|()| written)
         });
         result.inspect_err(|error| self.fail(error, began))
     }
