@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use clap::ValueEnum;
 use futures_util::{SinkExt, StreamExt};
-use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
+use tokio::{net::TcpStream, sync::watch, task::JoinHandle, time::timeout};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Message, client::IntoClientRequest, http::HeaderValue},
@@ -104,7 +104,8 @@ pub(crate) async fn receive(
     match way {
         Way::Socket | Way::Legacy => {
             let socket = open(&target.address, app, api::MAX_WINDOW, way == Way::Socket).await?;
-            listen(socket, way == Way::Socket, events, account).await
+            let (_all_wanted, wanted) = watch::channel(events);
+            listen(socket, way == Way::Socket, wanted, account).await
         }
         Way::Lease => lease(target, app, events, account).await,
         Way::Get => poll(target, app, events, account).await,
@@ -125,18 +126,42 @@ pub(crate) async fn open(address: &str, app: &App, window: u32, v2: bool) -> any
     Ok(client_async(request, stream).await?.0)
 }
 
-/// Listens in a task of its own until there is silence.
-pub(crate) fn listener(socket: Socket, account: &Arc<Account>) -> JoinHandle<anyhow::Result<Taken>> {
-    let account = Arc::clone(account);
-    tokio::spawn(async move { listen(socket, true, usize::MAX, &account).await })
+/// A listener in a task of its own.
+pub(crate) struct Listener {
+    wanted: watch::Sender<usize>,
+    task: JoinHandle<anyhow::Result<Taken>>,
 }
 
-async fn listen(socket: Socket, v2: bool, events: usize, account: &Arc<Account>) -> anyhow::Result<Taken> {
+impl Listener {
+    pub(crate) fn start(socket: Socket, account: &Arc<Account>) -> Self {
+        let (wanted, wanted_there) = watch::channel(usize::MAX);
+        let account = Arc::clone(account);
+        let task = tokio::spawn(async move { listen(socket, true, wanted_there, &account).await });
+        Self { wanted, task }
+    }
+
+    /// What it took, once that are so many events or there is silence.
+    pub(crate) async fn finish(self, events: usize) -> anyhow::Result<Taken> {
+        self.wanted.send_replace(events);
+        self.task.await?
+    }
+}
+
+async fn listen(
+    socket: Socket,
+    v2: bool,
+    mut wanted: watch::Receiver<usize>,
+    account: &Arc<Account>,
+) -> anyhow::Result<Taken> {
     let mut reader = Reader::new(account);
     let (mut sink, stream) = socket.split();
     let mut stream = stream.ready_chunks(ACKED_AT_ONCE);
-    while reader.taken.events < events {
-        let Ok(Some(messages)) = timeout(SILENCE, stream.next()).await else { break };
+    while reader.taken.events < *wanted.borrow_and_update() {
+        let messages = tokio::select! {
+            messages = timeout(SILENCE, stream.next()) => messages,
+            Ok(()) = wanted.changed() => continue,
+        };
+        let Ok(Some(messages)) = messages else { break };
         let mut ids = Vec::new();
         for message in messages {
             let Message::Text(text) = message? else { continue };

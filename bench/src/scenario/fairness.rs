@@ -1,27 +1,33 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
-use clap::Args;
+use anyhow::anyhow;
+use clap::{Args, ValueEnum};
 use futures_util::StreamExt;
+use tokio::sync::oneshot;
 use wwproxy_protocol::api;
 
 use crate::{
     Bench,
     account::Account,
-    latency::Percentiles,
-    receive::{listener, open},
+    latency::Latencies,
+    receive::{Listener, open},
     send::{Load, Until, send},
     target::{App, Setup, Target},
 };
 
 /// How many senders the other app has.
 const FLOOD: usize = 64;
-/// How often each disturbance is measured, with the quiet before it.
-const ROUNDS: usize = 3;
+/// How often each disturbance is measured, in turns with the quiet.
+const ROUNDS: usize = 10;
 
 /// What one app's flood, full queue or stuck client does to another app's latency
 ///
 /// The app that is measured has senders that keep a rate, and a listener that acknowledges.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Fairness {
     /// Events a second of the app that is measured
     #[arg(long, default_value_t = 200.0)]
@@ -32,34 +38,34 @@ pub(crate) struct Fairness {
     /// Bytes of a body
     #[arg(long, default_value_t = 1024)]
     size: usize,
-    /// Seconds of each measurement
-    #[arg(long, default_value_t = 10.0)]
+    /// Seconds of each of ten turns
+    #[arg(long, default_value_t = 3.0)]
     seconds: f64,
     /// Events that wait for a client that is stuck
     #[arg(long, default_value_t = 100_000)]
     backlog: usize,
+    /// What the other app does
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_enum,
+        default_value = "flood,unbounded-flood,full-queue,acks-nothing,reads-nothing"
+    )]
+    others: Vec<Disturbance>,
 }
 
-/// What the other app does.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Disturbance {
-    Flood(f64),
+    /// Posts at the rate of `--flood`
+    Flood,
+    /// Posts as fast as it is answered
     UnboundedFlood,
+    /// The same to a queue that is full
     FullQueue,
+    /// A client that takes its events and acknowledges none
     AcksNothing,
+    /// A client that does not even read
     ReadsNothing,
-}
-
-impl fmt::Display for Disturbance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Flood(rate) => write!(f, "{FLOOD} senders, {rate} events/s"),
-            Self::UnboundedFlood => write!(f, "{FLOOD} senders, as fast as they are answered"),
-            Self::FullQueue => write!(f, "{FLOOD} senders to a full queue"),
-            Self::AcksNothing => f.write_str("a client that acknowledges nothing"),
-            Self::ReadsNothing => f.write_str("a client that reads nothing"),
-        }
-    }
 }
 
 impl Fairness {
@@ -68,14 +74,7 @@ impl Fairness {
             "| the other app | post p50 | p99 | p999 | received p50 | p99 | p999 | post p99, times the quiet | received p99 | memory MiB |"
         );
         println!("|--|{}", "--:|".repeat(9));
-        let disturbances = [
-            Disturbance::Flood(self.flood),
-            Disturbance::UnboundedFlood,
-            Disturbance::FullQueue,
-            Disturbance::AcksNothing,
-            Disturbance::ReadsNothing,
-        ];
-        for disturbance in disturbances {
+        for &disturbance in &self.others {
             self.measure(bench, disturbance).await?;
         }
         Ok(())
@@ -90,28 +89,26 @@ impl Fairness {
         let flags = [&flags[..], &["--max-queued-bytes", "1000GiB"]].concat();
         let target =
             Target::start(Setup { folder: &bench.folder, ceiling: false, apps: 2, flags: &flags }).await?;
-        let (mut quiet, mut disturbed) = (Vec::new(), Vec::new());
+        let target = Arc::new(target);
+        let (mut quiet, mut disturbed) = <([Latencies; 2], [Latencies; 2])>::default();
         let (measured, other) = (&target.apps[0], &target.apps[1]);
-        if !matches!(disturbance, Disturbance::Flood(_) | Disturbance::UnboundedFlood) {
-            let load = self.flood(Until::Events(self.backlog), None);
+        if !matches!(disturbance, Disturbance::Flood | Disturbance::UnboundedFlood) {
+            let load = self.flooding(Until::Events(self.backlog), None);
             send(&target, std::slice::from_ref(other), load, &Arc::<Account>::default()).await?;
         }
         for _ in 0..ROUNDS {
-            quiet.push(self.latency(&target, measured).await?);
-            tokio::select! {
-                latency = self.latency(&target, measured) => disturbed.push(latency?),
-                error = self.disturb(&target, other, disturbance) => error?,
-            }
+            self.latency(&target, measured, &mut quiet).await?;
+            let other = Other::start(self, &target, other, disturbance);
+            self.latency(&target, measured, &mut disturbed).await?;
+            other.end()?;
         }
-        let middle = |mut rounds: Vec<[Percentiles; 2]>| {
-            rounds.sort_by_key(|[post, _]| post.p99);
-            rounds[rounds.len() / 2]
-        };
-        let ([post, received], [quiet_post, quiet_received]) = (middle(disturbed), middle(quiet));
+        let ([post, received], [quiet_post, quiet_received]) =
+            (disturbed.map(|all| all.percentiles()), quiet.map(|all| all.percentiles()));
         let times = |loud: Duration, quiet: Duration| loud.as_secs_f64() / quiet.as_secs_f64();
         println!("| quiet | {quiet_post} | {quiet_received} | | | |");
         println!(
-            "| {disturbance} | {post} | {received} | {:.2} | {:.2} | {} |",
+            "| {} | {post} | {received} | {:.2} | {:.2} | {} |",
+            self.name(disturbance),
             times(post.p99, quiet_post.p99),
             times(received.p99, quiet_received.p99),
             target.usage().memory >> 20,
@@ -119,15 +116,23 @@ impl Fairness {
         Ok(())
     }
 
-    /// From post to 201, and from post to the listener.
-    async fn latency(&self, target: &Target, app: &Arc<App>) -> anyhow::Result<[Percentiles; 2]> {
+    /// Adds the times from post to 201, and from post to the listener.
+    async fn latency(
+        &self,
+        target: &Target,
+        app: &Arc<App>,
+        [post, received]: &mut [Latencies; 2],
+    ) -> anyhow::Result<()> {
         let account: Arc<Account> = Arc::default();
-        let listening = listener(open(&target.address, app, api::MAX_WINDOW, true).await?, &account);
+        let socket = open(&target.address, app, api::MAX_WINDOW, true).await?;
+        let listener = Listener::start(socket, &account);
         let until = Until::Time(Duration::from_secs_f64(self.seconds));
         let load = Load { senders: 8, first_sender: 0, size: self.size, until, rate: Some(self.rate) };
         let sent = send(target, std::slice::from_ref(app), load, &account).await?;
-        let taken = listening.await??;
-        Ok([sent.latencies.percentiles(), taken.latencies.percentiles()])
+        let taken = listener.finish(sent.accepted).await?;
+        post.merge(&sent.latencies);
+        received.merge(&taken.latencies);
+        Ok(())
     }
 
     /// Goes on until it is dropped.
@@ -135,7 +140,7 @@ impl Fairness {
         let apps = std::slice::from_ref(app);
         let ever = Until::Time(Duration::from_secs(3600));
         let rate = match disturbance {
-            Disturbance::Flood(rate) => Some(rate),
+            Disturbance::Flood => Some(self.flood),
             Disturbance::UnboundedFlood | Disturbance::FullQueue => None,
             Disturbance::AcksNothing | Disturbance::ReadsNothing => {
                 let mut socket = open(&target.address, app, api::MAX_WINDOW, true).await?;
@@ -147,11 +152,48 @@ impl Fairness {
                 return std::future::pending().await;
             }
         };
-        send(target, apps, self.flood(ever, rate), &Arc::<Account>::default()).await?;
+        send(target, apps, self.flooding(ever, rate), &Arc::<Account>::default()).await?;
         Ok(())
     }
 
-    fn flood(&self, until: Until, rate: Option<f64>) -> Load {
+    fn name(&self, disturbance: Disturbance) -> String {
+        match disturbance {
+            Disturbance::Flood => format!("{FLOOD} senders, {} events/s", self.flood),
+            Disturbance::UnboundedFlood => format!("{FLOOD} senders, as fast as they are answered"),
+            Disturbance::FullQueue => format!("{FLOOD} senders to a full queue"),
+            Disturbance::AcksNothing => "a client that acknowledges nothing".to_owned(),
+            Disturbance::ReadsNothing => "a client that reads nothing".to_owned(),
+        }
+    }
+
+    fn flooding(&self, until: Until, rate: Option<f64>) -> Load {
         Load { senders: FLOOD, first_sender: 0, size: self.size, until, rate }
+    }
+}
+
+/// What the other app does, in a thread of its own: nobody is to wait for it but in the server.
+struct Other {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Other {
+    fn start(fairness: &Fairness, target: &Arc<Target>, app: &Arc<App>, disturbance: Disturbance) -> Self {
+        let (fairness, target, app) = (fairness.clone(), Arc::clone(target), Arc::clone(app));
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+                tokio::select! {
+                    ended = fairness.disturb(&target, &app, disturbance) => ended,
+                    _ = stopped => Ok(()),
+                }
+            })
+        });
+        Self { stop, thread }
+    }
+
+    fn end(self) -> anyhow::Result<()> {
+        drop(self.stop);
+        self.thread.join().map_err(|_| anyhow!("the other app's thread panicked"))?
     }
 }

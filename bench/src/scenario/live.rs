@@ -7,7 +7,7 @@ use crate::{
     Bench,
     account::Account,
     plot::{Line, Plot},
-    receive::{listener, open},
+    receive::{Listener, open},
     send::{Load, Until, send},
 };
 
@@ -41,12 +41,13 @@ impl Live {
         for &rate in &self.rates {
             let account: Arc<Account> = Arc::default();
             let app = &target.apps[0];
-            let listening = listener(open(&target.address, app, api::MAX_WINDOW, true).await?, &account);
+            let socket = open(&target.address, app, api::MAX_WINDOW, true).await?;
+            let listener = Listener::start(socket, &account);
             let until = Until::Time(Duration::from_secs_f64(self.seconds));
             let load =
                 Load { senders: self.senders, first_sender: 0, size: self.size, until, rate: Some(rate) };
             let sent = send(&target, &target.apps, load, &account).await?;
-            let taken = listening.await??;
+            let taken = listener.finish(sent.accepted).await?;
             let (post, received) = (sent.latencies.percentiles(), taken.latencies.percentiles());
             let sum = account.sum();
             println!(
