@@ -154,6 +154,15 @@ async fn while_no_sync_succeeds_what_is_stored_is_delivered() {
 }
 
 #[tokio::test]
+async fn what_stores_nothing_writes_nothing() {
+    let world = World::new(Limits { max_queued_events: 2, ..Limits::default() }).await;
+    world.store(0..2).await;
+    world.disk.set_fault(Some(Fault::ReadOnly));
+    assert_eq!(world.append(2).await.unwrap(), Appended::Full);
+    assert_eq!(world.append(1).await.unwrap(), Appended::Duplicate);
+}
+
+#[tokio::test]
 async fn a_full_disk_delivers_and_what_is_accepted_makes_room() {
     let world = World::new(Limits::default()).await;
     world.disk.set_room(Some(100));

@@ -1,7 +1,12 @@
 //! The power is cut, again and again, at any moment: of what was written and not synced any part is
 //! left, in whole or torn. After each cut the store has to be what it answered.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{self, Seek},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use wwproxy_protocol::{AppId, Scheme, Secret};
@@ -10,6 +15,7 @@ use wwproxy_server::store::{
 };
 
 use crate::{
+    common::eventually,
     disk::Disk,
     random::{Random, seed, setting},
 };
@@ -269,6 +275,35 @@ async fn after_a_power_cut_the_store_is_what_it_answered() {
         apps.iter().map(|a| a.next).sum::<u32>()
     );
     assert!(opened > 0);
+}
+
+/// The power is cut while it is put to rest, too.
+#[tokio::test]
+async fn a_store_at_rest_opens_without_a_check() {
+    let mut random = Random::new(seed());
+    let disk = Disk::default();
+    let store = RedbStore::open_on("/nowhere", disk.clone(), Limits::default()).unwrap();
+    let app: AppId = "bot".parse().unwrap();
+    store.put_registration(&app, registration(0)).await.unwrap();
+    for n in 1..100 {
+        store.append(&app, event(n), key(n)).await.unwrap();
+    }
+    let mut checked = 0;
+    eventually("it is at rest", async || {
+        let mut log = tempfile::tempfile().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(log.try_clone().unwrap())).finish();
+        let opened = tracing::subscriber::with_default(subscriber, || {
+            RedbStore::open_on("/nowhere", disk.after_power_cut(&mut random), Limits::default()).unwrap()
+        });
+        let there = lease(&opened, &app, usize::MAX).await.unwrap();
+        assert_eq!(there.iter().map(number).collect::<Vec<_>>(), (1..100).collect::<Vec<_>>());
+        log.rewind().unwrap();
+        let is_checked = io::read_to_string(log).unwrap().contains("all of it is checked");
+        checked += usize::from(is_checked);
+        !is_checked
+    })
+    .await;
+    assert!(checked > 0, "while it was not at rest");
 }
 
 #[test]

@@ -49,6 +49,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const RETRY_SHARE: u32 = 10;
 /// How much is written to see whether there is room again.
 const PROBE_BYTES: usize = 64 << 10;
+/// How long after the last commit the file is made one that opens at once whatever happens.
+const REST: Duration = Duration::from_secs(1);
 /// How often old events and keys are looked for, at most and at least.
 const SWEEP: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
@@ -139,6 +141,8 @@ pub(super) struct Writer {
     waiting: Waiting,
     /// Accepted events that are still in the file.
     pub(super) to_delete: Deletions,
+    /// When the file was last committed to, until it is at rest.
+    committed: Option<Instant>,
     /// The file refused a write and has to be opened again.
     pub(super) failure: Option<Failure>,
     /// A write was refused, and none that stores an event has gone through since.
@@ -162,6 +166,7 @@ impl Writer {
             recent,
             waiting: Waiting::default(),
             to_delete: Deletions::default(),
+            committed: Some(Instant::now()),
             failure: None,
             refused: false,
         }
@@ -177,15 +182,16 @@ impl Writer {
         WriterHandle { commands, room: Arc::new(room) }
     }
 
-    /// Until it is closed or nobody can send any more: waits for commands, the end of the linger and
-    /// the next sweep, whichever comes first.
+    /// Until it is closed or nobody can send any more: waits for commands, the end of the linger, the next
+    /// sweep and the time to put the file to rest, whichever comes first.
     fn run(mut self, queue: &Queue) {
         let pause = self.limits.retention.min(self.limits.dedupe_window) / 4;
         let pause = pause.clamp(SWEEP.0, SWEEP.1);
         let mut next_sweep = Instant::now() + pause;
         let mut next_delete = None;
         loop {
-            let wake = next_delete.map_or(next_sweep, |next: Instant| next.min(next_sweep));
+            let rest = self.committed.map(|committed| committed + REST);
+            let wake = [next_delete, rest].into_iter().flatten().fold(next_sweep, Instant::min);
             let idle = if self.waiting.is_empty() {
                 wake.saturating_duration_since(Instant::now())
             } else {
@@ -218,6 +224,9 @@ impl Writer {
             if next_sweep <= now {
                 self.sweep();
                 next_sweep = now + pause;
+            }
+            if self.committed.is_some_and(|committed| committed + REST <= now) {
+                self.rest();
             }
             match other {
                 Some(Command::Register { app, registration, reply }) => {
@@ -340,14 +349,26 @@ impl Writer {
             let transaction = self.shared.file.begin_write();
             let transaction = transaction.map_err(StoreError::engine)?;
             let (written, changed) = write(self, &transaction).map_err(StoreError::engine)?;
-            let ended = if changed {
-                transaction.commit().map_err(StoreError::engine)
+            if changed {
+                transaction.commit().map_err(StoreError::engine)?;
+                self.committed = Some(Instant::now());
             } else {
-                transaction.abort().map_err(StoreError::engine)
-            };
-            ended.map(|()| written)
+                transaction.abort().map_err(StoreError::engine)?;
+            }
+            Ok(written)
         });
         result.inspect_err(|error| self.fail(error, began))
+    }
+
+    /// Leaves the file in a state that opens at once, as nothing was committed for a while.
+    fn rest(&mut self) {
+        let began = Instant::now();
+        self.committed = None;
+        if self.failure.is_none()
+            && let Err(error) = self.shared.file.write_down_free()
+        {
+            self.fail(&StoreError::engine(error), began);
+        }
     }
 
     /// Takes note of a write that began at that time and failed. What is stored can be read on.
