@@ -86,6 +86,15 @@ pub(crate) struct Sum {
     pub(crate) repeated: usize,
 }
 
+impl Sum {
+    /// Fails where an event that was answered 201 did not come, or not in its place.
+    pub(crate) fn ensure_complete(self, out_of_order: usize) -> anyhow::Result<()> {
+        anyhow::ensure!(self.missing == 0, "{} of {} events are missing", self.missing, self.accepted);
+        anyhow::ensure!(out_of_order == 0, "{out_of_order} events came out of order");
+        Ok(())
+    }
+}
+
 impl Default for Account {
     fn default() -> Self {
         let number = RandomState::new().hash_one(0);

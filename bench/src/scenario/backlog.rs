@@ -50,6 +50,7 @@ impl Backlog {
                 taken.out_of_order,
                 target.status(&target.apps[0]).await?.stored,
             );
+            sum.ensure_complete(taken.out_of_order)?;
         }
         Ok(())
     }

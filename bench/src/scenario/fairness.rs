@@ -130,6 +130,7 @@ impl Fairness {
         let load = Load { senders: 8, first_sender: 0, size: self.size, until, rate: Some(self.rate) };
         let sent = send(target, std::slice::from_ref(app), load, &account).await?;
         let taken = listener.finish(sent.accepted).await?;
+        account.sum().ensure_complete(taken.out_of_order)?;
         post.merge(&sent.latencies);
         received.merge(&taken.latencies);
         Ok(())

@@ -4,6 +4,7 @@ use std::{
 };
 
 use clap::Args;
+use tokio::time::sleep;
 
 use super::{MIB, median};
 use crate::{
@@ -21,6 +22,8 @@ const SENDERS: usize = 64;
 const STEPS: usize = 5;
 /// Into how many parts the backlog is divided where it is read: the first and the last are compared.
 const PARTS: usize = 10;
+/// Longer than a server waits after its last commit until it puts its store to rest.
+const REST: Duration = Duration::from_secs(3);
 
 /// What a long backlog costs: storing more beside an empty store, memory, opening, and reading at its ends
 #[derive(Debug, Args)]
@@ -45,10 +48,11 @@ pub(crate) struct Growth {
 impl Growth {
     pub(crate) async fn run(&self, bench: &Bench) -> anyhow::Result<()> {
         println!(
-            "| apps | events stored | events/s | empty | ratio | memory MiB | empty | opened in ms | after a kill | memory MiB then \
+            "| apps | events stored | events/s | empty | ratio | memory MiB | empty \
+             | opened in ms | after a kill at rest | under load | memory MiB then \
              | first read events/s | last read | file MiB | read empty | filled again | missing | repeated | out of order |"
         );
-        println!("|{}", "--:|".repeat(18));
+        println!("|{}", "--:|".repeat(19));
         let mut lines = Vec::new();
         for &apps in &self.apps {
             let line = self.fill(bench, apps).await?;
@@ -92,7 +96,10 @@ impl Growth {
         let (usage, empty_usage) = (full.usage(), empty.usage());
         drop(empty);
         let opened = full.restart(End::Stop).await?;
-        let opened_after_kill = full.restart(End::Kill).await?;
+        sleep(REST).await;
+        let opened_at_rest = full.restart(End::Kill).await?;
+        stored += self.send(&full, Until::Events(SENDERS), &account).await?.0;
+        let opened_under_load = full.restart(End::Kill).await?;
         let memory = full.usage().memory;
 
         let (rates_read, out_of_order) = self.read(&full, &account, stored).await?;
@@ -101,13 +108,14 @@ impl Growth {
         let again: Arc<Account> = Arc::default();
         self.send(&full, Until::Events(self.events / STEPS), &again).await?;
         println!(
-            "| {apps} | {stored} | {:.0} | {:.0} | {ratio:.2} | {} | {} | {} | {} | {} | {:.0} | {:.0} | {} | {} | {} | {} | {} | {out_of_order} |",
+            "| {apps} | {stored} | {:.0} | {:.0} | {ratio:.2} | {} | {} | {} | {} | {} | {} | {:.0} | {:.0} | {} | {} | {} | {} | {} | {out_of_order} |",
             median(rates),
             median(empty_rates),
             usage.memory / MIB,
             empty_usage.memory / MIB,
             opened.as_millis(),
-            opened_after_kill.as_millis(),
+            opened_at_rest.as_millis(),
+            opened_under_load.as_millis(),
             memory / MIB,
             rates_read.first().unwrap_or(&0.0),
             rates_read.last().unwrap_or(&0.0),
@@ -117,6 +125,7 @@ impl Growth {
             sum.missing,
             sum.repeated,
         );
+        sum.ensure_complete(out_of_order)?;
         Ok(line)
     }
 

@@ -78,6 +78,7 @@ impl Ingest {
                 sum.repeated,
                 taken.out_of_order,
             );
+            sum.ensure_complete(taken.out_of_order)?;
             lines[0].1.push((count(senders), rate));
             lines[1].1.push((count(senders), highest));
         }

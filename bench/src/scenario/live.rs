@@ -60,6 +60,7 @@ impl Live {
                 sum.repeated,
                 taken.out_of_order,
             );
+            sum.ensure_complete(taken.out_of_order)?;
             for (line, time) in lines.iter_mut().zip([post.p50, post.p99, received.p50, received.p99]) {
                 line.points.push((rate, time.as_secs_f64() * 1000.0));
             }
