@@ -14,7 +14,7 @@ use crate::{
     Bench,
     account::Account,
     latency::Latencies,
-    receive::{Listener, open},
+    receive::{Listener, Way, open, receive},
     send::{Load, Until, send},
     target::{App, Setup, Target},
 };
@@ -41,7 +41,7 @@ pub(crate) struct Fairness {
     /// Seconds of each of ten turns
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Events that wait for a client that is stuck
+    /// Events that wait for the other app's client
     #[arg(long, default_value_t = 100_000)]
     backlog: usize,
     /// What the other app does
@@ -49,7 +49,7 @@ pub(crate) struct Fairness {
         long,
         value_delimiter = ',',
         value_enum,
-        default_value = "flood,unbounded-flood,full-queue,acks-nothing,reads-nothing"
+        default_value = "flood,unbounded-flood,full-queue,drain,acks-nothing,reads-nothing"
     )]
     others: Vec<Disturbance>,
 }
@@ -62,10 +62,22 @@ enum Disturbance {
     UnboundedFlood,
     /// The same to a queue that is full
     FullQueue,
+    /// A client that takes and acknowledges a backlog
+    Drain,
     /// A client that takes its events and acknowledges none
     AcksNothing,
     /// A client that does not even read
     ReadsNothing,
+}
+
+impl Disturbance {
+    fn needs_backlog(self, round: usize) -> bool {
+        match self {
+            Self::Flood | Self::UnboundedFlood => false,
+            Self::FullQueue | Self::AcksNothing | Self::ReadsNothing => round == 0,
+            Self::Drain => true,
+        }
+    }
 }
 
 impl Fairness {
@@ -92,11 +104,11 @@ impl Fairness {
         let target = Arc::new(target);
         let (mut quiet, mut disturbed) = <([Latencies; 2], [Latencies; 2])>::default();
         let (measured, other) = (&target.apps[0], &target.apps[1]);
-        if !matches!(disturbance, Disturbance::Flood | Disturbance::UnboundedFlood) {
-            let load = self.flooding(Until::Events(self.backlog), None);
-            send(&target, std::slice::from_ref(other), load, &Arc::<Account>::default()).await?;
-        }
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
+            if disturbance.needs_backlog(round) {
+                let load = self.flooding(Until::Events(self.backlog), None);
+                send(&target, std::slice::from_ref(other), load, &Arc::<Account>::default()).await?;
+            }
             self.latency(&target, measured, &mut quiet).await?;
             let other = Other::start(self, &target, other, disturbance);
             self.latency(&target, measured, &mut disturbed).await?;
@@ -143,6 +155,10 @@ impl Fairness {
         let rate = match disturbance {
             Disturbance::Flood => Some(self.flood),
             Disturbance::UnboundedFlood | Disturbance::FullQueue => None,
+            Disturbance::Drain => {
+                receive(target, app, Way::Socket, usize::MAX, &Arc::default()).await?;
+                return Ok(());
+            }
             Disturbance::AcksNothing | Disturbance::ReadsNothing => {
                 let mut socket = open(&target.address, app, api::MAX_WINDOW, true).await?;
                 if disturbance == Disturbance::AcksNothing {
@@ -162,6 +178,7 @@ impl Fairness {
             Disturbance::Flood => format!("{FLOOD} senders, {} events/s", self.flood),
             Disturbance::UnboundedFlood => format!("{FLOOD} senders, as fast as they are answered"),
             Disturbance::FullQueue => format!("{FLOOD} senders to a full queue"),
+            Disturbance::Drain => format!("a client that takes {} events", self.backlog),
             Disturbance::AcksNothing => "a client that acknowledges nothing".to_owned(),
             Disturbance::ReadsNothing => "a client that reads nothing".to_owned(),
         }
