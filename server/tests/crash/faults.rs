@@ -181,6 +181,18 @@ async fn a_full_disk_delivers_and_what_is_accepted_makes_room() {
     assert_eq!(world.stored().await.into_iter().filter(|&n| n >= 100_000).collect::<Vec<_>>(), expected);
 }
 
+#[tokio::test]
+async fn a_store_that_cannot_be_put_to_rest_goes_on() {
+    let world = World::new(Limits::default()).await;
+    world.store(0..5).await;
+    world.disk.set_fault(Some(Fault::OneSync));
+    eventually("it is tried", async || world.disk.fault().is_none()).await;
+    assert_eq!(world.stored().await, (0..5).collect::<Vec<_>>());
+    world.recover(5..8).await;
+    world.store.close().await.unwrap();
+    assert_eq!(world.after_power_cut(Limits::default()).stored().await, (0..8).collect::<Vec<_>>());
+}
+
 /// A sync that failed leaves in the system's memory what is on no disk, and never will be.
 #[tokio::test]
 async fn what_a_failed_sync_lost_is_not_taken_for_stored() {

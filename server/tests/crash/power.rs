@@ -277,33 +277,61 @@ async fn after_a_power_cut_the_store_is_what_it_answered() {
     assert!(opened > 0);
 }
 
-/// The power is cut while it is put to rest, too.
+/// A store of an app with these events, and nothing more to do.
+async fn stored(disk: &Disk, numbers: std::ops::Range<u32>) -> (RedbStore, AppId) {
+    let store = RedbStore::open_on("/nowhere", disk.clone(), Limits::default()).unwrap();
+    let app = "bot".parse().unwrap();
+    store.put_registration(&app, registration(0)).await.unwrap();
+    for n in numbers {
+        store.append(&app, event(n), key(n)).await.unwrap();
+    }
+    (store, app)
+}
+
+/// Whether the store on this disk is checked when it is opened. It must have these events.
+async fn is_checked(disk: Disk, app: &AppId, numbers: std::ops::Range<u32>) -> bool {
+    let mut log = tempfile::tempfile().unwrap();
+    let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(log.try_clone().unwrap())).finish();
+    let store = tracing::subscriber::with_default(subscriber, || {
+        RedbStore::open_on("/nowhere", disk, Limits::default()).unwrap()
+    });
+    let there = lease(&store, app, usize::MAX).await.unwrap();
+    assert_eq!(there.iter().map(number).collect::<Vec<_>>(), numbers.collect::<Vec<_>>());
+    log.rewind().unwrap();
+    io::read_to_string(log).unwrap().contains("is checked")
+}
+
 #[tokio::test]
 async fn a_store_at_rest_opens_without_a_check() {
     let mut random = Random::new(seed());
     let disk = Disk::default();
-    let store = RedbStore::open_on("/nowhere", disk.clone(), Limits::default()).unwrap();
-    let app: AppId = "bot".parse().unwrap();
-    store.put_registration(&app, registration(0)).await.unwrap();
-    for n in 1..100 {
-        store.append(&app, event(n), key(n)).await.unwrap();
-    }
+    let (_store, app) = stored(&disk, 1..100).await;
     let mut checked = 0;
     eventually("it is at rest", async || {
-        let mut log = tempfile::tempfile().unwrap();
-        let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(log.try_clone().unwrap())).finish();
-        let opened = tracing::subscriber::with_default(subscriber, || {
-            RedbStore::open_on("/nowhere", disk.after_power_cut(&mut random), Limits::default()).unwrap()
-        });
-        let there = lease(&opened, &app, usize::MAX).await.unwrap();
-        assert_eq!(there.iter().map(number).collect::<Vec<_>>(), (1..100).collect::<Vec<_>>());
-        log.rewind().unwrap();
-        let is_checked = io::read_to_string(log).unwrap().contains("all of it is checked");
+        let is_checked = is_checked(disk.after_power_cut(&mut random), &app, 1..100).await;
         checked += usize::from(is_checked);
         !is_checked
     })
     .await;
     assert!(checked > 0, "while it was not at rest");
+}
+
+#[tokio::test]
+async fn a_power_cut_while_a_store_is_put_to_rest_costs_nothing() {
+    let mut random = Random::new(seed());
+    let cuts = (0..40).map(|changes| (changes, random.fork())).collect::<Vec<_>>();
+    let cut = join_all(cuts.into_iter().map(async |(changes, mut random)| {
+        let disk = Disk::default();
+        let (_store, app) = stored(&disk, 1..5).await;
+        disk.die_after(changes);
+        let is_over =
+            async || disk.is_dead() || !is_checked(disk.after_power_cut(&mut random), &app, 1..5).await;
+        eventually("it is at rest, or the power is cut", is_over).await;
+        is_checked(disk.after_power_cut(&mut random), &app, 1..5).await;
+        disk.is_dead()
+    }));
+    let cut = cut.await.into_iter().filter(|&is_cut| is_cut).count();
+    assert!((4..40).contains(&cut), "{cut} changes put a store to rest");
 }
 
 #[test]

@@ -8,14 +8,15 @@ use std::{
 };
 
 use redb::WriteTransaction;
-use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 use wwproxy_protocol::{AppId, Event};
 
 use super::{
-    file::{DROPPED, Events, KEYS, slot_size},
+    commands::{Reply, Room, answer},
+    events::{Events, slot_size},
+    file::{DROPPED, KEYS},
     record,
-    writer::{Reply, Writer, answer},
+    writer::Writer,
 };
 use crate::store::{
     Appended, DedupeKey, NewEvent, Overflow, StoreError,
@@ -40,7 +41,7 @@ pub(super) struct Batch {
     replies: Vec<Reply<Appended>>,
     bytes: usize,
     /// What the appends occupy until they are durable.
-    room: Vec<OwnedSemaphorePermit>,
+    room: Vec<Room>,
 }
 
 /// What a batch changes in memory once it is durable.
@@ -82,28 +83,6 @@ struct Tables<'t> {
     events: Events<'t>,
 }
 
-/// Accepted events that are still in the file, by who accepted how many at once.
-#[derive(Debug, Default)]
-pub(super) struct Deletions {
-    accepted: Vec<(AppId, Vec<Seq>)>,
-    events: usize,
-}
-
-impl Deletions {
-    pub(super) fn add(&mut self, app: AppId, numbers: Vec<Seq>) {
-        self.events += numbers.len();
-        self.accepted.push((app, numbers));
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.events
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.accepted.is_empty()
-    }
-}
-
 impl Changes {
     fn is_some(&self) -> bool {
         !self.pushed.is_empty() || !self.passed.is_empty() || !self.evicted.is_empty()
@@ -111,7 +90,7 @@ impl Changes {
 }
 
 impl Batch {
-    pub(super) fn add(&mut self, append: Append, reply: Reply<Appended>, room: OwnedSemaphorePermit) {
+    pub(super) fn add(&mut self, append: Append, reply: Reply<Appended>, room: Room) {
         self.bytes += append.1.body.len();
         self.appends.push(append);
         self.replies.push(reply);
@@ -146,13 +125,11 @@ impl Writer {
         }
         let Batch { appends, replies, room, .. } = batch;
         let mut changes = Changes::default();
-        let deleted = std::mem::take(&mut self.to_delete);
+        let deleted = self.to_delete.take_first();
         let outcomes = self.transaction_if(|writer, transaction| {
             let mut tables = Tables { transaction, events: Events::open(transaction)? };
-            for (_, numbers) in &deleted.accepted {
-                for &seq in numbers {
-                    tables.events.remove(seq)?;
-                }
+            for numbers in deleted.numbers() {
+                tables.events.remove_all(numbers)?;
             }
             let append = |(app, event, dedupe)| writer.append(&mut tables, app, event, dedupe, &mut changes);
             let outcomes = appends.into_iter().map(append).collect::<Result<Vec<_>, _>>()?;
@@ -164,7 +141,7 @@ impl Writer {
         drop(room);
         match outcomes {
             Ok(outcomes) => {
-                for (app, numbers) in deleted.accepted {
+                for (app, numbers) in deleted {
                     self.shared.queues.app(&app).lock().deleted(&numbers);
                 }
                 self.apply(changes);
@@ -177,7 +154,7 @@ impl Writer {
                 for (app, evicted) in changes.evicted {
                     self.shared.queues.app(&app).restore(&evicted);
                 }
-                self.to_delete = deleted;
+                self.to_delete.put_back(deleted);
                 for reply in replies {
                     answer(reply, Err(error.share()));
                 }

@@ -9,22 +9,18 @@ use std::{
 };
 
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    StorageBackend, Table, TableDefinition, WriteTransaction, backends::FileBackend,
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, WriteTransaction, backends::FileBackend,
 };
 use wwproxy_protocol::{AppId, Event};
 
 use super::{
     disk::Disk,
-    record::{self, InvalidRecord},
+    events::{EVENTS, Events, HEADS, tell_damage},
+    record,
 };
 use crate::store::{Registration, StoreError, dedupe::Key, queue::Slot, sequence::Seq};
 
-/// Events by their number alone: an append touches the right edge of the tree only.
-const EVENTS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("events");
-/// What opening the store needs to know of each event, so that it reads no bodies: the bytes that the event
-/// counts for, and whose it is.
-const HEADS: TableDefinition<'_, Seq, (u32, &str)> = TableDefinition::new("heads");
 /// Registrations by app id.
 pub(super) const REGISTRATIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registrations");
 /// Keys of deliveries, those of one batch by the number of its last event: a row for each would cost more
@@ -269,68 +265,17 @@ impl File {
     }
 }
 
-/// The tables of events, within one transaction.
-pub(super) struct Events<'t> {
-    records: Table<'t, Seq, &'static [u8]>,
-    heads: Table<'t, Seq, (u32, &'static str)>,
-}
-
-impl<'t> Events<'t> {
-    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
-        Ok(Self { records: transaction.open_table(EVENTS)?, heads: transaction.open_table(HEADS)? })
-    }
-
-    pub(super) fn insert(&mut self, app: &AppId, slot: Slot, record: &[u8]) -> Result<(), redb::Error> {
-        self.records.insert(slot.seq, record)?;
-        self.heads.insert(slot.seq, (slot.size, app.as_str()))?;
-        Ok(())
-    }
-
-    pub(super) fn remove(&mut self, seq: Seq) -> Result<(), redb::Error> {
-        self.records.remove(seq)?;
-        self.heads.remove(seq)?;
-        Ok(())
-    }
-
-    /// Makes the heads anew where there is not one for each event, as in a file that a server without heads
-    /// wrote to: an event without one would never be delivered. As numbers only rise, as many of both and the
-    /// same last number say that they belong together.
-    fn make_sure(&mut self) -> Result<(), redb::Error> {
-        let last_event = self.records.last()?.map(|(seq, _)| seq.value());
-        let last_head = self.heads.last()?.map(|(seq, _)| seq.value());
-        if self.heads.len()? == self.records.len()? && last_head == last_event {
-            return Ok(());
-        }
-        self.heads.retain(|_, _| false)?;
-        for row in self.records.iter()? {
-            let (seq, value) = row?;
-            let (seq, value) = (seq.value(), value.value());
-            if let Ok(app) = record::decode_app(value).inspect_err(|error| tell_damage(seq, error)) {
-                self.heads.insert(seq, (slot_size(value.len()), app.as_str()))?;
-            }
-        }
-        Ok(())
-    }
-}
-
 fn decode(seq: Seq, value: &[u8]) -> Option<Event> {
     record::decode_event(value).inspect_err(|error| tell_damage(seq, error)).ok()
-}
-
-fn tell_damage(seq: Seq, error: &InvalidRecord) {
-    tracing::error!(seq, %error, "an event cannot be read and is left in the file");
-}
-
-/// How many bytes an event counts for, by the size of its record.
-pub(super) fn slot_size(record: usize) -> u32 {
-    u32::try_from(record).unwrap_or(u32::MAX)
 }
 
 fn open_database(folder: &Path, disk: &Arc<Disk>) -> Result<Database, OpenError> {
     let mut builder = redb::Builder::new();
     builder.set_cache_size(CACHE_BYTES).set_repair_callback(|repair| {
         if repair.progress() == 0.0 {
-            tracing::info!("the store was not closed: all of it is checked, about 2 s for each GiB");
+            tracing::info!(
+                "the store was not closed: all of its file is checked, which takes some 2 s for each GiB"
+            );
         }
     });
     builder.create_with_backend(disk.writer()).map_err(|error| explain(folder, error))

@@ -5,7 +5,10 @@
 //! what came during its last fsync as one transaction; reads run beside it on snapshots.
 
 mod batch;
+mod commands;
+mod deletions;
 mod disk;
+mod events;
 mod file;
 mod record;
 mod sweep;
@@ -24,8 +27,9 @@ pub use self::file::OpenError;
 #[cfg(fuzzing)]
 pub use self::record::fuzz as fuzz_record;
 use self::{
+    commands::{Command, WriterHandle},
     file::{Contents, File},
-    writer::{Command, Writer, WriterHandle},
+    writer::Writer,
 };
 use super::{
     Answer, Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Registration, Settled, Settlement, Stats,
@@ -156,8 +160,7 @@ impl Store for RedbStore {
         event: NewEvent,
         dedupe: Option<DedupeKey>,
     ) -> Answer<'a, Appended> {
-        let app = app.clone();
-        Box::pin(self.writer.ask(move |reply| Command::Append { app, event, dedupe, reply }))
+        Box::pin(self.writer.append(app.clone(), event, dedupe))
     }
 
     fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> Answer<'a, Vec<Delivery>> {
@@ -168,7 +171,7 @@ impl Store for RedbStore {
         Box::pin(async move {
             // The lease ends here and now; the deletion follows with the next commit. There is no waiting
             // between the two: who asked may go, and the event would be in the file and in no queue.
-            let place = self.writer.place(0).await?;
+            let place = self.writer.place().await?;
             let (settled, deleted) = self.shared.queues.settle(app, settlement);
             if !deleted.is_empty() {
                 place.send(Command::Delete { app: app.clone(), numbers: deleted })?;

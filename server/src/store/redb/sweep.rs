@@ -4,7 +4,8 @@
 use std::time::SystemTime;
 
 use super::{
-    file::{DROPPED, Events, KEYS},
+    events::Events,
+    file::{DROPPED, KEYS},
     writer::Writer,
 };
 use crate::store::sequence;
@@ -34,9 +35,7 @@ impl Writer {
         let swept = self.transaction(|_, transaction| {
             let mut events = Events::open(transaction)?;
             for (app, _, slots, dropped) in &old {
-                for slot in slots {
-                    events.remove(slot.seq)?;
-                }
+                events.remove_all(&slots.iter().map(|slot| slot.seq).collect::<Vec<_>>())?;
                 transaction.open_table(DROPPED)?.insert(app.as_str(), dropped + slots.len() as u64)?;
             }
             if let Some(floor) = keys {

@@ -1,47 +1,55 @@
 //! Appends that wait for a batch, and whose turn it is.
 //!
-//! Apps take turns. While several of them post, none has more than [`SHARE`] events or [`SHARE_BYTES`] in a
-//! batch: what one app can add to another's wait is the time of so much, however much it posts. An app that
-//! posts alone has all of every batch.
+//! Apps take turns. While several of them post, each has a share of a batch that takes less time than its commit:
+//! what one app can add to another's wait is the time of that share, however much it posts. An app that posts
+//! alone has all of every batch.
 
 use std::{
     collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
-use tokio::sync::OwnedSemaphorePermit;
 use wwproxy_protocol::AppId;
 
 use super::{
     batch::{Append, Batch},
-    writer::Reply,
+    commands::{Reply, Room},
 };
 use crate::store::Appended;
 
-/// The most events of one app in a batch while others post too: less work than an fsync. With 16 the p99 beside
-/// a flood was half as high again, and two apps stored no more together.
+/// The events of one app in a batch while others post too, at least. With 16 the p99 beside a flood was half as
+/// high again where an fsync took 1 ms, and two apps stored no more together.
 const SHARE: usize = 8;
-/// How much of one app is in a batch then, in bytes of bodies, though never less than one event.
-const SHARE_BYTES: usize = 64 << 10;
+/// Where a commit takes long a share is what takes so small a part of it: fewer events would not make it shorter.
+const COMMIT_PART: u32 = 8;
+/// What an event costs the writer beside the commit.
+const EVENT_COST: Duration = Duration::from_micros(15);
+/// A share is used up with so many bytes for each of its events, though never by less than one event.
+const EVENT_BYTES: usize = 8 << 10;
 /// How long after its last event an app counts as one that posts.
 const LATELY: Duration = Duration::from_secs(1);
 
 /// Their number is bounded by the room that each of them holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Waiting {
     apps: HashMap<AppId, VecDeque<One>>,
     /// Each app with something that waits, the next one first.
     turns: VecDeque<AppId>,
-    /// Who posted last.
-    last: Option<AppId>,
-    /// When somebody posted who had not posted last.
+    /// An app that posted, and when it last did.
+    last: Option<(AppId, Instant)>,
+    /// When another one posted within [`LATELY`] of that.
     competed: Option<Instant>,
+    share: usize,
 }
 
-type One = (Append, Reply<Appended>, OwnedSemaphorePermit);
+type One = (Append, Reply<Appended>, Room);
 
 impl Waiting {
-    pub(super) fn add(&mut self, append: Append, reply: Reply<Appended>, room: OwnedSemaphorePermit) {
+    pub(super) fn new() -> Self {
+        Self { apps: HashMap::new(), turns: VecDeque::new(), last: None, competed: None, share: SHARE }
+    }
+
+    pub(super) fn add(&mut self, append: Append, reply: Reply<Appended>, room: Room) {
         let app = &append.0;
         if let Some(waiting) = self.apps.get_mut(app) {
             waiting.push_back((append, reply, room));
@@ -57,7 +65,32 @@ impl Waiting {
 
     /// Takes the next batch out.
     pub(super) fn batch(&mut self, now: Instant) -> Batch {
-        let (events, bytes) = if self.compete(now) { (SHARE, SHARE_BYTES) } else { (usize::MAX, usize::MAX) };
+        if self.compete(now) {
+            self.take(self.share, self.share.saturating_mul(EVENT_BYTES))
+        } else {
+            self.without_turns()
+        }
+    }
+
+    /// Takes as much out as a batch can hold.
+    pub(super) fn without_turns(&mut self) -> Batch {
+        self.take(usize::MAX, usize::MAX)
+    }
+
+    /// A batch was committed in this time.
+    pub(super) fn committed(&mut self, took: Duration) {
+        let events = (took / COMMIT_PART).as_micros() / EVENT_COST.as_micros();
+        self.share = usize::try_from(events).unwrap_or(usize::MAX).max(SHARE);
+    }
+
+    /// Takes all of an app out, and says who waits for it.
+    pub(super) fn remove(&mut self, app: &AppId) -> impl Iterator<Item = Reply<Appended>> + use<> {
+        self.turns.retain(|other| other != app);
+        self.apps.remove(app).into_iter().flatten().map(|(_, reply, _)| reply)
+    }
+
+    /// Takes a batch out that has so many events and bytes of each app.
+    fn take(&mut self, events: usize, bytes: usize) -> Batch {
         let mut batch = Batch::default();
         for _ in 0..self.turns.len() {
             if batch.is_full() {
@@ -71,8 +104,11 @@ impl Waiting {
                 && !batch.is_full()
                 && let Some((append, reply, room)) = waiting.pop_front()
             {
-                batch.add(append, reply, room);
-                taken += 1;
+                // Who does not wait any more comes again: it was not answered.
+                if !reply.is_closed() {
+                    batch.add(append, reply, room);
+                    taken += 1;
+                }
             }
             if waiting.is_empty() {
                 self.apps.remove(&app);
@@ -85,25 +121,30 @@ impl Waiting {
 
     /// Whether several apps posted lately.
     fn compete(&mut self, now: Instant) -> bool {
-        let other = self.turns.iter().find(|app| Some(*app) != self.last.as_ref()).cloned();
-        if let Some(other) = other
-            && (self.last.replace(other).is_some() || self.turns.len() > 1)
-        {
+        let is_lately = |at: Instant| now.duration_since(at) < LATELY;
+        let last = self.last.take().filter(|(_, at)| is_lately(*at));
+        let is_last = |app: &AppId| last.as_ref().is_some_and(|(last, _)| last == app);
+        let other = self.turns.iter().find(|app| !is_last(app));
+        if other.is_some() && (last.is_some() || self.turns.len() > 1) {
             self.competed = Some(now);
         }
-        self.competed.is_some_and(|competed| now.duration_since(competed) < LATELY)
+        self.last = other.or(self.turns.front()).map(|app| (app.clone(), now)).or(last);
+        self.competed.is_some_and(is_lately)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, sync::Arc};
+    use std::collections::HashSet;
 
     use bytes::Bytes;
-    use tokio::sync::{Semaphore, oneshot};
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::store::NewEvent;
+
+    /// A share's.
+    const BYTES: usize = SHARE * EVENT_BYTES;
 
     fn add(waiting: &mut Waiting, app: &str, count: usize) {
         for number in 0..count {
@@ -113,8 +154,10 @@ mod tests {
 
     fn add_one(waiting: &mut Waiting, app: &str, body: impl Into<Bytes>) {
         let event = NewEvent { headers: Vec::new(), query: None, body: body.into() };
-        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        waiting.add((app.parse().unwrap(), event, None), oneshot::channel().0, room);
+        let (reply, answer) = oneshot::channel();
+        // It goes on waiting.
+        std::mem::forget(answer);
+        waiting.add((app.parse().unwrap(), event, None), reply, Room::none());
     }
 
     /// How many of a batch are of these apps, each in the order in which they came.
@@ -130,7 +173,7 @@ mod tests {
 
     #[test]
     fn one_app_alone_has_all_of_a_batch() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let (mut waiting, now) = (Waiting::new(), Instant::now());
         add(&mut waiting, "one", 500);
         assert_eq!(shares(&waiting.batch(now), [0], ["one"]), [500]);
         assert!(waiting.is_empty());
@@ -139,7 +182,7 @@ mod tests {
 
     #[test]
     fn apps_that_compete_take_turns() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let (mut waiting, now) = (Waiting::new(), Instant::now());
         add(&mut waiting, "flood", 50);
         add(&mut waiting, "other", 3);
         let apps = ["flood", "other"];
@@ -155,13 +198,13 @@ mod tests {
 
     #[test]
     fn large_events_use_up_a_share_sooner() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let (mut waiting, now) = (Waiting::new(), Instant::now());
         for _ in 0..4 {
-            add_one(&mut waiting, "large", vec![0; SHARE_BYTES / 2]);
-            add_one(&mut waiting, "huge", vec![0; 3 * SHARE_BYTES]);
+            add_one(&mut waiting, "large", vec![0; BYTES / 2]);
+            add_one(&mut waiting, "huge", vec![0; 3 * BYTES]);
         }
         let sizes = |batch: &Batch| -> Vec<_> {
-            batch.appends().iter().map(|(_, event, _)| event.body.len() / (SHARE_BYTES / 2)).collect()
+            batch.appends().iter().map(|(_, event, _)| event.body.len() / (BYTES / 2)).collect()
         };
         assert_eq!(sizes(&waiting.batch(now)), [1, 1, 6]);
         assert_eq!(sizes(&waiting.batch(now)), [1, 1, 6]);
@@ -169,8 +212,42 @@ mod tests {
     }
 
     #[test]
+    fn a_share_is_larger_where_a_commit_takes_long() {
+        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        add(&mut waiting, "flood", 500);
+        add(&mut waiting, "other", 3);
+        waiting.committed(Duration::from_millis(12));
+        assert_eq!(shares(&waiting.batch(now), [0, 0], ["flood", "other"]), [100, 3]);
+        waiting.committed(Duration::from_micros(300));
+        assert_eq!(shares(&waiting.batch(now), [100, 3], ["flood", "other"]), [SHARE, 0]);
+    }
+
+    #[test]
+    fn an_app_that_posted_long_ago_does_not_compete() {
+        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        add(&mut waiting, "one", 1);
+        assert_eq!(waiting.batch(now).appends().len(), 1);
+        add(&mut waiting, "two", 50);
+        assert_eq!(waiting.batch(now + LATELY).appends().len(), 50);
+        add(&mut waiting, "one", 50);
+        assert_eq!(waiting.batch(now + LATELY).appends().len(), SHARE);
+    }
+
+    #[test]
+    fn who_does_not_wait_any_more_has_no_turn() {
+        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        add(&mut waiting, "one", 3);
+        for (_, reply, _) in waiting.apps.values_mut().flatten().take(2) {
+            *reply = oneshot::channel().0;
+        }
+        add(&mut waiting, "two", 1);
+        assert_eq!(waiting.batch(now).appends().len(), 2);
+        assert!(waiting.is_empty());
+    }
+
+    #[test]
     fn who_found_a_batch_full_is_in_the_next() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let (mut waiting, now) = (Waiting::new(), Instant::now());
         let apps: Vec<_> = (0..1500).map(|n| format!("app-{n}")).collect();
         for app in &apps {
             add(&mut waiting, app, SHARE + 1);

@@ -9,40 +9,29 @@
 //! Memory follows the file: queues, registrations and keys change after the commit, never before.
 
 use std::{
-    sync::{
-        Arc,
-        mpsc::{self, RecvTimeoutError},
-    },
+    sync::{Arc, mpsc::RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
 use redb::WriteTransaction;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wwproxy_protocol::AppId;
 
 use super::{
     Registered, Shared,
-    batch::{Batch, Deletions},
-    file::{DROPPED, Events, PROBE, REGISTRATIONS},
+    batch::Batch,
+    commands::{Command, Queue, Room, WriterHandle, answer},
+    deletions::Deletions,
+    events::Events,
+    file::{DROPPED, PROBE, REGISTRATIONS},
     record,
     waiting::Waiting,
     write,
 };
-use crate::store::{
-    Appended, DedupeKey, Limits, NewEvent, Registration, StoreError,
-    dedupe::Recent,
-    sequence::{Seq, Sequence},
-};
+use crate::store::{Appended, Limits, Registration, StoreError, dedupe::Recent, sequence::Sequence};
 
-/// How much waits for the writer, in pieces of [`PIECE_BYTES`]: 128 MiB. A further command waits for room.
-const MAX_QUEUED_PIECES: u32 = 8192;
-/// The room that any command takes; an event takes as many as it fills, and one more.
-const PIECE_BYTES: usize = 16 << 10;
 /// How long a deletion waits for an append to go with.
 const DELETE_LINGER: Duration = Duration::from_millis(20);
-/// Deletions do not wait once there are this many.
-const MAX_LINGERING: usize = 10_000;
 /// How long after a refused write the file is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Where trying takes long, as with a large file, the pause is so many times as long.
@@ -53,83 +42,6 @@ const PROBE_BYTES: usize = 64 << 10;
 const REST: Duration = Duration::from_secs(1);
 /// How often old events and keys are looked for, at most and at least.
 const SWEEP: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
-
-pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
-type Queue = mpsc::Receiver<(Command, OwnedSemaphorePermit)>;
-
-/// What the writer is asked to do.
-#[derive(Debug)]
-pub(super) enum Command {
-    Append {
-        app: AppId,
-        event: NewEvent,
-        dedupe: Option<DedupeKey>,
-        reply: Reply<Appended>,
-    },
-    Register {
-        app: AppId,
-        registration: Arc<Registration>,
-        reply: Reply<()>,
-    },
-    Unregister {
-        app: AppId,
-        reply: Reply<()>,
-    },
-    Delete {
-        app: AppId,
-        numbers: Vec<Seq>,
-    },
-    Probe {
-        reply: Reply<()>,
-    },
-    /// Opens the file again, if it was not since it had been opened so often.
-    Reopen {
-        opened: u64,
-        reply: Reply<()>,
-    },
-    Close {
-        reply: Reply<()>,
-    },
-}
-
-/// The way to the writer. When the last one is dropped the writer commits what is left and ends.
-#[derive(Debug)]
-pub(super) struct WriterHandle {
-    commands: mpsc::Sender<(Command, OwnedSemaphorePermit)>,
-    room: Arc<Semaphore>,
-}
-
-impl WriterHandle {
-    /// Waits for room for a command with so many bytes of an event.
-    pub(super) async fn place(&self, bytes: usize) -> Result<Place<'_>, StoreError> {
-        let pieces =
-            u32::try_from(1 + bytes / PIECE_BYTES).unwrap_or(MAX_QUEUED_PIECES).min(MAX_QUEUED_PIECES);
-        let room = Arc::clone(&self.room).acquire_many_owned(pieces).await.map_err(|_| StoreError::Closed)?;
-        Ok(Place { commands: &self.commands, room })
-    }
-
-    /// Queues a command and waits for what became of it.
-    pub(super) async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let command = command(reply);
-        let bytes = if let Command::Append { event, .. } = &command { event.body.len() } else { 0 };
-        self.place(bytes).await?.send(command)?;
-        answer.await.map_err(|_| StoreError::Closed)?
-    }
-}
-
-/// Room for one command.
-#[derive(Debug)]
-pub(super) struct Place<'a> {
-    commands: &'a mpsc::Sender<(Command, OwnedSemaphorePermit)>,
-    room: OwnedSemaphorePermit,
-}
-
-impl Place<'_> {
-    pub(super) fn send(self, command: Command) -> Result<(), StoreError> {
-        self.commands.send((command, self.room)).map_err(|_| StoreError::Closed)
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -164,7 +76,7 @@ impl Writer {
             limits,
             sequence,
             recent,
-            waiting: Waiting::default(),
+            waiting: Waiting::new(),
             to_delete: Deletions::default(),
             committed: Some(Instant::now()),
             failure: None,
@@ -173,13 +85,12 @@ impl Writer {
     }
 
     pub(super) fn spawn(self) -> WriterHandle {
-        let (commands, queue) = mpsc::channel();
+        let (handle, queue) = WriterHandle::new();
         thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || self.run(&queue))
             .expect("the system has a thread left when the server starts");
-        let room = Semaphore::new(MAX_QUEUED_PIECES as usize);
-        WriterHandle { commands, room: Arc::new(room) }
+        handle
     }
 
     /// Until it is closed or nobody can send any more: waits for commands, the end of the linger, the next
@@ -190,17 +101,15 @@ impl Writer {
         let mut next_sweep = Instant::now() + pause;
         let mut next_delete = None;
         loop {
+            let now = Instant::now();
             let rest = self.committed.map(|committed| committed + REST);
-            let wake = [next_delete, rest].into_iter().flatten().fold(next_sweep, Instant::min);
-            let idle = if self.waiting.is_empty() {
-                wake.saturating_duration_since(Instant::now())
-            } else {
-                Duration::ZERO
-            };
+            let retry = self.failure.as_ref().map(|failure| failure.retry);
+            let wake = [next_delete, rest, retry].into_iter().flatten().fold(next_sweep, Instant::min);
+            let is_busy = !self.waiting.is_empty() || (self.to_delete.are_many() && retry.is_none());
+            let idle = if is_busy { Duration::ZERO } else { wake.saturating_duration_since(now) };
             let command = match queue.recv_timeout(idle) {
                 Ok(command) => Some(command),
                 Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) if !self.waiting.is_empty() => None,
                 Err(RecvTimeoutError::Disconnected) => {
                     // Nobody is left to be told, and the log was.
                     let _ = self.finish();
@@ -208,18 +117,19 @@ impl Writer {
                 }
             };
             let other = self.gather(command, queue);
-            let batch = self.waiting.batch(Instant::now());
             let now = Instant::now();
-            let linger_over =
-                next_delete.is_some_and(|next| next <= now) || self.to_delete.len() >= MAX_LINGERING;
-            if !batch.is_empty() || linger_over {
+            let batch = self.waiting.batch(now);
+            let time_to_delete =
+                next_delete.or(retry).is_some_and(|next| next <= now) || self.to_delete.are_many();
+            if !batch.is_empty() || time_to_delete {
                 // Told to those who wait for it; the deletions are tried again.
                 let _ = self.commit(batch);
+                self.waiting.committed(now.elapsed());
             }
-            next_delete = match &self.failure {
-                Some(failure) => Some(failure.retry),
-                None if self.to_delete.is_empty() => None,
-                None => next_delete.filter(|next| *next > now).or(Some(now + DELETE_LINGER)),
+            next_delete = if self.to_delete.is_empty() || self.failure.is_some() {
+                None
+            } else {
+                next_delete.filter(|next| *next > now).or(Some(now + DELETE_LINGER))
             };
             if next_sweep <= now {
                 self.sweep();
@@ -243,11 +153,7 @@ impl Writer {
 
     /// Takes what is queued: appends wait for their turn, deletions are noted, and the first command that
     /// is neither is done after the next batch.
-    fn gather(
-        &mut self,
-        mut next: Option<(Command, OwnedSemaphorePermit)>,
-        queue: &Queue,
-    ) -> Option<Command> {
+    fn gather(&mut self, mut next: Option<(Command, Room)>, queue: &Queue) -> Option<Command> {
         while let Some((command, room)) = next {
             match command {
                 Command::Append { app, event, dedupe, reply } => {
@@ -263,16 +169,19 @@ impl Writer {
 
     /// Commits what is left, and closes the file.
     fn finish(&mut self) -> Result<(), StoreError> {
-        while !self.waiting.is_empty() {
-            let batch = self.waiting.batch(Instant::now());
-            // Told to those who wait for it.
-            let _ = self.commit(batch);
-        }
         if let Some(failure) = &mut self.failure {
             // There is no later.
             failure.retry = Instant::now();
         }
-        let deleted = if self.to_delete.is_empty() { Ok(()) } else { self.commit(Batch::default()) };
+        while !self.waiting.is_empty() {
+            let batch = self.waiting.without_turns();
+            // Told to those who wait for it.
+            let _ = self.commit(batch);
+        }
+        let mut deleted = Ok(());
+        while deleted.is_ok() && !self.to_delete.is_empty() {
+            deleted = self.commit(Batch::default());
+        }
         self.shared.file.close();
         deleted
     }
@@ -289,15 +198,16 @@ impl Writer {
     }
 
     fn unregister(&mut self, app: &AppId) -> Result<(), StoreError> {
+        // Their senders proved themselves to a registration that is gone.
+        for reply in self.waiting.remove(app) {
+            answer(reply, Ok(Appended::Unregistered));
+        }
         let queue = self.shared.queues.app(app);
         let numbers = queue.lock().all().map_err(StoreError::engine)?;
         self.transaction(|_, transaction| {
             transaction.open_table(REGISTRATIONS)?.remove(app.as_str())?;
             transaction.open_table(DROPPED)?.remove(app.as_str())?;
-            let mut events = Events::open(transaction)?;
-            for &seq in &numbers {
-                events.remove(seq)?;
-            }
+            Events::open(transaction)?.remove_all(&numbers)?;
             Ok(())
         })?;
         write(&self.shared.registrations).remove(app);
@@ -364,7 +274,9 @@ impl Writer {
     fn rest(&mut self) {
         let began = Instant::now();
         self.committed = None;
+        // Where nothing can be stored there is no hurry, and a try that fails opens the file again.
         if self.failure.is_none()
+            && !self.refused
             && let Err(error) = self.shared.file.write_down_free()
         {
             self.fail(&StoreError::engine(error), began);
@@ -387,7 +299,9 @@ impl Writer {
     /// Opens the file again and makes memory what it says: a commit whose fsync failed may stand there all
     /// the same, and then its events have to be delivered.
     fn reopen(&mut self) -> Result<(), StoreError> {
+        self.recent = Recent::new(self.limits.dedupe_window, 0);
         self.shared.file.reopen().map_err(StoreError::engine)?;
+        self.committed = Some(Instant::now());
         let contents = self.shared.file.contents()?;
         self.recent = self.shared.follow(contents, &self.limits);
         self.failure = None;
@@ -406,11 +320,6 @@ impl Writer {
         let began = Instant::now();
         self.reopen().inspect_err(|error| self.fail(error, began))
     }
-}
-
-/// Who asked may have gone meanwhile, which changes nothing.
-pub(super) fn answer<T>(reply: Reply<T>, outcome: Result<T, StoreError>) {
-    let _ = reply.send(outcome);
 }
 
 /// What stands behind an error that says only what it means for the store.
