@@ -20,8 +20,10 @@ use crate::store::Appended;
 /// The events of one app in a batch while others post too, at least. With 16 the p99 beside a flood was half as
 /// high again where an fsync took 1 ms, and two apps stored no more together.
 const SHARE: usize = 8;
-/// Where a commit takes long a share is what takes so small a part of it: fewer events would not make it shorter.
+/// Where commits take long a share is what takes so small a part of one: fewer events would not make it shorter.
 const COMMIT_PART: u32 = 8;
+/// How many commits that is seen from: one that happened to take long makes no larger share.
+const COMMITS: u32 = 32;
 /// What an event costs the writer beside the commit.
 const EVENT_COST: Duration = Duration::from_micros(15);
 /// A share is used up with so many bytes for each of its events, though never by less than one event.
@@ -30,7 +32,7 @@ const EVENT_BYTES: usize = 8 << 10;
 const LATELY: Duration = Duration::from_secs(1);
 
 /// Their number is bounded by the room that each of them holds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Waiting {
     apps: HashMap<AppId, VecDeque<One>>,
     /// Each app with something that waits, the next one first.
@@ -39,16 +41,13 @@ pub(super) struct Waiting {
     last: Option<(AppId, Instant)>,
     /// When another one posted within [`LATELY`] of that.
     competed: Option<Instant>,
-    share: usize,
+    /// How long a commit takes, of late.
+    commit: Duration,
 }
 
 type One = (Append, Reply<Appended>, Room);
 
 impl Waiting {
-    pub(super) fn new() -> Self {
-        Self { apps: HashMap::new(), turns: VecDeque::new(), last: None, competed: None, share: SHARE }
-    }
-
     pub(super) fn add(&mut self, append: Append, reply: Reply<Appended>, room: Room) {
         let app = &append.0;
         if let Some(waiting) = self.apps.get_mut(app) {
@@ -66,7 +65,8 @@ impl Waiting {
     /// Takes the next batch out.
     pub(super) fn batch(&mut self, now: Instant) -> Batch {
         if self.compete(now) {
-            self.take(self.share, self.share.saturating_mul(EVENT_BYTES))
+            let share = self.share();
+            self.take(share, share.saturating_mul(EVENT_BYTES))
         } else {
             self.without_turns()
         }
@@ -79,8 +79,12 @@ impl Waiting {
 
     /// A batch was committed in this time.
     pub(super) fn committed(&mut self, took: Duration) {
-        let events = (took / COMMIT_PART).as_micros() / EVENT_COST.as_micros();
-        self.share = usize::try_from(events).unwrap_or(usize::MAX).max(SHARE);
+        self.commit = (self.commit * (COMMITS - 1) + took) / COMMITS;
+    }
+
+    fn share(&self) -> usize {
+        let events = (self.commit / COMMIT_PART).as_micros() / EVENT_COST.as_micros();
+        usize::try_from(events).unwrap_or(usize::MAX).max(SHARE)
     }
 
     /// Takes all of an app out, and says who waits for it.
@@ -173,7 +177,7 @@ mod tests {
 
     #[test]
     fn one_app_alone_has_all_of_a_batch() {
-        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
         add(&mut waiting, "one", 500);
         assert_eq!(shares(&waiting.batch(now), [0], ["one"]), [500]);
         assert!(waiting.is_empty());
@@ -182,7 +186,7 @@ mod tests {
 
     #[test]
     fn apps_that_compete_take_turns() {
-        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
         add(&mut waiting, "flood", 50);
         add(&mut waiting, "other", 3);
         let apps = ["flood", "other"];
@@ -198,7 +202,7 @@ mod tests {
 
     #[test]
     fn large_events_use_up_a_share_sooner() {
-        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
         for _ in 0..4 {
             add_one(&mut waiting, "large", vec![0; BYTES / 2]);
             add_one(&mut waiting, "huge", vec![0; 3 * BYTES]);
@@ -212,19 +216,20 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_larger_where_a_commit_takes_long() {
-        let (mut waiting, now) = (Waiting::new(), Instant::now());
+    fn a_share_is_larger_where_commits_take_long() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
         add(&mut waiting, "flood", 500);
         add(&mut waiting, "other", 3);
         waiting.committed(Duration::from_millis(12));
-        assert_eq!(shares(&waiting.batch(now), [0, 0], ["flood", "other"]), [100, 3]);
-        waiting.committed(Duration::from_micros(300));
-        assert_eq!(shares(&waiting.batch(now), [100, 3], ["flood", "other"]), [SHARE, 0]);
+        assert_eq!(shares(&waiting.batch(now), [0, 0], ["flood", "other"]), [SHARE, 3]);
+        waiting.commit = Duration::from_millis(12);
+        waiting.committed(Duration::from_millis(12));
+        assert_eq!(shares(&waiting.batch(now), [SHARE, 3], ["flood", "other"]), [100, 0]);
     }
 
     #[test]
     fn an_app_that_posted_long_ago_does_not_compete() {
-        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
         add(&mut waiting, "one", 1);
         assert_eq!(waiting.batch(now).appends().len(), 1);
         add(&mut waiting, "two", 50);
@@ -235,7 +240,7 @@ mod tests {
 
     #[test]
     fn who_does_not_wait_any_more_has_no_turn() {
-        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
         add(&mut waiting, "one", 3);
         for (_, reply, _) in waiting.apps.values_mut().flatten().take(2) {
             *reply = oneshot::channel().0;
@@ -247,7 +252,7 @@ mod tests {
 
     #[test]
     fn who_found_a_batch_full_is_in_the_next() {
-        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
         let apps: Vec<_> = (0..1500).map(|n| format!("app-{n}")).collect();
         for app in &apps {
             add(&mut waiting, app, SHARE + 1);

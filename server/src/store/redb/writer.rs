@@ -76,7 +76,7 @@ impl Writer {
             limits,
             sequence,
             recent,
-            waiting: Waiting::new(),
+            waiting: Waiting::default(),
             to_delete: Deletions::default(),
             committed: Some(Instant::now()),
             failure: None,
