@@ -13,7 +13,7 @@ use crate::{
     plot::{Line, Plot},
     receive::{Way, receive},
     send::{Load, Until, send},
-    target::{End, Target},
+    target::{End, Target, Usage},
 };
 
 /// How many senders store the backlog, and measure beside it.
@@ -72,9 +72,7 @@ impl Growth {
 
     async fn fill(&self, bench: &Bench, apps: usize) -> anyhow::Result<Line> {
         let mut full = bench.start(apps).await?;
-        let empty = bench.start(apps).await?;
         let account: Arc<Account> = Arc::default();
-        let beside: Arc<Account> = Arc::default();
         let mut line = Line { name: format!("{apps} apps"), points: Vec::new() };
         let mut stored = 0;
         for _ in 0..STEPS {
@@ -83,18 +81,18 @@ impl Growth {
             line.points.push((count(stored), sent.1));
         }
         let until = Until::Time(Duration::from_secs_f64(self.seconds));
-        let (mut rates, mut empty_rates) = (Vec::new(), Vec::new());
+        let (mut rates, mut empty_rates, mut empty_usage) = (Vec::new(), Vec::new(), Usage::default());
         for _ in 0..self.rounds {
             let sent = self.send(&full, until, &account).await?;
             stored += sent.0;
             rates.push(sent.1);
-            empty_rates.push(self.send(&empty, until, &beside).await?.1);
-            // It stays as good as empty.
-            self.read(&empty, &beside, usize::MAX).await?;
+            // A new one each time: one that was emptied has room in its file, for which the disk need not find any.
+            let empty = bench.start(apps).await?;
+            empty_rates.push(self.send(&empty, until, &Arc::default()).await?.1);
+            empty_usage = empty.usage();
         }
         let ratio = median(rates.iter().zip(&empty_rates).map(|(rate, empty)| rate / empty).collect());
-        let (usage, empty_usage) = (full.usage(), empty.usage());
-        drop(empty);
+        let usage = full.usage();
         let opened = full.restart(End::Stop).await?;
         sleep(REST).await;
         let opened_at_rest = full.restart(End::Kill).await?;

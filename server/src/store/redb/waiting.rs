@@ -251,6 +251,16 @@ mod tests {
     }
 
     #[test]
+    fn an_app_is_taken_out_as_a_whole() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        add(&mut waiting, "one", 3);
+        add(&mut waiting, "two", 2);
+        assert_eq!(waiting.remove(&"one".parse().unwrap()).count(), 3);
+        assert_eq!(shares(&waiting.batch(now), [0], ["two"]), [2]);
+        assert!(waiting.is_empty());
+    }
+
+    #[test]
     fn who_found_a_batch_full_is_in_the_next() {
         let (mut waiting, now) = (Waiting::default(), Instant::now());
         let apps: Vec<_> = (0..1500).map(|n| format!("app-{n}")).collect();

@@ -198,10 +198,6 @@ impl Writer {
     }
 
     fn unregister(&mut self, app: &AppId) -> Result<(), StoreError> {
-        // Their senders proved themselves to a registration that is gone.
-        for reply in self.waiting.remove(app) {
-            answer(reply, Ok(Appended::Unregistered));
-        }
         let queue = self.shared.queues.app(app);
         let numbers = queue.lock().all().map_err(StoreError::engine)?;
         self.transaction(|_, transaction| {
@@ -211,6 +207,10 @@ impl Writer {
             Ok(())
         })?;
         write(&self.shared.registrations).remove(app);
+        // Their senders proved themselves to a registration that is gone.
+        for reply in self.waiting.remove(app) {
+            answer(reply, Ok(Appended::Unregistered));
+        }
         queue.clear();
         drop(queue);
         self.shared.queues.prune();
