@@ -171,11 +171,12 @@ impl Process {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         let kib: u64 = resident.trim().strip_suffix(" kB")?.parse().ok()?;
-        let file = fs::metadata(self.home.path().join("store/events.redb"));
+        let files = ["events.redb", "events.journal"]
+            .map(|name| fs::metadata(self.home.path().join("store").join(name)));
         Some(Usage {
             cpu: Duration::from_secs(1) * ticks / TICKS_A_SECOND,
             memory: kib << 10,
-            file: file.map_or(0, |file| on_disk(&file)),
+            file: files.iter().flatten().map(on_disk).sum(),
         })
     }
 }

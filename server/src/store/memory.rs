@@ -186,7 +186,6 @@ impl Store for MemoryStore {
         for seq in &deleted {
             state.events.remove(seq);
         }
-        self.queues.app(app).lock().deleted(&deleted);
         done(settled)
     }
 

@@ -4,8 +4,7 @@
 //! An event is in one of three places. *Fresh* ones have never been handed out. *Held* ones are
 //! leased, or released with a delay, until a point in time. *Returned* ones were held and wait to go
 //! out again. Events are taken from the front, so everything held or returned came before
-//! everything fresh: handing out the returned first keeps the order of arrival. An *accepted* event
-//! has left all three, and its number is kept until it is deleted.
+//! everything fresh: handing out the returned first keeps the order of arrival.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,7 +42,6 @@ pub(super) struct Queue {
     due: BTreeSet<(Instant, Seq)>,
     /// The held events that are nobody's: they were released with a delay.
     delayed: BTreeSet<Seq>,
-    accepted: BTreeSet<Seq>,
     leased: usize,
     bytes: u64,
     dropped: u64,
@@ -125,15 +123,7 @@ impl Queue {
     pub(super) fn ack(&mut self, now: Instant, seq: Seq, lease: u64) -> bool {
         let Some(held) = self.end_lease(now, seq, lease) else { return false };
         self.bytes -= u64::from(held.event.size);
-        self.accepted.insert(seq);
         true
-    }
-
-    /// Accepted events have been deleted.
-    pub(super) fn deleted(&mut self, numbers: &[Seq]) {
-        for seq in numbers {
-            self.accepted.remove(seq);
-        }
     }
 
     /// Hands back an event that this lease has. `false` where the lease has ended.
@@ -188,40 +178,6 @@ impl Queue {
         }
     }
 
-    /// Becomes what the file says, events in order: drops what is not there, and takes up what it has not
-    /// known. Says how many it took up.
-    pub(super) fn follow(&mut self, file: &[Slot], dropped: u64) -> usize {
-        let is_there = |seq: &Seq| file.binary_search_by_key(seq, |slot| slot.seq).is_ok();
-        let held: Vec<_> = self.held.keys().copied().filter(|seq| !is_there(seq)).collect();
-        for seq in held {
-            self.unhold(seq);
-        }
-        self.returned.retain(|seq, _| is_there(seq));
-        self.fresh.clear();
-        self.bytes = 0;
-        let handed_out = self.returned.last_key_value().map(|(&seq, _)| seq);
-        let handed_out = handed_out.max(self.held.last_key_value().map(|(&seq, _)| seq));
-        let mut taken_up = 0;
-        for &slot in file {
-            let Slot { seq, size } = slot;
-            if self.accepted.contains(&seq) {
-                continue;
-            }
-            self.bytes += u64::from(size);
-            if seq > self.last {
-                self.last = seq;
-                taken_up += 1;
-            }
-            if handed_out < Some(seq) {
-                self.fresh.push(slot);
-            } else if !self.held.contains_key(&seq) {
-                self.returned.entry(seq).or_insert(Returned { size, attempts: 0 });
-            }
-        }
-        self.dropped = dropped;
-        taken_up
-    }
-
     /// The events older than this number that nobody has.
     pub(super) fn older_than(&mut self, now: Instant, floor: Seq) -> io::Result<Vec<Slot>> {
         self.bring_back(now);
@@ -236,10 +192,10 @@ impl Queue {
         found
     }
 
-    /// The numbers of all events that are to be deleted with the queue: the accepted ones, too.
+    /// The numbers of all events.
     pub(super) fn all(&self) -> io::Result<Vec<Seq>> {
         let fresh = self.fresh.below(Seq::MAX)?;
-        let known = self.returned.keys().chain(self.held.keys()).chain(&self.accepted).copied();
+        let known = self.returned.keys().chain(self.held.keys()).copied();
         Ok(known.chain(fresh.iter().map(|slot| slot.seq)).collect())
     }
 
@@ -252,7 +208,7 @@ impl Queue {
 
     /// Whether it is as good as a new one.
     pub(super) fn is_idle(&self) -> bool {
-        self.len() == 0 && self.accepted.is_empty() && self.dropped == 0
+        self.len() == 0 && self.dropped == 0
     }
 
     pub(super) fn len(&self) -> usize {

@@ -166,16 +166,6 @@ impl AppQueue {
         self.arrived.notify_one();
     }
 
-    /// Becomes what the file says, and tells whoever looks on of events that they cannot be shown: the
-    /// senders of these were told to come again, and their bodies are in the file alone.
-    pub(super) fn follow(&self, file: &[Slot], dropped: u64) {
-        let taken_up = self.lock().follow(file, dropped);
-        for _ in 0..taken_up {
-            self.taps.miss();
-        }
-        self.arrived.notify_one();
-    }
-
     /// Who looks on.
     pub(super) fn taps(&self) -> &Taps {
         &self.taps

@@ -98,14 +98,6 @@ impl Taps {
             feed.arrived.notify_one();
         }
     }
-
-    /// Tells each tap of an event that cannot be shown.
-    pub(super) fn miss(&self) {
-        for feed in lock(&self.0).iter() {
-            lock(&feed.waiting).miss();
-            feed.arrived.notify_one();
-        }
-    }
 }
 
 impl Waiting {

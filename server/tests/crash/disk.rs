@@ -11,8 +11,13 @@ use std::{
 };
 
 use redb::StorageBackend;
+use wwproxy_server::store::{Limits, OpenError, RedbStore};
 
 use crate::random::Random;
+
+/// The names of the store's files.
+pub(crate) const DATABASE: &str = "database";
+pub(crate) const JOURNAL: &str = "journal";
 
 /// What a disk writes as one.
 const SECTOR: usize = 512;
@@ -23,21 +28,34 @@ const PAGE: usize = 4096;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disk(Arc<Mutex<State>>);
 
+/// A file on it.
+#[derive(Debug)]
+struct File {
+    disk: Disk,
+    name: &'static str,
+}
+
 #[derive(Default)]
 struct State {
+    files: BTreeMap<&'static str, Contents>,
+    fault: Option<Fault>,
+    /// How many pages have room, and which ones have been written.
+    capacity: Option<usize>,
+    occupied: BTreeSet<(&'static str, usize)>,
+    /// So many changes before the power is cut, where it is to be.
+    life: Option<u64>,
+    dead: bool,
+}
+
+/// What a file is.
+#[derive(Default)]
+struct Contents {
     /// What is read.
     cache: Vec<u8>,
     /// What is on the disk for sure.
     durable: Vec<u8>,
     /// What has been done since the last sync, and is on the disk perhaps.
     unsynced: Vec<Change>,
-    fault: Option<Fault>,
-    /// How many pages have room, and which ones have been written.
-    capacity: Option<usize>,
-    occupied: BTreeSet<usize>,
-    /// So many changes before the power is cut, where it is to be.
-    life: Option<u64>,
-    dead: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -53,8 +71,8 @@ pub(crate) enum Fault {
     ReadOnly,
     /// What is written does not get to the disk, and is forgotten.
     Sync,
-    /// The same once, at the end of a commit: not where the file only grows, before anything is written.
-    OneSync,
+    /// The same once, of this file: not where it only grows, before anything is written.
+    OneSync(&'static str),
     /// Reading fails, once.
     OneRead,
 }
@@ -62,6 +80,12 @@ pub(crate) enum Fault {
 impl Disk {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
+    }
+
+    /// Opens the store on it.
+    pub(crate) fn open(&self, limits: Limits) -> Result<RedbStore, OpenError> {
+        let file = |name| File { disk: self.clone(), name };
+        RedbStore::open_on("/nowhere", file(DATABASE), file(JOURNAL), limits)
     }
 
     /// Breaks it, or mends it.
@@ -91,21 +115,14 @@ impl Disk {
 
     /// What is found when the power is back: of what was not synced, any part.
     pub(crate) fn after_power_cut(&self, random: &mut Random) -> Self {
-        let state = self.state();
-        let mut image = state.durable.clone();
-        match random.below(5) {
-            0 => {}
-            1 => state.unsynced.iter().for_each(|change| change.apply(&mut image)),
-            2 => {
-                let kept = random.below(state.unsynced.len() as u64 + 1);
-                state.unsynced[..usize::try_from(kept).unwrap()].iter().for_each(|c| c.apply(&mut image));
-            }
-            3 => state.scatter(PAGE, random, &mut image),
-            _ => state.scatter(SECTOR, random, &mut image),
+        let mut files = BTreeMap::new();
+        let mut occupied = BTreeSet::new();
+        for (&name, file) in &self.state().files {
+            let image = file.after_power_cut(random);
+            occupied.extend((0..image.len() / PAGE).map(|page| (name, page)));
+            files.insert(name, Contents { durable: image.clone(), cache: image, unsynced: Vec::new() });
         }
-        let occupied = (0..image.len() / PAGE).collect();
-        let durable = image.clone();
-        Self(Arc::new(Mutex::new(State { cache: image, durable, occupied, ..State::default() })))
+        Self(Arc::new(Mutex::new(State { files, occupied, ..State::default() })))
     }
 }
 
@@ -123,7 +140,22 @@ impl Change {
     }
 }
 
-impl State {
+impl Contents {
+    fn after_power_cut(&self, random: &mut Random) -> Vec<u8> {
+        let mut image = self.durable.clone();
+        match random.below(5) {
+            0 => {}
+            1 => self.unsynced.iter().for_each(|change| change.apply(&mut image)),
+            2 => {
+                let kept = random.below(self.unsynced.len() as u64 + 1);
+                self.unsynced[..usize::try_from(kept).unwrap()].iter().for_each(|c| c.apply(&mut image));
+            }
+            3 => self.scatter(PAGE, random, &mut image),
+            _ => self.scatter(SECTOR, random, &mut image),
+        }
+        image
+    }
+
     /// Each block as it was after any of the writes to it, whatever became of the others, and any of the
     /// lengths there were.
     fn scatter(&self, block: usize, random: &mut Random, image: &mut Vec<u8>) {
@@ -156,6 +188,13 @@ impl State {
         image.truncate(lengths[usize::try_from(random.below(lengths.len() as u64)).unwrap()]);
     }
 
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.cache);
+        self.unsynced.push(change);
+    }
+}
+
+impl State {
     /// One change more, if the power lasts.
     fn change(&mut self) -> io::Result<()> {
         if let Some(life) = &mut self.life {
@@ -185,79 +224,80 @@ fn blocks(offset: usize, data: &[u8], block: usize) -> impl Iterator<Item = usiz
     offset / block..=(offset + data.len() - 1) / block
 }
 
-impl StorageBackend for Disk {
+impl StorageBackend for File {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.state().cache.len() as u64)
+        let mut state = self.disk.state();
+        Ok(state.files.entry(self.name).or_default().cache.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.disk.state();
         state.check_power()?;
         if state.fault == Some(Fault::OneRead) {
             state.fault = None;
             return Err(io::Error::other("a bad sector"));
         }
         let offset = usize::try_from(offset).unwrap();
-        let bytes = state.cache.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        out.copy_from_slice(bytes);
+        let cache = &state.files[self.name].cache;
+        out.copy_from_slice(cache.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.disk.state();
         state.change()?;
         state.check_writable()?;
-        let change = Change::Length(usize::try_from(len).unwrap());
-        change.apply(&mut state.cache);
-        state.unsynced.push(change);
+        state.files.entry(self.name).or_default().change(Change::Length(usize::try_from(len).unwrap()));
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.disk.state();
         state.change()?;
-        let unsynced = std::mem::take(&mut state.unsynced);
-        match state.fault {
+        let fault = state.fault;
+        let file = state.files.entry(self.name).or_default();
+        match fault {
             // With nothing to write there is nothing that fails.
-            Some(Fault::ReadOnly) if !unsynced.is_empty() => {
-                state.unsynced = unsynced;
+            Some(Fault::ReadOnly) if !file.unsynced.is_empty() => {
                 return Err(io::ErrorKind::ReadOnlyFilesystem.into());
             }
-            Some(Fault::Sync) if !unsynced.is_empty() => {
+            Some(Fault::Sync) if !file.unsynced.is_empty() => {
+                file.unsynced.clear();
                 return Err(io::Error::other("what was written is lost"));
             }
-            Some(Fault::OneSync) if unsynced.iter().any(|change| matches!(change, Change::Write(..))) => {
+            Some(Fault::OneSync(name))
+                if name == self.name
+                    && file.unsynced.iter().any(|change| matches!(change, Change::Write(..))) =>
+            {
+                file.unsynced.clear();
                 state.fault = None;
                 return Err(io::Error::other("what was written is lost"));
             }
             _ => {}
         }
-        let durable = &mut state.durable;
-        for change in &unsynced {
-            change.apply(durable);
-        }
+        let Contents { durable, unsynced, .. } = file;
+        unsynced.drain(..).for_each(|change| change.apply(durable));
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.disk.state();
         state.change()?;
         state.check_writable()?;
         let offset = usize::try_from(offset).unwrap();
-        let new = blocks(offset, data, PAGE).filter(|page| !state.occupied.contains(page)).count();
+        let pages = || blocks(offset, data, PAGE).map(|page| (self.name, page));
+        let new = pages().filter(|page| !state.occupied.contains(page)).count();
         if state.capacity.is_some_and(|capacity| new > 0 && state.occupied.len() + new > capacity) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        state.occupied.extend(blocks(offset, data, PAGE));
-        let change = Change::Write(offset, data.to_vec());
-        change.apply(&mut state.cache);
-        state.unsynced.push(change);
+        state.occupied.extend(pages());
+        state.files.entry(self.name).or_default().change(Change::Write(offset, data.to_vec()));
         Ok(())
     }
 }
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("length", &self.cache.len()).finish_non_exhaustive()
+        f.debug_struct("State").field("pages", &self.occupied.len()).finish_non_exhaustive()
     }
 }

@@ -6,13 +6,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 use wwproxy_protocol::{AppId, Scheme, Secret};
 use wwproxy_server::store::{
-    Appended, Delivery, Lease, Limits, NewEvent, Overflow, RedbStore, Registration, Settlement, Shown, Stats,
-    Store, StoreError,
+    Appended, Delivery, Lease, Limits, NewEvent, Overflow, Registration, Settlement, Shown, Stats, Store,
+    StoreError,
 };
 
 use crate::{
     common::eventually,
-    disk::{Disk, Fault},
+    disk::{DATABASE, Disk, Fault, JOURNAL},
     random::{Random, seed},
 };
 
@@ -29,7 +29,7 @@ struct World {
 impl World {
     async fn new(limits: Limits) -> Self {
         let disk = Disk::default();
-        let store = Arc::new(RedbStore::open_on("/nowhere", disk.clone(), limits).unwrap());
+        let store = Arc::new(disk.open(limits).unwrap());
         let world = Self { disk, store, app: "bot".parse().unwrap() };
         world.register("first").await.unwrap();
         world
@@ -91,7 +91,7 @@ impl World {
     /// The same after the power was cut.
     fn after_power_cut(self, limits: Limits) -> Self {
         let disk = self.disk.after_power_cut(&mut Random::new(seed()));
-        let store = Arc::new(RedbStore::open_on("/nowhere", disk.clone(), limits).unwrap());
+        let store = Arc::new(disk.open(limits).unwrap());
         Self { disk, store, app: self.app }
     }
 }
@@ -165,6 +165,11 @@ async fn what_stores_nothing_writes_nothing() {
 #[tokio::test]
 async fn a_full_disk_delivers_and_what_is_accepted_makes_room() {
     let world = World::new(Limits::default()).await;
+    world.store(200_000..200_100).await;
+    world.store.close().await.unwrap();
+    let world = world.after_power_cut(Limits::default());
+    let before = world.take(usize::MAX).await;
+    world.accept(before).await;
     world.disk.set_room(Some(100));
     let mut stored = 0;
     while world.append(stored).await.is_ok() {
@@ -182,10 +187,10 @@ async fn a_full_disk_delivers_and_what_is_accepted_makes_room() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_put_to_rest_goes_on() {
+async fn a_database_that_cannot_follow_once_does_so_later() {
     let world = World::new(Limits::default()).await;
     world.store(0..5).await;
-    world.disk.set_fault(Some(Fault::OneSync));
+    world.disk.set_fault(Some(Fault::OneSync(DATABASE)));
     eventually("it is tried", async || world.disk.fault().is_none()).await;
     assert_eq!(world.stored().await, (0..5).collect::<Vec<_>>());
     world.recover(5..8).await;
@@ -198,22 +203,22 @@ async fn a_store_that_cannot_be_put_to_rest_goes_on() {
 async fn what_a_failed_sync_lost_is_not_taken_for_stored() {
     let world = World::new(Limits::default()).await;
     world.store(0..3).await;
-    world.disk.set_fault(Some(Fault::OneSync));
+    world.disk.set_fault(Some(Fault::OneSync(JOURNAL)));
     world.append(3).await.unwrap_err();
     world.recover(3..5).await;
     let world = world.after_power_cut(Limits::default());
     assert_eq!(world.stored().await, [0, 1, 2, 3, 4], "the fourth was answered in the end");
 }
 
-/// Whatever a commit did that was answered with an error, and that may stand in the file all the same.
+/// Whatever a commit did that was answered with an error, and that may stand in the journal all the same.
 #[tokio::test]
-async fn after_a_failed_commit_memory_is_what_the_file_says() {
+async fn after_a_failed_commit_memory_is_what_the_files_say() {
     let limits = Limits { max_queued_events: 5, overflow: Overflow::DropOldest, ..Limits::default() };
     for case in 0..5 {
         let world = World::new(limits).await;
         world.store(0..5).await;
         let taken = world.take(2).await;
-        world.disk.set_fault(Some(Fault::OneSync));
+        world.disk.set_fault(Some(Fault::OneSync(JOURNAL)));
         match case {
             0 => world.append(5).await.map(drop).unwrap_err(),
             1 => world.register("second").await.unwrap_err(),
@@ -268,20 +273,23 @@ async fn an_event_that_made_room_for_nothing_is_what_it_was() {
 }
 
 #[tokio::test]
-async fn a_tap_is_told_of_events_that_came_with_a_failed_commit() {
+async fn a_tap_is_shown_what_is_stored_in_the_end() {
     let world = World::new(Limits::default()).await;
     let mut tap = world.store.tap(&world.app).await.unwrap().unwrap();
     world.store(0..1).await;
-    world.disk.set_fault(Some(Fault::OneSync));
+    world.disk.set_fault(Some(Fault::OneSync(JOURNAL)));
     world.append(1).await.unwrap_err();
     world.recover(1..3).await;
     let mut shown = Vec::new();
     while shown.len() < 3 {
         shown.extend(tap.next().await);
     }
-    let [Shown::Event(first), Shown::Gap(1), Shown::Event(last)] = &shown[..] else { panic!("{shown:?}") };
-    assert_eq!((number(&first.body), number(&last.body)), (0, 2));
-    assert_eq!(world.stored().await, [0, 1, 2], "it was there, and is stored once");
+    let number = |shown: &Shown| match shown {
+        Shown::Event(event) => number(&event.body),
+        Shown::Gap(_) => panic!("nothing is missing"),
+    };
+    assert_eq!(shown.iter().map(number).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(world.stored().await, [0, 1, 2]);
 }
 
 #[tokio::test]

@@ -1,20 +1,20 @@
 //! Appends and deletions, committed as one.
 //!
-//! Memory follows the file: queues and keys change after the commit, never before.
+//! Memory follows the journal: queues and keys change after the commit, never before.
 
 use std::{
     collections::{HashMap, HashSet},
     time::SystemTime,
 };
 
-use redb::WriteTransaction;
 use uuid::Uuid;
 use wwproxy_protocol::{AppId, Event};
 
 use super::{
+    change::Change,
     commands::{Reply, Room, answer},
-    events::{Events, slot_size},
-    file::{DROPPED, KEYS},
+    events::slot_size,
+    journal::Kind,
     record,
     writer::Writer,
 };
@@ -26,9 +26,9 @@ use crate::store::{
     sequence::{self, Seq},
 };
 
-/// The most commands of one transaction.
+/// The most appends of one commit.
 const MAX_BATCH: usize = 1024;
-/// A transaction takes no further command once it has this many bytes of events.
+/// A commit takes no further append once it has this many bytes of events.
 const MAX_BATCH_BYTES: usize = 16 << 20;
 
 /// An append as it is asked for.
@@ -47,6 +47,8 @@ pub(super) struct Batch {
 /// What a batch changes in memory once it is durable.
 #[derive(Default)]
 struct Changes {
+    /// The events' records, for the journal.
+    stored: Vec<Change>,
     pushed: Vec<Arrival>,
     /// Those of this very batch that had to make room again. An app's came before all that it has in `pushed`.
     passed: Vec<Arrival>,
@@ -76,16 +78,28 @@ struct Growth {
     dropped: u64,
     /// Events from before it that had to.
     evicted: u64,
-}
-
-struct Tables<'t> {
-    transaction: &'t WriteTransaction,
-    events: Events<'t>,
+    /// How many that makes in all, where there are any.
+    all_dropped: Option<u64>,
 }
 
 impl Changes {
-    fn is_some(&self) -> bool {
-        !self.pushed.is_empty() || !self.passed.is_empty() || !self.evicted.is_empty()
+    /// Takes out what is to be written for it, where there is something.
+    fn take_writes(&mut self) -> Vec<Change> {
+        let mut changes = std::mem::take(&mut self.stored);
+        let passed = self.passed.iter().map(|arrival| arrival.slot.seq);
+        let gone: Vec<_> = passed.chain(self.evicted.iter().map(|(_, evicted)| evicted.slot.seq)).collect();
+        if !gone.is_empty() {
+            changes.push(Change::Delete(gone));
+        }
+        for (app, growth) in &self.growth {
+            if let Some(count) = growth.all_dropped {
+                changes.push(Change::Drop { app: app.clone(), count });
+            }
+        }
+        if !self.keys.is_empty() {
+            changes.push(Change::Know(self.keys.clone()));
+        }
+        changes
     }
 }
 
@@ -119,31 +133,17 @@ impl Batch {
 impl Writer {
     /// Commits appends together with the deletions that wait, and answers them.
     pub(super) fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
-        if self.failure.is_some() && !self.to_delete.is_empty() && !batch.is_empty() {
-            // On a full disk they make room, which they cannot together with what needs it.
-            let _ = self.commit(Batch::default());
-        }
         let Batch { appends, replies, room, .. } = batch;
         let mut changes = Changes::default();
-        let deleted = self.to_delete.take_first();
-        let outcomes = self.transaction_if(|writer, transaction| {
-            let mut tables = Tables { transaction, events: Events::open(transaction)? };
-            for numbers in deleted.numbers() {
-                tables.events.remove_all(numbers)?;
-            }
-            let append = |(app, event, dedupe)| writer.append(&mut tables, app, event, dedupe, &mut changes);
-            let outcomes = appends.into_iter().map(append).collect::<Result<Vec<_>, _>>()?;
-            if let Some(&(last, _)) = changes.keys.last() {
-                transaction.open_table(KEYS)?.insert(last, record::encode_keys(&changes.keys).as_slice())?;
-            }
-            Ok((outcomes, !deleted.is_empty() || changes.is_some()))
-        });
+        let outcomes: Vec<_> = appends
+            .into_iter()
+            .map(|(app, event, dedupe)| self.append(app, event, dedupe, &mut changes))
+            .collect();
+        let stored = changes.take_writes();
+        let written = if stored.is_empty() { self.delete() } else { self.write(Kind::Store, stored) };
         drop(room);
-        match outcomes {
-            Ok(outcomes) => {
-                for (app, numbers) in deleted {
-                    self.shared.queues.app(&app).lock().deleted(&numbers);
-                }
+        match written {
+            Ok(()) => {
                 self.apply(changes);
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
                     answer(reply, Ok(outcome));
@@ -154,7 +154,6 @@ impl Writer {
                 for (app, evicted) in changes.evicted {
                     self.shared.queues.app(&app).restore(&evicted);
                 }
-                self.to_delete.put_back(deleted);
                 for reply in replies {
                     answer(reply, Err(error.share()));
                 }
@@ -186,19 +185,18 @@ impl Writer {
         }
     }
 
-    /// Writes one append into the transaction. Nothing of it is true before the commit.
+    /// Adds one append to the changes. Nothing of it is true before the commit.
     fn append(
         &mut self,
-        tables: &mut Tables<'_>,
         app: AppId,
         event: NewEvent,
         dedupe: Option<DedupeKey>,
         changes: &mut Changes,
-    ) -> Result<Appended, redb::Error> {
-        let Some(registered) = self.shared.registered(&app) else { return Ok(Appended::Unregistered) };
+    ) -> Appended {
+        let Some(registered) = self.shared.registered(&app) else { return Appended::Unregistered };
         let key = dedupe.map(|delivery| dedupe::key(&delivery, registered.life));
         if key.is_some_and(|key| self.recent.contains(key) || changes.known.contains(&key)) {
-            return Ok(Appended::Duplicate);
+            return Appended::Duplicate;
         }
         let seq = self.sequence.next();
         let uuid = sequence::new_uuid(seq);
@@ -206,10 +204,10 @@ impl Writer {
         let received_at = sequence::time(sequence::at(SystemTime::now()));
         let record = record::encode_event(&app, uuid, received_at, &event);
         let slot = Slot { seq, size: slot_size(record.len()) };
-        if !self.make_room(tables, &app, slot.size, changes)? {
-            return Ok(Appended::Full);
+        if !self.make_room(&app, slot.size, changes) {
+            return Appended::Full;
         }
-        tables.events.insert(&app, slot, &record)?;
+        changes.stored.push(Change::Store { seq, record: record.into() });
         if let Some(key) = key {
             changes.keys.push((seq, key));
             changes.known.insert(key);
@@ -218,49 +216,36 @@ impl Writer {
         growth.events += 1;
         growth.bytes += u64::from(slot.size);
         changes.pushed.push(Arrival { app, slot, uuid, received_at, event });
-        Ok(Appended::Stored(sequence::event_id(uuid)))
+        Appended::Stored(sequence::event_id(uuid))
     }
 
     /// Whether an event of this size has room, which `drop-oldest` makes where it can.
-    fn make_room(
-        &self,
-        tables: &mut Tables<'_>,
-        app: &AppId,
-        size: u32,
-        changes: &mut Changes,
-    ) -> Result<bool, redb::Error> {
+    fn make_room(&self, app: &AppId, size: u32, changes: &mut Changes) -> bool {
         let queue = self.shared.queues.app(app);
+        let mut queue = queue.lock();
         let Changes { pushed, passed, evicted, growth, .. } = changes;
         let growth = growth.entry(app.clone()).or_default();
         let now = tokio::time::Instant::now();
         loop {
-            let mut queue = queue.lock();
             if self.limits.have_room(queue.len() + growth.events, queue.bytes() + growth.bytes, size) {
-                return Ok(true);
+                return true;
             }
             if self.limits.overflow == Overflow::Reject || !self.limits.have_room(0, 0, size) {
-                return Ok(false);
+                return false;
             }
-            let oldest = if let Some(oldest) = queue.evict_oldest(now) {
-                let slot = oldest.slot;
+            if let Some(oldest) = queue.evict_oldest(now) {
                 evicted.push((app.clone(), oldest));
                 growth.evicted += 1;
-                slot
             } else if let Some(first) = pushed.iter().position(|arrival| arrival.app == *app) {
                 let arrival = pushed.remove(first);
-                let slot = arrival.slot;
-                passed.push(arrival);
                 growth.events -= 1;
-                growth.bytes -= u64::from(slot.size);
+                growth.bytes -= u64::from(arrival.slot.size);
                 growth.dropped += 1;
-                slot
+                passed.push(arrival);
             } else {
-                return Ok(false);
-            };
-            let dropped = queue.dropped() + growth.dropped;
-            drop(queue);
-            tables.events.remove(oldest.seq)?;
-            tables.transaction.open_table(DROPPED)?.insert(app.as_str(), dropped)?;
+                return false;
+            }
+            growth.all_dropped = Some(queue.dropped() + growth.dropped);
         }
     }
 }

@@ -24,36 +24,12 @@ pub(super) type Queue = mpsc::Receiver<(Command, Room)>;
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Append {
-        app: AppId,
-        event: NewEvent,
-        dedupe: Option<DedupeKey>,
-        reply: Reply<Appended>,
-    },
-    Register {
-        app: AppId,
-        registration: Arc<Registration>,
-        reply: Reply<()>,
-    },
-    Unregister {
-        app: AppId,
-        reply: Reply<()>,
-    },
-    Delete {
-        app: AppId,
-        numbers: Vec<Seq>,
-    },
-    Probe {
-        reply: Reply<()>,
-    },
-    /// Opens the file again, if it was not since it had been opened so often.
-    Reopen {
-        opened: u64,
-        reply: Reply<()>,
-    },
-    Close {
-        reply: Reply<()>,
-    },
+    Append { app: AppId, event: NewEvent, dedupe: Option<DedupeKey>, reply: Reply<Appended> },
+    Register { app: AppId, registration: Arc<Registration>, reply: Reply<()> },
+    Unregister { app: AppId, reply: Reply<()> },
+    Delete { numbers: Vec<Seq> },
+    Probe { reply: Reply<()> },
+    Close { reply: Reply<()> },
 }
 
 /// What a command occupies until it is done.

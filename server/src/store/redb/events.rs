@@ -1,10 +1,9 @@
 //! The tables of events: their records, and their heads.
 
 use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
-use wwproxy_protocol::AppId;
 
 use super::record::{self, InvalidRecord};
-use crate::store::{queue::Slot, sequence::Seq};
+use crate::store::sequence::Seq;
 
 /// Events by their number alone: an append touches the right edge of the tree only.
 pub(super) const EVENTS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("events");
@@ -25,13 +24,14 @@ impl<'t> Events<'t> {
         Ok(Self { records: transaction.open_table(EVENTS)?, heads: transaction.open_table(HEADS)? })
     }
 
-    pub(super) fn insert(&mut self, app: &AppId, slot: Slot, record: &[u8]) -> Result<(), redb::Error> {
-        self.records.insert(slot.seq, record)?;
-        self.heads.insert(slot.seq, (slot.size, app.as_str()))?;
+    pub(super) fn insert(&mut self, seq: Seq, record: &[u8]) -> Result<(), redb::Error> {
+        let app = record::decode_app(record).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
+        self.records.insert(seq, record)?;
+        self.heads.insert(seq, (slot_size(record.len()), app.as_str()))?;
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, seq: Seq) -> Result<(), redb::Error> {
+    fn remove(&mut self, seq: Seq) -> Result<(), redb::Error> {
         self.records.remove(seq)?;
         self.heads.remove(seq)?;
         Ok(())

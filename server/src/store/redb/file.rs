@@ -1,4 +1,4 @@
-//! The database file: its tables, opening it, and opening it again after it failed.
+//! The database: its tables, opening it, and opening it again after it failed.
 
 use std::{
     collections::HashMap,
@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use bytes::Bytes;
 use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
     TableDefinition, WriteTransaction, backends::FileBackend,
@@ -15,9 +16,12 @@ use redb::{
 use wwproxy_protocol::{AppId, Event};
 
 use super::{
+    change,
     disk::Disk,
     events::{EVENTS, Events, HEADS, tell_damage},
+    journal::{self, Journal, StoreName},
     record,
+    unfiled::Unfiled,
 };
 use crate::store::{Registration, StoreError, dedupe::Key, queue::Slot, sequence::Seq};
 
@@ -28,11 +32,12 @@ pub(super) const REGISTRATIONS: TableDefinition<'_, &str, &[u8]> = TableDefiniti
 pub(super) const KEYS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("keys");
 /// How many events were dropped, by app id.
 pub(super) const DROPPED: TableDefinition<'_, &str, u64> = TableDefinition::new("dropped");
-/// Written to see whether there is room, and empty otherwise.
-pub(super) const PROBE: TableDefinition<'_, (), &[u8]> = TableDefinition::new("probe");
+/// Whose journal is filed here, and up to which frame.
+const JOURNAL: TableDefinition<'_, (), (&[u8; 16], u64)> = TableDefinition::new("journal");
 
-/// The database, in the folder of the store.
-const FILE_NAME: &str = "events.redb";
+/// The database and its journal, in the folder of the store.
+const DATABASE_NAME: &str = "events.redb";
+const JOURNAL_NAME: &str = "events.journal";
 /// How much of the file is kept in memory at most, in bytes. Named, as the engine's default is 1 GiB.
 const CACHE_BYTES: usize = 64 << 20;
 /// The same while it is read only, in bytes.
@@ -64,6 +69,8 @@ pub(super) struct File {
     folder: PathBuf,
     disk: Arc<Disk>,
     engine: RwLock<Engine>,
+    /// Which journal is filed in it.
+    name: StoreName,
 }
 
 #[derive(Debug)]
@@ -95,19 +102,9 @@ impl Contents {
 }
 
 impl File {
-    /// Opens the database in this folder, which is made if need be; nobody else may read it, as it
-    /// holds webhook secrets.
-    pub(super) fn open(folder: &Path) -> Result<Self, OpenError> {
-        let failed = |error| OpenError::Io(folder.to_owned(), error);
-        make_private_folder(folder).map_err(failed)?;
-        let file = open_private_file(folder).map_err(failed)?;
-        let backend = FileBackend::new(file).map_err(|error| explain(folder, error))?;
-        Self::open_on(folder, backend)
-    }
-
     /// Opens the database that these bytes are, whatever they are kept in. It is told of as being in
     /// this folder.
-    pub(super) fn open_on(folder: &Path, bytes: impl StorageBackend) -> Result<Self, OpenError> {
+    pub(super) fn open(folder: &Path, bytes: Box<dyn StorageBackend>) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Io(folder.to_owned(), error);
         let disk = Disk::new(bytes);
         let database = match open_database(folder, &disk) {
@@ -117,38 +114,103 @@ impl File {
             opened => opened?,
         };
         let engine = Engine { database: Some(database), writes: true, opened: 1 };
-        let file = Self { folder: folder.to_owned(), disk, engine: RwLock::new(engine) };
-        let create_tables = || -> Result<(), redb::Error> {
-            let transaction = file.begin_write()?;
-            Events::open(&transaction)?.make_sure()?;
-            transaction.open_table(REGISTRATIONS)?;
-            transaction.open_table(KEYS)?;
-            transaction.open_table(DROPPED)?;
-            Ok(transaction.commit()?)
-        };
-        create_tables()
-            .map_err(|error| OpenError::Unreadable(folder.to_owned(), StoreError::engine(error)))?;
+        let mut name = [0; 16];
+        getrandom::fill(&mut name).map_err(|error| failed(io::Error::other(error)))?;
+        let mut file = Self { folder: folder.to_owned(), disk, engine: RwLock::new(engine), name };
+        file.name = file.create_tables().map_err(|error| file.explain(error))?;
         Ok(file)
     }
 
+    /// Makes sure that all tables are there, and says whose journal is filed.
+    fn create_tables(&self) -> Result<StoreName, redb::Error> {
+        self.transaction(|transaction| {
+            Events::open(transaction)?.make_sure()?;
+            transaction.open_table(REGISTRATIONS)?;
+            transaction.open_table(KEYS)?;
+            transaction.open_table(DROPPED)?;
+            let mut journal = transaction.open_table(JOURNAL)?;
+            if let Some(row) = journal.get(())? {
+                return Ok(*row.value().0);
+            }
+            journal.insert((), (&self.name, 0))?;
+            Ok(self.name)
+        })
+    }
+
+    /// Files what is in this journal and not in the database yet. Only before anybody reads.
+    pub(super) fn take_up(&self, journal: Box<dyn StorageBackend>) -> Result<Journal, OpenError> {
+        let broken = |error| OpenError::Io(self.folder.clone(), error);
+        let filed = self.filed().map_err(|error| self.explain(error))?;
+        let mut unfiled = Unfiled::default();
+        let mut next = filed + 1;
+        for (number, payload) in journal::read(&*journal, self.name, filed).map_err(broken)? {
+            if number > next {
+                tracing::error!(
+                    missing = number - next,
+                    "the store's journal is damaged: what these commits stored is lost"
+                );
+            }
+            let changes = change::decode(&payload).map_err(|error| self.unreadable(error))?;
+            unfiled.add(number, payload.len() as u64, changes);
+            next = number + 1;
+        }
+        if !unfiled.is_empty() {
+            self.file(&unfiled).map_err(|error| self.explain(error))?;
+        }
+        Journal::new(journal, self.name, next).map_err(broken)
+    }
+
+    fn unreadable(&self, error: impl std::error::Error + Send + Sync + 'static) -> OpenError {
+        OpenError::Unreadable(self.folder.clone(), StoreError::engine(error))
+    }
+
+    fn explain(&self, error: redb::Error) -> OpenError {
+        match error {
+            redb::Error::Io(error) if error.kind() != ErrorKind::InvalidData => {
+                OpenError::Io(self.folder.clone(), error)
+            }
+            error => self.unreadable(error),
+        }
+    }
+
+    /// The last frame of the journal of which everything is here.
+    fn filed(&self) -> Result<u64, redb::Error> {
+        let journal = self.begin_read()?.open_table(JOURNAL)?;
+        Ok(journal.get(())?.map_or(0, |row| row.value().1))
+    }
+
+    /// Files all of it or nothing.
+    pub(super) fn file(&self, unfiled: &Unfiled) -> Result<(), redb::Error> {
+        self.transaction(|transaction| {
+            unfiled.write(transaction)?;
+            transaction.open_table(JOURNAL)?.insert((), (&self.name, unfiled.last()))?;
+            Ok(())
+        })
+    }
+
+    /// Writes all of it or nothing, and which parts of the file are free: so it opens at once however the server
+    /// ends, and does not have to be read as a whole. That takes a second fsync.
+    pub(super) fn transaction<T>(
+        &self,
+        write: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        let mut transaction = self.begin_write()?;
+        transaction.set_quick_repair(true);
+        let written = write(&transaction)?;
+        transaction.commit()?;
+        Ok(written)
+    }
+
     /// A snapshot. It does not keep the file open: once that is closed, reading on is an error.
-    pub(super) fn begin_read(&self) -> Result<ReadTransaction, redb::Error> {
+    fn begin_read(&self) -> Result<ReadTransaction, redb::Error> {
         let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
         Ok(engine.database.as_ref().ok_or(redb::Error::DatabaseClosed)?.begin_read()?)
     }
 
-    pub(super) fn begin_write(&self) -> Result<WriteTransaction, redb::Error> {
+    fn begin_write(&self) -> Result<WriteTransaction, redb::Error> {
         let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
         let database = engine.database.as_ref().filter(|_| engine.writes);
         Ok(database.ok_or(redb::Error::DatabaseClosed)?.begin_write()?)
-    }
-
-    /// Writes down which parts of the file are free. Up to the next commit it then opens at once also after a
-    /// kill or a power cut, and otherwise once all of it is read. Costs a second fsync, too much for every commit.
-    pub(super) fn write_down_free(&self) -> Result<(), redb::Error> {
-        let mut transaction = self.begin_write()?;
-        transaction.set_quick_repair(true);
-        Ok(transaction.commit()?)
     }
 
     /// How often it was opened. Who could not read asks for one opening more.
@@ -197,8 +259,10 @@ impl File {
         else {
             return;
         };
+        let compacted = database.compact().map_err(redb::Error::from);
+        drop(engine);
         // A file that stays large does no harm beyond its size.
-        if let Err(error) = database.compact() {
+        if let Err(error) = compacted.and_then(|_| self.transaction(|_| Ok(()))) {
             tracing::warn!(%error, "the store could not be compacted");
         }
     }
@@ -257,7 +321,7 @@ impl File {
         let mut found = Vec::with_capacity(numbers.len());
         for &seq in numbers {
             found.push(match events.get(seq)? {
-                Some(value) => decode(seq, value.value()),
+                Some(value) => decode(seq, &Bytes::copy_from_slice(value.value())),
                 None => None,
             });
         }
@@ -265,17 +329,38 @@ impl File {
     }
 }
 
-fn decode(seq: Seq, value: &[u8]) -> Option<Event> {
-    record::decode_event(value).inspect_err(|error| tell_damage(seq, error)).ok()
+/// The two files of a store.
+pub(super) struct Files {
+    pub(super) database: Box<dyn StorageBackend>,
+    pub(super) journal: Box<dyn StorageBackend>,
+}
+
+impl Files {
+    /// Opens those of the store in this folder, which are made if need be, their names durable; nobody else may read
+    /// them, as they hold webhook secrets.
+    pub(super) fn open(folder: &Path) -> Result<Self, OpenError> {
+        let failed = |error| OpenError::Io(folder.to_owned(), error);
+        make_private_folder(folder).map_err(failed)?;
+        let open = |name| -> Result<Box<dyn StorageBackend>, OpenError> {
+            let file = open_private_file(&folder.join(name)).map_err(failed)?;
+            Ok(Box::new(FileBackend::new(file).map_err(|error| explain(folder, error))?))
+        };
+        let files = Self { database: open(DATABASE_NAME)?, journal: open(JOURNAL_NAME)? };
+        #[cfg(unix)]
+        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        Ok(files)
+    }
+}
+
+pub(super) fn decode(seq: Seq, record: &Bytes) -> Option<Event> {
+    record::decode_event(record).inspect_err(|error| tell_damage(seq, error)).ok()
 }
 
 fn open_database(folder: &Path, disk: &Arc<Disk>) -> Result<Database, OpenError> {
     let mut builder = redb::Builder::new();
     builder.set_cache_size(CACHE_BYTES).set_repair_callback(|repair| {
         if repair.progress() == 0.0 {
-            tracing::info!(
-                "the store was not closed: all of its file is checked, which takes some 2 s for each GiB"
-            );
+            tracing::warn!("all of the store's file is checked, which takes some 2 s for each GiB");
         }
     });
     builder.create_with_backend(disk.writer()).map_err(|error| explain(folder, error))
@@ -299,14 +384,11 @@ fn make_private_folder(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
-/// Opens the file, which is made if need be, readable by its owner only, and its name durable.
-fn open_private_file(folder: &Path) -> io::Result<fs::File> {
+/// Opens a file of the store, which is made if need be, readable by its owner only.
+fn open_private_file(path: &Path) -> io::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(folder.join(FILE_NAME))?;
-    #[cfg(unix)]
-    fs::File::open(folder)?.sync_all()?;
-    Ok(file)
+    options.open(path)
 }

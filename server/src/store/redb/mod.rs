@@ -1,17 +1,22 @@
-//! The embedded durable store: one file, one writer.
+//! The embedded durable store: a journal, a database behind it, one writer.
 //!
 //! Bodies are on disk; their order, sizes and leases are in memory ([`queues`](super::queues)) and
 //! rebuilt when the store is opened. All changes go through one thread ([`writer`]) that commits
-//! what came during its last fsync as one transaction; reads run beside it on snapshots.
+//! what came during its last fsync to the [`journal`] as one frame. Another one ([`filer`]) moves there
+//! from what is left of many frames into the database. Reads run beside both.
 
 mod batch;
+mod change;
 mod commands;
-mod deletions;
 mod disk;
 mod events;
 mod file;
+mod filer;
+mod journal;
+mod pending;
 mod record;
 mod sweep;
+mod unfiled;
 mod waiting;
 mod writer;
 
@@ -28,7 +33,8 @@ pub use self::file::OpenError;
 pub use self::record::fuzz as fuzz_record;
 use self::{
     commands::{Command, WriterHandle},
-    file::{Contents, File},
+    file::{Contents, File, Files},
+    pending::Pending,
     writer::Writer,
 };
 use super::{
@@ -55,6 +61,7 @@ pub struct RedbStore {
 #[derive(Debug)]
 struct Shared {
     file: File,
+    pending: Pending,
     queues: Queues,
     registrations: RwLock<HashMap<AppId, Registered>>,
 }
@@ -69,33 +76,45 @@ impl RedbStore {
     /// Opens the store in this folder, which is made if need be.
     pub fn open(folder: impl AsRef<Path>, limits: Limits) -> Result<Self, OpenError> {
         let folder = folder.as_ref();
-        let file = File::open(folder)?;
+        let Files { database, journal } = Files::open(folder)?;
+        let file = File::open(folder, database)?;
         let failed = |error| OpenError::Io(folder.to_owned(), error);
         let spill = Spill::create(&folder.join(SPILL_NAME)).map_err(failed)?;
-        Self::over(folder, file, Some(spill), limits)
+        Self::over(folder, file, journal, Some(spill), limits)
     }
 
-    /// Opens the store in these bytes, whatever they are kept in: a disk that fails when it is told to,
-    /// for one. Errors speak of it as being in this folder. Queues are in memory as a whole.
+    /// Opens the store in these bytes, those of the database and of its journal, whatever they are kept in: a disk
+    /// that fails when it is told to, for one. Errors speak of it as being in this folder. Queues are in memory as
+    /// a whole.
     pub fn open_on(
         folder: impl AsRef<Path>,
-        bytes: impl redb::StorageBackend,
+        database: impl redb::StorageBackend,
+        journal: impl redb::StorageBackend,
         limits: Limits,
     ) -> Result<Self, OpenError> {
         let folder = folder.as_ref();
-        Self::over(folder, File::open_on(folder, bytes)?, None, limits)
+        let file = File::open(folder, Box::new(database))?;
+        Self::over(folder, file, Box::new(journal), None, limits)
     }
 
-    fn over(folder: &Path, file: File, spill: Option<Arc<Spill>>, limits: Limits) -> Result<Self, OpenError> {
+    fn over(
+        folder: &Path,
+        file: File,
+        journal: Box<dyn redb::StorageBackend>,
+        spill: Option<Arc<Spill>>,
+        limits: Limits,
+    ) -> Result<Self, OpenError> {
+        let journal = file.take_up(journal)?;
         let contents = file.contents().map_err(|error| OpenError::Unreadable(folder.to_owned(), error))?;
         file.compact(contents.bytes());
-        let shared = Shared { file, queues: Queues::new(spill), registrations: RwLock::default() };
         let last_event = contents.events.last().map_or(0, |&(_, slot)| slot.seq);
         let last_key = contents.keys.last().map_or(0, |&(seq, _)| seq);
         let sequence = Sequence::after(last_event.max(last_key));
-        let recent = shared.follow(contents, &limits);
+        let pending = Pending::after(journal.last());
+        let shared = Shared { file, pending, queues: Queues::new(spill), registrations: RwLock::default() };
+        let recent = shared.take_up(contents, &limits);
         let shared = Arc::new(shared);
-        let writer = Writer::new(Arc::clone(&shared), limits, sequence, recent).spawn();
+        let writer = Writer::new(Arc::clone(&shared), limits, sequence, recent, journal).spawn();
         Ok(Self { shared, writer })
     }
 
@@ -110,7 +129,7 @@ impl RedbStore {
         let events = match self.read(leased.events()).await {
             // The engine was closed under it, or refuses everything since it failed.
             Err(_) => {
-                self.writer.ask(|reply| Command::Reopen { opened, reply }).await?;
+                self.shared.pending.reopen(opened).await?;
                 self.read(leased.events()).await?
             }
             read => read?,
@@ -132,10 +151,27 @@ impl RedbStore {
     }
 
     async fn read(&self, taken: &[Taken]) -> Result<Vec<Option<Event>>, StoreError> {
-        let numbers: Vec<_> = taken.iter().map(|taken| taken.seq).collect();
-        let shared = Arc::clone(&self.shared);
-        let read = tokio::task::spawn_blocking(move || shared.file.read(&numbers));
-        read.await.map_err(StoreError::engine)?.map_err(StoreError::engine)
+        // First what is not filed: it goes to the database before it leaves there.
+        let records = self.shared.pending.records(taken.iter().map(|taken| taken.seq));
+        let filed: Vec<_> = taken
+            .iter()
+            .zip(&records)
+            .filter(|(_, record)| record.is_none())
+            .map(|(taken, _)| taken.seq)
+            .collect();
+        let mut filed = if filed.is_empty() {
+            Vec::new()
+        } else {
+            let shared = Arc::clone(&self.shared);
+            let read = tokio::task::spawn_blocking(move || shared.file.read(&filed));
+            read.await.map_err(StoreError::engine)?.map_err(StoreError::engine)?
+        }
+        .into_iter();
+        let event = |(taken, record): (&Taken, Option<_>)| match record {
+            Some(record) => file::decode(taken.seq, &record),
+            None => filed.next().flatten(),
+        };
+        Ok(taken.iter().zip(records).map(event).collect())
     }
 }
 
@@ -174,7 +210,7 @@ impl Store for RedbStore {
             let place = self.writer.place().await?;
             let (settled, deleted) = self.shared.queues.settle(app, settlement);
             if !deleted.is_empty() {
-                place.send(Command::Delete { app: app.clone(), numbers: deleted })?;
+                place.send(Command::Delete { numbers: deleted })?;
             }
             Ok(settled)
         })
@@ -198,8 +234,8 @@ impl Store for RedbStore {
 }
 
 impl Shared {
-    /// Makes memory what the file says, and gives the keys that it knows.
-    fn follow(&self, contents: Contents, limits: &Limits) -> Recent {
+    /// Takes into memory what the file says, and gives the keys that it knows.
+    fn take_up(&self, contents: Contents, limits: &Limits) -> Recent {
         let mut recent = Recent::new(limits.dedupe_window, contents.keys.len());
         for (seq, key) in contents.keys {
             recent.insert(seq, key);
@@ -208,21 +244,17 @@ impl Shared {
             (app, Registered { registration: Arc::new(registration), life })
         });
         *write(&self.registrations) = registered.collect();
-        let mut dropped: HashMap<AppId, u64> = contents.dropped.into_iter().collect();
-        for (app, _) in self.queues.all() {
-            dropped.entry(app).or_default();
+        for (app, dropped) in contents.dropped {
+            self.queues.app(&app).lock().add_dropped(dropped);
         }
         let mut events = contents.events;
         events.sort_unstable_by_key(|&(app, slot)| (app, slot.seq));
-        let mut slots = Vec::new();
         for events in events.chunk_by(|(one, _), (other, _)| one == other) {
-            slots.clear();
-            slots.extend(events.iter().map(|&(_, slot)| slot));
-            let app = &contents.apps[events[0].0];
-            self.queues.app(app).follow(&slots, dropped.remove(app).unwrap_or_default());
-        }
-        for (app, dropped) in dropped {
-            self.queues.app(&app).follow(&[], dropped);
+            let queue = self.queues.app(&contents.apps[events[0].0]);
+            let mut queue = queue.lock();
+            for &(_, slot) in events {
+                queue.push(slot);
+            }
         }
         recent
     }

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use wwproxy_protocol::{AppId, Event, Scheme, Secret};
 
+#[cfg(fuzzing)]
+use super::change;
 use crate::store::{
     NewEvent, Registration,
     dedupe::Key,
@@ -62,7 +64,8 @@ fn push_text(record: &mut Vec<u8>, text: &str, more: u32) {
     record.extend_from_slice(text.as_bytes());
 }
 
-pub(super) fn decode_event(record: &[u8]) -> Result<Event, InvalidRecord> {
+/// The event, whose body is a part of the record.
+pub(super) fn decode_event(record: &Bytes) -> Result<Event, InvalidRecord> {
     let mut reader = Reader(record);
     reader.app()?;
     let uuid = Uuid::from_bytes(reader.array()?);
@@ -76,7 +79,7 @@ pub(super) fn decode_event(record: &[u8]) -> Result<Event, InvalidRecord> {
         0 => None,
         length => Some(reader.text(length - 1)?),
     };
-    let body = Bytes::copy_from_slice(reader.0);
+    let body = record.slice_ref(reader.0);
     Ok(Event { id: sequence::event_id(uuid), received_at, headers, query, body })
 }
 
@@ -85,20 +88,20 @@ pub(super) fn decode_app(record: &[u8]) -> Result<AppId, InvalidRecord> {
     Reader(record).app()
 }
 
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], InvalidRecord> {
+    pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], InvalidRecord> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(InvalidRecord::Damaged)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], InvalidRecord> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], InvalidRecord> {
         self.take(N)?.try_into().map_err(|_| InvalidRecord::Damaged)
     }
 
-    fn number(&mut self) -> Result<usize, InvalidRecord> {
+    pub(super) fn number(&mut self) -> Result<usize, InvalidRecord> {
         let number = u32::from_be_bytes(self.array()?);
         usize::try_from(number).map_err(|_| InvalidRecord::Damaged)
     }
@@ -108,7 +111,7 @@ impl<'a> Reader<'a> {
         Ok(text.to_owned())
     }
 
-    fn counted_text(&mut self) -> Result<String, InvalidRecord> {
+    pub(super) fn counted_text(&mut self) -> Result<String, InvalidRecord> {
         let length = self.number()?;
         self.text(length)
     }
@@ -167,10 +170,10 @@ struct StoredRegistration {
     life: String,
 }
 
-/// Reads any bytes as each kind of record. What can be read is written as it was.
+/// Reads any bytes as each kind of record, and as a frame of the journal. What can be read is written as it was.
 #[cfg(fuzzing)]
 pub fn fuzz(record: &[u8]) {
-    if let (Ok(app), Ok(event)) = (decode_app(record), decode_event(record)) {
+    if let (Ok(app), Ok(event)) = (decode_app(record), decode_event(&Bytes::copy_from_slice(record))) {
         let uuid: Uuid = event.id.as_str().parse().expect("an event's id is a UUID");
         let Event { received_at, headers, query, body, .. } = event;
         let event = NewEvent { headers, query, body };
@@ -182,6 +185,11 @@ pub fn fuzz(record: &[u8]) {
     }
     if let Ok(keys) = decode_keys(record) {
         assert_eq!(encode_keys(&keys.collect::<Vec<_>>()), record);
+    }
+    if let Ok(changes) = change::decode(record) {
+        let mut again = Vec::new();
+        change::encode(&changes, &mut again);
+        assert_eq!(again, record);
     }
 }
 
@@ -203,7 +211,7 @@ mod tests {
             let event = NewEvent { headers, query, body: body.into() };
             let received_at = sequence::time(micros);
             let uuid = sequence::new_uuid(micros);
-            let record = encode_event(&app, uuid, received_at, &event);
+            let record = Bytes::from(encode_event(&app, uuid, received_at, &event));
             prop_assert_eq!(decode_app(&record).unwrap(), app);
             let NewEvent { headers, query, body } = event;
             let expected = Event { id: sequence::event_id(uuid), received_at, headers, query, body };
@@ -215,8 +223,8 @@ mod tests {
             if let Some(version) = record.first_mut() {
                 *version = VERSION;
             }
-            let _ = decode_event(&record);
             let _ = decode_registration(&record);
+            let _ = decode_event(&record.into());
         }
     }
 

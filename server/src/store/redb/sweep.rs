@@ -3,11 +3,7 @@
 
 use std::time::SystemTime;
 
-use super::{
-    events::Events,
-    file::{DROPPED, KEYS},
-    writer::Writer,
-};
+use super::{change::Change, journal::Kind, writer::Writer};
 use crate::store::sequence;
 
 impl Writer {
@@ -32,17 +28,13 @@ impl Writer {
         if old.is_empty() && keys.is_none() {
             return;
         }
-        let swept = self.transaction(|_, transaction| {
-            let mut events = Events::open(transaction)?;
-            for (app, _, slots, dropped) in &old {
-                events.remove_all(&slots.iter().map(|slot| slot.seq).collect::<Vec<_>>())?;
-                transaction.open_table(DROPPED)?.insert(app.as_str(), dropped + slots.len() as u64)?;
-            }
-            if let Some(floor) = keys {
-                transaction.open_table(KEYS)?.retain_in(..floor, |_, _| false)?;
-            }
-            Ok(())
-        });
+        let mut changes = Vec::new();
+        for (app, _, slots, dropped) in &old {
+            changes.push(Change::Delete(slots.iter().map(|slot| slot.seq).collect()));
+            changes.push(Change::Drop { app: app.clone(), count: dropped + slots.len() as u64 });
+        }
+        changes.extend(keys.map(|below| Change::Forget { below }));
+        let swept = self.write(Kind::Delete, changes);
         // What could not be swept now is still there the next time.
         if swept.is_ok() {
             for (app, queue, slots, _) in old {

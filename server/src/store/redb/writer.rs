@@ -1,45 +1,43 @@
-//! The one thread that changes the file.
+//! The one thread that changes what is stored.
 //!
-//! It takes everything that is queued, up to a limit, commits it as one transaction with one fsync,
-//! and then answers all of it: the batch is what arrived during the last fsync, so a lone sender
-//! never waits for a timer. Where apps compete, [`waiting`](super::waiting) says whose events go first.
-//! Only deletions of accepted events may wait: they go with the next append, or after [`DELETE_LINGER`]
-//! where none comes.
+//! It takes everything that is queued, up to a limit, commits it to the journal with one fsync, and then answers
+//! all of it: the batch is what arrived during the last fsync, so a lone sender never waits for a timer. Where apps
+//! compete, [`waiting`](super::waiting) says whose events go first. Only deletions of accepted events may wait:
+//! they go with the next append, or after [`DELETE_LINGER`] where none comes. The database follows later, by the
+//! [`filer`](super::filer).
 //!
-//! Memory follows the file: queues, registrations and keys change after the commit, never before.
+//! Memory follows the journal: queues, registrations and keys change after the commit, never before.
 
 use std::{
     sync::{Arc, mpsc::RecvTimeoutError},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use redb::WriteTransaction;
 use wwproxy_protocol::AppId;
 
 use super::{
     Registered, Shared,
-    batch::Batch,
+    change::Change,
     commands::{Command, Queue, Room, WriterHandle, answer},
-    deletions::Deletions,
-    events::Events,
-    file::{DROPPED, PROBE, REGISTRATIONS},
+    filer::{Filer, cause},
+    journal::{Frame, Journal, Kind},
     record,
     waiting::Waiting,
     write,
 };
-use crate::store::{Appended, Limits, Registration, StoreError, dedupe::Recent, sequence::Sequence};
+use crate::store::{
+    Appended, Limits, Registration, StoreError,
+    dedupe::Recent,
+    sequence::{Seq, Sequence},
+};
 
 /// How long a deletion waits for an append to go with.
 const DELETE_LINGER: Duration = Duration::from_millis(20);
-/// How long after a refused write the file is tried again.
+/// How long after a refused write the journal is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Where trying takes long, as with a large file, the pause is so many times as long.
-const RETRY_SHARE: u32 = 10;
-/// How much is written to see whether there is room again.
+/// How much is written to see whether it can be again, in bytes.
 const PROBE_BYTES: usize = 64 << 10;
-/// How long after the last commit the file is made one that opens at once whatever happens.
-const REST: Duration = Duration::from_secs(1);
 /// How often old events and keys are looked for, at most and at least.
 const SWEEP: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
@@ -51,36 +49,43 @@ pub(super) struct Writer {
     pub(super) recent: Recent,
     /// Appends that are in no batch yet.
     waiting: Waiting,
-    /// Accepted events that are still in the file.
-    pub(super) to_delete: Deletions,
-    /// When the file was last committed to, until it is at rest.
-    committed: Option<Instant>,
-    /// The file refused a write and has to be opened again.
-    pub(super) failure: Option<Failure>,
+    /// Accepted events that are not deleted yet.
+    to_delete: Vec<Seq>,
+    journal: Journal,
+    failure: Option<Failure>,
     /// A write was refused, and none that stores an event has gone through since.
     pub(super) refused: bool,
+    filer: Option<JoinHandle<()>>,
 }
 
 /// Why nothing is written.
 #[derive(Debug)]
-pub(super) struct Failure {
+struct Failure {
     error: StoreError,
     /// When it is tried again.
     retry: Instant,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, limits: Limits, sequence: Sequence, recent: Recent) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        limits: Limits,
+        sequence: Sequence,
+        recent: Recent,
+        journal: Journal,
+    ) -> Self {
+        let filer = Some(Filer::spawn(Arc::clone(&shared)));
         Self {
             shared,
             limits,
             sequence,
             recent,
             waiting: Waiting::default(),
-            to_delete: Deletions::default(),
-            committed: Some(Instant::now()),
+            to_delete: Vec::new(),
+            journal,
             failure: None,
             refused: false,
+            filer,
         }
     }
 
@@ -93,19 +98,17 @@ impl Writer {
         handle
     }
 
-    /// Until it is closed or nobody can send any more: waits for commands, the end of the linger, the next
-    /// sweep and the time to put the file to rest, whichever comes first.
+    /// Until it is closed or nobody can send any more: waits for commands, the end of the linger and the next
+    /// sweep, whichever comes first.
     fn run(mut self, queue: &Queue) {
         let pause = self.limits.retention.min(self.limits.dedupe_window) / 4;
         let pause = pause.clamp(SWEEP.0, SWEEP.1);
         let mut next_sweep = Instant::now() + pause;
-        let mut next_delete = None;
+        let mut next_delete: Option<Instant> = None;
         loop {
             let now = Instant::now();
-            let rest = self.committed.map(|committed| committed + REST);
-            let retry = self.failure.as_ref().map(|failure| failure.retry);
-            let wake = [next_delete, rest, retry].into_iter().flatten().fold(next_sweep, Instant::min);
-            let is_busy = !self.waiting.is_empty() || (self.to_delete.are_many() && retry.is_none());
+            let wake = next_delete.map_or(next_sweep, |next| next.min(next_sweep));
+            let is_busy = !self.waiting.is_empty();
             let idle = if is_busy { Duration::ZERO } else { wake.saturating_duration_since(now) };
             let command = match queue.recv_timeout(idle) {
                 Ok(command) => Some(command),
@@ -119,24 +122,20 @@ impl Writer {
             let other = self.gather(command, queue);
             let now = Instant::now();
             let batch = self.waiting.batch(now);
-            let time_to_delete =
-                next_delete.or(retry).is_some_and(|next| next <= now) || self.to_delete.are_many();
-            if !batch.is_empty() || time_to_delete {
+            if !batch.is_empty() || next_delete.is_some_and(|next| next <= now) {
                 // Told to those who wait for it; the deletions are tried again.
                 let _ = self.commit(batch);
                 self.waiting.committed(now.elapsed());
             }
-            next_delete = if self.to_delete.is_empty() || self.failure.is_some() {
+            let linger = if self.refused { RETRY } else { DELETE_LINGER };
+            next_delete = if self.to_delete.is_empty() {
                 None
             } else {
-                next_delete.filter(|next| *next > now).or(Some(now + DELETE_LINGER))
+                next_delete.filter(|next| *next > now).or(Some(Instant::now() + linger))
             };
             if next_sweep <= now {
                 self.sweep();
                 next_sweep = now + pause;
-            }
-            if self.committed.is_some_and(|committed| committed + REST <= now) {
-                self.rest();
             }
             match other {
                 Some(Command::Register { app, registration, reply }) => {
@@ -144,7 +143,6 @@ impl Writer {
                 }
                 Some(Command::Unregister { app, reply }) => answer(reply, self.unregister(&app)),
                 Some(Command::Probe { reply }) => answer(reply, self.probe()),
-                Some(Command::Reopen { opened, reply }) => answer(reply, self.reopen_since(opened)),
                 Some(Command::Close { reply }) => return answer(reply, self.finish()),
                 Some(Command::Append { .. } | Command::Delete { .. }) | None => {}
             }
@@ -159,7 +157,7 @@ impl Writer {
                 Command::Append { app, event, dedupe, reply } => {
                     self.waiting.add((app, event, dedupe), reply, room);
                 }
-                Command::Delete { app, numbers } => self.to_delete.add(app, numbers),
+                Command::Delete { numbers } => self.to_delete.extend(numbers),
                 other => return Some(other),
             }
             next = queue.try_recv().ok();
@@ -167,7 +165,7 @@ impl Writer {
         None
     }
 
-    /// Commits what is left, and closes the file.
+    /// Commits what is left, and lets the filer end.
     fn finish(&mut self) -> Result<(), StoreError> {
         if let Some(failure) = &mut self.failure {
             // There is no later.
@@ -178,21 +176,20 @@ impl Writer {
             // Told to those who wait for it.
             let _ = self.commit(batch);
         }
-        let mut deleted = Ok(());
-        while deleted.is_ok() && !self.to_delete.is_empty() {
-            deleted = self.commit(Batch::default());
+        let deleted = self.delete();
+        self.shared.pending.close();
+        if let Some(filer) = self.filer.take()
+            && filer.join().is_err()
+        {
+            tracing::error!("what was not filed is in the journal, and filed with the next start");
         }
-        self.shared.file.close();
         deleted
     }
 
     fn register(&mut self, app: AppId, registration: Arc<Registration>) -> Result<(), StoreError> {
         let life = self.shared.life(&app);
         let record = record::encode_registration(&registration, life);
-        self.transaction(|_, transaction| {
-            transaction.open_table(REGISTRATIONS)?.insert(app.as_str(), record.as_slice())?;
-            Ok(())
-        })?;
+        self.write(Kind::Store, vec![Change::Register { app: app.clone(), record }])?;
         write(&self.shared.registrations).insert(app, Registered { registration, life });
         Ok(())
     }
@@ -200,12 +197,7 @@ impl Writer {
     fn unregister(&mut self, app: &AppId) -> Result<(), StoreError> {
         let queue = self.shared.queues.app(app);
         let numbers = queue.lock().all().map_err(StoreError::engine)?;
-        self.transaction(|_, transaction| {
-            transaction.open_table(REGISTRATIONS)?.remove(app.as_str())?;
-            transaction.open_table(DROPPED)?.remove(app.as_str())?;
-            Events::open(transaction)?.remove_all(&numbers)?;
-            Ok(())
-        })?;
+        self.write(Kind::Delete, vec![Change::Unregister(app.clone()), Change::Delete(numbers)])?;
         write(&self.shared.registrations).remove(app);
         // Their senders proved themselves to a registration that is gone.
         for reply in self.waiting.remove(app) {
@@ -219,110 +211,72 @@ impl Writer {
 
     /// Whether an event would be stored. Where the last write was refused, one as long as an event is tried.
     fn probe(&mut self) -> Result<(), StoreError> {
-        if !self.refused {
-            return Ok(());
+        if let (_, Some(failure)) = self.shared.pending.filed() {
+            return Err(failure);
         }
-        self.transaction(|_, transaction| {
-            transaction.open_table(PROBE)?.insert((), vec![0; PROBE_BYTES].as_slice())?;
-            Ok(())
-        })?;
-        self.transaction(|_, transaction| {
-            transaction.open_table(PROBE)?.remove(())?;
-            Ok(())
-        })?;
-        self.refused = false;
+        if self.refused {
+            // No event has this number.
+            self.write(Kind::Store, vec![Change::Delete(vec![0; PROBE_BYTES / size_of::<Seq>()])])?;
+            self.refused = false;
+        }
         Ok(())
     }
 
-    /// Writes all of it or nothing. Where the last write failed the file is opened again first, when it is
-    /// time for that.
-    pub(super) fn transaction<T>(
-        &mut self,
-        write: impl FnOnce(&mut Self, &WriteTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
-        self.transaction_if(|writer, transaction| Ok((write(writer, transaction)?, true)))
+    /// Commits the deletions that wait, where there are any.
+    pub(super) fn delete(&mut self) -> Result<(), StoreError> {
+        if self.to_delete.is_empty() { Ok(()) } else { self.write(Kind::Delete, Vec::new()) }
     }
 
-    /// The same for what may turn out to change nothing, as its second part says: that costs no fsync.
-    pub(super) fn transaction_if<T>(
-        &mut self,
-        write: impl FnOnce(&mut Self, &WriteTransaction) -> Result<(T, bool), redb::Error>,
-    ) -> Result<T, StoreError> {
+    /// Commits these changes, and the deletions that wait: all of it or nothing.
+    pub(super) fn write(&mut self, kind: Kind, mut changes: Vec<Change>) -> Result<(), StoreError> {
         let began = Instant::now();
         if let Some(failure) = &self.failure
             && began < failure.retry
         {
             return Err(failure.error.share());
         }
-        let reopened = if self.failure.is_some() { self.reopen() } else { Ok(()) };
-        let result = reopened.and_then(|()| {
-            let transaction = self.shared.file.begin_write();
-            let transaction = transaction.map_err(StoreError::engine)?;
-            let (written, changed) = write(self, &transaction).map_err(StoreError::engine)?;
-            if changed {
-                transaction.commit().map_err(StoreError::engine)?;
-                self.committed = Some(Instant::now());
-            } else {
-                transaction.abort().map_err(StoreError::engine)?;
-            }
-            Ok(written)
-        });
-        result.inspect_err(|error| self.fail(error, began))
-    }
-
-    /// Leaves the file in a state that opens at once, as nothing was committed for a while.
-    fn rest(&mut self) {
-        let began = Instant::now();
-        self.committed = None;
-        // Where nothing can be stored there is no hurry, and a try that fails opens the file again.
-        if self.failure.is_none()
-            && !self.refused
-            && let Err(error) = self.shared.file.write_down_free()
-        {
-            self.fail(&StoreError::engine(error), began);
+        if !self.to_delete.is_empty() {
+            changes.push(Change::Delete(self.to_delete.clone()));
         }
-    }
-
-    /// Takes note of a write that began at that time and failed. What is stored can be read on.
-    fn fail(&mut self, error: &StoreError, began: Instant) {
-        tracing::error!(cause = cause(error), "the store refused a write; senders are asked to come again");
-        self.refused = true;
-        if self.shared.file.is_writable()
-            && let Err(error) = self.shared.file.open_for_reading()
-        {
-            tracing::error!(cause = cause(&error), "the store cannot be read either");
+        let frame = Frame::new(kind, &changes);
+        let size = frame.size();
+        self.wait_for_room(&frame)?;
+        let number = self.journal.append(frame).map_err(StoreError::engine).inspect_err(|error| {
+            tracing::error!(
+                cause = cause(error),
+                "the store refused a write; senders are asked to come again"
+            );
+            self.refused = true;
+            self.failure = Some(Failure { error: error.share(), retry: began + RETRY });
+        })?;
+        if self.failure.take().is_some() {
+            tracing::info!("the store can be written to again");
         }
-        let retry = Instant::now() + RETRY.max(began.elapsed() * RETRY_SHARE);
-        self.failure = Some(Failure { error: error.share(), retry });
-    }
-
-    /// Opens the file again and makes memory what it says: a commit whose fsync failed may stand there all
-    /// the same, and then its events have to be delivered.
-    fn reopen(&mut self) -> Result<(), StoreError> {
-        self.recent = Recent::new(self.limits.dedupe_window, 0);
-        self.shared.file.reopen().map_err(StoreError::engine)?;
-        self.committed = Some(Instant::now());
-        let contents = self.shared.file.contents()?;
-        self.recent = self.shared.follow(contents, &self.limits);
-        self.failure = None;
-        tracing::info!("the store is open again");
+        self.to_delete.clear();
+        self.shared.pending.add(number, size, changes);
         Ok(())
     }
 
-    /// Opens the file again for somebody who could not read it when it had been opened so often.
-    fn reopen_since(&mut self, opened: u64) -> Result<(), StoreError> {
-        if self.shared.file.opened() != opened {
-            return Ok(());
+    /// Waits until the journal has room for a frame, which it has where the database follows.
+    fn wait_for_room(&mut self, frame: &Frame) -> Result<(), StoreError> {
+        loop {
+            let (filed, failure) = self.shared.pending.filed();
+            // Deletions may make the room that the database needs.
+            if let Some(failure) = failure.filter(|_| frame.kind() == Kind::Store) {
+                self.refused = true;
+                return Err(failure);
+            }
+            self.journal.release(filed);
+            if self.journal.has_room(frame) {
+                return Ok(());
+            }
+            self.shared.pending.wait_for_more_than(filed)?;
         }
-        if self.failure.is_some() {
-            return self.shared.file.open_for_reading().map_err(StoreError::engine);
-        }
-        let began = Instant::now();
-        self.reopen().inspect_err(|error| self.fail(error, began))
     }
 }
 
-/// What stands behind an error that says only what it means for the store.
-fn cause(error: &(dyn std::error::Error + 'static)) -> String {
-    error.source().unwrap_or(error).to_string()
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.pending.close();
+    }
 }

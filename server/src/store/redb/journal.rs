@@ -1,0 +1,406 @@
+//! The journal: what was committed and is not in the database yet.
+//!
+//! A commit is one frame, written and synced once; the database follows later, with many commits in one go.
+//! The journal is written over and over: once its first frames are in the database, new ones take their place.
+//! So it stays small, and a sync need not tell the disk where a file that grows now ends.
+//!
+//! A frame begins on a page of its own, so that writing it touches nothing that was synced before. Its head: the
+//! store it belongs to (16 bytes), its number (8), the try of writing it (4), the length of its payload (4), a
+//! checksum over all of these and the payload (16). Numbers go up by one. The store's name is secret and random:
+//! no webhook can hold what looks like a frame.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt, io,
+};
+
+use redb::StorageBackend;
+use sha2::{Digest, Sha256};
+
+use super::change::{self, Change};
+
+/// What a frame begins at a multiple of, in bytes: what a system writes to a disk as one.
+const PAGE: u64 = 4096;
+const HEAD: usize = 48;
+const CHECKSUM: usize = 16;
+/// The journal goes back to its beginning rather than beyond this, in bytes. Only a frame that finds no room so
+/// goes beyond it.
+const ROOM: u64 = 16 * GROWTH;
+/// Until then it grows by so much at once, in bytes: less where the journal itself is tested, many times over.
+const GROWTH: u64 = if cfg!(test) { 64 << 10 } else { 1 << 20 };
+/// What is left to commits that only delete, in bytes: on a full disk they are what makes room again.
+const RESERVE: u64 = GROWTH / 4;
+
+/// Which journal belongs to which database.
+pub(super) type StoreName = [u8; 16];
+
+/// Where frames are written.
+pub(super) struct Journal {
+    bytes: Box<dyn StorageBackend>,
+    store: StoreName,
+    /// The number of the next frame, and how often writing it failed.
+    next: u64,
+    tries: u32,
+    /// Where the last frame ends.
+    end: u64,
+    /// How long the file is, and how long it may be: less than [`ROOM`] where the disk is full.
+    len: u64,
+    room: u64,
+    /// The frames that are not in the database yet.
+    live: VecDeque<Live>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Live {
+    number: u64,
+    offset: u64,
+}
+
+/// What a commit does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It stores something.
+    Store,
+    /// It only deletes.
+    Delete,
+}
+
+/// One commit, ready to be written.
+pub(super) struct Frame {
+    kind: Kind,
+    bytes: Vec<u8>,
+}
+
+impl Frame {
+    pub(super) fn new(kind: Kind, changes: &[Change]) -> Self {
+        let mut bytes = Vec::with_capacity(HEAD + change::size(changes));
+        bytes.resize(HEAD, 0);
+        change::encode(changes, &mut bytes);
+        Self { kind, bytes }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What it takes in the journal, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        (self.bytes.len() as u64).next_multiple_of(PAGE)
+    }
+
+    /// What it takes, with what it has to leave.
+    fn size_and_reserve(&self) -> u64 {
+        match self.kind {
+            Kind::Store => self.size() + RESERVE,
+            Kind::Delete => self.size(),
+        }
+    }
+
+    fn seal(&mut self, store: &StoreName, number: u64, tries: u32) {
+        let (head, payload) = self.bytes.split_at_mut(HEAD);
+        let length = u32::try_from(payload.len()).expect("a batch is far below 4 GiB");
+        head[..16].copy_from_slice(store);
+        head[16..24].copy_from_slice(&number.to_be_bytes());
+        head[24..28].copy_from_slice(&tries.to_be_bytes());
+        head[28..32].copy_from_slice(&length.to_be_bytes());
+        let checksum = checksum(&head[..32], payload);
+        head[32..].copy_from_slice(&checksum);
+    }
+}
+
+impl Journal {
+    /// Writes to these bytes from their beginning, as all frames before this number are in the database.
+    pub(super) fn new(bytes: Box<dyn StorageBackend>, store: StoreName, next: u64) -> io::Result<Self> {
+        let len = bytes.len()?;
+        Ok(Self { bytes, store, next, tries: 0, end: 0, len, room: ROOM, live: VecDeque::new() })
+    }
+
+    /// Whether a frame can be written before more of those in the journal are in the database.
+    pub(super) fn has_room(&self, frame: &Frame) -> bool {
+        self.place(frame.size_and_reserve()).is_some()
+    }
+
+    /// Writes a frame where it [has room](Self::has_room), and says its number. Durable when it returns. After an
+    /// error the frame may be there or not, until another one is written.
+    pub(super) fn append(&mut self, mut frame: Frame) -> io::Result<u64> {
+        let (size, needed) = (frame.size(), frame.size_and_reserve());
+        let offset = self.place(needed).ok_or(io::ErrorKind::StorageFull)?;
+        let number = self.next;
+        frame.seal(&self.store, number, self.tries);
+        self.tries += 1;
+        let grows = offset + needed > self.len;
+        let end = if grows { (offset + needed).next_multiple_of(GROWTH) } else { offset + size };
+        let mut bytes = frame.bytes;
+        bytes.resize(usize::try_from(end - offset).unwrap_or(usize::MAX), 0);
+        if let Err(error) = self.bytes.write(offset, &bytes) {
+            if grows && error.kind() == io::ErrorKind::StorageFull {
+                self.room = self.len;
+            }
+            return Err(error);
+        }
+        self.bytes.sync_data()?;
+        if grows {
+            (self.len, self.room) = (end, ROOM);
+        }
+        self.live.push_back(Live { number, offset });
+        (self.next, self.tries, self.end) = (number + 1, 0, offset + size);
+        Ok(number)
+    }
+
+    /// The number of the last frame.
+    pub(super) fn last(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// All frames up to this number are in the database.
+    pub(super) fn release(&mut self, filed: u64) {
+        while self.live.front().is_some_and(|frame| frame.number <= filed) {
+            self.live.pop_front();
+        }
+    }
+
+    /// Where the next frame goes, if it needs so much.
+    fn place(&self, needed: u64) -> Option<u64> {
+        let Some(first) = self.live.front() else { return Some(0) };
+        let fits = |offset: u64, end: u64| (offset + needed <= end).then_some(offset);
+        if self.end <= first.offset {
+            return fits(self.end, first.offset);
+        }
+        fits(self.end, self.room).or_else(|| fits(0, first.offset))
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { next, end, len, live, .. } = self;
+        let mut fields = f.debug_struct("Journal");
+        fields.field("next", next).field("end", end).field("len", len).field("live", &live.len());
+        fields.finish_non_exhaustive()
+    }
+}
+
+/// The payloads of a store's frames with numbers above this one, by number. What is not whole is not there: it was
+/// being written when its writer ended.
+pub(super) fn read(
+    bytes: &dyn StorageBackend,
+    store: StoreName,
+    filed: u64,
+) -> io::Result<BTreeMap<u64, Vec<u8>>> {
+    let len = bytes.len()?;
+    let mut found: BTreeMap<u64, (u32, Vec<u8>)> = BTreeMap::new();
+    let mut offset = 0;
+    while offset + HEAD as u64 <= len {
+        let mut head = [0; HEAD];
+        bytes.read(offset, &mut head)?;
+        let start = offset + HEAD as u64;
+        offset += PAGE;
+        let (number, tries) = (u64::from_be_bytes(part(&head, 16)), u32::from_be_bytes(part(&head, 24)));
+        let length = u64::from(u32::from_be_bytes(part(&head, 28)));
+        if head[..16] != store || number <= filed || start + length > len {
+            continue;
+        }
+        let mut payload = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        bytes.read(start, &mut payload)?;
+        if head[32..] != checksum(&head[..32], &payload) {
+            continue;
+        }
+        offset = (start + length).next_multiple_of(PAGE);
+        // One that failed may be whole all the same. The later try counts.
+        if found.get(&number).is_none_or(|(earlier, _)| *earlier < tries) {
+            found.insert(number, (tries, payload));
+        }
+    }
+    Ok(found.into_iter().map(|(number, (_, payload))| (number, payload)).collect())
+}
+
+fn part<const N: usize>(head: &[u8; HEAD], from: usize) -> [u8; N] {
+    head[from..from + N].try_into().expect("it is so long")
+}
+
+fn checksum(head: &[u8], payload: &[u8]) -> [u8; CHECKSUM] {
+    let hash = Sha256::new().chain_update(head).chain_update(payload).finalize();
+    hash[..CHECKSUM].try_into().expect("SHA-256 has 32 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use proptest::prelude::*;
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+
+    const STORE: StoreName = [7; 16];
+
+    /// Bytes that can be opened again, and whose syncs fail when they are told to.
+    #[derive(Debug, Clone, Default)]
+    struct Bytes(Arc<(InMemoryBackend, AtomicBool)>);
+
+    impl StorageBackend for Bytes {
+        fn len(&self) -> io::Result<u64> {
+            self.0.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.0.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.0.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            if self.0.1.load(Ordering::Relaxed) { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let end = offset + data.len() as u64;
+            if end > self.0.0.len()? {
+                self.0.0.set_len(end)?;
+            }
+            self.0.0.write(offset, data)
+        }
+    }
+
+    fn open(bytes: &Bytes, next: u64) -> Journal {
+        Journal::new(Box::new(bytes.clone()), STORE, next).unwrap()
+    }
+
+    /// Changes that tell their number and take so many bytes.
+    fn changes(number: u64, bytes: usize) -> Vec<Change> {
+        vec![Change::Delete(vec![number; 1 + bytes / 8])]
+    }
+
+    fn found(bytes: &Bytes, filed: u64) -> Vec<(u64, u64)> {
+        let frames = read(bytes, STORE, filed).unwrap();
+        let tell = |(number, payload): (u64, Vec<u8>)| match &change::decode(&payload).unwrap()[..] {
+            [Change::Delete(numbers)] => (number, numbers[0]),
+            _ => panic!("{number} says something else"),
+        };
+        frames.into_iter().map(tell).collect()
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        /// Writes a frame of about so many bytes, and files those before if it needs their room.
+        Append(Kind, usize),
+        /// The same, and it fails.
+        Fail(Kind, usize),
+        /// So many more frames are filed.
+        File(usize),
+        /// The store is opened again, and files all.
+        Open,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let kind = prop_oneof![Just(Kind::Store), Just(Kind::Delete)];
+        let size = prop_oneof![4 => 0..9000_usize, 2 => 0..300_000_usize, 1 => Just(20 * 65_536)];
+        prop_oneof![
+            12 => (kind.clone(), size.clone()).prop_map(|(kind, size)| Step::Append(kind, size)),
+            2 => (kind, size).prop_map(|(kind, size)| Step::Fail(kind, size)),
+            3 => (1..9_usize).prop_map(Step::File),
+            1 => Just(Step::Open),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn what_is_not_filed_is_there(steps in prop::collection::vec(step(), 1..80)) {
+            let bytes = Bytes::default();
+            let mut journal = open(&bytes, 1);
+            let mut live: VecDeque<(u64, u64)> = VecDeque::new();
+            let mut filed = 0;
+            for (name, step) in (1000..).zip(steps) {
+                match step {
+                    Step::Append(kind, size) | Step::Fail(kind, size) => {
+                        let frame = Frame::new(kind, &changes(name, size));
+                        while !journal.has_room(&frame) {
+                            filed = live.pop_front().expect("an empty journal has room").0;
+                            journal.release(filed);
+                        }
+                        let fails = matches!(step, Step::Fail(..));
+                        bytes.0.1.store(fails, Ordering::Relaxed);
+                        let appended = journal.append(frame);
+                        prop_assert_eq!(appended.is_err(), fails);
+                        let Ok(number) = appended else {
+                            // It may be there, until the next one is written.
+                            let there = found(&bytes, filed);
+                            prop_assert_eq!(&there[..live.len()], live.make_contiguous());
+                            continue;
+                        };
+                        live.push_back((number, name));
+                    }
+                    Step::File(count) => {
+                        for _ in 0..count.min(live.len()) {
+                            filed = live.pop_front().unwrap().0;
+                        }
+                        journal.release(filed);
+                        continue;
+                    }
+                    Step::Open => {
+                        let there = found(&bytes, filed);
+                        prop_assert_eq!(&there[..live.len()], live.make_contiguous());
+                        filed = there.last().map_or(filed, |&(number, _)| number);
+                        live.clear();
+                        journal = open(&bytes, filed + 1);
+                    }
+                }
+                prop_assert_eq!(found(&bytes, filed), live.make_contiguous());
+            }
+        }
+    }
+
+    #[test]
+    fn a_journal_that_is_filed_stays_small() {
+        let bytes = Bytes::default();
+        let mut journal = open(&bytes, 1);
+        for number in 1..2000 {
+            let frame = Frame::new(Kind::Store, &changes(number, 3000));
+            assert!(journal.has_room(&frame), "{number}");
+            journal.append(frame).unwrap();
+            journal.release(number.saturating_sub(100));
+        }
+        assert_eq!(bytes.len().unwrap(), ROOM);
+        for number in 2000..3000 {
+            journal.release(number - 1);
+            journal.append(Frame::new(Kind::Store, &changes(number, 3000))).unwrap();
+            assert_eq!(journal.live[0].offset, 0, "nothing else is touched");
+        }
+    }
+
+    #[test]
+    fn deletions_have_room_that_nothing_else_takes() {
+        let mut journal = open(&Bytes::default(), 1);
+        let stores = (0..).take_while(|&number| {
+            let frame = Frame::new(Kind::Store, &changes(number, 3000));
+            journal.has_room(&frame) && journal.append(frame).is_ok()
+        });
+        assert_eq!(stores.count() as u64, (ROOM - RESERVE) / PAGE);
+        let deletions = (0..).take_while(|&number| {
+            let frame = Frame::new(Kind::Delete, &changes(number, 100));
+            journal.has_room(&frame) && journal.append(frame).is_ok()
+        });
+        assert_eq!(deletions.count() as u64, RESERVE / PAGE);
+    }
+
+    #[test]
+    fn what_is_no_frame_of_this_store_is_not_read() {
+        let bytes = Bytes::default();
+        let mut journal = open(&bytes, 1);
+        for number in 1..=3 {
+            journal.append(Frame::new(Kind::Store, &changes(number, 10_000))).unwrap();
+        }
+        assert_eq!(read(&bytes, [8; 16], 0).unwrap(), BTreeMap::new(), "another store's");
+        // One bit of the second one, in its last page.
+        let at = journal.live[1].offset + 2 * PAGE + 5;
+        let mut byte = [0];
+        bytes.read(at, &mut byte).unwrap();
+        bytes.write(at, &[byte[0] ^ 1]).unwrap();
+        assert_eq!(found(&bytes, 0), [(1, 1), (3, 3)]);
+    }
+}
