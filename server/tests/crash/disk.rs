@@ -71,8 +71,8 @@ pub(crate) enum Fault {
     ReadOnly,
     /// What is written does not get to the disk, and is forgotten.
     Sync,
-    /// The same once, of this file: not where it only grows, before anything is written.
-    OneSync(&'static str),
+    /// The same once, of this file, after so many that succeed: not where it only grows, before anything is written.
+    OneSync(&'static str, u32),
     /// Reading fails, once.
     OneRead,
 }
@@ -265,17 +265,20 @@ impl StorageBackend for File {
                 file.unsynced.clear();
                 return Err(io::Error::other("what was written is lost"));
             }
-            Some(Fault::OneSync(name))
+            Some(Fault::OneSync(name, before))
                 if name == self.name
                     && file.unsynced.iter().any(|change| matches!(change, Change::Write(..))) =>
             {
-                file.unsynced.clear();
-                state.fault = None;
-                return Err(io::Error::other("what was written is lost"));
+                if before == 0 {
+                    file.unsynced.clear();
+                    state.fault = None;
+                    return Err(io::Error::other("what was written is lost"));
+                }
+                state.fault = Some(Fault::OneSync(name, before - 1));
             }
             _ => {}
         }
-        let Contents { durable, unsynced, .. } = file;
+        let Contents { durable, unsynced, .. } = state.files.entry(self.name).or_default();
         unsynced.drain(..).for_each(|change| change.apply(durable));
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 use wwproxy_protocol::{AppId, Scheme, Secret};
 use wwproxy_server::store::{
@@ -186,16 +187,28 @@ async fn a_full_disk_delivers_and_what_is_accepted_makes_room() {
     assert_eq!(world.stored().await.into_iter().filter(|&n| n >= 100_000).collect::<Vec<_>>(), expected);
 }
 
+/// Whichever sync of its transaction fails, up to the last one: then it is in the database all the same.
 #[tokio::test]
 async fn a_database_that_cannot_follow_once_does_so_later() {
-    let world = World::new(Limits::default()).await;
-    world.store(0..5).await;
-    world.disk.set_fault(Some(Fault::OneSync(DATABASE)));
-    eventually("it is tried", async || world.disk.fault().is_none()).await;
-    assert_eq!(world.stored().await, (0..5).collect::<Vec<_>>());
-    world.recover(5..8).await;
-    world.store.close().await.unwrap();
-    assert_eq!(world.after_power_cut(Limits::default()).stored().await, (0..8).collect::<Vec<_>>());
+    join_all((0..8).map(async |before| {
+        let world = World::new(Limits::default()).await;
+        world.store(0..40).await;
+        world.disk.set_fault(Some(Fault::OneSync(DATABASE, before)));
+        let mut end = 40;
+        eventually("it is tried", async || {
+            end += u32::from(world.append(end).await.is_ok());
+            world.disk.fault().is_none()
+        })
+        .await;
+        let taken = world.take(20).await;
+        world.accept(taken).await;
+        assert_eq!(world.stored().await, (20..end).collect::<Vec<_>>(), "{before}");
+        world.recover(end..end + 10).await;
+        world.store.close().await.unwrap();
+        let world = world.after_power_cut(Limits::default());
+        assert_eq!(world.stored().await, (20..end + 10).collect::<Vec<_>>(), "{before}");
+    }))
+    .await;
 }
 
 /// A sync that failed leaves in the system's memory what is on no disk, and never will be.
@@ -203,7 +216,7 @@ async fn a_database_that_cannot_follow_once_does_so_later() {
 async fn what_a_failed_sync_lost_is_not_taken_for_stored() {
     let world = World::new(Limits::default()).await;
     world.store(0..3).await;
-    world.disk.set_fault(Some(Fault::OneSync(JOURNAL)));
+    world.disk.set_fault(Some(Fault::OneSync(JOURNAL, 0)));
     world.append(3).await.unwrap_err();
     world.recover(3..5).await;
     let world = world.after_power_cut(Limits::default());
@@ -218,7 +231,7 @@ async fn after_a_failed_commit_memory_is_what_the_files_say() {
         let world = World::new(limits).await;
         world.store(0..5).await;
         let taken = world.take(2).await;
-        world.disk.set_fault(Some(Fault::OneSync(JOURNAL)));
+        world.disk.set_fault(Some(Fault::OneSync(JOURNAL, 0)));
         match case {
             0 => world.append(5).await.map(drop).unwrap_err(),
             1 => world.register("second").await.unwrap_err(),
@@ -277,7 +290,7 @@ async fn a_tap_is_shown_what_is_stored_in_the_end() {
     let world = World::new(Limits::default()).await;
     let mut tap = world.store.tap(&world.app).await.unwrap().unwrap();
     world.store(0..1).await;
-    world.disk.set_fault(Some(Fault::OneSync(JOURNAL)));
+    world.disk.set_fault(Some(Fault::OneSync(JOURNAL, 0)));
     world.append(1).await.unwrap_err();
     world.recover(1..3).await;
     let mut shown = Vec::new();

@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     ops::Bound,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use redb::{BackendError, StorageBackend};
@@ -58,7 +58,7 @@ impl Disk {
 
     /// What the engine writes to. Closing it keeps the locks.
     pub(super) fn writer(self: &Arc<Self>) -> impl StorageBackend {
-        Through { disk: Arc::clone(self), held: Mutex::default() }
+        Through { disk: Arc::clone(self), held: Mutex::default(), turn: Mutex::default() }
     }
 
     /// What the engine writes to while nothing can be written.
@@ -98,6 +98,19 @@ impl Disk {
         if is_much { self.sync() } else { Ok(()) }
     }
 
+    /// Writes pages, those next to each other as one.
+    fn write_all(&self, pages: &Pages) -> io::Result<()> {
+        let (mut start, mut run) = (0, Vec::new());
+        for (&offset, data) in pages {
+            if start + run.len() as u64 != offset || run.len() >= SYNC_BYTES {
+                self.write(start, &run)?;
+                (start, run) = (offset, Vec::new());
+            }
+            run.extend_from_slice(data);
+        }
+        self.write(start, &run)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.bytes.sync_data()?;
         *lock(&self.unsure) = Unsure::default();
@@ -132,36 +145,57 @@ impl Disk {
 struct Through {
     disk: Arc<Disk>,
     held: Mutex<Held>,
+    /// Who writes them out.
+    turn: Mutex<()>,
 }
+
+/// Pages by offset. No two overlap.
+type Pages = BTreeMap<u64, Vec<u8>>;
 
 #[derive(Default)]
 struct Held {
-    /// By offset. No two overlap.
-    pages: BTreeMap<u64, Vec<u8>>,
+    pages: Pages,
     bytes: usize,
+    /// Those that are being written out. Meanwhile others are read.
+    leaving: Arc<Pages>,
+    /// Some could not be written: nothing is true any more. The engine does not take every error for one.
+    is_broken: bool,
 }
 
 impl Held {
-    /// Whether one of them has bytes from here to there.
-    fn overlaps(&self, offset: u64, length: usize) -> bool {
-        let last = self.pages.range(..offset + length as u64).next_back();
-        last.is_some_and(|(start, data)| start + data.len() as u64 > offset)
+    fn check(&self) -> io::Result<()> {
+        if self.is_broken { Err(io::Error::other("an earlier write failed")) } else { Ok(()) }
+    }
+}
+
+impl Through {
+    fn held(&self) -> io::Result<MutexGuard<'_, Held>> {
+        let held = lock(&self.held);
+        held.check()?;
+        Ok(held)
     }
 
-    fn write_to(&mut self, disk: &Disk) -> io::Result<()> {
-        self.bytes = 0;
-        let mut run: (u64, Vec<u8>) = (0, Vec::new());
-        for (offset, data) in std::mem::take(&mut self.pages) {
-            let (start, bytes) = &mut run;
-            if *start + bytes.len() as u64 == offset && bytes.len() < SYNC_BYTES {
-                bytes.extend(data);
-            } else {
-                disk.write(*start, bytes)?;
-                run = (offset, data);
-            }
-        }
-        disk.write(run.0, &run.1)
+    /// Writes out what is held.
+    fn write_out(&self) -> io::Result<()> {
+        let _turn = lock(&self.turn);
+        let leaving = {
+            let mut held = self.held()?;
+            held.bytes = 0;
+            held.leaving = Arc::new(std::mem::take(&mut held.pages));
+            Arc::clone(&held.leaving)
+        };
+        let written = self.disk.write_all(&leaving);
+        let mut held = lock(&self.held);
+        held.leaving = Arc::default();
+        held.is_broken |= written.is_err();
+        written
     }
+}
+
+/// Whether one of them has bytes from here to there.
+fn overlap(pages: &Pages, offset: u64, length: usize) -> bool {
+    let last = pages.range(..offset + length as u64).next_back();
+    last.is_some_and(|(start, data)| start + data.len() as u64 > offset)
 }
 
 impl fmt::Debug for Through {
@@ -176,30 +210,33 @@ impl StorageBackend for Through {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let mut held = lock(&self.held);
-        if held.overlaps(offset, out.len()) {
-            held.write_to(&self.disk)?;
-        }
+        let held = self.held()?;
+        let is_held = overlap(&held.pages, offset, out.len()) || overlap(&held.leaving, offset, out.len());
         drop(held);
+        if is_held {
+            self.write_out()?;
+        }
         self.disk.bytes.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        lock(&self.held).write_to(&self.disk)?;
+        self.write_out()?;
         self.disk.bytes.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         // The engine does not write meanwhile.
-        lock(&self.held).write_to(&self.disk)?;
-        self.disk.sync()
+        self.write_out()?;
+        self.disk.sync().inspect_err(|_| lock(&self.held).is_broken = true)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut held = lock(&self.held);
+        let mut held = self.held()?;
         let is_same = held.pages.get(&offset).is_some_and(|page| page.len() == data.len());
-        if !is_same && (held.overlaps(offset, data.len()) || held.bytes >= HELD_BYTES) {
-            held.write_to(&self.disk)?;
+        if !is_same && (overlap(&held.pages, offset, data.len()) || held.bytes >= HELD_BYTES) {
+            drop(held);
+            self.write_out()?;
+            held = self.held()?;
         }
         if held.pages.insert(offset, data.to_vec()).is_none() {
             held.bytes += data.len();

@@ -63,7 +63,7 @@ pub enum OpenError {
     Unreadable(PathBuf, #[source] StoreError),
 }
 
-/// The open database. Readers take it for a short while; only the writer opens it again.
+/// The open database. Readers take it for a short while; only the filer opens it again.
 #[derive(Debug)]
 pub(super) struct File {
     folder: PathBuf,
@@ -116,7 +116,8 @@ impl File {
         let engine = Engine { database: Some(database), writes: true, opened: 1 };
         let mut name = [0; 16];
         getrandom::fill(&mut name).map_err(|error| failed(io::Error::other(error)))?;
-        let mut file = Self { folder: folder.to_owned(), disk, engine: RwLock::new(engine), name };
+        let mut file =
+            Self { folder: folder.to_owned(), disk, engine: RwLock::new(engine), name: StoreName(name) };
         file.name = file.create_tables().map_err(|error| file.explain(error))?;
         Ok(file)
     }
@@ -130,9 +131,9 @@ impl File {
             transaction.open_table(DROPPED)?;
             let mut journal = transaction.open_table(JOURNAL)?;
             if let Some(row) = journal.get(())? {
-                return Ok(*row.value().0);
+                return Ok(StoreName(*row.value().0));
             }
-            journal.insert((), (&self.name, 0))?;
+            journal.insert((), (&self.name.0, 0))?;
             Ok(self.name)
         })
     }
@@ -183,7 +184,7 @@ impl File {
     pub(super) fn file(&self, unfiled: &Unfiled) -> Result<(), redb::Error> {
         self.transaction(|transaction| {
             unfiled.write(transaction)?;
-            transaction.open_table(JOURNAL)?.insert((), (&self.name, unfiled.last()))?;
+            transaction.open_table(JOURNAL)?.insert((), (&self.name.0, unfiled.last()))?;
             Ok(())
         })
     }

@@ -105,10 +105,8 @@ impl Filer {
 
 impl Drop for Filer {
     fn drop(&mut self) {
-        // Nobody is to wait for it for ever.
-        if thread::panicking() {
-            self.shared.pending.give_up();
-        }
+        // However it ended: nobody is to wait for it for ever.
+        self.shared.pending.end();
     }
 }
 

@@ -32,7 +32,14 @@ const GROWTH: u64 = if cfg!(test) { 64 << 10 } else { 1 << 20 };
 const RESERVE: u64 = GROWTH / 4;
 
 /// Which journal belongs to which database.
-pub(super) type StoreName = [u8; 16];
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct StoreName(pub(super) [u8; 16]);
+
+impl fmt::Debug for StoreName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreName")
+    }
+}
 
 /// Where frames are written.
 pub(super) struct Journal {
@@ -99,7 +106,7 @@ impl Frame {
     fn seal(&mut self, store: &StoreName, number: u64, tries: u32) {
         let (head, payload) = self.bytes.split_at_mut(HEAD);
         let length = u32::try_from(payload.len()).expect("a batch is far below 4 GiB");
-        head[..16].copy_from_slice(store);
+        head[..16].copy_from_slice(&store.0);
         head[16..24].copy_from_slice(&number.to_be_bytes());
         head[24..28].copy_from_slice(&tries.to_be_bytes());
         head[28..32].copy_from_slice(&length.to_be_bytes());
@@ -196,7 +203,7 @@ pub(super) fn read(
         offset += PAGE;
         let (number, tries) = (u64::from_be_bytes(part(&head, 16)), u32::from_be_bytes(part(&head, 24)));
         let length = u64::from(u32::from_be_bytes(part(&head, 28)));
-        if head[..16] != store || number <= filed || start + length > len {
+        if head[..16] != store.0 || number <= filed || start + length > len {
             continue;
         }
         let mut payload = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
@@ -234,7 +241,7 @@ mod tests {
 
     use super::*;
 
-    const STORE: StoreName = [7; 16];
+    const STORE: StoreName = StoreName([7; 16]);
 
     /// Bytes that can be opened again, and whose syncs fail when they are told to.
     #[derive(Debug, Clone, Default)]
@@ -395,7 +402,7 @@ mod tests {
         for number in 1..=3 {
             journal.append(Frame::new(Kind::Store, &changes(number, 10_000))).unwrap();
         }
-        assert_eq!(read(&bytes, [8; 16], 0).unwrap(), BTreeMap::new(), "another store's");
+        assert_eq!(read(&bytes, StoreName([8; 16]), 0).unwrap(), BTreeMap::new(), "another store's");
         // One bit of the second one, in its last page.
         let at = journal.live[1].offset + 2 * PAGE + 5;
         let mut byte = [0];

@@ -43,14 +43,14 @@ use super::{
     dedupe::{self, Recent},
     queue::Taken,
     queues::Queues,
-    sequence::Sequence,
+    sequence::{Seq, Sequence},
     spill::Spill,
 };
 
 /// The scratch file of long queues, in the folder of the store.
 const SPILL_NAME: &str = "backlog.tmp";
 
-/// Keeps everything in one file of a folder that is its own.
+/// Keeps everything in a folder that is its own.
 #[derive(Debug)]
 pub struct RedbStore {
     shared: Arc<Shared>,
@@ -112,9 +112,9 @@ impl RedbStore {
         let sequence = Sequence::after(last_event.max(last_key));
         let pending = Pending::after(journal.last());
         let shared = Shared { file, pending, queues: Queues::new(spill), registrations: RwLock::default() };
-        let recent = shared.take_up(contents, &limits);
+        let (recent, nobodys) = shared.take_up(contents, &limits);
         let shared = Arc::new(shared);
-        let writer = Writer::new(Arc::clone(&shared), limits, sequence, recent, journal).spawn();
+        let writer = Writer::new(Arc::clone(&shared), limits, sequence, recent, nobodys, journal).spawn();
         Ok(Self { shared, writer })
     }
 
@@ -234,8 +234,9 @@ impl Store for RedbStore {
 }
 
 impl Shared {
-    /// Takes into memory what the file says, and gives the keys that it knows.
-    fn take_up(&self, contents: Contents, limits: &Limits) -> Recent {
+    /// Takes into memory what the file says, and gives the keys that it knows and the events of apps that are not
+    /// registered: accepted ones whose deletion was on its way when their app was removed.
+    fn take_up(&self, contents: Contents, limits: &Limits) -> (Recent, Vec<Seq>) {
         let mut recent = Recent::new(limits.dedupe_window, contents.keys.len());
         for (seq, key) in contents.keys {
             recent.insert(seq, key);
@@ -249,14 +250,20 @@ impl Shared {
         }
         let mut events = contents.events;
         events.sort_unstable_by_key(|&(app, slot)| (app, slot.seq));
+        let mut nobodys = Vec::new();
         for events in events.chunk_by(|(one, _), (other, _)| one == other) {
-            let queue = self.queues.app(&contents.apps[events[0].0]);
+            let app = &contents.apps[events[0].0];
+            if self.registered(app).is_none() {
+                nobodys.extend(events.iter().map(|(_, slot)| slot.seq));
+                continue;
+            }
+            let queue = self.queues.app(app);
             let mut queue = queue.lock();
             for &(_, slot) in events {
                 queue.push(slot);
             }
         }
-        recent
+        (recent, nobodys)
     }
 
     fn registered(&self, app: &AppId) -> Option<Registered> {

@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 use super::{change::Change, commands::Reply, unfiled::Unfiled};
 use crate::store::{StoreError, queues::lock, sequence::Seq};
 
-/// How much of the journal is filed at once, in bytes: a quarter of it, so that there is always room.
+/// How much of the journal is filed at once, in bytes: a quarter of it, so that there is always room. Deletions count
+/// for more than they take there.
 const FILE_BYTES: u64 = 4 << 20;
 /// How long the first change waits for others to be filed with it. What is deleted meanwhile is never filed.
 const LINGER: Duration = Duration::from_secs(5);
@@ -121,7 +122,7 @@ impl Pending {
     }
 
     /// Nothing is filed any more.
-    pub(super) fn give_up(&self) {
+    pub(super) fn end(&self) {
         let mut state = lock(&self.state);
         state.is_closing = true;
         state.failure = Some(StoreError::Closed);
@@ -168,9 +169,10 @@ impl Pending {
         let mut state = lock(&self.state);
         state.taken = None;
         let mut all = Arc::into_inner(taken).expect("readers look at it under the lock only");
-        all.append(std::mem::take(&mut state.waiting));
+        all.refused(std::mem::take(&mut state.waiting));
         state.waiting = all;
         state.since.get_or_insert_with(Instant::now);
+        state.is_urgent = true;
         state.failure = Some(error.share());
         drop(state);
         self.changed.notify_all();

@@ -28,7 +28,12 @@ pub(super) struct Unfiled {
     /// The number of the last frame that it comes from, and what all of them take in the journal, in bytes.
     last: u64,
     bytes: u64,
+    /// The database refused it, and may have all of it nevertheless.
+    was_refused: bool,
 }
+
+/// What a deletion costs, in bytes of the journal that are filed in the same time: it writes a page anew.
+const DELETION_BYTES: u64 = 512;
 
 impl Unfiled {
     /// Adds what a frame of this number and size says.
@@ -51,8 +56,9 @@ impl Unfiled {
         self.bytes += size;
     }
 
-    /// Adds what came after it.
-    pub(super) fn append(&mut self, newer: Self) {
+    /// Adds what came after it, as the database refused it.
+    pub(super) fn refused(&mut self, newer: Self) {
+        self.was_refused = true;
         if newer.is_empty() {
             return;
         }
@@ -67,15 +73,19 @@ impl Unfiled {
     }
 
     fn delete(&mut self, numbers: Vec<Seq>) {
-        self.deleted.extend(numbers.into_iter().filter(|seq| self.records.remove(seq).is_none()));
+        let Self { records, was_refused, .. } = self;
+        // To delete what is not there changes nothing.
+        let is_filed = |seq: &Seq| records.remove(seq).is_none() || *was_refused;
+        self.deleted.extend(numbers.into_iter().filter(is_filed));
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
+    /// How much it is to file, in bytes of the journal.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes + self.deleted.len() as u64 * DELETION_BYTES
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -120,5 +130,51 @@ impl Unfiled {
     /// Deletes from the tables what is to be deleted. The rest may follow: to delete twice changes nothing.
     pub(super) fn write_deletions(&self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
         Events::open(transaction)?.remove_all(&self.deleted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::{Database, ReadableDatabase, ReadableTableMetadata, backends::InMemoryBackend};
+
+    use super::*;
+    use crate::store::{NewEvent, redb::events::EVENTS, sequence};
+
+    fn stored(seq: Seq) -> Change {
+        let event = NewEvent { headers: Vec::new(), query: None, body: Bytes::new() };
+        let uuid = sequence::new_uuid(seq);
+        let record = record::encode_event(&"bot".parse().unwrap(), uuid, sequence::time(seq), &event);
+        Change::Store { seq, record: record.into() }
+    }
+
+    fn file(database: &Database, unfiled: &Unfiled) -> u64 {
+        let transaction = database.begin_write().unwrap();
+        unfiled.write(&transaction).unwrap();
+        transaction.commit().unwrap();
+        database.begin_read().unwrap().open_table(EVENTS).unwrap().len().unwrap()
+    }
+
+    #[test]
+    fn what_is_deleted_before_it_is_filed_never_is() {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let mut unfiled = Unfiled::default();
+        unfiled.add(1, 4096, vec![stored(1), stored(2)]);
+        unfiled.add(2, 4096, vec![Change::Delete(vec![1])]);
+        assert!(unfiled.deleted.is_empty() && unfiled.record(1).is_none());
+        assert_eq!(file(&database, &unfiled), 1);
+    }
+
+    #[test]
+    fn what_the_database_has_although_it_refused_it_is_deleted() {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let mut unfiled = Unfiled::default();
+        unfiled.add(1, 4096, (1..=4).map(stored).collect());
+        assert_eq!(file(&database, &unfiled), 4);
+        // Deleted while it was filed, and after that was refused.
+        let mut newer = Unfiled::default();
+        newer.add(2, 4096, vec![Change::Delete(vec![1])]);
+        unfiled.refused(newer);
+        unfiled.add(3, 4096, vec![Change::Delete(vec![2])]);
+        assert_eq!(file(&database, &unfiled), 2);
     }
 }

@@ -72,6 +72,7 @@ impl Writer {
         limits: Limits,
         sequence: Sequence,
         recent: Recent,
+        to_delete: Vec<Seq>,
         journal: Journal,
     ) -> Self {
         let filer = Some(Filer::spawn(Arc::clone(&shared)));
@@ -81,7 +82,7 @@ impl Writer {
             sequence,
             recent,
             waiting: Waiting::default(),
-            to_delete: Vec::new(),
+            to_delete,
             journal,
             failure: None,
             refused: false,
@@ -122,9 +123,13 @@ impl Writer {
             let other = self.gather(command, queue);
             let now = Instant::now();
             let batch = self.waiting.batch(now);
-            if !batch.is_empty() || next_delete.is_some_and(|next| next <= now) {
+            let time_to_delete = next_delete.is_some_and(|next| next <= now);
+            if !batch.is_empty() || time_to_delete {
                 // Told to those who wait for it; the deletions are tried again.
-                let _ = self.commit(batch);
+                if self.commit(batch).is_err() && time_to_delete {
+                    // Alone, as they may go where nothing is stored.
+                    let _ = self.delete();
+                }
                 self.waiting.committed(now.elapsed());
             }
             let linger = if self.refused { RETRY } else { DELETE_LINGER };
