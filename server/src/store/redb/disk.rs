@@ -14,6 +14,7 @@ use std::{
 
 use redb::{BackendError, StorageBackend};
 
+use super::filer::give_way;
 use crate::store::queues::lock;
 
 type Range = (Bound<u64>, Bound<u64>);
@@ -241,6 +242,8 @@ impl StorageBackend for Through {
         if held.pages.insert(offset, data.to_vec()).is_none() {
             held.bytes += data.len();
         }
+        drop(held);
+        give_way();
         Ok(())
     }
 

@@ -2,7 +2,10 @@
 
 use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 
-use super::record::{self, InvalidRecord};
+use super::{
+    filer::give_way,
+    record::{self, InvalidRecord},
+};
 use crate::store::sequence::Seq;
 
 /// Events by their number alone: an append touches the right edge of the tree only.
@@ -42,6 +45,7 @@ impl<'t> Events<'t> {
         let mut numbers = numbers.to_vec();
         numbers.sort_unstable();
         for run in numbers.chunks(RUN) {
+            give_way();
             let [first, .., last] = *run else {
                 self.remove(run[0])?;
                 continue;

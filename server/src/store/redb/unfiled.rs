@@ -10,6 +10,7 @@ use super::{
     change::Change,
     events::Events,
     file::{DROPPED, KEYS, REGISTRATIONS},
+    filer::give_way,
     record,
 };
 use crate::store::{dedupe::Key, sequence::Seq};
@@ -33,7 +34,7 @@ pub(super) struct Unfiled {
 }
 
 /// What a deletion costs, in bytes of the journal that are filed in the same time: it writes a page anew.
-const DELETION_BYTES: u64 = 512;
+const DELETION_BYTES: u64 = 256;
 
 impl Unfiled {
     /// Adds what a frame of this number and size says.
@@ -102,6 +103,7 @@ impl Unfiled {
         let mut events = Events::open(transaction)?;
         for (&seq, record) in &self.records {
             events.insert(seq, record)?;
+            give_way();
         }
         let mut keys = transaction.open_table(KEYS)?;
         if let Some(&(last, _)) = self.keys.last() {
