@@ -159,7 +159,7 @@ async fn too_long_a_message_closes_that_one_connection() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut socket = app.listen("").await;
-    socket.send(format!("\"{}\"", "x".repeat(1 << 20))).await;
+    socket.send(format!("\"{}\"", "x".repeat(8 << 20))).await;
     assert_eq!(socket.close_code().await, 1009);
 }
 
