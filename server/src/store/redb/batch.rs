@@ -22,7 +22,7 @@ use crate::store::{
     Appended, DedupeKey, NewEvent, Overflow, StoreError,
     dedupe::{self, Key},
     queue::{Evicted, Slot},
-    queues::AppQueue,
+    queues::{AppQueue, Queues},
     sequence::{self, Seq},
 };
 
@@ -78,23 +78,20 @@ struct Growth {
     dropped: u64,
     /// Events from before it that had to.
     evicted: u64,
-    /// How many that makes in all, where there are any.
-    all_dropped: Option<u64>,
 }
 
 impl Changes {
     /// Takes out what is to be written for it, where there is something.
-    fn take_writes(&mut self) -> Vec<Change> {
+    fn take_writes(&mut self, queues: &Queues) -> Vec<Change> {
         let mut changes = std::mem::take(&mut self.stored);
         let passed = self.passed.iter().map(|arrival| arrival.slot.seq);
         let gone: Vec<_> = passed.chain(self.evicted.iter().map(|(_, evicted)| evicted.slot.seq)).collect();
         if !gone.is_empty() {
             changes.push(Change::Delete(gone));
         }
-        for (app, growth) in &self.growth {
-            if let Some(count) = growth.all_dropped {
-                changes.push(Change::Drop { app: app.clone(), count });
-            }
+        for (app, growth) in self.growth.iter().filter(|(_, growth)| growth.dropped + growth.evicted > 0) {
+            let count = queues.app(app).lock().dropped() + growth.dropped;
+            changes.push(Change::Drop { app: app.clone(), count });
         }
         if !self.keys.is_empty() {
             changes.push(Change::Know(self.keys.clone()));
@@ -139,7 +136,7 @@ impl Writer {
             .into_iter()
             .map(|(app, event, dedupe)| self.append(app, event, dedupe, &mut changes))
             .collect();
-        let stored = changes.take_writes();
+        let stored = changes.take_writes(&self.shared.queues);
         let written = if stored.is_empty() { self.delete() } else { self.write(Kind::Store, stored) };
         drop(room);
         match written {
@@ -245,7 +242,6 @@ impl Writer {
             } else {
                 return false;
             }
-            growth.all_dropped = Some(queue.dropped() + growth.dropped);
         }
     }
 }

@@ -83,9 +83,7 @@ pub(super) fn encode(changes: &[Change], out: &mut Vec<u8>) {
 }
 
 fn push(out: &mut Vec<u8>, bytes: &[u8]) {
-    let length = u32::try_from(bytes.len()).expect("a batch is far below 4 GiB");
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(bytes);
+    record::push_counted(out, bytes, 0);
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Change>, InvalidRecord> {

@@ -37,15 +37,8 @@ const HELD_BYTES: usize = 16 << 20;
 pub(super) struct Disk {
     bytes: Box<dyn StorageBackend>,
     locked: Mutex<Vec<Range>>,
-    unsure: Mutex<Unsure>,
-}
-
-/// What was written since the last sync that succeeded.
-#[derive(Debug, Default)]
-struct Unsure {
-    /// Offsets and lengths.
-    written: Vec<(u64, usize)>,
-    bytes: usize,
+    /// What was written since the last sync that succeeded: offsets and lengths.
+    unsure: Mutex<Vec<(u64, usize)>>,
 }
 
 impl Disk {
@@ -73,7 +66,7 @@ impl Disk {
     pub(super) fn make_sure(&self) -> io::Result<()> {
         let mut unsure = lock(&self.unsure);
         let end = self.bytes.len()?;
-        for &(offset, length) in &unsure.written {
+        for &(offset, length) in unsure.iter() {
             let left = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
             let mut bytes = vec![0; length.min(left)];
             if !bytes.is_empty() {
@@ -82,7 +75,7 @@ impl Disk {
             }
         }
         self.bytes.sync_data()?;
-        *unsure = Unsure::default();
+        unsure.clear();
         Ok(())
     }
 
@@ -92,9 +85,8 @@ impl Disk {
         }
         self.bytes.write(offset, data)?;
         let mut unsure = lock(&self.unsure);
-        unsure.written.push((offset, data.len()));
-        unsure.bytes += data.len();
-        let is_much = unsure.bytes >= SYNC_BYTES;
+        unsure.push((offset, data.len()));
+        let is_much = unsure.iter().map(|(_, length)| length).sum::<usize>() >= SYNC_BYTES;
         drop(unsure);
         if is_much { self.sync() } else { Ok(()) }
     }
@@ -114,7 +106,7 @@ impl Disk {
 
     fn sync(&self) -> io::Result<()> {
         self.bytes.sync_data()?;
-        *lock(&self.unsure) = Unsure::default();
+        lock(&self.unsure).clear();
         Ok(())
     }
 
@@ -163,17 +155,10 @@ struct Held {
     is_broken: bool,
 }
 
-impl Held {
-    fn check(&self) -> io::Result<()> {
-        if self.is_broken { Err(io::Error::other("an earlier write failed")) } else { Ok(()) }
-    }
-}
-
 impl Through {
     fn held(&self) -> io::Result<MutexGuard<'_, Held>> {
         let held = lock(&self.held);
-        held.check()?;
-        Ok(held)
+        if held.is_broken { Err(io::Error::other("an earlier write failed")) } else { Ok(held) }
     }
 
     /// Writes out what is held.

@@ -13,8 +13,8 @@ use std::{
 use super::{Shared, commands::answer, pending::Work, unfiled::Unfiled};
 use crate::store::StoreError;
 
-/// How long after a refused write the database is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long after a refused write the database, or the journal, is tried again.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Filer {
     shared: Arc<Shared>,
@@ -82,7 +82,7 @@ impl Filer {
 
     /// Takes note of a write that failed. What is stored can be read on.
     fn fail(&mut self, error: &StoreError) {
-        tracing::error!(cause = cause(error), "the store refused a write; senders are asked to come again");
+        tell_refusal(error);
         if self.shared.file.is_writable()
             && let Err(error) = self.shared.file.open_for_reading()
         {
@@ -116,7 +116,11 @@ pub(super) fn give_way() {
     thread::yield_now();
 }
 
+pub(super) fn tell_refusal(error: &StoreError) {
+    tracing::error!(cause = cause(error), "the store refused a write; senders are asked to come again");
+}
+
 /// What stands behind an error that says only what it means for the store.
-pub(super) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+fn cause(error: &(dyn std::error::Error + 'static)) -> String {
     error.source().unwrap_or(error).to_string()
 }

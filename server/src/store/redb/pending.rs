@@ -138,19 +138,16 @@ impl Pending {
             if let Some((opened, reply)) = state.reopenings.pop() {
                 return Work::Reopen(opened, reply);
             }
-            let waited = match state.due().map(|due| retry.map_or(due, |retry| retry.max(due))) {
+            let due = state.due().map(|due| retry.map_or(due, |retry| retry.max(due)));
+            let wait = due.map(|due| due.saturating_duration_since(Instant::now()));
+            state = match wait {
                 None if state.is_closing => return Work::End,
-                None => self.changed.wait(state),
-                Some(_) if state.is_closing => return Work::File(state.take()),
-                Some(due) => match due.saturating_duration_since(Instant::now()) {
-                    Duration::ZERO => return Work::File(state.take()),
-                    wait => match self.changed.wait_timeout(state, wait) {
-                        Ok((state, _)) => Ok(state),
-                        Err(error) => Ok(error.into_inner().0),
-                    },
-                },
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(wait) if wait.is_zero() || state.is_closing => return Work::File(state.take()),
+                Some(wait) => {
+                    self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
             };
-            state = waited.unwrap_or_else(PoisonError::into_inner);
         }
     }
 

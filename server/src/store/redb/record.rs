@@ -59,9 +59,14 @@ pub(super) fn encode_event(app: &AppId, uuid: Uuid, received_at: SystemTime, eve
 }
 
 fn push_text(record: &mut Vec<u8>, text: &str, more: u32) {
-    let length = u32::try_from(text.len()).expect("a request's head is far below 4 GiB");
+    push_counted(record, text.as_bytes(), more);
+}
+
+/// Adds bytes, and their length and so much more before them.
+pub(super) fn push_counted(record: &mut Vec<u8>, bytes: &[u8], more: u32) {
+    let length = u32::try_from(bytes.len()).expect("a request's head and a commit are far below 4 GiB");
     record.extend_from_slice(&(length + more).to_be_bytes());
-    record.extend_from_slice(text.as_bytes());
+    record.extend_from_slice(bytes);
 }
 
 /// The event, whose body is a part of the record.

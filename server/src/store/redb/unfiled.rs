@@ -15,6 +15,9 @@ use super::{
 };
 use crate::store::{dedupe::Key, sequence::Seq};
 
+/// What a deletion costs, in bytes of the journal that are filed in the same time: it writes a page anew.
+const DELETION_BYTES: u64 = 256;
+
 /// Changes as what they come to: an event that was stored and deleted is not in it at all.
 #[derive(Default)]
 pub(super) struct Unfiled {
@@ -32,9 +35,6 @@ pub(super) struct Unfiled {
     /// The database refused it, and may have all of it nevertheless.
     was_refused: bool,
 }
-
-/// What a deletion costs, in bytes of the journal that are filed in the same time: it writes a page anew.
-const DELETION_BYTES: u64 = 256;
 
 impl Unfiled {
     /// Adds what a frame of this number and size says.

@@ -20,7 +20,7 @@ use super::{
     Registered, Shared,
     change::Change,
     commands::{Command, Queue, Room, WriterHandle, answer},
-    filer::{Filer, cause},
+    filer::{Filer, RETRY, tell_refusal},
     journal::{Frame, Journal, Kind},
     record,
     waiting::Waiting,
@@ -34,8 +34,6 @@ use crate::store::{
 
 /// How long a deletion waits for an append to go with.
 const DELETE_LINGER: Duration = Duration::from_millis(20);
-/// How long after a refused write the journal is tried again.
-const RETRY: Duration = Duration::from_secs(1);
 /// How much is written to see whether it can be again, in bytes.
 const PROBE_BYTES: usize = 64 << 10;
 /// How often old events and keys are looked for, at most and at least.
@@ -247,10 +245,7 @@ impl Writer {
         let size = frame.size();
         self.wait_for_room(&frame)?;
         let number = self.journal.append(frame).map_err(StoreError::engine).inspect_err(|error| {
-            tracing::error!(
-                cause = cause(error),
-                "the store refused a write; senders are asked to come again"
-            );
+            tell_refusal(error);
             self.refused = true;
             self.failure = Some(Failure { error: error.share(), retry: began + RETRY });
         })?;
