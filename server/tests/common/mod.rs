@@ -41,6 +41,8 @@ pub(crate) fn http_client() -> reqwest::Client {
     // Another test of this process may have installed it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
+    // The server closes one that is idle for 30 s, at the very moment that it may be used again.
+    let builder = builder.pool_idle_timeout(std::time::Duration::from_secs(10));
     builder.timeout(DEADLINE).tls_certs_only([]).build().unwrap()
 }
 
