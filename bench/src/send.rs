@@ -105,15 +105,7 @@ impl Sender {
         let mut sent = Sent::default();
         let mut turn = self.place;
         while self.goes_on(turn) {
-            let due = self.due(turn);
-            if let Some(due) = due
-                && Instant::now() < due
-            {
-                sleep_until(due.into()).await;
-            }
-            // The clock of `sleep` is coarse, which is not the server's fault.
-            let late = due.filter(|due| due.elapsed() > Duration::from_millis(2));
-            let posted = late.unwrap_or_else(Instant::now);
+            let posted = self.turn_begins(turn).await;
             let app = Arc::clone(&self.apps[turn % self.apps.len()]);
             let name = self.account.post(self.load.first_sender + self.place, posted);
             let request = request(&app, name, self.load.size);
@@ -130,6 +122,20 @@ impl Sender {
             turn += self.load.senders;
         }
         Ok(sent)
+    }
+
+    /// Waits until the event is due, and says from when its time counts.
+    async fn turn_begins(&self, turn: usize) -> Instant {
+        match self.due(turn) {
+            // Waited for an earlier answer.
+            Some(due) if due <= Instant::now() => due,
+            Some(due) => {
+                // To wake up late is not the server's fault.
+                sleep_until(due.into()).await;
+                Instant::now()
+            }
+            None => Instant::now(),
+        }
     }
 
     fn goes_on(&self, turn: usize) -> bool {

@@ -22,6 +22,7 @@
 //! ```
 
 pub mod config;
+mod give_way;
 mod http;
 pub mod identity;
 mod proxy;

@@ -1,4 +1,6 @@
 use std::{
+    fs,
+    process::Command,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -189,7 +191,8 @@ impl Fairness {
     }
 }
 
-/// What the other app does, in a thread of its own: nobody is to wait for it but in the server.
+/// What the other app does, in a thread of its own: nobody is to wait for it but in the server. It gets the processor
+/// when nobody else wants it, as far as the system can do that: in truth its clients are on other machines.
 struct Other {
     stop: oneshot::Sender<()>,
     thread: JoinHandle<anyhow::Result<()>>,
@@ -200,6 +203,7 @@ impl Other {
         let (fairness, target, app) = (fairness.clone(), Arc::clone(target), Arc::clone(app));
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
+            stand_back();
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
                 tokio::select! {
                     ended = fairness.disturb(&target, &app, disturbance) => ended,
@@ -213,5 +217,15 @@ impl Other {
     fn end(self) -> anyhow::Result<()> {
         drop(self.stop);
         self.thread.join().map_err(|_| anyhow!("the other app's thread panicked"))?
+    }
+}
+
+/// Lets this thread run only when no other wants the processor.
+fn stand_back() {
+    let Some(thread) = fs::read_link("/proc/thread-self").ok() else { return };
+    let Some(thread) = thread.file_name() else { return };
+    let done = Command::new("chrt").args(["--idle", "--pid", "0"]).arg(thread).status();
+    if !done.is_ok_and(|status| status.success()) {
+        eprintln!("without chrt the other app's clients compete with the server for the processor");
     }
 }

@@ -23,6 +23,8 @@ use tokio_tungstenite::{
     },
 };
 
+use crate::give_way::give_way;
+
 /// How long a client has to take its close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -143,6 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(ready) => ready?,
             }
+            give_way();
             if let Some(message) = self.outbox.pop_front() {
                 self.unflushed = true;
                 socket.as_mut().start_send(message)?;

@@ -24,6 +24,7 @@ use self::{
     window::Window,
 };
 use crate::{
+    give_way::give_way,
     proxy::Proxy,
     store::{Delivery, Lease, Settlement, StoreError},
 };
@@ -138,6 +139,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         });
         let until = Instant::now() + self.proxy.lease_time();
         for Delivery { event, attempt, receipt } in deliveries {
+            give_way();
             let message = if self.peer.terms.v2 { event.encode_v2(attempt) } else { event.encode_legacy() };
             self.window.sent(event.id, receipt, until);
             self.peer.connection.push(message);

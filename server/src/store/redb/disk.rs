@@ -14,8 +14,7 @@ use std::{
 
 use redb::{BackendError, StorageBackend};
 
-use super::filer::give_way;
-use crate::store::queues::lock;
+use crate::{give_way::give_way, store::queues::lock};
 
 type Range = (Bound<u64>, Bound<u64>);
 

@@ -2,11 +2,8 @@
 
 use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 
-use super::{
-    filer::give_way,
-    record::{self, InvalidRecord},
-};
-use crate::store::sequence::Seq;
+use super::record::{self, InvalidRecord};
+use crate::{give_way::give_way, store::sequence::Seq};
 
 /// Events by their number alone: an append touches the right edge of the tree only.
 pub(super) const EVENTS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("events");

@@ -23,7 +23,10 @@ use super::{
     record,
     unfiled::Unfiled,
 };
-use crate::store::{Registration, StoreError, dedupe::Key, queue::Slot, sequence::Seq};
+use crate::{
+    give_way::give_way,
+    store::{Registration, StoreError, dedupe::Key, queue::Slot, sequence::Seq},
+};
 
 /// Registrations by app id.
 pub(super) const REGISTRATIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registrations");
@@ -321,6 +324,7 @@ impl File {
         let events = self.begin_read()?.open_table(EVENTS)?;
         let mut found = Vec::with_capacity(numbers.len());
         for &seq in numbers {
+            give_way();
             found.push(match events.get(seq)? {
                 Some(value) => decode(seq, &Bytes::copy_from_slice(value.value())),
                 None => None,

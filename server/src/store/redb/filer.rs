@@ -110,12 +110,6 @@ impl Drop for Filer {
     }
 }
 
-/// Lets others go first. The system lets a thread that computes use up its slice, 3 ms on Linux, before one that
-/// wakes up: the writer and connections would be late for their events as long as something is filed.
-pub(super) fn give_way() {
-    thread::yield_now();
-}
-
 pub(super) fn tell_refusal(error: &StoreError) {
     tracing::error!(cause = cause(error), "the store refused a write; senders are asked to come again");
 }

@@ -10,10 +10,12 @@ use super::{
     change::Change,
     events::Events,
     file::{DROPPED, KEYS, REGISTRATIONS},
-    filer::give_way,
     record,
 };
-use crate::store::{dedupe::Key, sequence::Seq};
+use crate::{
+    give_way::give_way,
+    store::{dedupe::Key, sequence::Seq},
+};
 
 /// What a deletion costs, in bytes of the journal that are filed in the same time: it writes a page anew.
 const DELETION_BYTES: u64 = 256;
