@@ -222,7 +222,7 @@ impl Other {
 
 /// Lets this thread run only when no other wants the processor.
 fn stand_back() {
-    let Some(thread) = fs::read_link("/proc/thread-self").ok() else { return };
+    let Ok(thread) = fs::read_link("/proc/thread-self") else { return };
     let Some(thread) = thread.file_name() else { return };
     let done = Command::new("chrt").args(["--idle", "--pid", "0"]).arg(thread).status();
     if !done.is_ok_and(|status| status.success()) {

@@ -25,6 +25,7 @@ impl<'t> Events<'t> {
     }
 
     pub(super) fn insert(&mut self, seq: Seq, record: &[u8]) -> Result<(), redb::Error> {
+        give_way();
         let app = record::decode_app(record).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
         self.records.insert(seq, record)?;
         self.heads.insert(seq, (slot_size(record.len()), app.as_str()))?;
@@ -32,6 +33,7 @@ impl<'t> Events<'t> {
     }
 
     fn remove(&mut self, seq: Seq) -> Result<(), redb::Error> {
+        give_way();
         self.records.remove(seq)?;
         self.heads.remove(seq)?;
         Ok(())
@@ -42,7 +44,6 @@ impl<'t> Events<'t> {
         let mut numbers = numbers.to_vec();
         numbers.sort_unstable();
         for run in numbers.chunks(RUN) {
-            give_way();
             let [first, .., last] = *run else {
                 self.remove(run[0])?;
                 continue;
@@ -52,6 +53,7 @@ impl<'t> Events<'t> {
                     self.remove(seq)?;
                 }
             } else {
+                give_way();
                 let stays = |seq: Seq| run.binary_search(&seq).is_err();
                 self.records.retain_in(first..=last, |seq, _| stays(seq))?;
                 self.heads.retain_in(first..=last, |seq, _| stays(seq))?;

@@ -12,10 +12,7 @@ use super::{
     file::{DROPPED, KEYS, REGISTRATIONS},
     record,
 };
-use crate::{
-    give_way::give_way,
-    store::{dedupe::Key, sequence::Seq},
-};
+use crate::store::{dedupe::Key, sequence::Seq};
 
 /// What a deletion costs, in bytes of the journal that are filed in the same time: it writes a page anew.
 const DELETION_BYTES: u64 = 256;
@@ -105,7 +102,6 @@ impl Unfiled {
         let mut events = Events::open(transaction)?;
         for (&seq, record) in &self.records {
             events.insert(seq, record)?;
-            give_way();
         }
         let mut keys = transaction.open_table(KEYS)?;
         if let Some(&(last, _)) = self.keys.last() {
