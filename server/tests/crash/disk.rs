@@ -82,6 +82,11 @@ impl Disk {
         self.0.lock().unwrap()
     }
 
+    /// Nothing that is asked of it is done before this is dropped.
+    pub(crate) fn hold(&self) -> impl Drop {
+        self.state()
+    }
+
     /// Opens the store on it.
     pub(crate) fn open(&self, limits: Limits) -> Result<RedbStore, OpenError> {
         let file = |name| File { disk: self.clone(), name };

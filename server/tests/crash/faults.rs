@@ -1,10 +1,13 @@
 //! A disk that is full, read-only or failing: nothing is stored, what is stored is handed out, and once
 //! the disk works again all goes on without a restart.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
+use futures_util::{FutureExt, future::join_all};
+use tokio::{
+    task::unconstrained,
+    time::{Instant, sleep},
+};
 use wwproxy_protocol::{AppId, Scheme, Secret};
 use wwproxy_server::store::{
     Appended, Delivery, Lease, Limits, NewEvent, Overflow, Registration, Settlement, Shown, Stats, Store,
@@ -327,4 +330,41 @@ async fn deletions_that_could_not_be_written_are_told_when_the_store_closes() {
     assert!(world.store.close().await.is_err());
     world.disk.set_fault(None);
     assert_eq!(world.after_power_cut(Limits::default()).stored().await, [0, 1, 2], "it comes once more");
+}
+
+/// The fourth commit fails: an event that waited for more than one registration, or for a question, would be in it.
+#[tokio::test]
+async fn events_that_wait_together_are_one_commit_whatever_else_is_asked() {
+    let world = World::new(Limits::default()).await;
+    world.disk.set_fault(Some(Fault::OneSync(JOURNAL, 3)));
+    let asked = join_all((0..64).map(async |n| {
+        let other = format!("other-{n}").parse().unwrap();
+        let register = world.store.put_registration(&other, registration("x"));
+        tokio::join!(world.append(n), world.store.ready(), register)
+    }));
+    let mut asked = pin!(unconstrained(asked));
+    let held = world.disk.hold();
+    assert!(asked.as_mut().now_or_never().is_none());
+    drop(held);
+    let answers = asked.await;
+    let stored = |(stored, ..): &&(Result<Appended, _>, _, _)| matches!(stored, Ok(Appended::Stored(_)));
+    assert_eq!(answers.iter().filter(stored).count(), 64);
+    assert!(answers.iter().any(|(.., registered)| registered.is_err()), "the fault was met");
+}
+
+#[tokio::test]
+async fn an_app_that_registers_again_and_again_waits_for_itself() {
+    let world = World::new(Limits::default()).await;
+    // Only the app's first one is before the other app's.
+    world.disk.set_fault(Some(Fault::OneSync(JOURNAL, 2)));
+    let again = join_all((0..100).map(|n| world.register(if n % 2 == 0 { "even" } else { "odd" })));
+    let mut again = pin!(unconstrained(again));
+    let held = world.disk.hold();
+    assert!(again.as_mut().now_or_never().is_none());
+    let other = "other".parse().unwrap();
+    let mut register = pin!(world.store.put_registration(&other, registration("x")));
+    assert!(register.as_mut().now_or_never().is_none());
+    drop(held);
+    register.await.unwrap();
+    assert!(again.await.iter().any(Result::is_err), "the fault was met");
 }

@@ -25,11 +25,18 @@ pub(super) type Queue = mpsc::Receiver<(Command, Room)>;
 #[derive(Debug)]
 pub(super) enum Command {
     Append { app: AppId, event: NewEvent, dedupe: Option<DedupeKey>, reply: Reply<Appended> },
-    Register { app: AppId, registration: Arc<Registration>, reply: Reply<()> },
-    Unregister { app: AppId, reply: Reply<()> },
+    Register(Register),
     Delete { numbers: Vec<Seq> },
     Probe { reply: Reply<()> },
     Close { reply: Reply<()> },
+}
+
+/// An app's registration is to be this, or none.
+#[derive(Debug)]
+pub(super) struct Register {
+    pub(super) app: AppId,
+    pub(super) registration: Option<Arc<Registration>>,
+    pub(super) reply: Reply<()>,
 }
 
 /// What a command occupies until it is done.
@@ -77,23 +84,35 @@ impl WriterHandle {
         // In this order, so that who waits for its own app takes no room of the others.
         let of_app = acquire(&self.of_app(&app), pieces).await?;
         let of_all = acquire(&self.events, pieces).await?;
-        let place = Place { commands: &self.commands, room: Room { _of_all: of_all, _of_app: Some(of_app) } };
-        let (reply, answer) = oneshot::channel();
-        place.send(Command::Append { app, event, dedupe, reply })?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        let place = self.place_in(of_all, Some(of_app));
+        ask(place, |reply| Command::Append { app, event, dedupe, reply }).await
+    }
+
+    /// Queues a registration and waits for what became of it. It has all of its app's room: whoever registers over and
+    /// over keeps nobody else waiting.
+    pub(super) async fn register(
+        &self,
+        app: &AppId,
+        registration: Option<Registration>,
+    ) -> Result<(), StoreError> {
+        let of_app = acquire(&self.of_app(app), MAX_APP_PIECES).await?;
+        let place = self.place_in(acquire(&self.others, 1).await?, Some(of_app));
+        let registration = registration.map(Arc::new);
+        ask(place, |reply| Command::Register(Register { app: app.clone(), registration, reply })).await
     }
 
     /// Queues a command without an event and waits for what became of it.
     pub(super) async fn ask(&self, command: impl FnOnce(Reply<()>) -> Command) -> Result<(), StoreError> {
-        let (reply, answer) = oneshot::channel();
-        self.place().await?.send(command(reply))?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        ask(self.place().await?, command).await
     }
 
     /// Waits for room for a command without an event.
     pub(super) async fn place(&self) -> Result<Place<'_>, StoreError> {
-        let of_all = acquire(&self.others, 1).await?;
-        Ok(Place { commands: &self.commands, room: Room { _of_all: of_all, _of_app: None } })
+        Ok(self.place_in(acquire(&self.others, 1).await?, None))
+    }
+
+    fn place_in(&self, of_all: OwnedSemaphorePermit, of_app: Option<OwnedSemaphorePermit>) -> Place<'_> {
+        Place { commands: &self.commands, room: Room { _of_all: of_all, _of_app: of_app } }
     }
 
     fn of_app(&self, app: &AppId) -> Arc<Semaphore> {
@@ -112,6 +131,12 @@ impl WriterHandle {
 
 async fn acquire(room: &Arc<Semaphore>, pieces: u32) -> Result<OwnedSemaphorePermit, StoreError> {
     Arc::clone(room).acquire_many_owned(pieces).await.map_err(|_| StoreError::Closed)
+}
+
+async fn ask<T>(place: Place<'_>, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
+    let (reply, answer) = oneshot::channel();
+    place.send(command(reply))?;
+    answer.await.map_err(|_| StoreError::Closed)?
 }
 
 /// Room for one command.

@@ -177,8 +177,7 @@ impl RedbStore {
 
 impl Store for RedbStore {
     fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> Answer<'a, ()> {
-        let registration = Arc::new(registration);
-        Box::pin(self.writer.ask(|reply| Command::Register { app: app.clone(), registration, reply }))
+        Box::pin(self.writer.register(app, Some(registration)))
     }
 
     fn registration<'a>(&'a self, app: &'a AppId) -> Answer<'a, Option<Arc<Registration>>> {
@@ -187,7 +186,7 @@ impl Store for RedbStore {
     }
 
     fn remove_registration<'a>(&'a self, app: &'a AppId) -> Answer<'a, ()> {
-        Box::pin(self.writer.ask(|reply| Command::Unregister { app: app.clone(), reply }))
+        Box::pin(self.writer.register(app, None))
     }
 
     fn append<'a>(

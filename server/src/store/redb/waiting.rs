@@ -87,12 +87,6 @@ impl Waiting {
         usize::try_from(events).unwrap_or(usize::MAX).max(SHARE)
     }
 
-    /// Takes all of an app out, and says who waits for it.
-    pub(super) fn remove(&mut self, app: &AppId) -> impl Iterator<Item = Reply<Appended>> + use<> {
-        self.turns.retain(|other| other != app);
-        self.apps.remove(app).into_iter().flatten().map(|(_, reply, _)| reply)
-    }
-
     /// Takes a batch out that has so many events and bytes of each app.
     fn take(&mut self, events: usize, bytes: usize) -> Batch {
         let mut batch = Batch::default();
@@ -247,16 +241,6 @@ mod tests {
         }
         add(&mut waiting, "two", 1);
         assert_eq!(waiting.batch(now).appends().len(), 2);
-        assert!(waiting.is_empty());
-    }
-
-    #[test]
-    fn an_app_is_taken_out_as_a_whole() {
-        let (mut waiting, now) = (Waiting::default(), Instant::now());
-        add(&mut waiting, "one", 3);
-        add(&mut waiting, "two", 2);
-        assert_eq!(waiting.remove(&"one".parse().unwrap()).count(), 3);
-        assert_eq!(shares(&waiting.batch(now), [0], ["two"]), [2]);
         assert!(waiting.is_empty());
     }
 

@@ -9,6 +9,7 @@
 //! Memory follows the journal: queues, registrations and keys change after the commit, never before.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, mpsc::RecvTimeoutError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -19,7 +20,7 @@ use wwproxy_protocol::AppId;
 use super::{
     Registered, Shared,
     change::Change,
-    commands::{Command, Queue, Room, WriterHandle, answer},
+    commands::{Command, Queue, Register, Reply, Room, WriterHandle, answer},
     filer::{Filer, RETRY, tell_refusal},
     journal::{Frame, Journal, Kind},
     record,
@@ -27,7 +28,7 @@ use super::{
     write,
 };
 use crate::store::{
-    Appended, Limits, Registration, StoreError,
+    Limits, Registration, StoreError,
     dedupe::Recent,
     sequence::{Seq, Sequence},
 };
@@ -47,6 +48,10 @@ pub(super) struct Writer {
     pub(super) recent: Recent,
     /// Appends that are in no batch yet.
     waiting: Waiting,
+    /// One of them goes between two batches, however many there are.
+    registers: VecDeque<(Register, Room)>,
+    probes: Vec<Reply<()>>,
+    closing: Option<Reply<()>>,
     /// Accepted events that are not deleted yet.
     to_delete: Vec<Seq>,
     journal: Journal,
@@ -80,6 +85,9 @@ impl Writer {
             sequence,
             recent,
             waiting: Waiting::default(),
+            registers: VecDeque::new(),
+            probes: Vec::new(),
+            closing: None,
             to_delete,
             journal,
             failure: None,
@@ -107,7 +115,7 @@ impl Writer {
         loop {
             let now = Instant::now();
             let wake = next_delete.map_or(next_sweep, |next| next.min(next_sweep));
-            let is_busy = !self.waiting.is_empty();
+            let is_busy = !self.waiting.is_empty() || !self.registers.is_empty();
             let idle = if is_busy { Duration::ZERO } else { wake.saturating_duration_since(now) };
             let command = match queue.recv_timeout(idle) {
                 Ok(command) => Some(command),
@@ -118,7 +126,7 @@ impl Writer {
                     return;
                 }
             };
-            let other = self.gather(command, queue);
+            self.gather(command, queue);
             let now = Instant::now();
             let batch = self.waiting.batch(now);
             let time_to_delete = next_delete.is_some_and(|next| next <= now);
@@ -140,32 +148,30 @@ impl Writer {
                 self.sweep();
                 next_sweep = now + pause;
             }
-            match other {
-                Some(Command::Register { app, registration, reply }) => {
-                    answer(reply, self.register(app, registration));
-                }
-                Some(Command::Unregister { app, reply }) => answer(reply, self.unregister(&app)),
-                Some(Command::Probe { reply }) => answer(reply, self.probe()),
-                Some(Command::Close { reply }) => return answer(reply, self.finish()),
-                Some(Command::Append { .. } | Command::Delete { .. }) | None => {}
+            if let Some((register, room)) = self.registers.pop_front() {
+                self.register(register, room);
+            }
+            self.answer_probes();
+            if let Some(reply) = self.closing.take() {
+                return answer(reply, self.finish());
             }
         }
     }
 
-    /// Takes what is queued: appends wait for their turn, deletions are noted, and the first command that
-    /// is neither is done after the next batch.
-    fn gather(&mut self, mut next: Option<(Command, Room)>, queue: &Queue) -> Option<Command> {
+    /// Takes what is queued, to be done when its turn comes.
+    fn gather(&mut self, mut next: Option<(Command, Room)>, queue: &Queue) {
         while let Some((command, room)) = next {
             match command {
                 Command::Append { app, event, dedupe, reply } => {
                     self.waiting.add((app, event, dedupe), reply, room);
                 }
                 Command::Delete { numbers } => self.to_delete.extend(numbers),
-                other => return Some(other),
+                Command::Register(register) => self.registers.push_back((register, room)),
+                Command::Probe { reply } => self.probes.push(reply),
+                Command::Close { reply } => self.closing = Some(reply),
             }
             next = queue.try_recv().ok();
         }
-        None
     }
 
     /// Commits what is left, and lets the filer end.
@@ -179,6 +185,9 @@ impl Writer {
             // Told to those who wait for it.
             let _ = self.commit(batch);
         }
+        while let Some((register, room)) = self.registers.pop_front() {
+            self.register(register, room);
+        }
         let deleted = self.delete();
         self.shared.pending.close();
         if let Some(filer) = self.filer.take()
@@ -189,7 +198,18 @@ impl Writer {
         deleted
     }
 
-    fn register(&mut self, app: AppId, registration: Arc<Registration>) -> Result<(), StoreError> {
+    /// Nothing else of the app waits here: a registration has all of its room.
+    fn register(&mut self, register: Register, room: Room) {
+        let Register { app, registration, reply } = register;
+        let done = match registration {
+            Some(registration) => self.put_registration(app, registration),
+            None => self.remove_registration(&app),
+        };
+        drop(room);
+        answer(reply, done);
+    }
+
+    fn put_registration(&mut self, app: AppId, registration: Arc<Registration>) -> Result<(), StoreError> {
         let life = self.shared.life(&app);
         let record = record::encode_registration(&registration, life);
         self.write(Kind::Store, vec![Change::Register { app: app.clone(), record }])?;
@@ -197,19 +217,25 @@ impl Writer {
         Ok(())
     }
 
-    fn unregister(&mut self, app: &AppId) -> Result<(), StoreError> {
+    fn remove_registration(&mut self, app: &AppId) -> Result<(), StoreError> {
         let queue = self.shared.queues.app(app);
         let numbers = queue.lock().all().map_err(StoreError::engine)?;
         self.write(Kind::Delete, vec![Change::Unregister(app.clone()), Change::Delete(numbers)])?;
         write(&self.shared.registrations).remove(app);
-        // Their senders proved themselves to a registration that is gone.
-        for reply in self.waiting.remove(app) {
-            answer(reply, Ok(Appended::Unregistered));
-        }
         queue.clear();
         drop(queue);
         self.shared.queues.prune();
         Ok(())
+    }
+
+    fn answer_probes(&mut self) {
+        if self.probes.is_empty() {
+            return;
+        }
+        let outcome = self.probe();
+        for reply in std::mem::take(&mut self.probes) {
+            answer(reply, outcome.as_ref().copied().map_err(StoreError::share));
+        }
     }
 
     /// Whether an event would be stored. Where the last write was refused, one as long as an event is tried.
