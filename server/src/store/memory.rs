@@ -69,9 +69,7 @@ impl MemoryStore {
         if key.is_some_and(|key| state.recent.contains(key)) {
             return Appended::Duplicate;
         }
-        let size =
-            event.body.len() + event.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() + FRAMING;
-        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let size = u32::try_from(event.size() + FRAMING).unwrap_or(u32::MAX);
         let queue = self.queues.app(app);
         self.queues.too_old.add(app, state.drop_old(&queue, &self.limits));
         let dropped = queue.lock().dropped();

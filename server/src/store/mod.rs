@@ -96,6 +96,14 @@ pub struct NewEvent {
     pub body: Bytes,
 }
 
+impl NewEvent {
+    /// What is kept of it, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        self.body.len() + headers + self.query.as_ref().map_or(0, String::len)
+    }
+}
+
 /// Names a delivery of the sender, to tell its repetition: a hash over what makes it the same.
 pub type DedupeKey = [u8; 16];
 

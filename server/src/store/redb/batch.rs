@@ -28,8 +28,9 @@ use crate::store::{
 
 /// The most appends of one commit.
 const MAX_BATCH: usize = 1024;
-/// A commit takes no further append once it has this many bytes of events.
-const MAX_BATCH_BYTES: usize = 16 << 20;
+/// A commit takes no further append once it has this many bytes of events: an eighth of the journal, which the database
+/// is to follow while the next ones are written.
+const MAX_BATCH_BYTES: usize = 4 << 20;
 
 /// An append as it is asked for.
 pub(super) type Append = (AppId, NewEvent, Option<DedupeKey>);
@@ -102,7 +103,7 @@ impl Changes {
 
 impl Batch {
     pub(super) fn add(&mut self, append: Append, reply: Reply<Appended>, room: Room) {
-        self.bytes += append.1.body.len();
+        self.bytes += append.1.size();
         self.appends.push(append);
         self.replies.push(reply);
         self.room.push(room);
@@ -116,7 +117,7 @@ impl Batch {
         self.appends.len() >= MAX_BATCH || self.bytes >= MAX_BATCH_BYTES
     }
 
-    /// Of bodies.
+    /// Of events.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

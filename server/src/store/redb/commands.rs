@@ -79,7 +79,7 @@ impl WriterHandle {
         event: NewEvent,
         dedupe: Option<DedupeKey>,
     ) -> Result<Appended, StoreError> {
-        let pieces = u32::try_from(1 + event.body.len() / PIECE_BYTES).unwrap_or(u32::MAX);
+        let pieces = u32::try_from(1 + event.size() / PIECE_BYTES).unwrap_or(u32::MAX);
         let pieces = pieces.min(MAX_APP_PIECES);
         // In this order, so that who waits for its own app takes no room of the others.
         let of_app = acquire(&self.of_app(&app), pieces).await?;
@@ -168,7 +168,9 @@ mod tests {
     async fn an_app_cannot_take_the_room_of_others() {
         let (writer, queue) = WriterHandle::new();
         let append = |app: &str, size: usize| {
-            let event = NewEvent { headers: Vec::new(), query: None, body: Bytes::from(vec![0; size]) };
+            // Half of it is a header: what a sender sends is what counts.
+            let headers = vec![("x".to_owned(), "x".repeat(size / 2))];
+            let event = NewEvent { headers, query: None, body: Bytes::from(vec![0; size / 2]) };
             writer.append(app.parse().unwrap(), event, None)
         };
         let flood = join_all((0..100).map(|_| append("flood", 8 << 20)));

@@ -78,16 +78,20 @@ impl Disk {
         Ok(())
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        if data.is_empty() {
-            return Ok(());
+    /// A page of a large event can be much longer than what is written without a sync.
+    fn write(&self, mut offset: u64, data: &[u8]) -> io::Result<()> {
+        for piece in data.chunks(SYNC_BYTES) {
+            self.bytes.write(offset, piece)?;
+            let mut unsure = lock(&self.unsure);
+            unsure.push((offset, piece.len()));
+            let is_much = unsure.iter().map(|(_, length)| length).sum::<usize>() >= SYNC_BYTES;
+            drop(unsure);
+            if is_much {
+                self.sync()?;
+            }
+            offset += piece.len() as u64;
         }
-        self.bytes.write(offset, data)?;
-        let mut unsure = lock(&self.unsure);
-        unsure.push((offset, data.len()));
-        let is_much = unsure.iter().map(|(_, length)| length).sum::<usize>() >= SYNC_BYTES;
-        drop(unsure);
-        if is_much { self.sync() } else { Ok(()) }
+        Ok(())
     }
 
     /// Writes pages, those next to each other as one.

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{change::Change, commands::Reply, unfiled::Unfiled};
 use crate::store::{StoreError, queues::lock, sequence::Seq};
 
-/// How much of the journal is filed at once, in bytes: a quarter of it, so that there is always room. Deletions count
+/// How much of the journal is filed at once, in bytes: an eighth of it, so that there is always room. Deletions count
 /// for more than they take there.
 const FILE_BYTES: u64 = 4 << 20;
 /// How long the first change waits for others to be filed with it. What is deleted meanwhile is never filed.

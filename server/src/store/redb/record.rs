@@ -35,8 +35,8 @@ pub(super) enum InvalidRecord {
 }
 
 pub(super) fn encode_event(app: &AppId, uuid: Uuid, received_at: SystemTime, event: &NewEvent) -> Vec<u8> {
-    let headers: usize = event.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-    let mut record = Vec::with_capacity(event.body.len() + headers + app.as_str().len() + 64);
+    let lengths = 8 * event.headers.len();
+    let mut record = Vec::with_capacity(event.size() + lengths + app.as_str().len() + 64);
     record.push(VERSION);
     record.push(u8::try_from(app.as_str().len()).expect("an app id has at most 128 characters"));
     record.extend_from_slice(app.as_str().as_bytes());

@@ -28,6 +28,8 @@ const COMMITS: u32 = 32;
 const EVENT_COST: Duration = Duration::from_micros(15);
 /// A share is used up with so many bytes for each of its events, though never by less than one event.
 const EVENT_BYTES: usize = 8 << 10;
+/// And with so many bytes in all: more of them are what makes a commit take longer.
+const SHARE_BYTES: usize = 256 << 10;
 /// How long after its last event an app counts as one that posts.
 const LATELY: Duration = Duration::from_secs(1);
 
@@ -66,7 +68,7 @@ impl Waiting {
     pub(super) fn batch(&mut self, now: Instant) -> Batch {
         if self.compete(now) {
             let share = self.share();
-            self.take(share, share.saturating_mul(EVENT_BYTES))
+            self.take(share, share.saturating_mul(EVENT_BYTES).min(SHARE_BYTES))
         } else {
             self.without_turns()
         }
@@ -77,7 +79,7 @@ impl Waiting {
         self.take(usize::MAX, usize::MAX)
     }
 
-    /// A batch was committed in this time.
+    /// Something was written to the journal in this time.
     pub(super) fn committed(&mut self, took: Duration) {
         self.commit = (self.commit * (COMMITS - 1) + took) / COMMITS;
     }
@@ -219,6 +221,17 @@ mod tests {
         waiting.commit = Duration::from_millis(12);
         waiting.committed(Duration::from_millis(12));
         assert_eq!(shares(&waiting.batch(now), [SHARE, 3], ["flood", "other"]), [100, 0]);
+    }
+
+    #[test]
+    fn a_share_of_large_events_does_not_grow_with_the_time_that_they_take() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        for _ in 0..100 {
+            add_one(&mut waiting, "large", vec![0; SHARE_BYTES / 4]);
+            add_one(&mut waiting, "other", vec![0; SHARE_BYTES / 4]);
+        }
+        waiting.commit = Duration::from_millis(100);
+        assert_eq!(waiting.batch(now).appends().len(), 8);
     }
 
     #[test]

@@ -136,7 +136,6 @@ impl Writer {
                     // Alone, as they may go where nothing is stored.
                     let _ = self.delete();
                 }
-                self.waiting.committed(now.elapsed());
             }
             let linger = if self.refused { RETRY } else { DELETE_LINGER };
             next_delete = if self.to_delete.is_empty() {
@@ -270,11 +269,13 @@ impl Writer {
         let frame = Frame::new(kind, &changes);
         let size = frame.size();
         self.wait_for_room(&frame)?;
+        let writes = Instant::now();
         let number = self.journal.append(frame).map_err(StoreError::engine).inspect_err(|error| {
             tell_refusal(error);
             self.refused = true;
             self.failure = Some(Failure { error: error.share(), retry: began + RETRY });
         })?;
+        self.waiting.committed(writes.elapsed());
         if self.failure.take().is_some() {
             tracing::info!("the store can be written to again");
         }
