@@ -49,7 +49,7 @@ pub(crate) enum Way {
 pub(crate) struct Taken {
     pub(crate) events: usize,
     pub(crate) out_of_order: usize,
-    /// From the first event to the last.
+    /// From before the first of them was asked for until the last was acknowledged.
     pub(crate) took: Duration,
     /// From the post of an event to its coming, of first deliveries.
     pub(crate) latencies: Latencies,
@@ -62,29 +62,33 @@ impl Taken {
     }
 }
 
-/// Notes what one reader sees.
+/// Notes what one reader sees, from now on.
 struct Reader {
     account: Arc<Account>,
     order: Order,
     taken: Taken,
-    began: Option<Instant>,
+    began: Instant,
 }
 
 impl Reader {
     fn new(account: &Arc<Account>) -> Self {
-        Self { account: Arc::clone(account), order: Order::default(), taken: Taken::default(), began: None }
+        let (order, taken) = <(Order, Taken)>::default();
+        Self { account: Arc::clone(account), order, taken, began: Instant::now() }
     }
 
     fn see(&mut self, message: &str) -> anyhow::Result<()> {
-        let began = *self.began.get_or_insert_with(Instant::now);
         let name = Name::find(message).context("an event that this program did not send")?;
         self.taken.events += 1;
         if let Some(posted) = self.account.delivered(name) {
             self.taken.latencies.add(posted.elapsed());
             self.order.first(name);
         }
-        self.taken.took = began.elapsed();
         Ok(())
+    }
+
+    /// What was seen is acknowledged.
+    fn acknowledged(&mut self) {
+        self.taken.took = self.began.elapsed();
     }
 
     fn finish(mut self) -> Taken {
@@ -103,9 +107,10 @@ pub(crate) async fn receive(
 ) -> anyhow::Result<Taken> {
     match way {
         Way::Socket | Way::Legacy => {
+            let reader = Reader::new(account);
             let socket = open(&target.address, app, api::MAX_WINDOW, way == Way::Socket).await?;
             let (_all_wanted, wanted) = watch::channel(events);
-            listen(socket, way == Way::Socket, wanted, account).await
+            listen(socket, way == Way::Socket, wanted, reader).await
         }
         Way::Lease => lease(target, app, events, account).await,
         Way::Get => poll(target, app, events, account).await,
@@ -135,8 +140,7 @@ pub(crate) struct Listener {
 impl Listener {
     pub(crate) fn start(socket: Socket, account: &Arc<Account>) -> Self {
         let (wanted, wanted_there) = watch::channel(usize::MAX);
-        let account = Arc::clone(account);
-        let task = tokio::spawn(async move { listen(socket, true, wanted_there, &account).await });
+        let task = tokio::spawn(listen(socket, true, wanted_there, Reader::new(account)));
         Self { wanted, task }
     }
 
@@ -151,9 +155,8 @@ async fn listen(
     socket: Socket,
     v2: bool,
     mut wanted: watch::Receiver<usize>,
-    account: &Arc<Account>,
+    mut reader: Reader,
 ) -> anyhow::Result<Taken> {
-    let mut reader = Reader::new(account);
     let (mut sink, stream) = socket.split();
     let mut stream = stream.ready_chunks(ACKED_AT_ONCE);
     while reader.taken.events < *wanted.borrow_and_update() {
@@ -174,6 +177,9 @@ async fn listen(
             sink.feed(Message::text(ClientMessage::ack(together))).await?;
         }
         sink.flush().await?;
+        if !ids.is_empty() {
+            reader.acknowledged();
+        }
     }
     // What was said is heard before the connection goes.
     sink.send(Message::Close(None)).await?;
@@ -202,6 +208,7 @@ async fn lease(target: &Target, app: &App, events: usize, account: &Arc<Account>
             settlement.ack.push(event.receipt);
         }
         target.post(app, &api::path::ack(&app.id), serde_json::to_string(&settlement)?).await?;
+        reader.acknowledged();
     }
     Ok(reader.finish())
 }
@@ -217,6 +224,8 @@ async fn poll(target: &Target, app: &App, events: usize, account: &Arc<Account>)
         for (_, body) in polled {
             reader.see(std::str::from_utf8(&body)?)?;
         }
+        // With the answer, all of which has come.
+        reader.acknowledged();
     }
     Ok(reader.finish())
 }
