@@ -15,6 +15,7 @@ use anyhow::{Context, bail};
 use reqwest::Method;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
 use wwproxy_protocol::{
     AppId, Secret,
     api::{self, Status},
@@ -26,6 +27,12 @@ const APP_SECRET: &str = "bench-app-secret";
 const WEBHOOK_SECRET: &str = "bench-webhook-secret";
 /// The kernel counts CPU time in so many ticks a second (`USER_HZ`, the same on every Linux).
 const TICKS_A_SECOND: u32 = 100;
+/// How long at most a server waits before it files what it has stored: `LINGER` in its `store/redb/pending.rs`.
+const LINGER: Duration = Duration::from_secs(5);
+/// At rest is a server that uses no more than one tick of CPU time in so long.
+const QUIET: Duration = Duration::from_millis(200);
+/// Filing takes less, on a slow disk too.
+const REST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many apps are registered at once.
 const REGISTERING: usize = 256;
 
@@ -134,6 +141,29 @@ impl Target {
         self.address = address;
         self.http.get(format!("http://{}/readyz", self.address)).send().await?.error_for_status()?;
         Ok(began.elapsed())
+    }
+
+    /// Waits until the server has filed what it stored, so that this is not done in what is measured next. Nothing
+    /// may be asked of it meanwhile.
+    pub(crate) async fn rest(&self) -> anyhow::Result<()> {
+        // The ceiling has nothing to file.
+        if self.process.as_ref().is_none_or(|process| !process.ceiling) {
+            sleep(LINGER).await;
+        }
+        let resting = async {
+            let mut before = self.usage().cpu;
+            loop {
+                sleep(QUIET).await;
+                let cpu = self.usage().cpu;
+                if cpu.saturating_sub(before) <= Duration::from_secs(1) / TICKS_A_SECOND {
+                    break;
+                }
+                before = cpu;
+            }
+        };
+        timeout(REST_TIMEOUT, resting)
+            .await
+            .context("the server does not come to rest, though nobody asks for anything")
     }
 
     /// The state of the app's queue.

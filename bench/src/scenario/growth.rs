@@ -4,7 +4,6 @@ use std::{
 };
 
 use clap::Args;
-use tokio::time::sleep;
 
 use super::{MIB, median};
 use crate::{
@@ -22,8 +21,6 @@ const SENDERS: usize = 64;
 const STEPS: usize = 5;
 /// Into how many parts the backlog is divided where it is read: the first and the last are compared.
 const PARTS: usize = 10;
-/// Longer than a server waits after its last commit until it puts its store to rest.
-const REST: Duration = Duration::from_secs(3);
 
 /// What a long backlog costs: storing more beside an empty store, memory, opening, and reading at its ends
 #[derive(Debug, Args)]
@@ -86,6 +83,7 @@ impl Growth {
             let sent = self.send(&full, until, &account).await?;
             stored += sent.0;
             rates.push(sent.1);
+            full.rest().await?;
             // A new one each time: one that was emptied has room in its file, for which the disk need not find any.
             let empty = bench.start(apps).await?;
             empty_rates.push(self.send(&empty, until, &Arc::default()).await?.1);
@@ -94,7 +92,7 @@ impl Growth {
         let ratio = median(rates.iter().zip(&empty_rates).map(|(rate, empty)| rate / empty).collect());
         let usage = full.usage();
         let opened = full.restart(End::Stop).await?;
-        sleep(REST).await;
+        full.rest().await?;
         let opened_at_rest = full.restart(End::Kill).await?;
         stored += self.send(&full, Until::Events(SENDERS), &account).await?.0;
         let opened_under_load = full.restart(End::Kill).await?;

@@ -54,6 +54,8 @@ impl Ingest {
         let mut lines = [("wwproxy", Vec::new()), ("ceiling", Vec::new())];
         for &senders in &self.senders {
             let account = Arc::default();
+            // What the readers before took is still to be deleted.
+            target.rest().await?;
             let (mut durable, mut highest) = (Turns::default(), Turns::default());
             for _ in 0..self.rounds {
                 durable.add(&target, self.turn(&target, senders, &account)).await?;
@@ -110,6 +112,7 @@ impl Ingest {
 }
 
 impl Turns {
+    /// To a turn belongs all that it gives the server to do, also when nobody waits for that.
     async fn add(
         &mut self,
         target: &Target,
@@ -117,6 +120,7 @@ impl Turns {
     ) -> anyhow::Result<()> {
         let before = target.usage().cpu;
         let sent = turn.await?;
+        target.rest().await?;
         self.cpu += target.usage().cpu.saturating_sub(before);
         self.rates.push(sent.rate());
         self.accepted += sent.accepted;
