@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{BuildHasher, RandomState},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -58,6 +61,7 @@ impl fmt::Display for Name {
 pub(crate) struct Account {
     /// No two runs post the same body: the server would take the second for a repetition.
     number: u32,
+    is_closed: AtomicBool,
     senders: Mutex<Vec<Sender>>,
 }
 
@@ -98,20 +102,34 @@ impl Sum {
 impl Default for Account {
     fn default() -> Self {
         let number = RandomState::new().hash_one(0);
-        Self { number: u32::try_from(number >> 32).unwrap_or(0), senders: Mutex::default() }
+        let number = u32::try_from(number >> 32).unwrap_or(0);
+        Self { number, is_closed: AtomicBool::new(false), senders: Mutex::default() }
     }
 }
 
 impl Account {
-    /// Notes that an event is posted, and gives its name.
-    pub(crate) fn post(&self, sender: usize, posted: Instant) -> Name {
+    /// Ends what is posted for it. An event that is under way may stay without an answer: whether it was stored
+    /// is not known then, so it may come or not.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that an event is posted, and gives its name. None is after the end.
+    pub(crate) fn post(&self, sender: usize, posted: Instant) -> Option<Name> {
+        if self.is_closed() {
+            return None;
+        }
         let mut senders = self.lock();
         if senders.len() <= sender {
             senders.resize_with(sender + 1, Sender::default);
         }
         let events = &mut senders[sender].events;
         events.push(Event { posted, accepted: false, deliveries: 0 });
-        Name { account: self.number, sender, number: events.len() - 1 }
+        Some(Name { account: self.number, sender, number: events.len() - 1 })
     }
 
     pub(crate) fn accepted(&self, name: Name) {
@@ -187,8 +205,10 @@ mod tests {
     fn what_is_missing_repeated_and_out_of_order_is_told() {
         let account = Account::default();
         let now = Instant::now();
-        let names = [0, 0, 0, 1].map(|sender| account.post(sender, now));
+        let names = [0, 0, 0, 1].map(|sender| account.post(sender, now).expect("it is not closed"));
         names[..3].iter().for_each(|&name| account.accepted(name));
+        account.close();
+        assert_eq!(account.post(0, now), None);
         let mut order = Order::default();
         for name in [names[1], names[0], names[0], names[3]] {
             if account.delivered(name).is_some() {

@@ -98,7 +98,7 @@ const SHORT: [&str; 7] = [
     "growth --events 5000 --apps 1,100 --seconds 1 --rounds 1",
     "idle --sockets 200",
     "apps --apps 500",
-    "fairness --seconds 0.3 --backlog 2000",
+    "fairness --rate 500 --seconds 0.3 --backlog 10000 --rounds 1",
 ];
 const LONG: [&str; 7] = ["ingest", "live", "backlog", "growth", "idle", "apps", "fairness"];
 

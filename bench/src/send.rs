@@ -65,7 +65,7 @@ impl Sent {
     }
 }
 
-/// Posts to these apps in turn.
+/// Posts to these apps in turn, until that is over or the account is closed.
 pub(crate) async fn send(
     target: &Target,
     apps: &[Arc<App>],
@@ -103,16 +103,24 @@ struct Sender {
 impl Sender {
     async fn run(mut self) -> anyhow::Result<Sent> {
         let mut sent = Sent::default();
+        match self.post_all(&mut sent).await {
+            // It may have been closed because the server is killed.
+            Err(_) if self.account.is_closed() => Ok(sent),
+            posted => posted.map(|()| sent),
+        }
+    }
+
+    async fn post_all(&mut self, sent: &mut Sent) -> anyhow::Result<()> {
         let mut turn = self.place;
         while self.goes_on(turn) {
             let posted = self.turn_begins(turn).await;
             let app = Arc::clone(&self.apps[turn % self.apps.len()]);
-            let name = self.account.post(self.load.first_sender + self.place, posted);
+            let Some(name) = self.account.post(self.load.first_sender + self.place, posted) else { break };
             let request = request(&app, name, self.load.size);
             while !self.connection.post(&request).await? {
                 sent.refused += 1;
                 if !self.goes_on(turn) {
-                    return Ok(sent);
+                    return Ok(());
                 }
                 sleep(PAUSE).await;
             }
@@ -121,7 +129,7 @@ impl Sender {
             sent.accepted += 1;
             turn += self.load.senders;
         }
-        Ok(sent)
+        Ok(())
     }
 
     /// Waits until the event is due, and says from when its time counts.

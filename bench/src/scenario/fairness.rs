@@ -1,17 +1,19 @@
 use std::{
     fs,
+    future::pending,
     process::Command,
-    sync::Arc,
+    sync::{Arc, Barrier},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use anyhow::anyhow;
+use anyhow::{anyhow, ensure};
 use clap::{Args, ValueEnum};
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
 use wwproxy_protocol::api;
 
+use super::{MIB, median_ratio};
 use crate::{
     Bench,
     account::Account,
@@ -23,8 +25,8 @@ use crate::{
 
 /// How many senders the other app has.
 const FLOOD: usize = 64;
-/// How often each disturbance is measured, in turns with the quiet.
-const ROUNDS: usize = 10;
+/// A turn has at least so many events of the app that is measured: of fewer there are no percentiles.
+const FEWEST: usize = 10;
 
 /// What one app's flood, full queue or stuck client does to another app's latency
 ///
@@ -40,9 +42,12 @@ pub(crate) struct Fairness {
     /// Bytes of a body
     #[arg(long, default_value_t = 1024)]
     size: usize,
-    /// Seconds of each of ten turns
+    /// Seconds of one turn, or less where the other app's client has taken its backlog before
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Turns of each, the quiet and the disturbed
+    #[arg(long, default_value_t = 10)]
+    rounds: usize,
     /// Events that wait for the other app's client
     #[arg(long, default_value_t = 100_000)]
     backlog: usize,
@@ -62,11 +67,11 @@ enum Disturbance {
     Flood,
     /// Posts as fast as it is answered
     UnboundedFlood,
-    /// The same to a queue that is full
+    /// Posts to a queue that is full: each sender waits 5 ms after it is refused, and posts again
     FullQueue,
     /// A client that takes and acknowledges a backlog
     Drain,
-    /// A client that takes its events and acknowledges none
+    /// A client that takes its events and acknowledges none: once its window is full there is nothing more to do
     AcksNothing,
     /// A client that does not even read
     ReadsNothing,
@@ -104,53 +109,66 @@ impl Fairness {
         let target =
             Target::start(Setup { folder: &bench.folder, ceiling: false, apps: 2, flags: &flags }).await?;
         let target = Arc::new(target);
-        let (mut quiet, mut disturbed) = <([Latencies; 2], [Latencies; 2])>::default();
+        let (mut quiet, mut disturbed) = <(Turns, Turns)>::default();
         let (measured, other) = (&target.apps[0], &target.apps[1]);
-        for round in 0..ROUNDS {
+        for round in 0..self.rounds {
             if disturbance.needs_backlog(round) {
                 let load = self.flooding(Until::Events(self.backlog), None);
                 send(&target, std::slice::from_ref(other), load, &Arc::<Account>::default()).await?;
             }
-            self.latency(&target, measured, &mut quiet).await?;
-            let other = Other::start(self, &target, other, disturbance);
-            self.latency(&target, measured, &mut disturbed).await?;
+            target.rest().await?;
+            quiet.add(self.turn(&target, measured, pending()).await?);
+            let mut other = Other::start(self, &target, other, disturbance);
+            let turn = self.turn(&target, measured, other.ended()).await;
+            // What it failed with says more than what that did to the turn.
             other.end()?;
+            disturbed.add(turn?);
         }
-        let ([post, received], [quiet_post, quiet_received]) =
-            (disturbed.map(|all| all.percentiles()), quiet.map(|all| all.percentiles()));
-        let times = |loud: Duration, quiet: Duration| loud.as_secs_f64() / quiet.as_secs_f64();
-        println!("| quiet | {quiet_post} | {quiet_received} | | | |");
+        println!("| quiet | {} | {} | | | |", quiet.post.all.percentiles(), quiet.received.all.percentiles());
         println!(
-            "| {} | {post} | {received} | {:.2} | {:.2} | {} |",
+            "| {} | {} | {} | {:.2} | {:.2} | {} |",
             self.name(disturbance),
-            times(post.p99, quiet_post.p99),
-            times(received.p99, quiet_received.p99),
-            target.usage().memory >> 20,
+            disturbed.post.all.percentiles(),
+            disturbed.received.all.percentiles(),
+            median_ratio(&disturbed.post.p99s, &quiet.post.p99s),
+            median_ratio(&disturbed.received.p99s, &quiet.received.p99s),
+            target.usage().memory / MIB,
         );
         Ok(())
     }
 
-    /// Adds the times from post to 201, and from post to the listener.
-    async fn latency(
+    /// The times from post to 201, and from post to the listener, of what is posted until that is over.
+    async fn turn(
         &self,
         target: &Target,
         app: &Arc<App>,
-        [post, received]: &mut [Latencies; 2],
-    ) -> anyhow::Result<()> {
+        over: impl Future<Output = ()>,
+    ) -> anyhow::Result<(Latencies, Latencies)> {
         let account: Arc<Account> = Arc::default();
         let socket = open(&target.address, app, api::MAX_WINDOW, true).await?;
         let listener = Listener::start(socket, &account);
         let until = Until::Time(Duration::from_secs_f64(self.seconds));
         let load = Load { senders: 8, first_sender: 0, size: self.size, until, rate: Some(self.rate) };
-        let sent = send(target, std::slice::from_ref(app), load, &account).await?;
+        let close = async {
+            over.await;
+            account.close();
+            pending().await
+        };
+        let sent = tokio::select! {
+            sent = send(target, std::slice::from_ref(app), load, &account) => sent?,
+            never = close => never,
+        };
         let taken = listener.finish(sent.accepted).await?;
         account.sum().ensure_complete(taken.out_of_order)?;
-        post.merge(&sent.latencies);
-        received.merge(&taken.latencies);
-        Ok(())
+        ensure!(
+            sent.accepted >= FEWEST,
+            "a turn was over after {} events, too few to measure: try more --seconds, --backlog or --rate",
+            sent.accepted
+        );
+        Ok((sent.latencies, taken.latencies))
     }
 
-    /// Goes on until it is dropped.
+    /// Goes on until it is dropped, or the backlog is taken that there was to drain.
     async fn disturb(&self, target: &Target, app: &Arc<App>, disturbance: Disturbance) -> anyhow::Result<()> {
         let apps = std::slice::from_ref(app);
         let ever = Until::Time(Duration::from_secs(3600));
@@ -158,7 +176,7 @@ impl Fairness {
             Disturbance::Flood => Some(self.flood),
             Disturbance::UnboundedFlood | Disturbance::FullQueue => None,
             Disturbance::Drain => {
-                receive(target, app, Way::Socket, usize::MAX, &Arc::default()).await?;
+                receive(target, app, Way::Socket, self.backlog, &Arc::default()).await?;
                 return Ok(());
             }
             Disturbance::AcksNothing | Disturbance::ReadsNothing => {
@@ -168,7 +186,7 @@ impl Fairness {
                         message?;
                     }
                 }
-                return std::future::pending().await;
+                return pending().await;
             }
         };
         send(target, apps, self.flooding(ever, rate), &Arc::<Account>::default()).await?;
@@ -191,10 +209,35 @@ impl Fairness {
     }
 }
 
+/// All turns with a disturbance, or all without.
+#[derive(Default)]
+struct Turns {
+    post: Times,
+    received: Times,
+}
+
+#[derive(Default)]
+struct Times {
+    all: Latencies,
+    /// Of each turn: where the machine stands still for a moment, that is one turn's.
+    p99s: Vec<f64>,
+}
+
+impl Turns {
+    fn add(&mut self, (post, received): (Latencies, Latencies)) {
+        for (times, turn) in [(&mut self.post, post), (&mut self.received, received)] {
+            times.p99s.push(turn.percentiles().p99.as_secs_f64());
+            times.all.merge(&turn);
+        }
+    }
+}
+
 /// What the other app does, in a thread of its own: nobody is to wait for it but in the server. It gets the processor
 /// when nobody else wants it, as far as the system can do that: in truth its clients are on other machines.
 struct Other {
     stop: oneshot::Sender<()>,
+    /// Closed when the thread ends.
+    ended: oneshot::Receiver<()>,
     thread: JoinHandle<anyhow::Result<()>>,
 }
 
@@ -202,8 +245,14 @@ impl Other {
     fn start(fairness: &Fairness, target: &Arc<Target>, app: &Arc<App>, disturbance: Disturbance) -> Self {
         let (fairness, target, app) = (fairness.clone(), Arc::clone(target), Arc::clone(app));
         let (stop, stopped) = oneshot::channel();
+        let (ends, ended) = oneshot::channel::<()>();
+        // To stand back takes a while in which nobody is disturbed.
+        let begins = Arc::new(Barrier::new(2));
+        let has_stood_back = Arc::clone(&begins);
         let thread = thread::spawn(move || {
+            let _ends = ends;
             stand_back();
+            has_stood_back.wait();
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
                 tokio::select! {
                     ended = fairness.disturb(&target, &app, disturbance) => ended,
@@ -211,7 +260,14 @@ impl Other {
                 }
             })
         });
-        Self { stop, thread }
+        begins.wait();
+        Self { stop, ended, thread }
+    }
+
+    /// Waits until it ends by itself.
+    async fn ended(&mut self) {
+        // Nothing is sent: the sender goes with the thread.
+        let _ = (&mut self.ended).await;
     }
 
     fn end(self) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::{
 
 use clap::Args;
 
-use super::{MIB, median};
+use super::{MIB, median, median_ratio};
 use crate::{
     Bench,
     account::Account,
@@ -89,7 +89,7 @@ impl Growth {
             empty_rates.push(self.send(&empty, until, &Arc::default()).await?.1);
             empty_usage = empty.usage();
         }
-        let ratio = median(rates.iter().zip(&empty_rates).map(|(rate, empty)| rate / empty).collect());
+        let ratio = median_ratio(&rates, &empty_rates);
         let usage = full.usage();
         let opened = full.restart(End::Stop).await?;
         full.rest().await?;

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 
-use super::{MIB, median};
+use super::{MIB, median, median_ratio};
 use crate::{
     Bench,
     account::Account,
@@ -66,7 +66,7 @@ impl Ingest {
             let usage = target.usage();
             let taken = receive(&target, &target.apps[0], Way::Get, usize::MAX, &account).await?;
             let sum = account.sum();
-            let ratio = durable.ratio(&highest);
+            let ratio = median_ratio(&durable.rates, &highest.rates);
             let (rate, highest) = (median(durable.rates), median(highest.rates));
             println!(
                 "| {senders} | {rate:.0} | {highest:.0} | {ratio:.2} | {} | {:.0} | {} | {} | {} | {} | {} | {} | {} |",
@@ -126,12 +126,6 @@ impl Turns {
         self.accepted += sent.accepted;
         self.latencies.merge(&sent.latencies);
         Ok(())
-    }
-
-    /// The middle one of each turn's ratio to the turn beside it: a machine that is slow for a while is so
-    /// for both.
-    fn ratio(&self, ceiling: &Self) -> f64 {
-        median(self.rates.iter().zip(&ceiling.rates).map(|(rate, highest)| rate / highest).collect())
     }
 }
 
