@@ -143,6 +143,13 @@ impl Target {
         Ok(began.elapsed())
     }
 
+    /// Kills the server, also while something is asked of it.
+    pub(crate) fn kill(&self) {
+        if let Some(process) = &self.process {
+            end(&process.child, End::Kill);
+        }
+    }
+
     /// Waits until the server has filed what it stored, so that this is not done in what is measured next. Nothing
     /// may be asked of it meanwhile.
     pub(crate) async fn rest(&self) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@ use std::{
 };
 
 use clap::Args;
+use tokio::time::sleep;
 
 use super::{MIB, median, median_ratio};
 use crate::{
@@ -21,6 +22,8 @@ const SENDERS: usize = 64;
 const STEPS: usize = 5;
 /// Into how many parts the backlog is divided where it is read: the first and the last are compared.
 const PARTS: usize = 10;
+/// How long they post before the server is killed under them: its journal has been full several times then.
+const FLOODED: Duration = Duration::from_secs(2);
 
 /// What a long backlog costs: storing more beside an empty store, memory, opening, and reading at its ends
 #[derive(Debug, Args)]
@@ -94,7 +97,7 @@ impl Growth {
         let opened = full.restart(End::Stop).await?;
         full.rest().await?;
         let opened_at_rest = full.restart(End::Kill).await?;
-        stored += self.send(&full, Until::Events(SENDERS), &account).await?.0;
+        stored += self.kill_under_load(&full, &account).await?;
         let opened_under_load = full.restart(End::Kill).await?;
         let memory = full.usage().memory;
 
@@ -123,6 +126,18 @@ impl Growth {
         );
         sum.ensure_complete(out_of_order)?;
         Ok(line)
+    }
+
+    /// Kills the server while all post. Says how many events were accepted.
+    async fn kill_under_load(&self, target: &Target, account: &Arc<Account>) -> anyhow::Result<usize> {
+        let kill = async {
+            sleep(FLOODED).await;
+            account.close();
+            target.kill();
+        };
+        // Ends with the account.
+        let flood = self.send(target, Until::Time(Duration::MAX), account);
+        Ok(tokio::join!(flood, kill).0?.0)
     }
 
     /// How many events were accepted, and how many a second.
