@@ -14,6 +14,7 @@ mod serve;
 mod target;
 
 use std::{
+    env,
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
@@ -119,6 +120,8 @@ fn main() -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn measure(bench: &Bench, command: &Command) -> anyhow::Result<()> {
+    let words = env::args_os().map(|word| word.to_string_lossy().into_owned());
+    println!("{}\n", command_line(words, bench.app_secret.as_deref()));
     let Command::All { short } = command else { return run(bench, command).await };
     for line in if *short { SHORT } else { LONG } {
         println!("\n`wwproxy-bench {line}`\n");
@@ -126,6 +129,20 @@ async fn measure(bench: &Bench, command: &Command) -> anyhow::Result<()> {
         run(bench, &Cli::try_parse_from(words)?.command).await.with_context(|| line.to_owned())?;
     }
     Ok(())
+}
+
+/// What a report was made with, but for the secret: reports are shown around.
+fn command_line(words: impl Iterator<Item = String>, secret: Option<&str>) -> String {
+    let mut line = String::from("`wwproxy-bench");
+    for word in words.skip(1) {
+        line.push(' ');
+        match secret.and_then(|secret| word.strip_suffix(secret)) {
+            Some(before @ ("" | "--app-secret=")) => line.extend([before, "***"]),
+            _ => line.push_str(&word),
+        }
+    }
+    line.push('`');
+    line
 }
 
 async fn run(bench: &Bench, command: &Command) -> anyhow::Result<()> {
@@ -171,5 +188,22 @@ impl Bench {
         fs::create_dir_all(folder)?;
         let path = Path::new(folder).join(name).with_extension("svg");
         fs::write(&path, plot.svg()).with_context(|| format!("{} cannot be written", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_tells_its_options_but_no_secret() {
+        let line = |words: &str| command_line(words.split(' ').map(str::to_owned), Some("hush"));
+        for (words, told) in [
+            ("bench ingest --senders 1,16", "`wwproxy-bench ingest --senders 1,16`"),
+            ("bench live --app-secret hush --app a", "`wwproxy-bench live --app-secret *** --app a`"),
+            ("bench live --app-secret=hush", "`wwproxy-bench live --app-secret=***`"),
+        ] {
+            assert_eq!(line(words), told);
+        }
     }
 }
