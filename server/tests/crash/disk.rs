@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
 };
 
 use redb::StorageBackend;
@@ -26,7 +26,7 @@ const PAGE: usize = 4096;
 
 /// Clones are the same disk.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Disk(Arc<Mutex<State>>);
+pub(crate) struct Disk(Arc<(Mutex<State>, Condvar)>);
 
 /// A file on it.
 #[derive(Debug)]
@@ -75,11 +75,13 @@ pub(crate) enum Fault {
     OneSync(&'static str, u32),
     /// Reading fails, once.
     OneRead,
+    /// A sync of this file takes for ever.
+    Stuck(&'static str),
 }
 
 impl Disk {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.0.lock().unwrap()
     }
 
     /// Nothing that is asked of it is done before this is dropped.
@@ -96,6 +98,7 @@ impl Disk {
     /// Breaks it, or mends it.
     pub(crate) fn set_fault(&self, fault: Option<Fault>) {
         self.state().fault = fault;
+        self.0.1.notify_all();
     }
 
     /// What is wrong with it now.
@@ -127,7 +130,7 @@ impl Disk {
             occupied.extend((0..image.len() / PAGE).map(|page| (name, page)));
             files.insert(name, Contents { durable: image.clone(), cache: image, unsynced: Vec::new() });
         }
-        Self(Arc::new(Mutex::new(State { files, occupied, ..State::default() })))
+        Self(Arc::new((Mutex::new(State { files, occupied, ..State::default() }), Condvar::new())))
     }
 }
 
@@ -257,7 +260,8 @@ impl StorageBackend for File {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.disk.state();
+        let is_stuck = |state: &mut State| state.fault == Some(Fault::Stuck(self.name));
+        let mut state = self.disk.0.1.wait_while(self.disk.state(), is_stuck).unwrap();
         state.change()?;
         let fault = state.fault;
         let file = state.files.entry(self.name).or_default();

@@ -3,10 +3,11 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{FutureExt, future::join_all};
 use tokio::{
     task::unconstrained,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use wwproxy_protocol::{AppId, Scheme, Secret};
 use wwproxy_server::store::{
@@ -350,6 +351,36 @@ async fn events_that_wait_together_are_one_commit_whatever_else_is_asked() {
     let stored = |(stored, ..): &&(Result<Appended, _>, _, _)| matches!(stored, Ok(Appended::Stored(_)));
     assert_eq!(answers.iter().filter(stored).count(), 64);
     assert!(answers.iter().any(|(.., registered)| registered.is_err()), "the fault was met");
+}
+
+#[tokio::test]
+async fn events_that_come_faster_than_they_are_filed_hold_up_their_own_app() {
+    let world = World::new(Limits::default()).await;
+    let other: AppId = "other".parse().unwrap();
+    world.store.put_registration(&other, registration("x")).await.unwrap();
+    world.disk.set_fault(Some(Fault::Stuck(DATABASE)));
+    let large = |app: &AppId| {
+        let body = Bytes::from(vec![b' '; 256 << 10]);
+        let event = NewEvent { headers: Vec::new(), query: None, body };
+        let (store, app) = (Arc::clone(&world.store), app.clone());
+        async move { store.append(&app, event, None).await }
+    };
+    let mut flood = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        flood.spawn(large(&world.app));
+    }
+    // Half of the journal is 64 of them.
+    for _ in 0..50 {
+        flood.join_next().await.unwrap().unwrap().unwrap();
+    }
+    for _ in 0..20 {
+        let stored = timeout(Duration::from_secs(10), large(&other)).await;
+        assert!(matches!(stored, Ok(Ok(Appended::Stored(_)))), "{stored:?}");
+    }
+    assert!(flood.len() > 100, "{}", flood.len());
+    world.disk.set_fault(None);
+    flood.join_all().await.into_iter().for_each(|stored| drop(stored.unwrap()));
+    assert_eq!(world.take(usize::MAX).await.len(), 200);
 }
 
 #[tokio::test]

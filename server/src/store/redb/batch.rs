@@ -75,6 +75,8 @@ struct Arrival {
 struct Growth {
     events: usize,
     bytes: u64,
+    /// What the journal has of it, those included that had to make room again.
+    written: u64,
     /// Events of this very batch that had to make room again.
     dropped: u64,
     /// Events from before it that had to.
@@ -142,6 +144,8 @@ impl Writer {
         drop(room);
         match written {
             Ok(()) => {
+                let written = changes.growth.iter().filter(|(_, growth)| growth.written > 0);
+                self.occupancy.last_is_of(written.map(|(app, growth)| (app.clone(), growth.written)));
                 self.apply(changes);
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
                     answer(reply, Ok(outcome));
@@ -213,6 +217,7 @@ impl Writer {
         let growth = changes.growth.entry(app.clone()).or_default();
         growth.events += 1;
         growth.bytes += u64::from(slot.size);
+        growth.written += u64::from(slot.size);
         changes.pushed.push(Arrival { app, slot, uuid, received_at, event });
         Appended::Stored(sequence::event_id(uuid))
     }

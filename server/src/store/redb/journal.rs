@@ -25,7 +25,7 @@ const HEAD: usize = 48;
 const CHECKSUM: usize = 16;
 /// The journal goes back to its beginning rather than beyond this, in bytes. Only a frame that finds no room so
 /// goes beyond it. It has room for three of the longest events that a server takes unless it is told to take longer ones.
-const ROOM: u64 = 32 * GROWTH;
+pub(super) const ROOM: u64 = 32 * GROWTH;
 /// Until then it grows by so much at once, in bytes: less where the journal itself is tested, many times over.
 const GROWTH: u64 = if cfg!(test) { 64 << 10 } else { 1 << 20 };
 /// What is left to commits that only delete, in bytes: on a full disk they are what makes room again.

@@ -13,6 +13,7 @@ mod events;
 mod file;
 mod filer;
 mod journal;
+mod occupancy;
 mod pending;
 mod record;
 mod sweep;

@@ -64,19 +64,20 @@ impl Waiting {
         self.turns.is_empty()
     }
 
-    /// Takes the next batch out.
-    pub(super) fn batch(&mut self, now: Instant) -> Batch {
-        if self.compete(now) {
+    /// Takes the next batch out. Of an app that has no room in the journal there is nothing in it.
+    pub(super) fn batch(&mut self, now: Instant, room_of: impl Fn(&AppId) -> u64) -> Batch {
+        let (events, bytes) = if self.compete(now) {
             let share = self.share();
-            self.take(share, share.saturating_mul(EVENT_BYTES).min(SHARE_BYTES))
+            (share, share.saturating_mul(EVENT_BYTES).min(SHARE_BYTES))
         } else {
-            self.without_turns()
-        }
+            (usize::MAX, usize::MAX)
+        };
+        self.take(events, |app| bytes.min(usize::try_from(room_of(app)).unwrap_or(usize::MAX)))
     }
 
     /// Takes as much out as a batch can hold.
     pub(super) fn without_turns(&mut self) -> Batch {
-        self.take(usize::MAX, usize::MAX)
+        self.take(usize::MAX, |_| usize::MAX)
     }
 
     /// Something was written to the journal in this time.
@@ -89,8 +90,8 @@ impl Waiting {
         usize::try_from(events).unwrap_or(usize::MAX).max(SHARE)
     }
 
-    /// Takes a batch out that has so many events and bytes of each app.
-    fn take(&mut self, events: usize, bytes: usize) -> Batch {
+    /// Takes a batch out that has so many events and bytes of each app, though one event where it is any bytes.
+    fn take(&mut self, events: usize, bytes: impl Fn(&AppId) -> usize) -> Batch {
         let mut batch = Batch::default();
         for _ in 0..self.turns.len() {
             if batch.is_full() {
@@ -98,7 +99,7 @@ impl Waiting {
             }
             let app = self.turns.pop_front().expect("so many have a turn");
             let waiting = self.apps.get_mut(&app).expect("whose turn it is has something that waits");
-            let (mut taken, enough) = (0, batch.bytes().saturating_add(bytes));
+            let (mut taken, enough) = (0, batch.bytes().saturating_add(bytes(&app)));
             while taken < events
                 && batch.bytes() < enough
                 && !batch.is_full()
@@ -160,6 +161,10 @@ mod tests {
         waiting.add((app.parse().unwrap(), event, None), reply, Room::none());
     }
 
+    fn anything(_: &AppId) -> u64 {
+        u64::MAX
+    }
+
     /// How many of a batch are of these apps, each in the order in which they came.
     fn shares<const N: usize>(batch: &Batch, from: [usize; N], apps: [&str; N]) -> [usize; N] {
         let mut next = from;
@@ -175,9 +180,9 @@ mod tests {
     fn one_app_alone_has_all_of_a_batch() {
         let (mut waiting, now) = (Waiting::default(), Instant::now());
         add(&mut waiting, "one", 500);
-        assert_eq!(shares(&waiting.batch(now), [0], ["one"]), [500]);
+        assert_eq!(shares(&waiting.batch(now, anything), [0], ["one"]), [500]);
         assert!(waiting.is_empty());
-        assert!(waiting.batch(now).is_empty());
+        assert!(waiting.batch(now, anything).is_empty());
     }
 
     #[test]
@@ -186,12 +191,12 @@ mod tests {
         add(&mut waiting, "flood", 50);
         add(&mut waiting, "other", 3);
         let apps = ["flood", "other"];
-        assert_eq!(shares(&waiting.batch(now), [0, 0], apps), [SHARE, 3]);
-        assert_eq!(shares(&waiting.batch(now), [SHARE, 3], apps), [SHARE, 0], "the other may come again");
+        assert_eq!(shares(&waiting.batch(now, anything), [0, 0], apps), [SHARE, 3]);
+        assert_eq!(shares(&waiting.batch(now, anything), [SHARE, 3], apps), [SHARE, 0], "the other may come again");
         add(&mut waiting, "other", 2);
-        assert_eq!(shares(&waiting.batch(now), [2 * SHARE, 0], apps), [SHARE, 2]);
-        assert_eq!(shares(&waiting.batch(now), [3 * SHARE, 0], apps), [SHARE, 0]);
-        let alone = shares(&waiting.batch(now + LATELY), [4 * SHARE, 0], apps);
+        assert_eq!(shares(&waiting.batch(now, anything), [2 * SHARE, 0], apps), [SHARE, 2]);
+        assert_eq!(shares(&waiting.batch(now, anything), [3 * SHARE, 0], apps), [SHARE, 0]);
+        let alone = shares(&waiting.batch(now + LATELY, anything), [4 * SHARE, 0], apps);
         assert_eq!(alone, [50 - 4 * SHARE, 0]);
         assert!(waiting.is_empty() && waiting.apps.is_empty());
     }
@@ -206,9 +211,9 @@ mod tests {
         let sizes = |batch: &Batch| -> Vec<_> {
             batch.appends().iter().map(|(_, event, _)| event.body.len() / (BYTES / 2)).collect()
         };
-        assert_eq!(sizes(&waiting.batch(now)), [1, 1, 6]);
-        assert_eq!(sizes(&waiting.batch(now)), [1, 1, 6]);
-        assert_eq!(sizes(&waiting.batch(now)), [6]);
+        assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1, 6]);
+        assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1, 6]);
+        assert_eq!(sizes(&waiting.batch(now, anything)), [6]);
     }
 
     #[test]
@@ -217,10 +222,10 @@ mod tests {
         add(&mut waiting, "flood", 500);
         add(&mut waiting, "other", 3);
         waiting.committed(Duration::from_millis(12));
-        assert_eq!(shares(&waiting.batch(now), [0, 0], ["flood", "other"]), [SHARE, 3]);
+        assert_eq!(shares(&waiting.batch(now, anything), [0, 0], ["flood", "other"]), [SHARE, 3]);
         waiting.commit = Duration::from_millis(12);
         waiting.committed(Duration::from_millis(12));
-        assert_eq!(shares(&waiting.batch(now), [SHARE, 3], ["flood", "other"]), [100, 0]);
+        assert_eq!(shares(&waiting.batch(now, anything), [SHARE, 3], ["flood", "other"]), [100, 0]);
     }
 
     #[test]
@@ -231,18 +236,31 @@ mod tests {
             add_one(&mut waiting, "other", vec![0; SHARE_BYTES / 4]);
         }
         waiting.commit = Duration::from_millis(100);
-        assert_eq!(waiting.batch(now).appends().len(), 8);
+        assert_eq!(waiting.batch(now, anything).appends().len(), 8);
+    }
+
+    #[test]
+    fn who_has_no_room_waits_and_the_others_do_not() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        add(&mut waiting, "flood", 3);
+        add(&mut waiting, "other", 1);
+        let apps = ["flood", "other"];
+        let no_flood = |app: &AppId| if app.as_str() == "flood" { 0 } else { u64::MAX };
+        assert_eq!(shares(&waiting.batch(now, no_flood), [0, 0], apps), [0, 1]);
+        assert!(waiting.batch(now, no_flood).is_empty() && !waiting.is_empty());
+        assert_eq!(shares(&waiting.batch(now, |_| 1), [0, 1], apps), [1, 0], "the last one may be longer");
+        assert_eq!(shares(&waiting.batch(now, anything), [1, 1], apps), [2, 0]);
     }
 
     #[test]
     fn an_app_that_posted_long_ago_does_not_compete() {
         let (mut waiting, now) = (Waiting::default(), Instant::now());
         add(&mut waiting, "one", 1);
-        assert_eq!(waiting.batch(now).appends().len(), 1);
+        assert_eq!(waiting.batch(now, anything).appends().len(), 1);
         add(&mut waiting, "two", 50);
-        assert_eq!(waiting.batch(now + LATELY).appends().len(), 50);
+        assert_eq!(waiting.batch(now + LATELY, anything).appends().len(), 50);
         add(&mut waiting, "one", 50);
-        assert_eq!(waiting.batch(now + LATELY).appends().len(), SHARE);
+        assert_eq!(waiting.batch(now + LATELY, anything).appends().len(), SHARE);
     }
 
     #[test]
@@ -253,7 +271,7 @@ mod tests {
             *reply = oneshot::channel().0;
         }
         add(&mut waiting, "two", 1);
-        assert_eq!(waiting.batch(now).appends().len(), 2);
+        assert_eq!(waiting.batch(now, anything).appends().len(), 2);
         assert!(waiting.is_empty());
     }
 
@@ -267,7 +285,7 @@ mod tests {
         let mut seen = HashSet::new();
         let mut batches = 0;
         while seen.len() < apps.len() {
-            let batch = waiting.batch(now);
+            let batch = waiting.batch(now, anything);
             assert!(batch.is_full());
             let fresh = batch.appends().iter().filter(|(app, ..)| seen.insert(app.clone()));
             assert!(fresh.count() > 0, "some app waits for a second turn of another");

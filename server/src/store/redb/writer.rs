@@ -19,10 +19,12 @@ use wwproxy_protocol::AppId;
 
 use super::{
     Registered, Shared,
+    batch::Batch,
     change::Change,
     commands::{Command, Queue, Register, Reply, Room, WriterHandle, answer},
     filer::{Filer, RETRY, tell_refusal},
     journal::{Frame, Journal, Kind},
+    occupancy::Occupancy,
     record,
     waiting::Waiting,
     write,
@@ -35,6 +37,8 @@ use crate::store::{
 
 /// How long a deletion waits for an append to go with.
 const DELETE_LINGER: Duration = Duration::from_millis(20);
+/// How soon it is looked again whether the journal has room for an app's events, where it had none.
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
 /// How much is written to see whether it can be again, in bytes.
 const PROBE_BYTES: usize = 64 << 10;
 /// How often old events and keys are looked for, at most and at least.
@@ -55,6 +59,7 @@ pub(super) struct Writer {
     /// Accepted events that are not deleted yet.
     to_delete: Vec<Seq>,
     journal: Journal,
+    pub(super) occupancy: Occupancy,
     failure: Option<Failure>,
     /// A write was refused, and none that stores an event has gone through since.
     pub(super) refused: bool,
@@ -90,6 +95,7 @@ impl Writer {
             closing: None,
             to_delete,
             journal,
+            occupancy: Occupancy::default(),
             failure: None,
             refused: false,
             filer,
@@ -112,12 +118,11 @@ impl Writer {
         let pause = pause.clamp(SWEEP.0, SWEEP.1);
         let mut next_sweep = Instant::now() + pause;
         let mut next_delete: Option<Instant> = None;
+        let mut next_batch: Option<Instant> = None;
         loop {
             let now = Instant::now();
-            let wake = next_delete.map_or(next_sweep, |next| next.min(next_sweep));
-            let is_busy = !self.waiting.is_empty() || !self.registers.is_empty();
-            let idle = if is_busy { Duration::ZERO } else { wake.saturating_duration_since(now) };
-            let command = match queue.recv_timeout(idle) {
+            let wake = [next_delete, next_batch].into_iter().flatten().fold(next_sweep, Instant::min);
+            let command = match queue.recv_timeout(wake.saturating_duration_since(now)) {
                 Ok(command) => Some(command),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => {
@@ -128,9 +133,10 @@ impl Writer {
             };
             self.gather(command, queue);
             let now = Instant::now();
-            let batch = self.waiting.batch(now);
+            let batch = self.batch(now);
+            let has_batch = !batch.is_empty();
             let time_to_delete = next_delete.is_some_and(|next| next <= now);
-            if !batch.is_empty() || time_to_delete {
+            if has_batch || time_to_delete {
                 // Told to those who wait for it; the deletions are tried again.
                 if self.commit(batch).is_err() && time_to_delete {
                     // Alone, as they may go where nothing is stored.
@@ -154,7 +160,24 @@ impl Writer {
             if let Some(reply) = self.closing.take() {
                 return answer(reply, self.finish());
             }
+            next_batch = if self.waiting.is_empty() && self.registers.is_empty() {
+                None
+            } else if has_batch || !self.registers.is_empty() {
+                Some(now)
+            } else {
+                Some(now + ROOM_PAUSE)
+            };
         }
+    }
+
+    /// The next appends, of apps that the journal has room for.
+    fn batch(&mut self, now: Instant) -> Batch {
+        if let (_, Some(_)) = self.release() {
+            // All are told that nothing is stored.
+            return self.waiting.without_turns();
+        }
+        let Self { waiting, occupancy, .. } = self;
+        waiting.batch(now, |app| occupancy.room_of(app))
     }
 
     /// Takes what is queued, to be done when its turn comes.
@@ -280,6 +303,7 @@ impl Writer {
             tracing::info!("the store can be written to again");
         }
         self.to_delete.clear();
+        self.occupancy.add(number, size);
         self.shared.pending.add(number, size, changes);
         Ok(())
     }
@@ -287,18 +311,25 @@ impl Writer {
     /// Waits until the journal has room for a frame, which it has where the database follows.
     fn wait_for_room(&mut self, frame: &Frame) -> Result<(), StoreError> {
         loop {
-            let (filed, failure) = self.shared.pending.filed();
             // Deletions may make the room that the database needs.
+            let (filed, failure) = self.release();
             if let Some(failure) = failure.filter(|_| frame.kind() == Kind::Store) {
                 self.refused = true;
                 return Err(failure);
             }
-            self.journal.release(filed);
             if self.journal.has_room(frame) {
                 return Ok(());
             }
             self.shared.pending.wait_for_more_than(filed)?;
         }
+    }
+
+    /// Lets go of the frames that the database has: up to which one, and why it goes no further.
+    fn release(&mut self) -> (u64, Option<StoreError>) {
+        let (filed, failure) = self.shared.pending.filed();
+        self.journal.release(filed);
+        self.occupancy.release(filed);
+        (filed, failure)
     }
 }
 
