@@ -25,6 +25,8 @@ use crate::{
 
 /// How many senders the other app has.
 const FLOOD: usize = 64;
+/// The bytes of a large body.
+const LARGE: usize = 256 << 10;
 /// A turn has at least so many events of the app that is measured: of fewer there are no percentiles.
 const FEWEST: usize = 10;
 
@@ -56,7 +58,7 @@ pub(crate) struct Fairness {
         long,
         value_delimiter = ',',
         value_enum,
-        default_value = "flood,unbounded-flood,full-queue,drain,acks-nothing,reads-nothing"
+        default_value = "flood,unbounded-flood,large-bodies,full-queue,drain,acks-nothing,reads-nothing"
     )]
     others: Vec<Disturbance>,
 }
@@ -67,6 +69,8 @@ enum Disturbance {
     Flood,
     /// Posts as fast as it is answered
     UnboundedFlood,
+    /// The same with bodies of 256 KiB
+    LargeBodies,
     /// Posts to a queue that is full: each sender waits 5 ms after it is refused, and posts again
     FullQueue,
     /// A client that takes and acknowledges a backlog
@@ -80,7 +84,7 @@ enum Disturbance {
 impl Disturbance {
     fn needs_backlog(self, round: usize) -> bool {
         match self {
-            Self::Flood | Self::UnboundedFlood => false,
+            Self::Flood | Self::UnboundedFlood | Self::LargeBodies => false,
             Self::FullQueue | Self::AcksNothing | Self::ReadsNothing => round == 0,
             Self::Drain => true,
         }
@@ -113,7 +117,7 @@ impl Fairness {
         let (measured, other) = (&target.apps[0], &target.apps[1]);
         for round in 0..self.rounds {
             if disturbance.needs_backlog(round) {
-                let load = self.flooding(Until::Events(self.backlog), None);
+                let load = Load { until: Until::Events(self.backlog), ..self.flood(disturbance) };
                 send(&target, std::slice::from_ref(other), load, &Arc::<Account>::default()).await?;
             }
             target.rest().await?;
@@ -171,13 +175,15 @@ impl Fairness {
     /// Goes on until it is dropped, or the backlog is taken that there was to drain.
     async fn disturb(&self, target: &Target, app: &Arc<App>, disturbance: Disturbance) -> anyhow::Result<()> {
         let apps = std::slice::from_ref(app);
-        let ever = Until::Time(Duration::from_secs(3600));
-        let rate = match disturbance {
-            Disturbance::Flood => Some(self.flood),
-            Disturbance::UnboundedFlood | Disturbance::FullQueue => None,
+        match disturbance {
+            Disturbance::Flood
+            | Disturbance::UnboundedFlood
+            | Disturbance::LargeBodies
+            | Disturbance::FullQueue => {
+                send(target, apps, self.flood(disturbance), &Arc::<Account>::default()).await?;
+            }
             Disturbance::Drain => {
                 receive(target, app, Way::Socket, self.backlog, &Arc::default()).await?;
-                return Ok(());
             }
             Disturbance::AcksNothing | Disturbance::ReadsNothing => {
                 let mut socket = open(&target.address, app, api::MAX_WINDOW, true).await?;
@@ -188,8 +194,7 @@ impl Fairness {
                 }
                 return pending().await;
             }
-        };
-        send(target, apps, self.flooding(ever, rate), &Arc::<Account>::default()).await?;
+        }
         Ok(())
     }
 
@@ -197,6 +202,9 @@ impl Fairness {
         match disturbance {
             Disturbance::Flood => format!("{FLOOD} senders, {} events/s", self.flood),
             Disturbance::UnboundedFlood => format!("{FLOOD} senders, as fast as they are answered"),
+            Disturbance::LargeBodies => {
+                format!("{FLOOD} senders of bodies of {} KiB, as fast as they are answered", LARGE >> 10)
+            }
             Disturbance::FullQueue => format!("{FLOOD} senders to a full queue"),
             Disturbance::Drain => format!("a client that takes {} events", self.backlog),
             Disturbance::AcksNothing => "a client that acknowledges nothing".to_owned(),
@@ -204,8 +212,12 @@ impl Fairness {
         }
     }
 
-    fn flooding(&self, until: Until, rate: Option<f64>) -> Load {
-        Load { senders: FLOOD, first_sender: 0, size: self.size, until, rate }
+    /// What the other app's senders post.
+    fn flood(&self, disturbance: Disturbance) -> Load {
+        let size = if disturbance == Disturbance::LargeBodies { LARGE } else { self.size };
+        let rate = (disturbance == Disturbance::Flood).then_some(self.flood);
+        let ever = Until::Time(Duration::from_secs(3600));
+        Load { senders: FLOOD, first_sender: 0, size, until: ever, rate }
     }
 }
 
