@@ -1,26 +1,27 @@
 //! What the proxy does for senders and clients, without a word of HTTP.
 
+mod webhook;
+
 use std::{
     collections::HashMap,
+    num::NonZero,
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
-use ::http::{HeaderMap, HeaderValue, header};
-use bytes::Bytes;
-use sha2::{Digest, Sha256};
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use wwproxy_protocol::{
-    AppId, Headers, Secret,
+    AppId, Secret,
     api::{self, AckRequest, AckResponse, Receipt, RegistrationStatus, Status},
-    json,
 };
 
+use self::webhook::Examined;
+pub(crate) use self::webhook::Webhook;
 use crate::{
+    give_way::give_way,
     identity::{IdentityError, IdentityProvider},
-    store::{
-        Appended, DedupeKey, Delivery, Lease, NewEvent, Registration, Settlement, Store, StoreError, Tap,
-    },
+    store::{Appended, Delivery, Lease, Registration, Settlement, Store, StoreError, Tap},
 };
 
 /// The most events that one poll takes, whatever the client asks for.
@@ -34,6 +35,9 @@ const MAX_ANSWER_BYTES: u64 = 16 << 20;
 /// How long the store has for an event. The platform gives up after 3 s, and comes again: an event that is
 /// stored after all is recognised then.
 const APPEND_TIMEOUT: Duration = Duration::from_millis(2500);
+/// A body of so many bytes takes some 0.2 ms to look into. It is done beside the connections, and on half of the
+/// processors at most.
+const LARGE_BODY: usize = 64 << 10;
 /// The longest time that a lease, or the delay of a release, can have.
 pub(crate) const MAX_HOLD: Duration = Duration::from_secs(12 * 3600);
 
@@ -43,6 +47,8 @@ pub(crate) struct Proxy {
     store: Arc<dyn Store>,
     identity: Arc<dyn IdentityProvider>,
     lease_time: Duration,
+    /// How many large bodies may be looked into at once.
+    large_bodies: Arc<Semaphore>,
     /// How many websockets each app listens with here. An app with none has no entry.
     clients: Mutex<HashMap<AppId, u64>>,
 }
@@ -72,14 +78,6 @@ pub(crate) enum ProxyError {
     Store(#[from] StoreError),
 }
 
-/// A webhook as it came in.
-#[derive(Debug)]
-pub(crate) struct Webhook {
-    pub(crate) headers: HeaderMap,
-    pub(crate) query: Option<String>,
-    pub(crate) body: Bytes,
-}
-
 /// What became of a webhook.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Received {
@@ -105,7 +103,9 @@ impl Proxy {
         identity: Arc<dyn IdentityProvider>,
         lease_time: Duration,
     ) -> Self {
-        Self { store, identity, lease_time, clients: Mutex::default() }
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let large_bodies = Arc::new(Semaphore::new(processors.div_ceil(2)));
+        Self { store, identity, lease_time, large_bodies, clients: Mutex::default() }
     }
 
     pub(crate) fn store(&self) -> &dyn Store {
@@ -150,17 +150,10 @@ impl Proxy {
     /// Verifies a webhook and stores it, or answers its challenge. Nothing unverified is looked into, and
     /// the secret is that of now: while the body came, it may have been replaced.
     pub(crate) async fn receive(&self, app: &AppId, webhook: Webhook) -> Result<Received, ProxyError> {
-        let registration = self.registration(app).await?;
-        let Webhook { headers, query, body } = webhook;
-        let secret = verify(&registration, &headers, &body).ok_or(ProxyError::BadSignature)?;
-        let text = std::str::from_utf8(&body).map_err(|_| ProxyError::NotJson)?;
-        if let Some(challenge) = challenge(text)? {
-            let body = format!(r#"{{"response":{challenge}}}"#);
-            let signature = registration.scheme.sign(secret, body.as_bytes());
-            return Ok(Received::Challenge { body, signature });
-        }
-        let dedupe = dedupe_key(&headers, &body);
-        let event = NewEvent { headers: kept_headers(&headers), query, body };
+        let (event, dedupe) = match self.examine(app, webhook).await? {
+            Examined::Event(event, dedupe) => (event, dedupe),
+            Examined::Challenge { body, signature } => return Ok(Received::Challenge { body, signature }),
+        };
         let appended = timeout(APPEND_TIMEOUT, self.store.append(app, event, dedupe));
         match appended.await.map_err(|_| ProxyError::Slow)?? {
             Appended::Stored(id) => {
@@ -171,6 +164,22 @@ impl Proxy {
             Appended::Full => Err(ProxyError::Full),
             Appended::Unregistered => Err(ProxyError::NotRegistered),
         }
+    }
+
+    /// Looks into a webhook: for a large one that is work, which the connections of others do not wait for.
+    async fn examine(&self, app: &AppId, webhook: Webhook) -> Result<Examined, ProxyError> {
+        if webhook.body.len() < LARGE_BODY {
+            return webhook.examine(&*self.registration(app).await?);
+        }
+        let turn = Arc::clone(&self.large_bodies).acquire_owned().await.expect("nobody closes it");
+        let registration = self.registration(app).await?;
+        let examined = spawn_blocking(move || {
+            // It ends with this, also where nobody waits for it any more.
+            let _turn = turn;
+            give_way();
+            webhook.examine(&registration)
+        });
+        examined.await.map_err(StoreError::engine)?
     }
 
     /// Leases the oldest events for a poll, which accepts them once its answer is delivered.
@@ -290,114 +299,4 @@ impl Drop for Connected {
 
 fn at_most(wanted: u32, limit: u32) -> usize {
     usize::try_from(wanted.min(limit)).unwrap_or(usize::MAX)
-}
-
-/// The secret that signed the body. A request with two signatures has none.
-fn verify<'a>(registration: &'a Registration, headers: &HeaderMap, body: &[u8]) -> Option<&'a Secret> {
-    let mut signatures = headers.get_all(api::OUTBOUND_TOKEN).iter();
-    let (Some(signature), None) = (signatures.next(), signatures.next()) else { return None };
-    let fits = |secret: &&Secret| registration.scheme.verify(secret, body, signature.as_bytes());
-    registration.secrets.iter().find(fits)
-}
-
-/// The JSON string to answer, where the body is a challenge: as the sender wrote it.
-fn challenge(text: &str) -> Result<Option<&str>, ProxyError> {
-    let Ok([kind, challenge]) = json::members(text, ["type", "challenge"]) else {
-        return if json::is_object_or_array(text) { Ok(None) } else { Err(ProxyError::NotJson) };
-    };
-    if kind.and_then(json::string).as_deref() != Some("verification") {
-        return Ok(None);
-    }
-    let challenge = challenge.filter(|raw| json::string(raw).is_some()).ok_or(ProxyError::BadChallenge)?;
-    Ok(Some(challenge.get()))
-}
-
-/// What makes a delivery the same as an earlier one of the app: its index and its body. The index
-/// counts per space, and the space stands in the body.
-fn dedupe_key(headers: &HeaderMap, body: &[u8]) -> Option<DedupeKey> {
-    let index = headers.get(api::OUTBOUND_INDEX)?.as_bytes();
-    let mut hash = Sha256::new();
-    hash.update((index.len() as u64).to_be_bytes());
-    hash.update(index);
-    hash.update(body);
-    let hash: [u8; 32] = hash.finalize().into();
-    hash.first_chunk().copied()
-}
-
-/// What is kept of a request's head: nothing that is meant for one connection, and no credentials.
-fn kept_headers(headers: &HeaderMap) -> Headers {
-    let named: Vec<String> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
-        .collect();
-    let kept = |name: &str| {
-        let for_one_connection = api::HOP_BY_HOP.contains(&name) || named.iter().any(|other| other == name);
-        !for_one_connection && name != header::AUTHORIZATION
-    };
-    let text = |value: &HeaderValue| value.as_bytes().iter().copied().map(char::from).collect();
-    let pairs = headers.iter().filter(|(name, _)| kept(name.as_str()));
-    pairs.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use ::http::HeaderName;
-
-    use super::*;
-
-    fn headers(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
-        let pair = |&(name, value): &(&'static str, &[u8])| {
-            (HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap())
-        };
-        pairs.iter().map(pair).collect()
-    }
-
-    #[test]
-    fn hop_by_hop_headers_and_credentials_are_not_kept() {
-        let headers = headers(&[
-            ("host", b"proxy.example"),
-            ("connection", b"close, X-Secret-Hop"),
-            ("x-secret-hop", b"1"),
-            ("authorization", b"Bearer hunter2"),
-            ("transfer-encoding", b"chunked"),
-            ("x-outbound-index", b"7"),
-            ("x-latin", b"\xe9"),
-        ]);
-        let expected = [("host", "proxy.example"), ("x-outbound-index", "7"), ("x-latin", "é")]
-            .map(|(n, v)| (n.into(), v.into()));
-        assert_eq!(kept_headers(&headers), expected);
-    }
-
-    #[test]
-    fn a_delivery_is_named_by_index_and_body() {
-        let key = |index: &'static [u8], body: &str| {
-            dedupe_key(&headers(&[(api::OUTBOUND_INDEX, index)]), body.as_bytes())
-        };
-        assert_eq!(key(b"7", "{}"), key(b"7", "{}"));
-        assert_ne!(key(b"7", "{}"), key(b"8", "{}"));
-        assert_ne!(key(b"7", "{}"), key(b"7", "{} "));
-        assert_ne!(key(b"7", "7{}"), key(b"77", "{}"));
-        assert_eq!(dedupe_key(&HeaderMap::new(), b"{}"), None);
-    }
-
-    #[test]
-    fn a_challenge_is_a_verification_with_a_string() {
-        assert_eq!(
-            challenge(r#"{"type":"verification","challenge": "c\u00e9" }"#).unwrap(),
-            Some(r#""c\u00e9""#)
-        );
-        for event in
-            [r#"{"type":"message-created","challenge":"c"}"#, "[]", r#"[{"type":"verification"}]"#, "{}"]
-        {
-            assert_eq!(challenge(event).unwrap(), None, "{event}");
-        }
-        for bad in [r#"{"type":"verification"}"#, r#"{"type":"verification","challenge":7}"#] {
-            assert!(matches!(challenge(bad), Err(ProxyError::BadChallenge)), "{bad}");
-        }
-        for bad in ["", "7", "\"x\"", "{", "nul"] {
-            assert!(matches!(challenge(bad), Err(ProxyError::NotJson)), "{bad}");
-        }
-    }
 }

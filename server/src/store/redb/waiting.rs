@@ -192,7 +192,11 @@ mod tests {
         add(&mut waiting, "other", 3);
         let apps = ["flood", "other"];
         assert_eq!(shares(&waiting.batch(now, anything), [0, 0], apps), [SHARE, 3]);
-        assert_eq!(shares(&waiting.batch(now, anything), [SHARE, 3], apps), [SHARE, 0], "the other may come again");
+        assert_eq!(
+            shares(&waiting.batch(now, anything), [SHARE, 3], apps),
+            [SHARE, 0],
+            "the other may come again"
+        );
         add(&mut waiting, "other", 2);
         assert_eq!(shares(&waiting.batch(now, anything), [2 * SHARE, 0], apps), [SHARE, 2]);
         assert_eq!(shares(&waiting.batch(now, anything), [3 * SHARE, 0], apps), [SHARE, 0]);

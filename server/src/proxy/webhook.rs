@@ -1,0 +1,154 @@
+//! A webhook: whether it is what its sender's signature says, and what it is then.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use sha2::{Digest, Sha256};
+use wwproxy_protocol::{Headers, Secret, api, json};
+
+use super::ProxyError;
+use crate::store::{DedupeKey, NewEvent, Registration};
+
+/// A webhook as it came in.
+#[derive(Debug)]
+pub(crate) struct Webhook {
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: Option<String>,
+    pub(crate) body: Bytes,
+}
+
+/// What a verified webhook is.
+#[derive(Debug)]
+pub(crate) enum Examined {
+    Event(NewEvent, Option<DedupeKey>),
+    /// The body to answer with, and that body's signature.
+    Challenge {
+        body: String,
+        signature: String,
+    },
+}
+
+impl Webhook {
+    /// Verifies it. Nothing unverified is looked into.
+    pub(super) fn examine(self, registration: &Registration) -> Result<Examined, ProxyError> {
+        let Self { headers, query, body } = self;
+        let secret = verify(registration, &headers, &body).ok_or(ProxyError::BadSignature)?;
+        let text = std::str::from_utf8(&body).map_err(|_| ProxyError::NotJson)?;
+        if let Some(challenge) = challenge(text)? {
+            let body = format!(r#"{{"response":{challenge}}}"#);
+            let signature = registration.scheme.sign(secret, body.as_bytes());
+            return Ok(Examined::Challenge { body, signature });
+        }
+        let dedupe = dedupe_key(&headers, &body);
+        Ok(Examined::Event(NewEvent { headers: kept_headers(&headers), query, body }, dedupe))
+    }
+}
+
+/// The secret that signed the body. A request with two signatures has none.
+fn verify<'a>(registration: &'a Registration, headers: &HeaderMap, body: &[u8]) -> Option<&'a Secret> {
+    let mut signatures = headers.get_all(api::OUTBOUND_TOKEN).iter();
+    let (Some(signature), None) = (signatures.next(), signatures.next()) else { return None };
+    let fits = |secret: &&Secret| registration.scheme.verify(secret, body, signature.as_bytes());
+    registration.secrets.iter().find(fits)
+}
+
+/// The JSON string to answer, where the body is a challenge: as the sender wrote it.
+fn challenge(text: &str) -> Result<Option<&str>, ProxyError> {
+    let Ok([kind, challenge]) = json::members(text, ["type", "challenge"]) else {
+        return if json::is_object_or_array(text) { Ok(None) } else { Err(ProxyError::NotJson) };
+    };
+    if kind.and_then(json::string).as_deref() != Some("verification") {
+        return Ok(None);
+    }
+    let challenge = challenge.filter(|raw| json::string(raw).is_some()).ok_or(ProxyError::BadChallenge)?;
+    Ok(Some(challenge.get()))
+}
+
+/// What makes a delivery the same as an earlier one of the app: its index and its body. The index
+/// counts per space, and the space stands in the body.
+fn dedupe_key(headers: &HeaderMap, body: &[u8]) -> Option<DedupeKey> {
+    let index = headers.get(api::OUTBOUND_INDEX)?.as_bytes();
+    let mut hash = Sha256::new();
+    hash.update((index.len() as u64).to_be_bytes());
+    hash.update(index);
+    hash.update(body);
+    let hash: [u8; 32] = hash.finalize().into();
+    hash.first_chunk().copied()
+}
+
+/// What is kept of a request's head: nothing that is meant for one connection, and no credentials.
+fn kept_headers(headers: &HeaderMap) -> Headers {
+    let named: Vec<String> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
+        .collect();
+    let kept = |name: &str| {
+        let for_one_connection = api::HOP_BY_HOP.contains(&name) || named.iter().any(|other| other == name);
+        !for_one_connection && name != header::AUTHORIZATION
+    };
+    let text = |value: &HeaderValue| value.as_bytes().iter().copied().map(char::from).collect();
+    let pairs = headers.iter().filter(|(name, _)| kept(name.as_str()));
+    pairs.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
+        let pair = |&(name, value): &(&'static str, &[u8])| {
+            (HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap())
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_headers_and_credentials_are_not_kept() {
+        let headers = headers(&[
+            ("host", b"proxy.example"),
+            ("connection", b"close, X-Secret-Hop"),
+            ("x-secret-hop", b"1"),
+            ("authorization", b"Bearer hunter2"),
+            ("transfer-encoding", b"chunked"),
+            ("x-outbound-index", b"7"),
+            ("x-latin", b"\xe9"),
+        ]);
+        let expected = [("host", "proxy.example"), ("x-outbound-index", "7"), ("x-latin", "é")]
+            .map(|(n, v)| (n.into(), v.into()));
+        assert_eq!(kept_headers(&headers), expected);
+    }
+
+    #[test]
+    fn a_delivery_is_named_by_index_and_body() {
+        let key = |index: &'static [u8], body: &str| {
+            dedupe_key(&headers(&[(api::OUTBOUND_INDEX, index)]), body.as_bytes())
+        };
+        assert_eq!(key(b"7", "{}"), key(b"7", "{}"));
+        assert_ne!(key(b"7", "{}"), key(b"8", "{}"));
+        assert_ne!(key(b"7", "{}"), key(b"7", "{} "));
+        assert_ne!(key(b"7", "7{}"), key(b"77", "{}"));
+        assert_eq!(dedupe_key(&HeaderMap::new(), b"{}"), None);
+    }
+
+    #[test]
+    fn a_challenge_is_a_verification_with_a_string() {
+        assert_eq!(
+            challenge(r#"{"type":"verification","challenge": "c\u00e9" }"#).unwrap(),
+            Some(r#""c\u00e9""#)
+        );
+        for event in
+            [r#"{"type":"message-created","challenge":"c"}"#, "[]", r#"[{"type":"verification"}]"#, "{}"]
+        {
+            assert_eq!(challenge(event).unwrap(), None, "{event}");
+        }
+        for bad in [r#"{"type":"verification"}"#, r#"{"type":"verification","challenge":7}"#] {
+            assert!(matches!(challenge(bad), Err(ProxyError::BadChallenge)), "{bad}");
+        }
+        for bad in ["", "7", "\"x\"", "{", "nul"] {
+            assert!(matches!(challenge(bad), Err(ProxyError::NotJson)), "{bad}");
+        }
+    }
+}
