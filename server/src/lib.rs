@@ -28,13 +28,19 @@ pub mod identity;
 mod proxy;
 mod session;
 pub mod store;
+mod tally;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{http::Context, identity::IdentityProvider, proxy::Proxy, store::Store};
+use self::{
+    http::{Context, Refusals},
+    identity::IdentityProvider,
+    proxy::Proxy,
+    store::Store,
+};
 
 /// How long the store has to close, at least: it writes its last deletions.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,6 +94,7 @@ impl Server {
             settings: Arc::new(settings),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            refusals: Arc::new(Refusals::default()),
         };
         Self { context, store }
     }

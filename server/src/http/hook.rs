@@ -13,7 +13,39 @@ use super::{
     request::{Request, empty, json},
     route_of_app,
 };
-use crate::proxy::{ProxyError, Received, Webhook};
+use crate::{
+    proxy::{ProxyError, Received, Webhook},
+    tally::Tally,
+};
+
+/// How often each reason for a refusal is told in a minute: anybody can be refused.
+const TOLD: u32 = 10;
+
+/// Tells whoever runs the server of webhooks that were refused though they were well-formed.
+#[derive(Debug)]
+pub(crate) struct Refusals {
+    bad_signature: Tally,
+    full: Tally,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self { bad_signature: Tally::new(TOLD), full: Tally::new(TOLD) }
+    }
+}
+
+impl Refusals {
+    fn tell(&self, app: &AppId, error: &ProxyError) {
+        let tally = match error {
+            ProxyError::BadSignature => &self.bad_signature,
+            ProxyError::Full => &self.full,
+            _ => return,
+        };
+        if let Some(webhooks) = tally.add(1) {
+            tracing::warn!(%app, webhooks, %error, "refused");
+        }
+    }
+}
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
     route_of_app(warp::path!("hook" / AppId), context, receive)
@@ -39,9 +71,7 @@ async fn receive(app: AppId, context: Context, request: Request) -> Result<Respo
             Ok(response)
         }
         Err(error) => {
-            if matches!(error, ProxyError::BadSignature | ProxyError::Full) {
-                tracing::warn!(%app, %error, "a webhook was refused");
-            }
+            context.refusals.tell(&app, &error);
             Err(error.into())
         }
     }

@@ -33,7 +33,7 @@ use warp::{
 };
 use wwproxy_protocol::AppId;
 
-pub(crate) use self::accept::serve;
+pub(crate) use self::{accept::serve, hook::Refusals};
 use self::{
     error::ApiError,
     request::{Request, answer, request},
@@ -53,6 +53,7 @@ pub(crate) struct Context {
     pub(crate) buffer: Arc<Semaphore>,
     /// Websockets and settlements that go on after their request.
     pub(crate) tasks: TaskTracker,
+    pub(crate) refusals: Arc<Refusals>,
 }
 
 pub(crate) fn routes(context: &Context) -> BoxedFilter<(Response,)> {

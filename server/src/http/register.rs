@@ -10,6 +10,9 @@ use super::{
     request::{Request, empty},
 };
 
+/// The longest webhook secret, in bytes: all of it is hashed for each webhook, also for one that is then refused.
+const MAX_SECRET: usize = 1024;
+
 /// `{"secret":"…"}`, whatever the `Content-Type` says.
 pub(super) async fn register(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
     let request = request.authorised(&context.proxy, app).await?;
@@ -17,6 +20,11 @@ pub(super) async fn register(app: &AppId, context: &Context, request: Request) -
     let secret = read_secret(&body).ok_or_else(|| {
         ApiError::bad_request("The body must be a JSON object with the webhook secret: {\"secret\":\"…\"}.")
     })?;
+    if secret.expose().len() > MAX_SECRET {
+        return Err(ApiError::bad_request(format!(
+            "The webhook secret must have at most {MAX_SECRET} bytes."
+        )));
+    }
     context.proxy.register(app, secret).await?;
     Ok(empty(StatusCode::CREATED))
 }

@@ -97,6 +97,25 @@ async fn dropped_events_do_not_fill_it() {
 }
 
 #[tokio::test]
+async fn refused_webhooks_do_not_fill_it() {
+    let server = Server::start(&["--max-queued-events", "1"]);
+    let app = server.app("bot").await;
+    app.receive("{}").await;
+    for n in 0..50 {
+        app.bare_hook().header("X-OUTBOUND-TOKEN", "wrong").body("{}").send().await.unwrap();
+        app.hook(format!("[{n}]")).send().await.unwrap();
+    }
+    app.unregister().await;
+    eventually("all that was told is read", async || server.log().contains("unregistered")).await;
+    let log = server.log();
+    for reason in ["signature", "full"] {
+        let told: Vec<_> = log.lines().filter(|line| line.contains(reason)).collect();
+        assert_eq!(told.len(), 10, "ten times a minute: {log}");
+        assert!(told[0].contains("WARN") && told[0].contains("app=bot"), "{}", told[0]);
+    }
+}
+
+#[tokio::test]
 async fn nobody_else_writes_its_lines() {
     for format in ["text", "json"] {
         let server = Server::start(&["--log-level", "trace", "--log", format]);
