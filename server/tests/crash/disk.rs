@@ -75,6 +75,8 @@ pub(crate) enum Fault {
     OneSync(&'static str, u32),
     /// Reading fails, once.
     OneRead,
+    /// Reading what has these bytes in it fails, always.
+    BadSector(&'static [u8]),
     /// A sync of this file takes for ever.
     Stuck(&'static str),
 }
@@ -248,7 +250,12 @@ impl StorageBackend for File {
         let offset = usize::try_from(offset).unwrap();
         let cache = &state.files[self.name].cache;
         out.copy_from_slice(cache.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        match state.fault {
+            Some(Fault::BadSector(bytes)) if out.windows(bytes.len()).any(|window| window == bytes) => {
+                Err(io::Error::other("a bad sector"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -321,6 +321,23 @@ async fn a_read_that_fails_once_is_tried_again() {
 }
 
 #[tokio::test]
+async fn an_event_that_cannot_be_read_stands_before_nobody() {
+    let world = World::new(Limits::default()).await;
+    world.store(0..100).await;
+    world.store.close().await.unwrap();
+    let world = world.after_power_cut(Limits::default());
+    world.disk.set_fault(Some(Fault::BadSector(b"[000000,")));
+    let taken = world.take(usize::MAX).await;
+    // Those of its page have its fate.
+    let there = numbers(&taken);
+    assert!(there.len() >= 95 && !there.contains(&0), "{there:?}");
+    eventually("events are stored", async || world.append(100).await.is_ok()).await;
+    assert_eq!(numbers(&world.take(usize::MAX).await), [100]);
+    let stats = world.stats().await;
+    assert_eq!((stats.stored, stats.leased), (101, 101), "it is looked for again when its lease ends");
+}
+
+#[tokio::test]
 async fn deletions_that_could_not_be_written_are_told_when_the_store_closes() {
     let world = World::new(Limits::default()).await;
     world.store(0..3).await;

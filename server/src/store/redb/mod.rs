@@ -119,22 +119,25 @@ impl RedbStore {
         Ok(Self { shared, writer })
     }
 
-    /// Reads the events of a lease. One that cannot be read is taken off the queue, as it would stand
-    /// before all others for ever; it stays in the file. While the file is open for reading alone it may
-    /// come back with the next opening: it is looked for again when the lease ends.
+    /// Reads the events of a lease. One that is not there, or is damaged, is taken off the queue, as it would stand
+    /// before all others for ever; it stays in the file. While the file is open for reading alone, or where the disk
+    /// did not give it, it may come back: it is looked for again when the lease ends.
     async fn deliveries(&self, mut leased: super::queues::Leased) -> Result<Vec<Delivery>, StoreError> {
         if leased.events().is_empty() {
             return Ok(Vec::new());
         }
-        let (opened, all_there) = (self.shared.file.opened(), self.shared.file.is_writable());
-        let events = match self.read(leased.events()).await {
+        let (opened, mut all_there) = (self.shared.file.opened(), self.shared.file.is_writable());
+        let mut read = self.read(leased.events()).await;
+        if read.is_err() {
             // The engine was closed under it, or refuses everything since it failed.
-            Err(_) => {
-                self.shared.pending.reopen(opened).await?;
-                self.read(leased.events()).await?
-            }
-            read => read?,
-        };
+            self.shared.pending.reopen(opened).await?;
+            read = self.read(leased.events()).await;
+        }
+        if read.is_err() {
+            all_there = false;
+            read = self.read_one_by_one(leased.events()).await;
+        }
+        let events = read?;
         let taken = leased.events().to_vec();
         let mut deliveries = Vec::with_capacity(taken.len());
         for (taken, event) in taken.into_iter().zip(events) {
@@ -149,6 +152,22 @@ impl RedbStore {
         }
         leased.keep();
         Ok(deliveries)
+    }
+
+    /// Reads events without those that the disk does not give, each of which has the engine refuse everything.
+    async fn read_one_by_one(&self, taken: &[Taken]) -> Result<Vec<Option<Event>>, StoreError> {
+        let mut events = Vec::with_capacity(taken.len());
+        for one in taken {
+            let opened = self.shared.file.opened();
+            if let Ok(event) = self.read(std::slice::from_ref(one)).await {
+                events.extend(event);
+            } else {
+                tracing::error!(seq = one.seq, "the disk does not give an event, which has to wait for that");
+                events.push(None);
+                self.shared.pending.reopen(opened).await?;
+            }
+        }
+        Ok(events)
     }
 
     async fn read(&self, taken: &[Taken]) -> Result<Vec<Option<Event>>, StoreError> {
