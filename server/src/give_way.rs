@@ -20,14 +20,38 @@ thread_local! {
 /// something to file or a backlog to send. A turn is as long as the last pause was, so that programs that
 /// never sleep get no more of a processor than this one.
 pub(crate) fn give_way() {
-    let now = Instant::now();
-    let turn = match TURN_ENDS.get() {
-        Some(end) if now < end => return,
-        Some(end) if now < end + AWAY => {
-            thread::yield_now();
-            now.elapsed().max(TURN)
-        }
-        _ => TURN,
+    let pause = || {
+        thread::yield_now();
+        Instant::now()
     };
-    TURN_ENDS.set(Some(Instant::now() + turn));
+    TURN_ENDS.set(Some(turn_ends(TURN_ENDS.get(), Instant::now(), pause)));
+}
+
+/// When a thread's turn ends, if the last one did so then. The pause says when it is over.
+fn turn_ends(last: Option<Instant>, now: Instant, pause: impl FnOnce() -> Instant) -> Instant {
+    match last {
+        Some(end) if now < end => end,
+        Some(end) if now < end + AWAY => {
+            let back = pause();
+            back + TURN.max(back - now)
+        }
+        _ => now + TURN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_pauses_at_the_end_of_its_turn_and_works_as_long_as_it_paused() {
+        let start = Instant::now();
+        let no_pause = || panic!("its turn lasts");
+        let first = turn_ends(None, start, no_pause);
+        assert_eq!(first, start + TURN);
+        assert_eq!(turn_ends(Some(first), start + TURN / 2, no_pause), first);
+        assert_eq!(turn_ends(Some(first), first, || first + TURN / 9), first + TURN / 9 + TURN);
+        assert_eq!(turn_ends(Some(first), first, || first + 40 * TURN), first + 80 * TURN);
+        assert_eq!(turn_ends(Some(first), first + AWAY, no_pause), first + AWAY + TURN, "it was away");
+    }
 }

@@ -13,6 +13,7 @@ use super::{
     request::{Request, json},
     route_of_app,
 };
+use crate::give_way::give_way;
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
     route_of_app(warp::path!("webhooks" / AppId / "lease"), context, lease)
@@ -31,7 +32,8 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
             return Err(ApiError::unavailable("The server restarts: ask again."));
         }
     };
-    let events = deliveries.iter().map(|delivery| (&delivery.event, &delivery.receipt, delivery.attempt));
+    let events = deliveries.iter().inspect(|_| give_way());
+    let events = events.map(|delivery| (&delivery.event, &delivery.receipt, delivery.attempt));
     let mut response = json(encode_lease(events));
     context.hand_over(&mut response, handover);
     Ok(response)

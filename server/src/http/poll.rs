@@ -8,6 +8,7 @@ use super::{
     error::ApiError,
     request::{Request, empty, json},
 };
+use crate::give_way::give_way;
 
 /// The events are gone once the answer was handed to the connection in full, and not before.
 pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
@@ -20,7 +21,8 @@ pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Re
     }
     let max = request.count("max")?;
     let (deliveries, handover) = context.proxy.poll(app, max).await?;
-    let mut response = json(encode_poll(deliveries.iter().map(|delivery| &delivery.event)));
+    let events = deliveries.iter().inspect(|_| give_way()).map(|delivery| &delivery.event);
+    let mut response = json(encode_poll(events));
     context.hand_over(&mut response, handover);
     Ok(response)
 }

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// The longest webhook secret, in bytes: all of it is hashed for each webhook, also for one that is then refused.
-const MAX_SECRET: usize = 1024;
+const MAX_SECRET: usize = 4096;
 
 /// `{"secret":"…"}`, whatever the `Content-Type` says.
 pub(super) async fn register(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {

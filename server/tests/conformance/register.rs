@@ -76,10 +76,10 @@ async fn a_missing_empty_or_non_string_secret_is_400_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_secret_has_at_most_1_kib() {
+async fn a_secret_has_at_most_4_kib() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;
-    let longest = "é".repeat(512);
+    let longest = "é".repeat(2048);
     empty(put(&app, json!({"secret": longest}).to_string()).await, 201).await;
     problem(put(&app, json!({"secret": format!("{longest}x")}).to_string()).await, 400).await;
     App { secret: longest, ..app.clone() }.receive("{}").await;

@@ -36,7 +36,7 @@ impl Filer {
                 Work::File(unfiled) => {
                     let filed = self.file(&unfiled);
                     match &filed {
-                        Ok(()) => self.shared.pending.done(&unfiled),
+                        Ok(()) => self.shared.pending.done(unfiled),
                         Err(error) => self.shared.pending.failed(unfiled, error),
                     }
                     if filed.is_err() && self.shared.pending.is_closing() {

@@ -152,20 +152,21 @@ impl Pending {
     }
 
     /// What was taken is in the database.
-    pub(super) fn done(&self, taken: &Unfiled) {
+    pub(super) fn done(&self, taken: Arc<Unfiled>) {
         let mut state = lock(&self.state);
         state.taken = None;
         state.filed = taken.last();
         state.failure = None;
         drop(state);
         self.changed.notify_all();
+        whole(taken).discard();
     }
 
     /// What was taken could not be filed, and waits with all that came after it.
     pub(super) fn failed(&self, taken: Arc<Unfiled>, error: &StoreError) {
         let mut state = lock(&self.state);
         state.taken = None;
-        let mut all = Arc::into_inner(taken).expect("readers look at it under the lock only");
+        let mut all = whole(taken);
         all.refused(std::mem::take(&mut state.waiting));
         state.waiting = all;
         state.since.get_or_insert_with(Instant::now);
@@ -174,6 +175,11 @@ impl Pending {
         drop(state);
         self.changed.notify_all();
     }
+}
+
+/// What was taken, when it is taken no more.
+fn whole(taken: Arc<Unfiled>) -> Unfiled {
+    Arc::into_inner(taken).expect("readers look at it under the lock only")
 }
 
 impl State {

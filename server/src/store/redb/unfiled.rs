@@ -12,7 +12,10 @@ use super::{
     file::{DROPPED, KEYS, REGISTRATIONS},
     record,
 };
-use crate::store::{dedupe::Key, sequence::Seq};
+use crate::{
+    give_way::give_way,
+    store::{dedupe::Key, sequence::Seq},
+};
 
 /// What a deletion costs, in bytes of the journal that are filed in the same time: it writes a page anew.
 const DELETION_BYTES: u64 = 256;
@@ -94,6 +97,13 @@ impl Unfiled {
 
     pub(super) fn record(&self, seq: Seq) -> Option<&Bytes> {
         self.records.get(&seq)
+    }
+
+    /// Frees what it holds, which are some thousand events.
+    pub(super) fn discard(mut self) {
+        while self.records.pop_first().is_some() {
+            give_way();
+        }
     }
 
     /// Writes all of it to the tables.
