@@ -126,15 +126,17 @@ impl RedbStore {
         if leased.events().is_empty() {
             return Ok(Vec::new());
         }
-        let (opened, mut all_there) = (self.shared.file.opened(), self.shared.file.is_writable());
+        let (mut opened, mut all_there) = (self.shared.file.opened(), self.shared.file.is_writable());
         let mut read = self.read(leased.events()).await;
         if read.is_err() {
             // The engine was closed under it, or refuses everything since it failed.
             self.shared.pending.reopen(opened).await?;
+            opened = self.shared.file.opened();
             read = self.read(leased.events()).await;
         }
         if read.is_err() {
             all_there = false;
+            self.shared.pending.reopen(opened).await?;
             read = self.read_one_by_one(leased.events()).await;
         }
         let events = read?;
@@ -154,7 +156,8 @@ impl RedbStore {
         Ok(deliveries)
     }
 
-    /// Reads events without those that the disk does not give, each of which has the engine refuse everything.
+    /// Reads events without those that the disk does not give, each of which has the engine refuse everything
+    /// until it is opened again.
     async fn read_one_by_one(&self, taken: &[Taken]) -> Result<Vec<Option<Event>>, StoreError> {
         let mut events = Vec::with_capacity(taken.len());
         for one in taken {
