@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, Sink, SinkExt, Stream};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, sink},
     time::{Instant, timeout},
 };
 use tokio_tungstenite::{
@@ -99,7 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // So would words that are no messages, as those of one that is too long.
             let stream = self.socket.get_mut();
             stream.shutdown().await?;
-            while stream.read(&mut [0; 4096]).await? > 0 {}
+            copy(stream, &mut sink()).await?;
             Ok::<_, Error>(())
         };
         // A client that does not take its goodbye has gone without it.

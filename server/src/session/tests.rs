@@ -126,6 +126,20 @@ async fn close_code(client: &mut Client) -> u16 {
     }
 }
 
+/// What a websocket keeps while it has nothing to say: a buffer in it would be there ten thousand times.
+#[tokio::test]
+async fn an_idle_session_is_small() {
+    const MAX_SIZE: usize = 3 << 10;
+    let fixture = Fixture::new().await;
+    let (terms, socket, _client) = fixture.accept(1, 1).await;
+    let session = run(Arc::clone(&fixture.proxy), terms, socket, fixture.shutdown.clone());
+    assert!(size_of_val(&session) <= MAX_SIZE, "{} bytes", size_of_val(&session));
+    let (terms, socket, _client) = fixture.accept(1, 1).await;
+    let tap = fixture.proxy.tap(&fixture.app).await.unwrap();
+    let tap = run_tap(Arc::clone(&fixture.proxy), terms, tap, socket, fixture.shutdown.clone());
+    assert!(size_of_val(&tap) <= MAX_SIZE, "{} bytes", size_of_val(&tap));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_answers_pings_stays_for_ever() {
     let fixture = Fixture::new().await;
