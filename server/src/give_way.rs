@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::task::yield_now;
+
 /// How long a thread computes before it gives way, at least.
 const TURN: Duration = Duration::from_micros(100);
 /// A thread that was not here for so long has not computed all the while: its turn begins.
@@ -19,12 +21,25 @@ thread_local! {
 /// to 4 ms before one that wakes up: the writer and connections would be late for their events as long as there is
 /// something to file or a backlog to send. A turn is as long as the last pause was, so that programs that
 /// never sleep get no more of a processor than this one.
-pub(crate) fn give_way() {
+///
+/// Returns whether the turn was over.
+pub(crate) fn give_way() -> bool {
+    let mut paused = false;
     let pause = || {
         thread::yield_now();
+        paused = true;
         Instant::now()
     };
     TURN_ENDS.set(Some(turn_ends(TURN_ENDS.get(), Instant::now(), pause)));
+    paused
+}
+
+/// The same for a task, which gives way to other tasks of its thread, too: nobody hears of what the network has
+/// while the thread that looks for that is busy with one task.
+pub(crate) async fn task_gives_way() {
+    if give_way() {
+        yield_now().await;
+    }
 }
 
 /// When a thread's turn ends, if the last one did so then. The pause says when it is over.

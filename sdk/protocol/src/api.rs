@@ -141,20 +141,33 @@ pub struct LeasedEvent {
     pub details: EventDetails,
 }
 
-/// Writes the answer of a lease: `{"events":[…]}`.
-#[must_use]
-pub fn encode_lease<'a>(events: impl IntoIterator<Item = (&'a Event, &'a Receipt, u32)>) -> String {
-    let mut answer = String::from(r#"{"events":["#);
-    for (n, (event, receipt, attempt)) in events.into_iter().enumerate() {
-        answer.push_str(if n == 0 { r#"{"id":"# } else { r#",{"id":"# });
+/// The answer of a lease, written event by event: `{"events":[…]}`.
+pub struct LeaseAnswer(String);
+
+impl Default for LeaseAnswer {
+    fn default() -> Self {
+        Self(r#"{"events":["#.to_owned())
+    }
+}
+
+impl LeaseAnswer {
+    /// Adds the next event, which is handed out for the `attempt`th time.
+    pub fn push(&mut self, event: &Event, receipt: &Receipt, attempt: u32) {
+        let answer = &mut self.0;
+        answer.push_str(if answer.ends_with('[') { r#"{"id":"# } else { r#",{"id":"# });
         answer.push_str(&to_json(&event.id));
         answer.push_str(r#","receipt":"#);
         answer.push_str(&to_json(receipt));
-        event.push_details(&mut answer, attempt);
-        event.push_data(&mut answer);
+        event.push_details(answer, attempt);
+        event.push_data(answer);
     }
-    answer.push_str("]}");
-    answer
+
+    /// The answer, with all events that it was to have.
+    #[must_use]
+    pub fn finish(mut self) -> String {
+        self.0.push_str("]}");
+        self.0
+    }
 }
 
 /// Reads the answer of a lease.
@@ -174,11 +187,19 @@ pub fn decode_lease(text: &str) -> Result<Vec<LeasedEvent>, InvalidMessage> {
     answer.events.into_iter().map(decode).collect()
 }
 
-/// Writes the answer of a poll: `{"<eventId>":<body>,…}` in order of arrival.
-#[must_use]
-pub fn encode_poll<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<u8> {
-    let mut answer = vec![b'{'];
-    for event in events {
+/// The answer of a poll, written event by event: `{"<eventId>":<body>,…}` in order of arrival.
+pub struct PollAnswer(Vec<u8>);
+
+impl Default for PollAnswer {
+    fn default() -> Self {
+        Self(vec![b'{'])
+    }
+}
+
+impl PollAnswer {
+    /// Adds the next event.
+    pub fn push(&mut self, event: &Event) {
+        let answer = &mut self.0;
         if answer.len() > 1 {
             answer.push(b',');
         }
@@ -186,8 +207,13 @@ pub fn encode_poll<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<u8> {
         answer.push(b':');
         answer.extend_from_slice(&event.body);
     }
-    answer.push(b'}');
-    answer
+
+    /// The answer, with all events that it was to have.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        self.0.push(b'}');
+        self.0
+    }
 }
 
 /// Reads the answer of a poll: ids and exact bodies, in order of arrival.
@@ -345,11 +371,15 @@ mod tests {
     #[test]
     fn a_poll_keeps_order_and_bytes() {
         let events = [event("b", "{\"n\":1.50}\n"), event("a", " [1 ,2]")];
-        let answer = String::from_utf8(encode_poll(&events)).unwrap();
+        let mut answer = PollAnswer::default();
+        for event in &events {
+            answer.push(event);
+        }
+        let answer = String::from_utf8(answer.finish()).unwrap();
         assert_eq!(answer, "{\"b\":{\"n\":1.50}\n,\"a\": [1 ,2]}");
         let decoded = decode_poll(&answer).unwrap();
         assert_eq!(decoded, events.map(|event| (event.id, event.body)));
-        assert_eq!(encode_poll([]), b"{}");
+        assert_eq!(PollAnswer::default().finish(), b"{}");
         assert_eq!(decode_poll("{}").unwrap(), []);
         assert!(decode_poll("[]").is_err());
     }
@@ -358,7 +388,11 @@ mod tests {
     fn a_lease_keeps_order_and_bytes() {
         let events = [event("b", "{\"n\":1.50}\n"), event("a", " [1 ,2]")];
         let receipt = Receipt::new("r\"1");
-        let answer = encode_lease(events.iter().map(|event| (event, &receipt, 2)));
+        let mut answer = LeaseAnswer::default();
+        for event in &events {
+            answer.push(event, &receipt, 2);
+        }
+        let answer = answer.finish();
         let decoded = decode_lease(&answer).unwrap();
         assert_eq!(decoded.len(), 2);
         for (got, sent) in decoded.iter().zip(&events) {
@@ -367,7 +401,7 @@ mod tests {
             assert_eq!(got.details.query, sent.query);
             assert_eq!(got.details.attempt, Some(2));
         }
-        assert_eq!(decode_lease(&encode_lease([])).unwrap(), []);
+        assert_eq!(decode_lease(&LeaseAnswer::default().finish()).unwrap(), []);
     }
 
     #[test]

@@ -22,20 +22,24 @@ use super::Context;
 use crate::proxy::Handover;
 
 impl Context {
-    /// Finishes the handover when it is known whether this response was delivered.
-    pub(super) fn hand_over(&self, response: &mut Response, handover: Handover) {
-        let pending = Pending { handover: Mutex::new(Some(handover)), tasks: self.tasks.clone() };
-        response.extensions_mut().insert(Arc::new(pending));
+    /// Holds a handover while its answer is made, which takes a while and may be given up.
+    pub(super) fn hold(&self, handover: Handover) -> Pending {
+        Pending { handover: Mutex::new(Some(handover)), tasks: self.tasks.clone() }
     }
 }
 
 /// A handover on its way. Dropped with it still in hand, it was not delivered.
-struct Pending {
+pub(super) struct Pending {
     handover: Mutex<Option<Handover>>,
     tasks: TaskTracker,
 }
 
 impl Pending {
+    /// Finishes it when it is known whether this response was delivered.
+    pub(super) fn go_with(self, response: &mut Response) {
+        response.extensions_mut().insert(Arc::new(self));
+    }
+
     fn take(&self) -> Option<Handover> {
         self.handover.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

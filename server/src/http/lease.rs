@@ -4,7 +4,7 @@ use bytes::Bytes;
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::{
     AppId,
-    api::{LeaseRequest, encode_lease},
+    api::{LeaseAnswer, LeaseRequest},
 };
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     request::{Request, json},
     route_of_app,
 };
-use crate::give_way::give_way;
+use crate::give_way::task_gives_way;
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
     route_of_app(warp::path!("webhooks" / AppId / "lease"), context, lease)
@@ -32,10 +32,14 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
             return Err(ApiError::unavailable("The server restarts: ask again."));
         }
     };
-    let events = deliveries.iter().inspect(|_| give_way());
-    let events = events.map(|delivery| (&delivery.event, &delivery.receipt, delivery.attempt));
-    let mut response = json(encode_lease(events));
-    context.hand_over(&mut response, handover);
+    let handover = context.hold(handover);
+    let mut answer = LeaseAnswer::default();
+    for delivery in &deliveries {
+        task_gives_way().await;
+        answer.push(&delivery.event, &delivery.receipt, delivery.attempt);
+    }
+    let mut response = json(answer.finish());
+    handover.go_with(&mut response);
     Ok(response)
 }
 

@@ -1,14 +1,14 @@
 //! `GET /webhooks/{appId}`: takes the oldest events, in one answer.
 
 use warp::{http::StatusCode, reply::Response};
-use wwproxy_protocol::{AppId, api::encode_poll};
+use wwproxy_protocol::{AppId, api::PollAnswer};
 
 use super::{
     Context,
     error::ApiError,
     request::{Request, empty, json},
 };
-use crate::give_way::give_way;
+use crate::give_way::task_gives_way;
 
 /// The events are gone once the answer was handed to the connection in full, and not before.
 pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
@@ -21,9 +21,14 @@ pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Re
     }
     let max = request.count("max")?;
     let (deliveries, handover) = context.proxy.poll(app, max).await?;
-    let events = deliveries.iter().inspect(|_| give_way()).map(|delivery| &delivery.event);
-    let mut response = json(encode_poll(events));
-    context.hand_over(&mut response, handover);
+    let handover = context.hold(handover);
+    let mut answer = PollAnswer::default();
+    for delivery in &deliveries {
+        task_gives_way().await;
+        answer.push(&delivery.event);
+    }
+    let mut response = json(answer.finish());
+    handover.go_with(&mut response);
     Ok(response)
 }
 

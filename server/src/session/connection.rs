@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, Sink, SinkExt, Stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, sink},
+    task::yield_now,
     time::{Instant, timeout},
 };
 use tokio_tungstenite::{
@@ -77,7 +78,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// The next thing that the client says; sends what is queued meanwhile. Can be dropped at any time.
     pub(super) async fn next(&mut self) -> Said {
-        poll_fn(|context| self.poll_next(context)).await
+        loop {
+            if let Some(said) = poll_fn(|context| self.poll_next(context)).await {
+                return said;
+            }
+            yield_now().await;
+        }
     }
 
     /// What the client has said already.
@@ -112,13 +118,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let _ = timeout(CLOSE_TIMEOUT, self.socket.flush()).await;
     }
 
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Said> {
+    /// None where other tasks are to have their turn.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Said>> {
         let was_busy = !self.is_drained();
-        if let Err(error) = self.poll_send(context) {
-            return Poll::Ready(ended(&error));
-        }
+        let turn_is_over = match self.poll_send(context) {
+            Ok(turn_is_over) => turn_is_over,
+            Err(error) => return Poll::Ready(Some(ended(&error))),
+        };
         let said = match Pin::new(&mut self.socket).poll_next(context) {
-            Poll::Pending if was_busy && self.is_drained() => return Poll::Ready(Said::Drained),
+            Poll::Pending if turn_is_over => return Poll::Ready(None),
+            Poll::Pending if was_busy && self.is_drained() => return Poll::Ready(Some(Said::Drained)),
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => Said::Gone,
             Poll::Ready(Some(Err(error))) => ended(&error),
@@ -134,18 +143,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
         };
-        Poll::Ready(said)
+        Poll::Ready(Some(said))
     }
 
-    /// Sends as much as the client takes now.
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
+    /// Sends as much as the client takes now. Returns whether there is more, but this task has had its turn.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Result<bool, Error> {
         let mut socket = Pin::new(&mut self.socket);
         while !self.outbox.is_empty() {
             match socket.as_mut().poll_ready(context) {
-                Poll::Pending => return Ok(()),
+                Poll::Pending => return Ok(false),
                 Poll::Ready(ready) => ready?,
             }
-            give_way();
+            if give_way() {
+                return Ok(true);
+            }
             if let Some(message) = self.outbox.pop_front() {
                 self.unflushed = true;
                 socket.as_mut().start_send(message)?;
@@ -157,7 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             flushed?;
             self.unflushed = false;
         }
-        Ok(())
+        Ok(false)
     }
 }
 

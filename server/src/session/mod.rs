@@ -24,7 +24,7 @@ use self::{
     window::Window,
 };
 use crate::{
-    give_way::give_way,
+    give_way::task_gives_way,
     proxy::Proxy,
     store::{Delivery, Lease, Settlement, StoreError},
 };
@@ -111,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 said = self.peer.next() => self.on_said(said?).await?,
                 leased = async { lease.as_mut().expect("guarded").await }, if lease.is_some() => {
                     lease = None;
-                    self.on_leased(leased);
+                    self.on_leased(leased).await;
                 }
                 () = async { sleep_until(wake.expect("guarded")).await }, if wake.is_some() => {
                     let now = Instant::now();
@@ -131,7 +131,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    fn on_leased(&mut self, leased: Result<Vec<Delivery>, StoreError>) {
+    async fn on_leased(&mut self, leased: Result<Vec<Delivery>, StoreError>) {
         let deliveries = leased.unwrap_or_else(|error| {
             tracing::error!(app = %self.peer.terms.app, %error, "no events can be read");
             self.paused_until = Some(Instant::now() + STORE_PAUSE);
@@ -139,7 +139,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         });
         let until = Instant::now() + self.proxy.lease_time();
         for Delivery { event, attempt, receipt } in deliveries {
-            give_way();
+            task_gives_way().await;
             let message = if self.peer.terms.v2 { event.encode_v2(attempt) } else { event.encode_legacy() };
             self.window.sent(event.id, receipt, until);
             self.peer.connection.push(message);

@@ -1,7 +1,9 @@
 //! Reading by polling: `GET /webhooks/{appId}`.
 
+use std::time::Duration;
+
 use reqwest::Method;
-use tokio::io::AsyncReadExt;
+use tokio::{io::AsyncReadExt, time::sleep};
 
 use crate::common::{App, Raw, Server, empty, eventually, number, problem, sign};
 
@@ -111,12 +113,16 @@ async fn a_large_number_of_events_is_returned_in_bounded_pieces() {
 
 /// Posts `{"n":0}` and so on, pipelined on one connection.
 pub(crate) async fn post_many(app: &App, count: usize) {
+    post_all(app, &(0..count).map(number).collect::<Vec<_>>()).await;
+}
+
+/// Posts these bodies, pipelined on one connection.
+async fn post_all(app: &App, bodies: &[String]) {
     let mut connection = app.raw().await;
-    for start in (0..count).step_by(100) {
-        let numbers = start..count.min(start + 100);
-        let requests: Vec<_> = numbers.clone().map(|n| signed_post(app, &number(n))).collect();
+    for bodies in bodies.chunks(100) {
+        let requests: Vec<_> = bodies.iter().map(|body| signed_post(app, body)).collect();
         connection.send(requests.concat()).await;
-        for _ in numbers {
+        for _ in bodies {
             assert_eq!(connection.answer().await.status, 201);
         }
     }
@@ -128,9 +134,9 @@ fn signed_post(app: &App, body: &str) -> String {
     format!("{head}content-length: {length}\r\n\r\n{body}")
 }
 
-async fn begin_poll(app: &App) -> Raw {
+async fn begin_poll(app: &App, query: &str) -> Raw {
     let mut connection = app.raw().await;
-    let (path, token) = (app.path(""), &app.token);
+    let (path, token) = (app.path(query), &app.token);
     connection.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n")).await;
     connection
 }
@@ -145,7 +151,7 @@ async fn a_client_that_disconnects_midway_loses_nothing() {
         app.receive(large(n)).await;
     }
     for _ in 0..3 {
-        let mut connection = begin_poll(&app).await;
+        let mut connection = begin_poll(&app, "").await;
         let mut some = [0; 10_000];
         connection.0.read_exact(&mut some).await.unwrap();
         assert!(some.starts_with(b"HTTP/1.1 200 "));
@@ -158,6 +164,26 @@ async fn a_client_that_disconnects_midway_loses_nothing() {
     assert!(bodies == (0..14).map(large).collect::<Vec<_>>(), "all of them, in order");
 }
 
+/// While its events are read, and while its answer is made, which takes a while with so many of them.
+#[tokio::test]
+async fn a_client_that_disconnects_before_its_answer_loses_nothing() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    // More than the sockets' buffers hold.
+    let large = |n: usize| format!("[{n},\"{}\"]", "x".repeat(2 << 10));
+    let events: Vec<_> = (0..6000).map(large).collect();
+    post_all(&app, &events).await;
+    for early in (0..60).map(Duration::from_millis) {
+        let connection = begin_poll(&app, "?max=6000").await;
+        sleep(early).await;
+        drop(connection);
+        eventually("the events are back", async || app.figure("leased").await == 0).await;
+    }
+    assert_eq!(app.figure("stored").await, 6000);
+    let bodies = app.poll("?max=6000").await.into_iter().map(|(_, body)| body);
+    assert!(bodies.eq(events), "all of them, in order");
+}
+
 /// While the answer is under way nobody else gets what is in it, and nothing is deleted.
 #[tokio::test]
 async fn a_slow_reader_gets_its_events_alone() {
@@ -166,7 +192,7 @@ async fn a_slow_reader_gets_its_events_alone() {
     let large = format!("[\"{}\"]", "x".repeat(7 << 20));
     app.receive(large.as_str()).await;
     app.receive(large.as_str()).await;
-    let mut connection = begin_poll(&app).await;
+    let mut connection = begin_poll(&app, "").await;
     let mut some = [0; 1000];
     connection.0.read_exact(&mut some).await.unwrap();
     assert_eq!(app.figure("leased").await, 2);
