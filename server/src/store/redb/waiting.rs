@@ -1,7 +1,8 @@
 //! Appends that wait for a batch, and whose turn it is.
 //!
 //! Apps take turns. While several of them post, each has a share of a batch that takes less time than its commit:
-//! what one app can add to another's wait is the time of that share, however much it posts. An app that posts
+//! what one app can add to another's wait is the time of that share, however much it posts. An event that is larger
+//! than a share stands back for as many batches as it has shares, where they have events of others. An app that posts
 //! alone has all of every batch.
 
 use std::{
@@ -36,7 +37,7 @@ const LATELY: Duration = Duration::from_secs(1);
 /// Their number is bounded by the room that each of them holds.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    apps: HashMap<AppId, VecDeque<One>>,
+    apps: HashMap<AppId, Line>,
     /// Each app with something that waits, the next one first.
     turns: VecDeque<AppId>,
     /// An app that posted, and when it last did.
@@ -47,17 +48,34 @@ pub(super) struct Waiting {
     commit: Duration,
 }
 
-type One = (Append, Reply<Appended>, Room);
+/// What one app may have of a batch, at most.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    events: usize,
+    bytes: usize,
+}
+
+impl Share {
+    const ALL: Self = Self { events: usize::MAX, bytes: usize::MAX };
+}
+
+/// What waits of one app.
+#[derive(Debug, Default)]
+struct Line {
+    appends: VecDeque<(Append, Reply<Appended>, Room)>,
+    /// The bytes of the shares that it had no event for, as the next one is larger.
+    saved: usize,
+}
 
 impl Waiting {
     pub(super) fn add(&mut self, append: Append, reply: Reply<Appended>, room: Room) {
         let app = &append.0;
-        if let Some(waiting) = self.apps.get_mut(app) {
-            waiting.push_back((append, reply, room));
+        if let Some(line) = self.apps.get_mut(app) {
+            line.appends.push_back((append, reply, room));
             return;
         }
         self.turns.push_back(app.clone());
-        self.apps.insert(app.clone(), VecDeque::from([(append, reply, room)]));
+        self.apps.insert(app.clone(), Line { appends: VecDeque::from([(append, reply, room)]), saved: 0 });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -66,18 +84,13 @@ impl Waiting {
 
     /// Takes the next batch out. Of an app that has no room in the journal there is nothing in it.
     pub(super) fn batch(&mut self, now: Instant, room_of: impl Fn(&AppId) -> u64) -> Batch {
-        let (events, bytes) = if self.compete(now) {
-            let share = self.share();
-            (share, share.saturating_mul(EVENT_BYTES).min(SHARE_BYTES))
-        } else {
-            (usize::MAX, usize::MAX)
-        };
-        self.take(events, |app| bytes.min(usize::try_from(room_of(app)).unwrap_or(usize::MAX)))
+        let share = if self.compete(now) { self.share() } else { Share::ALL };
+        self.take(share, |app| usize::try_from(room_of(app)).unwrap_or(usize::MAX))
     }
 
     /// Takes as much out as a batch can hold.
     pub(super) fn without_turns(&mut self) -> Batch {
-        self.take(usize::MAX, |_| usize::MAX)
+        self.take(Share::ALL, |_| usize::MAX)
     }
 
     /// Something was written to the journal in this time.
@@ -85,33 +98,24 @@ impl Waiting {
         self.commit = (self.commit * (COMMITS - 1) + took) / COMMITS;
     }
 
-    fn share(&self) -> usize {
+    fn share(&self) -> Share {
         let events = (self.commit / COMMIT_PART).as_micros() / EVENT_COST.as_micros();
-        usize::try_from(events).unwrap_or(usize::MAX).max(SHARE)
+        let events = usize::try_from(events).unwrap_or(usize::MAX).max(SHARE);
+        Share { events, bytes: events.saturating_mul(EVENT_BYTES).min(SHARE_BYTES) }
     }
 
-    /// Takes a batch out that has so many events and bytes of each app, though one event where it is any bytes.
-    fn take(&mut self, events: usize, bytes: impl Fn(&AppId) -> usize) -> Batch {
+    /// Takes a batch out that has a share of each app.
+    fn take(&mut self, share: Share, room_of: impl Fn(&AppId) -> usize) -> Batch {
         let mut batch = Batch::default();
+        let others_first = self.turns.iter().any(|app| self.apps[app].goes_with(share) && room_of(app) > 0);
         for _ in 0..self.turns.len() {
             if batch.is_full() {
                 break;
             }
             let app = self.turns.pop_front().expect("so many have a turn");
-            let waiting = self.apps.get_mut(&app).expect("whose turn it is has something that waits");
-            let (mut taken, enough) = (0, batch.bytes().saturating_add(bytes(&app)));
-            while taken < events
-                && batch.bytes() < enough
-                && !batch.is_full()
-                && let Some((append, reply, room)) = waiting.pop_front()
-            {
-                // Who does not wait any more comes again: it was not answered.
-                if !reply.is_closed() {
-                    batch.add(append, reply, room);
-                    taken += 1;
-                }
-            }
-            if waiting.is_empty() {
+            let line = self.apps.get_mut(&app).expect("whose turn it is has something that waits");
+            line.take(&mut batch, share, room_of(&app), others_first);
+            if line.appends.is_empty() {
                 self.apps.remove(&app);
             } else {
                 self.turns.push_back(app);
@@ -131,6 +135,35 @@ impl Waiting {
         }
         self.last = other.or(self.turns.front()).map(|app| (app.clone(), now)).or(last);
         self.competed.is_some_and(is_lately)
+    }
+}
+
+impl Line {
+    /// Whether its next event is no larger than its share, with what it saved of those before.
+    fn goes_with(&self, share: Share) -> bool {
+        let next = self.appends.front().expect("it has something that waits");
+        next.0.1.size() <= share.bytes.saturating_add(self.saved)
+    }
+
+    /// Moves a share of it to a batch: one event where there is any room, and the last one may be longer. If others
+    /// go first, an event that is larger than its share is none of them.
+    fn take(&mut self, batch: &mut Batch, share: Share, room: usize, others_first: bool) {
+        let before = batch.bytes();
+        let enough = before.saturating_add(share.bytes.min(room));
+        let mut taken = 0;
+        while taken < share.events && batch.bytes() < enough && !batch.is_full() && !self.appends.is_empty() {
+            if others_first && !self.goes_with(share) {
+                self.saved += share.bytes - (batch.bytes() - before);
+                break;
+            }
+            let (append, reply, room) = self.appends.pop_front().expect("one is left");
+            // Who does not wait any more comes again: it was not answered.
+            if !reply.is_closed() {
+                batch.add(append, reply, room);
+                taken += 1;
+                self.saved = 0;
+            }
+        }
     }
 }
 
@@ -205,19 +238,52 @@ mod tests {
         assert!(waiting.is_empty() && waiting.apps.is_empty());
     }
 
+    /// The bodies of a batch, in halves of a share.
+    fn sizes(batch: &Batch) -> Vec<usize> {
+        batch.appends().iter().map(|(_, event, _)| event.body.len() / (BYTES / 2)).collect()
+    }
+
     #[test]
     fn large_events_use_up_a_share_sooner() {
         let (mut waiting, now) = (Waiting::default(), Instant::now());
         for _ in 0..4 {
             add_one(&mut waiting, "large", vec![0; BYTES / 2]);
+            add_one(&mut waiting, "other", vec![0; BYTES / 2]);
+        }
+        assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1, 1, 1]);
+        assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1, 1, 1]);
+        assert!(waiting.is_empty());
+    }
+
+    #[test]
+    fn an_event_larger_than_a_share_stands_back_until_it_has_saved_enough() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        for _ in 0..3 {
             add_one(&mut waiting, "huge", vec![0; 3 * BYTES]);
         }
-        let sizes = |batch: &Batch| -> Vec<_> {
-            batch.appends().iter().map(|(_, event, _)| event.body.len() / (BYTES / 2)).collect()
-        };
-        assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1, 6]);
-        assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1, 6]);
-        assert_eq!(sizes(&waiting.batch(now, anything)), [6]);
+        for _ in 0..12 {
+            add_one(&mut waiting, "other", vec![0; BYTES / 2]);
+        }
+        assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1]);
+        assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1]);
+        assert_eq!(sizes(&waiting.batch(now, anything)), [6, 1, 1], "it cannot wait for ever");
+        assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1]);
+        let no_other = |app: &AppId| if app.as_str() == "other" { 0 } else { u64::MAX };
+        assert_eq!(sizes(&waiting.batch(now, no_other)), [6], "nobody else could go");
+        assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1]);
+        assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1]);
+        assert_eq!(sizes(&waiting.batch(now, anything)), [6], "nobody else waits");
+        assert!(waiting.is_empty());
+    }
+
+    #[test]
+    fn an_event_larger_than_a_share_does_not_go_behind_a_small_one() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        add_one(&mut waiting, "flood", vec![0; BYTES / 2]);
+        add_one(&mut waiting, "flood", vec![0; 2 * BYTES]);
+        add_one(&mut waiting, "other", vec![0; BYTES / 2]);
+        assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1]);
+        assert_eq!(sizes(&waiting.batch(now, anything)), [4]);
     }
 
     #[test]
@@ -271,7 +337,7 @@ mod tests {
     fn who_does_not_wait_any_more_has_no_turn() {
         let (mut waiting, now) = (Waiting::default(), Instant::now());
         add(&mut waiting, "one", 3);
-        for (_, reply, _) in waiting.apps.values_mut().flatten().take(2) {
+        for (_, reply, _) in waiting.apps.values_mut().flat_map(|line| &mut line.appends).take(2) {
             *reply = oneshot::channel().0;
         }
         add(&mut waiting, "two", 1);
