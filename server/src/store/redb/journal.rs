@@ -323,6 +323,8 @@ mod tests {
             let mut live: VecDeque<(u64, u64)> = VecDeque::new();
             let mut filed = 0;
             for (name, step) in (1000..).zip(steps) {
+                // So small that many a frame begins anew.
+                journal.room = 2 * GROWTH;
                 match step {
                     Step::Append(kind, size) | Step::Fail(kind, size) => {
                         let frame = Frame::new(kind, &changes(name, size));
