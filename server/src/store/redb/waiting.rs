@@ -60,7 +60,7 @@ impl Share {
 }
 
 /// What waits of one app.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Line {
     appends: VecDeque<(Append, Reply<Appended>, Room)>,
     /// The bytes of the shares that it had no event for, as the next one is larger.
