@@ -126,20 +126,18 @@ impl RedbStore {
         if leased.events().is_empty() {
             return Ok(Vec::new());
         }
-        let (mut opened, mut all_there) = (self.shared.file.opened(), self.shared.file.is_writable());
-        let mut read = self.read(leased.events()).await;
-        if read.is_err() {
+        let mut all_there = self.shared.file.is_writable();
+        let mut read = self.read_or_reopen(leased.events()).await?;
+        if read.is_none() {
             // The engine was closed under it, or refuses everything since it failed.
-            self.shared.pending.reopen(opened).await?;
-            opened = self.shared.file.opened();
-            read = self.read(leased.events()).await;
+            read = self.read_or_reopen(leased.events()).await?;
         }
-        if read.is_err() {
+        let events = if let Some(events) = read {
+            events
+        } else {
             all_there = false;
-            self.shared.pending.reopen(opened).await?;
-            read = self.read_one_by_one(leased.events()).await;
-        }
-        let events = read?;
+            self.read_one_by_one(leased.events()).await?
+        };
         let taken = leased.events().to_vec();
         let mut deliveries = Vec::with_capacity(taken.len());
         for (taken, event) in taken.into_iter().zip(events) {
@@ -161,16 +159,24 @@ impl RedbStore {
     async fn read_one_by_one(&self, taken: &[Taken]) -> Result<Vec<Option<Event>>, StoreError> {
         let mut events = Vec::with_capacity(taken.len());
         for one in taken {
-            let opened = self.shared.file.opened();
-            if let Ok(event) = self.read(std::slice::from_ref(one)).await {
+            if let Some(event) = self.read_or_reopen(std::slice::from_ref(one)).await? {
                 events.extend(event);
             } else {
                 tracing::error!(seq = one.seq, "the disk does not give an event, which has to wait for that");
                 events.push(None);
-                self.shared.pending.reopen(opened).await?;
             }
         }
         Ok(events)
+    }
+
+    /// Reads events, or has the engine opened again where it gives none.
+    async fn read_or_reopen(&self, taken: &[Taken]) -> Result<Option<Vec<Option<Event>>>, StoreError> {
+        let opened = self.shared.file.opened();
+        if let Ok(events) = self.read(taken).await {
+            return Ok(Some(events));
+        }
+        self.shared.pending.reopen(opened).await?;
+        Ok(None)
     }
 
     async fn read(&self, taken: &[Taken]) -> Result<Vec<Option<Event>>, StoreError> {
