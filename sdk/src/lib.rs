@@ -86,7 +86,7 @@ pub use bytes::Bytes;
 #[doc(no_inline)]
 pub use reqwest;
 pub use wwproxy_protocol::{
-    AppId, EventId, Headers, InvalidId, Scheme, Secret,
+    AppId, EventId, Headers, InvalidId, Scheme, Secret, Signer,
     api::{
         AckRequest, AckResponse, LeasedEvent, Receipt, RegistrationStatus, Status, path::hook as hook_path,
     },

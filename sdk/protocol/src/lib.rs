@@ -14,7 +14,7 @@ mod signature;
 
 pub use id::{AppId, EventId, InvalidId};
 pub use message::{ClientMessage, Event, Headers, ServerMessage};
-pub use signature::{Scheme, Secret, UnknownScheme};
+pub use signature::{Scheme, Secret, Signer, UnknownScheme};
 
 // Its example is run with the others.
 #[cfg(doctest)]

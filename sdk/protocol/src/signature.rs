@@ -65,15 +65,67 @@ impl Scheme {
     /// What the signature header of a body says.
     #[must_use]
     pub fn sign(self, secret: &Secret, body: &[u8]) -> String {
-        match self {
-            Self::WatsonWork => hex(&hmac_sha256(secret.expose().as_bytes(), body)),
-        }
+        let mut signer = self.signer(secret);
+        signer.update(body);
+        signer.sign()
     }
 
     /// Whether `signature` is the signature of `body`, in constant time.
     #[must_use]
     pub fn verify(self, secret: &Secret, body: &[u8], signature: &[u8]) -> bool {
-        self.sign(secret, body).as_bytes().ct_eq(signature).into()
+        let mut signer = self.signer(secret);
+        signer.update(body);
+        signer.verify(signature)
+    }
+
+    /// Signs or verifies a body that comes in pieces.
+    ///
+    /// ```
+    /// use wwproxy_protocol::{Scheme, Secret};
+    ///
+    /// let secret = Secret::new("webhook secret");
+    /// let mut signer = Scheme::WatsonWork.signer(&secret);
+    /// signer.update(b"{\"type\":");
+    /// signer.update(b"\"message-created\"}");
+    /// let whole = Scheme::WatsonWork.sign(&secret, br#"{"type":"message-created"}"#);
+    /// assert!(signer.verify(whole.as_bytes()));
+    /// ```
+    #[must_use]
+    pub fn signer(self, secret: &Secret) -> Signer {
+        match self {
+            Self::WatsonWork => Signer(
+                Hmac::new_from_slice(secret.expose().as_bytes()).expect("HMAC takes a key of any length"),
+            ),
+        }
+    }
+}
+
+/// A body on its way to a signature: see [`Scheme::signer`].
+#[derive(Clone)]
+pub struct Signer(Hmac<Sha256>);
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Signer(…)")
+    }
+}
+
+impl Signer {
+    /// Adds the next piece of the body.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// What the signature header of the body says.
+    #[must_use]
+    pub fn sign(self) -> String {
+        hex(&self.0.finalize().into_bytes())
+    }
+
+    /// Whether `signature` is the signature of the body, in constant time.
+    #[must_use]
+    pub fn verify(self, signature: &[u8]) -> bool {
+        self.sign().as_bytes().ct_eq(signature).into()
     }
 }
 
@@ -98,12 +150,6 @@ impl FromStr for Scheme {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the signature scheme must be \"watsonwork\"")]
 pub struct UnknownScheme;
-
-fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
-    mac.update(message);
-    mac.finalize().into_bytes().into()
-}
 
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -158,6 +204,12 @@ mod tests {
             let secret = Secret::new(secret);
             let signature = Scheme::WatsonWork.sign(&secret, &body);
             prop_assert!(Scheme::WatsonWork.verify(&secret, &body, signature.as_bytes()));
+
+            let mut signer = Scheme::WatsonWork.signer(&secret);
+            let (before, after) = body.split_at(at.index(body.len() + 1));
+            signer.update(before);
+            signer.update(after);
+            prop_assert!(signer.verify(signature.as_bytes()));
 
             let mut forged = signature.clone().into_bytes();
             forged[at.index(64)] ^= flip;

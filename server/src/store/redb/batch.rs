@@ -28,9 +28,9 @@ use crate::store::{
 
 /// The most appends of one commit.
 const MAX_BATCH: usize = 1024;
-/// A commit takes no further append once it has this many bytes of events: an eighth of the journal, which the database
-/// is to follow while the next ones are written.
-const MAX_BATCH_BYTES: usize = 4 << 20;
+/// A commit takes no further append once it has this many bytes of events. More of them in one commit store no more in a
+/// second, and who posts now and then waits for all of the commit that is under way.
+const MAX_BATCH_BYTES: usize = 512 << 10;
 
 /// An append as it is asked for.
 pub(super) type Append = (AppId, NewEvent, Option<DedupeKey>);

@@ -27,7 +27,7 @@ const UNFINISHED_BYTES: u64 = 8 << 20;
 
 /// After so many bytes that were written there is a sync. The journal's next one waits until the disk has taken
 /// all that is before it: where that were some MiB, an append now and then would take ten times as long.
-const SYNC_BYTES: usize = 256 << 10;
+const SYNC_BYTES: usize = 64 << 10;
 /// So many bytes are held at most, to be written in order.
 const HELD_BYTES: usize = 16 << 20;
 
@@ -100,7 +100,8 @@ impl Disk {
         for (&offset, data) in pages {
             if start + run.len() as u64 != offset || run.len() >= SYNC_BYTES {
                 self.write(start, &run)?;
-                (start, run) = (offset, Vec::new());
+                start = offset;
+                run.clear();
             }
             run.extend_from_slice(data);
         }
