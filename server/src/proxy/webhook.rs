@@ -61,7 +61,7 @@ fn verify<'a>(registration: &'a Registration, headers: &HeaderMap, body: &[u8]) 
     registration.secrets.iter().find(fits)
 }
 
-/// Hashes a body and lets others go first between its pieces.
+/// Hashes a body, and lets others go first after each piece of a large one.
 fn in_pieces(body: &[u8], mut hash: impl FnMut(&[u8])) {
     for piece in body.chunks(PIECE_BYTES) {
         hash(piece);
