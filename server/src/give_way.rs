@@ -9,7 +9,7 @@ use std::{
 use tokio::task::yield_now;
 
 /// How long a thread computes before it gives way, at least.
-const TURN: Duration = Duration::from_micros(100);
+const TURN: Duration = Duration::from_micros(50);
 /// A thread that was not here for so long has not computed all the while: its turn begins.
 const AWAY: Duration = Duration::from_millis(1);
 
