@@ -19,7 +19,6 @@ use wwproxy_protocol::{
 use self::webhook::Examined;
 pub(crate) use self::webhook::Webhook;
 use crate::{
-    give_way::give_way,
     identity::{IdentityError, IdentityProvider},
     store::{Appended, Delivery, Lease, Registration, Settlement, Store, StoreError, Tap},
 };
@@ -176,7 +175,6 @@ impl Proxy {
         let examined = spawn_blocking(move || {
             // It ends with this, also where nobody waits for it any more.
             let _turn = turn;
-            give_way();
             webhook.examine(&registration)
         });
         examined.await.map_err(StoreError::engine)?
