@@ -51,9 +51,8 @@ pub(super) struct Journal {
     tries: u32,
     /// Where the last frame ends.
     end: u64,
-    /// How long the file is, and how long it may be: less than [`ROOM`] where the disk is full.
+    /// How long the file is.
     len: u64,
-    room: u64,
     /// The frames that are not in the database yet.
     live: VecDeque<Live>,
 }
@@ -120,39 +119,55 @@ impl Journal {
     /// Writes to these bytes from their beginning, as all frames before this number are in the database.
     pub(super) fn new(bytes: Box<dyn StorageBackend>, store: StoreName, next: u64) -> io::Result<Self> {
         let len = bytes.len()?;
-        Ok(Self { bytes, store, next, tries: 0, end: 0, len, room: ROOM, live: VecDeque::new() })
+        Ok(Self { bytes, store, next, tries: 0, end: 0, len, live: VecDeque::new() })
     }
 
-    /// Whether a frame can be written before more of those in the journal are in the database.
-    pub(super) fn has_room(&self, frame: &Frame) -> bool {
-        self.place(frame.size_and_reserve()).is_some()
+    /// Whether a frame can be written before more of those in the journal are in the database. The file grows for it
+    /// where it has to and the disk lets it.
+    ///
+    /// # Errors
+    /// It does not, and there is nothing in the journal that could make room.
+    pub(super) fn make_room(&mut self, frame: &Frame) -> io::Result<bool> {
+        let needed = frame.size_and_reserve();
+        let Some(offset) = self.place(needed, ROOM) else { return Ok(false) };
+        if offset + needed <= self.len {
+            return Ok(true);
+        }
+        match self.grow(offset + needed) {
+            Err(error) if self.live.is_empty() => Err(error),
+            Err(_) => Ok(self.place(needed, self.len).is_some()),
+            Ok(()) => Ok(true),
+        }
     }
 
-    /// Writes a frame where it [has room](Self::has_room), and says its number. Durable when it returns. After an
-    /// error the frame may be there or not, until another one is written.
+    /// Writes a frame that has [room](Self::make_room), and says its number. Durable when it returns. After an error
+    /// the frame may be there or not, until another one is written.
     pub(super) fn append(&mut self, mut frame: Frame) -> io::Result<u64> {
-        let (size, needed) = (frame.size(), frame.size_and_reserve());
-        let offset = self.place(needed).ok_or(io::ErrorKind::StorageFull)?;
-        let number = self.next;
+        let place = self.place(frame.size_and_reserve(), self.len.min(ROOM));
+        let offset = place.ok_or(io::ErrorKind::StorageFull)?;
+        let (size, number) = (frame.size(), self.next);
         frame.seal(&self.store, number, self.tries);
         self.tries += 1;
-        let grows = offset + needed > self.len;
-        let end = if grows { (offset + needed).next_multiple_of(GROWTH) } else { offset + size };
         let mut bytes = frame.bytes;
-        bytes.resize(usize::try_from(end - offset).unwrap_or(usize::MAX), 0);
-        if let Err(error) = self.bytes.write(offset, &bytes) {
-            if grows && error.kind() == io::ErrorKind::StorageFull {
-                self.room = self.len;
-            }
-            return Err(error);
-        }
+        bytes.resize(usize::try_from(size).unwrap_or(usize::MAX), 0);
+        self.bytes.write(offset, &bytes)?;
         self.bytes.sync_data()?;
-        if grows {
-            (self.len, self.room) = (end, ROOM);
-        }
         self.live.push_back(Live { number, offset });
         (self.next, self.tries, self.end) = (number + 1, 0, offset + size);
         Ok(number)
+    }
+
+    /// Makes the file so long at least. Zeros are written, as otherwise the disk would not have to have the room.
+    fn grow(&mut self, len: u64) -> io::Result<()> {
+        let len = len.next_multiple_of(GROWTH);
+        let zeros = vec![0; usize::try_from(len - self.len).unwrap_or(usize::MAX)];
+        if let Err(error) = self.bytes.write(self.len, &zeros) {
+            // What it got of a full disk the database may need. If this fails too, it is a little less.
+            let _ = self.bytes.set_len(self.len);
+            return Err(error);
+        }
+        self.len = len;
+        Ok(())
     }
 
     /// The number of the last frame.
@@ -167,14 +182,14 @@ impl Journal {
         }
     }
 
-    /// Where the next frame goes, if it needs so much.
-    fn place(&self, needed: u64) -> Option<u64> {
+    /// Where the next frame goes, if it needs so much and may not go beyond this.
+    fn place(&self, needed: u64, room: u64) -> Option<u64> {
         let Some(first) = self.live.front() else { return Some(0) };
         let fits = |offset: u64, end: u64| (offset + needed <= end).then_some(offset);
         if self.end <= first.offset {
             return fits(self.end, first.offset);
         }
-        fits(self.end, self.room).or_else(|| fits(0, first.offset))
+        fits(self.end, room).or_else(|| fits(0, first.offset))
     }
 }
 
@@ -236,7 +251,7 @@ fn checksum(head: &[u8], payload: &[u8]) -> [u8; CHECKSUM] {
 mod tests {
     use std::sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     };
 
     use proptest::prelude::*;
@@ -246,9 +261,21 @@ mod tests {
 
     const STORE: StoreName = StoreName([7; 16]);
 
-    /// Bytes that can be opened again, and whose syncs fail when they are told to.
-    #[derive(Debug, Clone, Default)]
-    struct Bytes(Arc<(InMemoryBackend, AtomicBool)>);
+    /// Bytes that can be opened again, whose syncs fail when they are told to, on a disk that has room for so many.
+    #[derive(Debug, Clone)]
+    struct Bytes(Arc<(InMemoryBackend, AtomicBool, AtomicU64)>);
+
+    impl Default for Bytes {
+        fn default() -> Self {
+            Self(Arc::new((InMemoryBackend::new(), AtomicBool::new(false), AtomicU64::new(u64::MAX))))
+        }
+    }
+
+    impl Bytes {
+        fn set_room(&self, room: u64) {
+            self.0.2.store(room, Ordering::Relaxed);
+        }
+    }
 
     impl StorageBackend for Bytes {
         fn len(&self) -> io::Result<u64> {
@@ -268,9 +295,12 @@ mod tests {
         }
 
         fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            let end = offset + data.len() as u64;
-            if end > self.0.0.len()? {
-                self.0.0.set_len(end)?;
+            let (end, len) = (offset + data.len() as u64, self.0.0.len()?);
+            let room = self.0.2.load(Ordering::Relaxed).max(len);
+            // A disk that is full takes as much as it can.
+            self.0.0.set_len(end.min(room).max(len))?;
+            if end > room {
+                return Err(io::ErrorKind::StorageFull.into());
             }
             self.0.0.write(offset, data)
         }
@@ -325,15 +355,26 @@ mod tests {
             let mut journal = open(&bytes, 1);
             let mut live: VecDeque<(u64, u64)> = VecDeque::new();
             let mut filed = 0;
+            // So full a disk that many a frame begins anew.
+            let mut room = 2 * GROWTH;
+            bytes.set_room(room);
             for (name, step) in (1000..).zip(steps) {
-                // So small that many a frame begins anew.
-                journal.room = 2 * GROWTH;
                 match step {
                     Step::Append(kind, size) | Step::Fail(kind, size) => {
                         let frame = Frame::new(kind, &changes(name, size));
-                        while !journal.has_room(&frame) {
-                            filed = live.pop_front().expect("an empty journal has room").0;
-                            journal.release(filed);
+                        loop {
+                            match journal.make_room(&frame) {
+                                Ok(true) => break,
+                                Ok(false) => {
+                                    filed = live.pop_front().expect("an empty journal has room").0;
+                                    journal.release(filed);
+                                }
+                                Err(_) => {
+                                    prop_assert!(live.is_empty() && frame.size_and_reserve() > room);
+                                    room = frame.size_and_reserve().next_multiple_of(GROWTH);
+                                    bytes.set_room(room);
+                                }
+                            }
                         }
                         let fails = matches!(step, Step::Fail(..));
                         bytes.0.1.store(fails, Ordering::Relaxed);
@@ -367,36 +408,48 @@ mod tests {
         }
     }
 
+    /// Whether there was room for a frame of one page.
+    fn append(journal: &mut Journal, kind: Kind, number: u64) -> bool {
+        let frame = Frame::new(kind, &changes(number, 3000));
+        journal.make_room(&frame).unwrap() && journal.append(frame).is_ok()
+    }
+
     #[test]
     fn a_journal_that_is_filed_stays_small() {
         let bytes = Bytes::default();
         let mut journal = open(&bytes, 1);
         for number in 1..2000 {
-            let frame = Frame::new(Kind::Store, &changes(number, 3000));
-            assert!(journal.has_room(&frame), "{number}");
-            journal.append(frame).unwrap();
+            assert!(append(&mut journal, Kind::Store, number), "{number}");
             journal.release(number.saturating_sub(100));
         }
         assert_eq!(bytes.len().unwrap(), ROOM);
         for number in 2000..3000 {
             journal.release(number - 1);
-            journal.append(Frame::new(Kind::Store, &changes(number, 3000))).unwrap();
+            assert!(append(&mut journal, Kind::Store, number), "{number}");
             assert_eq!(journal.live[0].offset, 0, "nothing else is touched");
+        }
+    }
+
+    #[test]
+    fn on_a_full_disk_it_gets_by_with_what_it_has_and_later_grows() {
+        let bytes = Bytes::default();
+        let mut journal = open(&bytes, 1);
+        for (numbers, room, len) in [(1..1000, 2 * GROWTH + PAGE, 2 * GROWTH), (1000..2000, u64::MAX, ROOM)] {
+            bytes.set_room(room);
+            for number in numbers {
+                assert!(append(&mut journal, Kind::Store, number), "{number}");
+                journal.release(number.saturating_sub(10));
+            }
+            assert_eq!(bytes.len().unwrap(), len, "what it cannot use it gives back");
         }
     }
 
     #[test]
     fn deletions_have_room_that_nothing_else_takes() {
         let mut journal = open(&Bytes::default(), 1);
-        let stores = (0..).take_while(|&number| {
-            let frame = Frame::new(Kind::Store, &changes(number, 3000));
-            journal.has_room(&frame) && journal.append(frame).is_ok()
-        });
+        let stores = (0..).take_while(|&number| append(&mut journal, Kind::Store, number));
         assert_eq!(stores.count() as u64, (ROOM - RESERVE) / PAGE);
-        let deletions = (0..).take_while(|&number| {
-            let frame = Frame::new(Kind::Delete, &changes(number, 100));
-            journal.has_room(&frame) && journal.append(frame).is_ok()
-        });
+        let deletions = (0..).take_while(|&number| append(&mut journal, Kind::Delete, number));
         assert_eq!(deletions.count() as u64, RESERVE / PAGE);
     }
 
@@ -405,7 +458,9 @@ mod tests {
         let bytes = Bytes::default();
         let mut journal = open(&bytes, 1);
         for number in 1..=3 {
-            journal.append(Frame::new(Kind::Store, &changes(number, 10_000))).unwrap();
+            let frame = Frame::new(Kind::Store, &changes(number, 10_000));
+            assert!(journal.make_room(&frame).unwrap());
+            journal.append(frame).unwrap();
         }
         assert_eq!(read(&bytes, StoreName([8; 16]), 0).unwrap(), BTreeMap::new(), "another store's");
         // One bit of the second one, in its last page.

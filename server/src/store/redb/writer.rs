@@ -10,6 +10,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     sync::{Arc, mpsc::RecvTimeoutError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -66,7 +67,7 @@ pub(super) struct Writer {
     filer: Option<JoinHandle<()>>,
 }
 
-/// Why nothing is written.
+/// Why nothing is stored.
 #[derive(Debug)]
 struct Failure {
     error: StoreError,
@@ -280,9 +281,9 @@ impl Writer {
 
     /// Commits these changes, and the deletions that wait: all of it or nothing.
     pub(super) fn write(&mut self, kind: Kind, mut changes: Vec<Change>) -> Result<(), StoreError> {
-        let began = Instant::now();
-        if let Some(failure) = &self.failure
-            && began < failure.retry
+        // Deletions are tried all the same: on a full disk they are what makes room.
+        if let Some(failure) = self.failure.as_ref().filter(|_| kind == Kind::Store)
+            && Instant::now() < failure.retry
         {
             return Err(failure.error.share());
         }
@@ -293,11 +294,7 @@ impl Writer {
         let size = frame.size();
         self.wait_for_room(&frame)?;
         let writes = Instant::now();
-        let number = self.journal.append(frame).map_err(StoreError::engine).inspect_err(|error| {
-            tell_refusal(error);
-            self.refused = true;
-            self.failure = Some(Failure { error: error.share(), retry: began + RETRY });
-        })?;
+        let number = self.journal.append(frame).map_err(|error| self.refuse(error))?;
         self.waiting.committed(writes.elapsed());
         if self.failure.take().is_some() {
             tracing::info!("the store can be written to again");
@@ -317,11 +314,20 @@ impl Writer {
                 self.refused = true;
                 return Err(failure);
             }
-            if self.journal.has_room(frame) {
+            if self.journal.make_room(frame).map_err(|error| self.refuse(error))? {
                 return Ok(());
             }
             self.shared.pending.wait_for_more_than(filed)?;
         }
+    }
+
+    /// Takes note of what the disk refused, and that nothing is stored for a while.
+    fn refuse(&mut self, error: io::Error) -> StoreError {
+        let error = StoreError::engine(error);
+        tell_refusal(&error);
+        self.refused = true;
+        self.failure = Some(Failure { error: error.share(), retry: Instant::now() + RETRY });
+        error
     }
 
     /// Lets go of the frames that the database has: up to which one, and why it goes no further.
