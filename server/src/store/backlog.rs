@@ -172,7 +172,11 @@ impl Backlog {
         let spill = self.spill.as_ref()?;
         let first = slots.clone().next()?.seq;
         let count = u32::try_from(slots.len()).ok()?;
-        let failed = |error: &io::Error| tracing::error!(%error, "a long queue is kept in memory, as the store's scratch file cannot be written");
+        let failed = |error: &io::Error| {
+            if let Some(times) = spill.refused.add(1) {
+                tracing::error!(%error, times, "a long queue is kept in memory, as the store's scratch file cannot be written");
+            }
+        };
         let index = spill.write(slots.copied()).inspect_err(failed).ok()?;
         Some(Block { first, index, count })
     }

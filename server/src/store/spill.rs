@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{queue::Slot, queues::lock};
+use crate::tally::Tally;
 
 /// The most slots of a block.
 pub(super) const BLOCK_SLOTS: usize = 64;
@@ -20,7 +21,11 @@ const BLOCK_BYTES: usize = BLOCK_SLOTS * SLOT_BYTES;
 
 /// Blocks of slots in a file.
 #[derive(Debug)]
-pub(super) struct Spill(Mutex<Blocks>);
+pub(super) struct Spill {
+    blocks: Mutex<Blocks>,
+    /// Writes that failed. On a full disk each block of a long queue does.
+    pub(super) refused: Tally,
+}
 
 #[derive(Debug)]
 struct Blocks {
@@ -38,7 +43,7 @@ impl Spill {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let blocks = Blocks { file: options.open(path)?, count: 0, free: Vec::new() };
-        Ok(Arc::new(Self(Mutex::new(blocks))))
+        Ok(Arc::new(Self { blocks: Mutex::new(blocks), refused: Tally::new(1) }))
     }
 
     /// Writes a block of up to [`BLOCK_SLOTS`], and says which it is.
@@ -49,7 +54,7 @@ impl Spill {
             bytes.extend(slot.size.to_le_bytes());
         }
         debug_assert!(bytes.len() <= BLOCK_BYTES);
-        let mut blocks = lock(&self.0);
+        let mut blocks = lock(&self.blocks);
         let block = blocks.free.last().copied().unwrap_or(blocks.count);
         blocks.seek(block)?;
         blocks.file.write_all(&bytes)?;
@@ -62,7 +67,7 @@ impl Spill {
     /// The first so many slots of a block.
     pub(super) fn read(&self, block: u32, count: usize) -> io::Result<impl Iterator<Item = Slot> + use<>> {
         let mut bytes = [0; BLOCK_BYTES];
-        let mut blocks = lock(&self.0);
+        let mut blocks = lock(&self.blocks);
         blocks.seek(block)?;
         blocks.file.read_exact(&mut bytes[..count * SLOT_BYTES])?;
         let (slots, _) = bytes.as_chunks::<SLOT_BYTES>();
@@ -75,7 +80,7 @@ impl Spill {
 
     /// Nobody needs this block any more.
     pub(super) fn free(&self, block: u32) {
-        let mut blocks = lock(&self.0);
+        let mut blocks = lock(&self.blocks);
         blocks.free.push(block);
         if blocks.free.len() == blocks.count as usize {
             // Where that fails the blocks are taken again.

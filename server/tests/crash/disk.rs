@@ -48,7 +48,7 @@ struct State {
 }
 
 /// What a file is.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Contents {
     /// What is read.
     cache: Vec<u8>,
@@ -121,6 +121,13 @@ impl Disk {
 
     pub(crate) fn is_dead(&self) -> bool {
         self.state().dead
+    }
+
+    /// What the next server finds where only this one ended.
+    pub(crate) fn after_kill(&self) -> Self {
+        let state = self.state();
+        let (files, occupied) = (state.files.clone(), state.occupied.clone());
+        Self(Arc::new((Mutex::new(State { files, occupied, ..State::default() }), Condvar::new())))
     }
 
     /// What is found when the power is back: of what was not synced, any part.

@@ -93,9 +93,26 @@ impl World {
         }
     }
 
+    /// The same after its server was killed.
+    fn after_kill(self) -> Self {
+        let disk = self.disk.after_kill();
+        self.open_on(disk, Limits::default())
+    }
+
     /// The same after the power was cut.
     fn after_power_cut(self, limits: Limits) -> Self {
         let disk = self.disk.after_power_cut(&mut Random::new(seed()));
+        self.open_on(disk, limits)
+    }
+
+    /// The same where nothing more goes on the disk.
+    fn after_power_cut_on_a_full_disk(self) -> Self {
+        let disk = self.disk.after_power_cut(&mut Random::new(seed()));
+        disk.set_room(Some(0));
+        self.open_on(disk, Limits::default())
+    }
+
+    fn open_on(self, disk: Disk, limits: Limits) -> Self {
         let store = Arc::new(disk.open(limits).unwrap());
         Self { disk, store, app: self.app }
     }
@@ -191,6 +208,25 @@ async fn a_full_disk_delivers_and_what_is_accepted_makes_room() {
     assert_eq!(world.stored().await.into_iter().filter(|&n| n >= 100_000).collect::<Vec<_>>(), expected);
 }
 
+/// What fills it may be what is stored, so only who takes that makes room again.
+#[tokio::test]
+async fn on_a_full_disk_it_opens_and_delivers_and_what_is_accepted_makes_room() {
+    let world = World::new(Limits::default()).await;
+    world.disk.set_room(Some(2000));
+    let mut stored = 0;
+    while world.append(stored).await.is_ok() {
+        stored += 1;
+    }
+    let world = world.after_power_cut_on_a_full_disk();
+    let taken = world.take(usize::MAX).await;
+    assert_eq!(numbers(&taken)[..stored as usize], (0..stored).collect::<Vec<_>>());
+    world.accept(taken).await;
+    eventually("there is room", async || world.append(100_000).await.is_ok()).await;
+    world.store(100_001..100_010).await;
+    let world = world.after_power_cut_on_a_full_disk();
+    assert_eq!(world.stored().await, (100_000..100_010).collect::<Vec<_>>());
+}
+
 /// Whichever sync of its transaction fails, up to the last one: then it is in the database all the same.
 #[tokio::test]
 async fn a_database_that_cannot_follow_once_does_so_later() {
@@ -225,6 +261,19 @@ async fn what_a_failed_sync_lost_is_not_taken_for_stored() {
     world.recover(3..5).await;
     let world = world.after_power_cut(Limits::default());
     assert_eq!(world.stored().await, [0, 1, 2, 3, 4], "the fourth was answered in the end");
+}
+
+/// It stays in the system's memory, where the next server finds it.
+#[tokio::test]
+async fn what_a_failed_sync_lost_is_on_the_disk_once_it_is_taken_for_stored() {
+    let world = World::new(Limits::default()).await;
+    world.store(0..3).await;
+    world.disk.set_fault(Some(Fault::OneSync(JOURNAL, 0)));
+    world.append(3).await.unwrap_err();
+    let world = world.after_kill();
+    assert_eq!(world.append(3).await.unwrap(), Appended::Duplicate);
+    let world = world.after_power_cut(Limits::default());
+    assert_eq!(world.stored().await, [0, 1, 2, 3]);
 }
 
 /// Whatever a commit did that was answered with an error, and that may stand in the journal all the same.

@@ -62,13 +62,18 @@ impl<'t> Events<'t> {
         Ok(())
     }
 
-    /// Makes the heads anew where there is not one for each event, as in a file that a server without heads
-    /// wrote to: an event without one would never be delivered. As numbers only rise, as many of both and the
-    /// same last number say that they belong together.
-    pub(super) fn make_sure(&mut self) -> Result<(), redb::Error> {
+    /// Whether there is a head for each event. As numbers only rise, as many of both and the same last number say that they
+    /// belong together.
+    pub(super) fn have_heads(&self) -> Result<bool, redb::Error> {
         let last_event = self.records.last()?.map(|(seq, _)| seq.value());
         let last_head = self.heads.last()?.map(|(seq, _)| seq.value());
-        if self.heads.len()? == self.records.len()? && last_head == last_event {
+        Ok(self.heads.len()? == self.records.len()? && last_head == last_event)
+    }
+
+    /// Makes the heads anew where there is not one for each event, as in a file that a server without heads
+    /// wrote to: an event without one would never be delivered.
+    pub(super) fn make_heads(&mut self) -> Result<(), redb::Error> {
+        if self.have_heads()? {
             return Ok(());
         }
         self.heads.retain(|_, _| false)?;

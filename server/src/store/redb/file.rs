@@ -13,13 +13,13 @@ use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
     TableDefinition, WriteTransaction, backends::FileBackend,
 };
-use wwproxy_protocol::{AppId, Event};
+use wwproxy_protocol::{AppId, Event, InvalidId};
 
 use super::{
     change,
     disk::Disk,
     events::{EVENTS, Events, HEADS, tell_damage},
-    journal::{self, Journal, StoreName},
+    journal::{Journal, StoreName},
     record,
     unfiled::Unfiled,
 };
@@ -85,19 +85,35 @@ struct Engine {
     opened: u64,
 }
 
-/// What the file says when it is opened.
+/// What a store has in its files when it is opened.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(PartialEq))]
 pub(super) struct Contents {
-    pub(super) registrations: Vec<(AppId, Registration, u128)>,
-    pub(super) dropped: Vec<(AppId, u64)>,
-    /// Those with events.
+    pub(super) registrations: HashMap<AppId, (Registration, u128)>,
+    pub(super) dropped: HashMap<AppId, u64>,
+    /// Those with events, and the place of each.
     pub(super) apps: Vec<AppId>,
+    places: HashMap<AppId, usize>,
     /// In order of arrival, each with the place of its app among those.
     pub(super) events: Vec<(usize, Slot)>,
     pub(super) keys: Vec<(Seq, Key)>,
 }
 
 impl Contents {
+    /// An event that came after those that are there.
+    pub(super) fn add(&mut self, app: &str, slot: Slot) -> Result<(), InvalidId> {
+        let place = if let Some(&place) = self.places.get(app) {
+            place
+        } else {
+            let (app, place): (AppId, _) = (app.parse()?, self.apps.len());
+            self.apps.push(app.clone());
+            self.places.insert(app, place);
+            place
+        };
+        self.events.push((place, slot));
+        Ok(())
+    }
+
     /// What the events take.
     pub(super) fn bytes(&self) -> u64 {
         self.events.iter().map(|(_, slot)| u64::from(slot.size)).sum()
@@ -125,10 +141,14 @@ impl File {
         Ok(file)
     }
 
-    /// Makes sure that all tables are there, and says whose journal is filed.
+    /// Makes sure that all tables are there, and says whose journal is filed. Where nothing is missing nothing is written:
+    /// the disk may be full.
     fn create_tables(&self) -> Result<StoreName, redb::Error> {
+        if let Some(name) = self.name_if_whole()? {
+            return Ok(name);
+        }
         self.transaction(|transaction| {
-            Events::open(transaction)?.make_sure()?;
+            Events::open(transaction)?.make_heads()?;
             transaction.open_table(REGISTRATIONS)?;
             transaction.open_table(KEYS)?;
             transaction.open_table(DROPPED)?;
@@ -141,13 +161,24 @@ impl File {
         })
     }
 
-    /// Files what is in this journal and not in the database yet. Only before anybody reads.
-    pub(super) fn take_up(&self, journal: Box<dyn StorageBackend>) -> Result<Journal, OpenError> {
+    fn name_if_whole(&self) -> Result<Option<StoreName>, redb::Error> {
+        // What it opens it makes, and forgets again where it is not committed.
+        let transaction = self.begin_write()?;
+        let journal = transaction.open_table(JOURNAL)?;
+        // Written when all tables were made.
+        let Some(row) = journal.get(())? else { return Ok(None) };
+        let is_whole = Events::open(&transaction)?.have_heads()?;
+        Ok(is_whole.then(|| StoreName(*row.value().0)))
+    }
+
+    /// Takes up this journal, and what it has that is not in the database yet.
+    pub(super) fn take_up(&self, journal: Box<dyn StorageBackend>) -> Result<(Journal, Unfiled), OpenError> {
         let broken = |error| OpenError::Io(self.folder.clone(), error);
         let filed = self.filed().map_err(|error| self.explain(error))?;
+        let (journal, payloads) = Journal::open(journal, self.name, filed).map_err(broken)?;
         let mut unfiled = Unfiled::default();
         let mut next = filed + 1;
-        for (number, payload) in journal::read(&*journal, self.name, filed).map_err(broken)? {
+        for ((number, size), payload) in journal.frames().zip(payloads.into_values()) {
             if number > next {
                 tracing::error!(
                     missing = number - next,
@@ -155,13 +186,10 @@ impl File {
                 );
             }
             let changes = change::decode(&payload).map_err(|error| self.unreadable(error))?;
-            unfiled.add(number, payload.len() as u64, changes);
+            unfiled.add(number, size, changes);
             next = number + 1;
         }
-        if !unfiled.is_empty() {
-            self.file(&unfiled).map_err(|error| self.explain(error))?;
-        }
-        Journal::new(journal, self.name, next).map_err(broken)
+        Ok((journal, unfiled))
     }
 
     fn unreadable(&self, error: impl std::error::Error + Send + Sync + 'static) -> OpenError {
@@ -283,7 +311,7 @@ impl File {
         }
     }
 
-    /// Everything in memory's share.
+    /// Memory's share of everything in the database.
     pub(super) fn contents(&self) -> Result<Contents, StoreError> {
         let read = || -> Result<Contents, Box<dyn std::error::Error + Send + Sync>> {
             let transaction = self.begin_read()?;
@@ -291,25 +319,16 @@ impl File {
             for row in transaction.open_table(REGISTRATIONS)?.iter()? {
                 let (app, value) = row?;
                 let (registration, life) = record::decode_registration(value.value())?;
-                contents.registrations.push((app.value().parse()?, registration, life));
+                contents.registrations.insert(app.value().parse()?, (registration, life));
             }
             for row in transaction.open_table(DROPPED)?.iter()? {
                 let (app, count) = row?;
-                contents.dropped.push((app.value().parse()?, count.value()));
+                contents.dropped.insert(app.value().parse()?, count.value());
             }
-            let mut places: HashMap<AppId, usize> = HashMap::new();
             for row in transaction.open_table(HEADS)?.iter()? {
                 let (seq, value) = row?;
                 let (size, app) = value.value();
-                let place = if let Some(&place) = places.get(app) {
-                    place
-                } else {
-                    let (app, place): (AppId, _) = (app.parse()?, contents.apps.len());
-                    contents.apps.push(app.clone());
-                    places.insert(app, place);
-                    place
-                };
-                contents.events.push((place, Slot { seq: seq.value(), size }));
+                contents.add(app, Slot { seq: seq.value(), size })?;
             }
             for row in transaction.open_table(KEYS)?.iter()? {
                 contents.keys.extend(record::decode_keys(row?.1.value())?);

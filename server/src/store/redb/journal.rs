@@ -61,6 +61,14 @@ pub(super) struct Journal {
 struct Live {
     number: u64,
     offset: u64,
+    size: u64,
+}
+
+/// A frame as it was found.
+struct Found {
+    offset: u64,
+    tries: u32,
+    payload: Vec<u8>,
 }
 
 /// What a commit does.
@@ -92,7 +100,7 @@ impl Frame {
 
     /// What it takes in the journal, in bytes.
     pub(super) fn size(&self) -> u64 {
-        (self.bytes.len() as u64).next_multiple_of(PAGE)
+        size(self.bytes.len())
     }
 
     /// What it takes, with what it has to leave.
@@ -116,10 +124,35 @@ impl Frame {
 }
 
 impl Journal {
-    /// Writes to these bytes from their beginning, as all frames before this number are in the database.
-    pub(super) fn new(bytes: Box<dyn StorageBackend>, store: StoreName, next: u64) -> io::Result<Self> {
+    /// Takes up these bytes, where all frames up to this number are in the database, and gives the payloads of those
+    /// after it, by number.
+    pub(super) fn open(
+        bytes: Box<dyn StorageBackend>,
+        store: StoreName,
+        filed: u64,
+    ) -> io::Result<(Self, BTreeMap<u64, Vec<u8>>)> {
         let len = bytes.len()?;
-        Ok(Self { bytes, store, next, tries: 0, end: 0, len, live: VecDeque::new() })
+        let found = read(&*bytes, store, filed)?;
+        let live = found.iter().map(|(&number, found)| Live {
+            number,
+            offset: found.offset,
+            size: size(HEAD + found.payload.len()),
+        });
+        let mut journal = Self { bytes, store, next: filed + 1, tries: 0, end: 0, len, live: live.collect() };
+        if let Some(&Live { number, offset, size }) = journal.live.back() {
+            (journal.next, journal.end) = (number + 1, offset + size);
+            journal.make_sure(offset, HEAD + found[&number].payload.len())?;
+        }
+        Ok((journal, found.into_iter().map(|(number, found)| (number, found.payload)).collect()))
+    }
+
+    /// Writes again what may be in the system's memory alone, as the last writer's sync failed or was never called. No
+    /// frame but the last one is: each is synced before the next.
+    fn make_sure(&self, offset: u64, length: usize) -> io::Result<()> {
+        let mut frame = vec![0; length];
+        self.bytes.read(offset, &mut frame)?;
+        self.bytes.write(offset, &frame)?;
+        self.bytes.sync_data()
     }
 
     /// Whether a frame can be written before more of those in the journal are in the database. The file grows for it
@@ -152,7 +185,7 @@ impl Journal {
         bytes.resize(usize::try_from(size).unwrap_or(usize::MAX), 0);
         self.bytes.write(offset, &bytes)?;
         self.bytes.sync_data()?;
-        self.live.push_back(Live { number, offset });
+        self.live.push_back(Live { number, offset, size });
         (self.next, self.tries, self.end) = (number + 1, 0, offset + size);
         Ok(number)
     }
@@ -170,9 +203,14 @@ impl Journal {
         Ok(())
     }
 
-    /// The number of the last frame.
-    pub(super) fn last(&self) -> u64 {
-        self.next - 1
+    /// The last frame of those that are in the database.
+    pub(super) fn filed(&self) -> u64 {
+        self.live.front().map_or(self.next, |frame| frame.number) - 1
+    }
+
+    /// The numbers of those that are not, and what each takes, in bytes.
+    pub(super) fn frames(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.live.iter().map(|frame| (frame.number, frame.size))
     }
 
     /// All frames up to this number are in the database.
@@ -202,21 +240,17 @@ impl fmt::Debug for Journal {
     }
 }
 
-/// The payloads of a store's frames with numbers above this one, by number. What is not whole is not there: it was
-/// being written when its writer ended.
-pub(super) fn read(
-    bytes: &dyn StorageBackend,
-    store: StoreName,
-    filed: u64,
-) -> io::Result<BTreeMap<u64, Vec<u8>>> {
+/// A store's frames with numbers above this one, by number. What is not whole is not there: it was being written when
+/// its writer ended.
+fn read(bytes: &dyn StorageBackend, store: StoreName, filed: u64) -> io::Result<BTreeMap<u64, Found>> {
     let len = bytes.len()?;
-    let mut found: BTreeMap<u64, (u32, Vec<u8>)> = BTreeMap::new();
-    let mut offset = 0;
-    while offset + HEAD as u64 <= len {
-        let mut head = [0; HEAD];
+    let mut frames: BTreeMap<u64, Found> = BTreeMap::new();
+    let mut next = 0;
+    while next + HEAD as u64 <= len {
+        let (offset, mut head) = (next, [0; HEAD]);
         bytes.read(offset, &mut head)?;
         let start = offset + HEAD as u64;
-        offset += PAGE;
+        next += PAGE;
         let (number, tries) = (u64::from_be_bytes(part(&head, 16)), u32::from_be_bytes(part(&head, 24)));
         let length = u64::from(u32::from_be_bytes(part(&head, 28)));
         if head[..16] != store.0 || number <= filed || start + length > len {
@@ -227,13 +261,18 @@ pub(super) fn read(
         if head[32..] != checksum(&head[..32], &payload) {
             continue;
         }
-        offset = (start + length).next_multiple_of(PAGE);
+        next = (start + length).next_multiple_of(PAGE);
         // One that failed may be whole all the same. The later try counts.
-        if found.get(&number).is_none_or(|(earlier, _)| *earlier < tries) {
-            found.insert(number, (tries, payload));
+        if frames.get(&number).is_none_or(|earlier| earlier.tries < tries) {
+            frames.insert(number, Found { offset, tries, payload });
         }
     }
-    Ok(found.into_iter().map(|(number, (_, payload))| (number, payload)).collect())
+    Ok(frames)
+}
+
+/// What so many bytes take, in bytes.
+fn size(bytes: usize) -> u64 {
+    (bytes as u64).next_multiple_of(PAGE)
 }
 
 fn part<const N: usize>(head: &[u8; HEAD], from: usize) -> [u8; N] {
@@ -306,8 +345,8 @@ mod tests {
         }
     }
 
-    fn open(bytes: &Bytes, next: u64) -> Journal {
-        Journal::new(Box::new(bytes.clone()), STORE, next).unwrap()
+    fn open(bytes: &Bytes, filed: u64) -> Journal {
+        Journal::open(Box::new(bytes.clone()), STORE, filed).unwrap().0
     }
 
     /// Changes that tell their number and take so many bytes.
@@ -317,7 +356,7 @@ mod tests {
 
     fn found(bytes: &Bytes, filed: u64) -> Vec<(u64, u64)> {
         let frames = read(bytes, STORE, filed).unwrap();
-        let tell = |(number, payload): (u64, Vec<u8>)| match &change::decode(&payload).unwrap()[..] {
+        let tell = |(number, found): (u64, Found)| match &change::decode(&found.payload).unwrap()[..] {
             [Change::Delete(numbers)] => (number, numbers[0]),
             _ => panic!("{number} says something else"),
         };
@@ -332,7 +371,7 @@ mod tests {
         Fail(Kind, usize),
         /// So many more frames are filed.
         File(usize),
-        /// The store is opened again, and files all.
+        /// The store is opened again.
         Open,
     }
 
@@ -352,7 +391,7 @@ mod tests {
         #[test]
         fn what_is_not_filed_is_there(steps in prop::collection::vec(step(), 1..80)) {
             let bytes = Bytes::default();
-            let mut journal = open(&bytes, 1);
+            let mut journal = open(&bytes, 0);
             let mut live: VecDeque<(u64, u64)> = VecDeque::new();
             let mut filed = 0;
             // So full a disk that many a frame begins anew.
@@ -398,9 +437,9 @@ mod tests {
                     Step::Open => {
                         let there = found(&bytes, filed);
                         prop_assert_eq!(&there[..live.len()], live.make_contiguous());
-                        filed = there.last().map_or(filed, |&(number, _)| number);
-                        live.clear();
-                        journal = open(&bytes, filed + 1);
+                        live = there.into();
+                        bytes.0.1.store(false, Ordering::Relaxed);
+                        journal = open(&bytes, filed);
                     }
                 }
                 prop_assert_eq!(found(&bytes, filed), live.make_contiguous());
@@ -417,7 +456,7 @@ mod tests {
     #[test]
     fn a_journal_that_is_filed_stays_small() {
         let bytes = Bytes::default();
-        let mut journal = open(&bytes, 1);
+        let mut journal = open(&bytes, 0);
         for number in 1..2000 {
             assert!(append(&mut journal, Kind::Store, number), "{number}");
             journal.release(number.saturating_sub(100));
@@ -433,7 +472,7 @@ mod tests {
     #[test]
     fn on_a_full_disk_it_gets_by_with_what_it_has_and_later_grows() {
         let bytes = Bytes::default();
-        let mut journal = open(&bytes, 1);
+        let mut journal = open(&bytes, 0);
         for (numbers, room, len) in [(1..1000, 2 * GROWTH + PAGE, 2 * GROWTH), (1000..2000, u64::MAX, ROOM)] {
             bytes.set_room(room);
             for number in numbers {
@@ -446,7 +485,7 @@ mod tests {
 
     #[test]
     fn deletions_have_room_that_nothing_else_takes() {
-        let mut journal = open(&Bytes::default(), 1);
+        let mut journal = open(&Bytes::default(), 0);
         let stores = (0..).take_while(|&number| append(&mut journal, Kind::Store, number));
         assert_eq!(stores.count() as u64, (ROOM - RESERVE) / PAGE);
         let deletions = (0..).take_while(|&number| append(&mut journal, Kind::Delete, number));
@@ -456,13 +495,13 @@ mod tests {
     #[test]
     fn what_is_no_frame_of_this_store_is_not_read() {
         let bytes = Bytes::default();
-        let mut journal = open(&bytes, 1);
+        let mut journal = open(&bytes, 0);
         for number in 1..=3 {
             let frame = Frame::new(Kind::Store, &changes(number, 10_000));
             assert!(journal.make_room(&frame).unwrap());
             journal.append(frame).unwrap();
         }
-        assert_eq!(read(&bytes, StoreName([8; 16]), 0).unwrap(), BTreeMap::new(), "another store's");
+        assert!(read(&bytes, StoreName([8; 16]), 0).unwrap().is_empty(), "another store's");
         // One bit of the second one, in its last page.
         let at = journal.live[1].offset + 2 * PAGE + 5;
         let mut byte = [0];

@@ -105,13 +105,15 @@ impl RedbStore {
         spill: Option<Arc<Spill>>,
         limits: Limits,
     ) -> Result<Self, OpenError> {
-        let journal = file.take_up(journal)?;
-        let contents = file.contents().map_err(|error| OpenError::Unreadable(folder.to_owned(), error))?;
+        let (journal, unfiled) = file.take_up(journal)?;
+        let unreadable = |error| OpenError::Unreadable(folder.to_owned(), error);
+        let mut contents = file.contents().map_err(unreadable)?;
+        unfiled.add_to(&mut contents).map_err(unreadable)?;
         file.compact(contents.bytes());
         let last_event = contents.events.last().map_or(0, |&(_, slot)| slot.seq);
         let last_key = contents.keys.last().map_or(0, |&(seq, _)| seq);
         let sequence = Sequence::after(last_event.max(last_key));
-        let pending = Pending::after(journal.last());
+        let pending = Pending::new(journal.filed(), unfiled);
         let shared = Shared { file, pending, queues: Queues::new(spill), registrations: RwLock::default() };
         let (recent, nobodys) = shared.take_up(contents, &limits);
         let shared = Arc::new(shared);
@@ -262,14 +264,14 @@ impl Store for RedbStore {
 }
 
 impl Shared {
-    /// Takes into memory what the file says, and gives the keys that it knows and the events of apps that are not
+    /// Takes into memory what the files say, and gives the keys that it knows and the events of apps that are not
     /// registered: accepted ones whose deletion was on its way when their app was removed.
     fn take_up(&self, contents: Contents, limits: &Limits) -> (Recent, Vec<Seq>) {
         let mut recent = Recent::new(limits.dedupe_window, contents.keys.len());
         for (seq, key) in contents.keys {
             recent.insert(seq, key);
         }
-        let registered = contents.registrations.into_iter().map(|(app, registration, life)| {
+        let registered = contents.registrations.into_iter().map(|(app, (registration, life))| {
             (app, Registered { registration: Arc::new(registration), life })
         });
         *write(&self.registrations) = registered.collect();

@@ -52,9 +52,11 @@ pub(super) enum Work {
 }
 
 impl Pending {
-    /// Where everything up to this frame is filed.
-    pub(super) fn after(filed: u64) -> Self {
-        Self { state: Mutex::new(State { filed, ..State::default() }), changed: Condvar::new() }
+    /// Where everything up to this frame is filed, and this is what came after it.
+    pub(super) fn new(filed: u64, unfiled: Unfiled) -> Self {
+        let since = (!unfiled.is_empty()).then(Instant::now);
+        let state = State { waiting: unfiled, since, filed, ..State::default() };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// The records of these events, where they are not in the database yet.

@@ -1,6 +1,6 @@
 //! What the journal has and the database has not yet.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use redb::WriteTransaction;
@@ -8,13 +8,13 @@ use wwproxy_protocol::AppId;
 
 use super::{
     change::Change,
-    events::Events,
-    file::{DROPPED, KEYS, REGISTRATIONS},
+    events::{Events, slot_size},
+    file::{Contents, DROPPED, KEYS, REGISTRATIONS},
     record,
 };
 use crate::{
     give_way::give_way,
-    store::{dedupe::Key, sequence::Seq},
+    store::{StoreError, dedupe::Key, queue::Slot, sequence::Seq},
 };
 
 /// What a deletion costs, in bytes of the journal that are filed in the same time: it writes a page anew.
@@ -137,6 +137,36 @@ impl Unfiled {
         Ok(())
     }
 
+    /// Changes what the tables say as [`write`](Self::write) would.
+    pub(super) fn add_to(&self, contents: &mut Contents) -> Result<(), StoreError> {
+        let deleted: HashSet<_> = self.deleted.iter().copied().collect();
+        contents.events.retain(|(_, slot)| !deleted.contains(&slot.seq));
+        for (&seq, record) in &self.records {
+            let app = record::decode_app(record).map_err(StoreError::engine)?;
+            contents
+                .add(app.as_str(), Slot { seq, size: slot_size(record.len()) })
+                .map_err(StoreError::engine)?;
+        }
+        contents.keys.retain(|&(seq, _)| seq >= self.forgotten);
+        contents.keys.extend(&self.keys);
+        for (app, record) in &self.registrations {
+            match record {
+                Some(record) => {
+                    let registration = record::decode_registration(record).map_err(StoreError::engine)?;
+                    contents.registrations.insert(app.clone(), registration);
+                }
+                None => drop(contents.registrations.remove(app)),
+            }
+        }
+        for (app, count) in &self.dropped {
+            match count {
+                Some(count) => drop(contents.dropped.insert(app.clone(), *count)),
+                None => drop(contents.dropped.remove(app)),
+            }
+        }
+        Ok(())
+    }
+
     /// Deletes from the tables what is to be deleted. The rest may follow: to delete twice changes nothing.
     pub(super) fn write_deletions(&self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
         Events::open(transaction)?.remove_all(&self.deleted)
@@ -145,10 +175,17 @@ impl Unfiled {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use redb::{Database, ReadableDatabase, ReadableTableMetadata, backends::InMemoryBackend};
+    use wwproxy_protocol::{Scheme, Secret};
 
     use super::*;
-    use crate::store::{NewEvent, redb::events::EVENTS, sequence};
+    use crate::store::{
+        NewEvent, Registration,
+        redb::{events::EVENTS, file::File},
+        sequence,
+    };
 
     fn stored(seq: Seq) -> Change {
         let event = NewEvent { headers: Vec::new(), query: None, body: Bytes::new() };
@@ -172,6 +209,43 @@ mod tests {
         unfiled.add(2, 4096, vec![Change::Delete(vec![1])]);
         assert!(unfiled.deleted.is_empty() && unfiled.record(1).is_none());
         assert_eq!(file(&database, &unfiled), 1);
+    }
+
+    #[test]
+    fn memory_has_the_same_of_it_before_it_is_filed_and_after() {
+        let file = File::open(Path::new("/nowhere"), Box::new(InMemoryBackend::new())).unwrap();
+        let app = |name: &str| name.parse::<AppId>().unwrap();
+        let register = |name, secret: &str| {
+            let registration = Registration { scheme: Scheme::default(), secrets: vec![Secret::new(secret)] };
+            Change::Register { app: app(name), record: record::encode_registration(&registration, 1) }
+        };
+        let steps = [
+            vec![register("bot", "1"), register("gone", "2"), Change::Drop { app: app("gone"), count: 1 }],
+            vec![stored(1), stored(2), stored(3), Change::Know(vec![(1, 10), (3, 30)])],
+            vec![stored(4), stored(5), Change::Know(vec![(5, 50)]), Change::Delete(vec![1])],
+            vec![
+                Change::Delete(vec![2, 4]),
+                Change::Forget { below: 4 },
+                Change::Unregister(app("gone")),
+                register("bot", "3"),
+                register("new", "4"),
+                Change::Drop { app: app("bot"), count: 2 },
+                stored(6),
+                Change::Know(vec![(6, 60)]),
+            ],
+        ];
+        for (number, changes) in (1..).zip(steps) {
+            let mut unfiled = Unfiled::default();
+            unfiled.add(number, 4096, changes);
+            let mut before = file.contents().unwrap();
+            unfiled.add_to(&mut before).unwrap();
+            file.file(&unfiled).unwrap();
+            assert_eq!(before, file.contents().unwrap(), "{number}");
+        }
+        let contents = file.contents().unwrap();
+        assert_eq!(contents.events.iter().map(|(_, slot)| slot.seq).collect::<Vec<_>>(), [3, 5, 6]);
+        assert_eq!(contents.keys, [(5, 50), (6, 60)]);
+        assert_eq!((contents.registrations.len(), &contents.dropped[&app("bot")]), (2, &2));
     }
 
     #[test]

@@ -85,6 +85,10 @@ impl Writer {
         journal: Journal,
     ) -> Self {
         let filer = Some(Filer::spawn(Arc::clone(&shared)));
+        let mut occupancy = Occupancy::default();
+        for (number, size) in journal.frames() {
+            occupancy.add(number, size);
+        }
         Self {
             shared,
             limits,
@@ -96,7 +100,7 @@ impl Writer {
             closing: None,
             to_delete,
             journal,
-            occupancy: Occupancy::default(),
+            occupancy,
             failure: None,
             refused: false,
             filer,
