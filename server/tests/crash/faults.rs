@@ -227,6 +227,30 @@ async fn on_a_full_disk_it_opens_and_delivers_and_what_is_accepted_makes_room() 
     assert_eq!(world.stored().await, (100_000..100_010).collect::<Vec<_>>());
 }
 
+/// In more commits than the journal has room for, where what they delete is not filed.
+#[tokio::test]
+async fn on_a_full_disk_what_is_accepted_one_by_one_makes_room_too() {
+    let world = World::new(Limits::default()).await;
+    world.disk.set_room(Some(2000));
+    let mut stored = 0;
+    while world.append(stored).await.is_ok() {
+        stored += 1;
+    }
+    let world = world.after_power_cut_on_a_full_disk();
+    for n in 0..200 {
+        let taken = world.take(1).await;
+        assert_eq!(numbers(&taken), [n]);
+        world.accept(taken).await;
+        // Longer than deletions wait for others.
+        sleep(Duration::from_millis(25)).await;
+    }
+    let taken = world.take(usize::MAX).await;
+    world.accept(taken).await;
+    eventually("there is room", async || world.append(100_000).await.is_ok()).await;
+    let world = world.after_power_cut_on_a_full_disk();
+    assert_eq!(world.stored().await, [100_000]);
+}
+
 /// Whichever sync of its transaction fails, up to the last one: then it is in the database all the same.
 #[tokio::test]
 async fn a_database_that_cannot_follow_once_does_so_later() {
@@ -274,6 +298,28 @@ async fn what_a_failed_sync_lost_is_on_the_disk_once_it_is_taken_for_stored() {
     assert_eq!(world.append(3).await.unwrap(), Appended::Duplicate);
     let world = world.after_power_cut(Limits::default());
     assert_eq!(world.stored().await, [0, 1, 2, 3]);
+}
+
+/// The next server finds in the system's memory what is not on the disk, and writes over what was filed.
+#[tokio::test]
+async fn what_was_filed_for_the_system_s_memory_alone_is_not_lost() {
+    join_all((0..8).map(async |before| {
+        let world = World::new(Limits::default()).await;
+        world.store(0..40).await;
+        world.disk.set_fault(Some(Fault::OneSync(DATABASE, before)));
+        let mut end = 40;
+        eventually("it is tried", async || {
+            end += u32::from(world.append(end).await.is_ok());
+            world.disk.fault().is_none()
+        })
+        .await;
+        let world = world.after_kill();
+        assert_eq!(world.stored().await, (0..end).collect::<Vec<_>>(), "{before}");
+        world.store(end..end + 100).await;
+        let world = world.after_power_cut(Limits::default());
+        assert_eq!(world.stored().await, (0..end + 100).collect::<Vec<_>>(), "{before}");
+    }))
+    .await;
 }
 
 /// Whatever a commit did that was answered with an error, and that may stand in the journal all the same.

@@ -19,7 +19,7 @@ use super::{
     writer::Writer,
 };
 use crate::store::{
-    Appended, DedupeKey, NewEvent, Overflow, StoreError,
+    Appended, DedupeKey, NewEvent, Overflow,
     dedupe::{self, Key},
     queue::{Evicted, Slot},
     queues::{AppQueue, Queues},
@@ -131,8 +131,8 @@ impl Batch {
 }
 
 impl Writer {
-    /// Commits appends together with the deletions that wait, and answers them.
-    pub(super) fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+    /// Commits appends together with the deletions that wait, and answers them. Where nothing is stored, nothing is written.
+    pub(super) fn commit(&mut self, batch: Batch) {
         let Batch { appends, replies, room, .. } = batch;
         let mut changes = Changes::default();
         let outcomes: Vec<_> = appends
@@ -140,7 +140,7 @@ impl Writer {
             .map(|(app, event, dedupe)| self.append(app, event, dedupe, &mut changes))
             .collect();
         let stored = changes.take_writes(&self.shared.queues);
-        let written = if stored.is_empty() { self.delete() } else { self.write(Kind::Store, stored) };
+        let written = if stored.is_empty() { Ok(()) } else { self.write(Kind::Store, stored) };
         drop(room);
         match written {
             Ok(()) => {
@@ -150,7 +150,6 @@ impl Writer {
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
                     answer(reply, Ok(outcome));
                 }
-                Ok(())
             }
             Err(error) => {
                 for (app, evicted) in changes.evicted {
@@ -159,7 +158,6 @@ impl Writer {
                 for reply in replies {
                     answer(reply, Err(error.share()));
                 }
-                Err(error)
             }
         }
     }

@@ -91,7 +91,7 @@ struct Engine {
 pub(super) struct Contents {
     pub(super) registrations: HashMap<AppId, (Registration, u128)>,
     pub(super) dropped: HashMap<AppId, u64>,
-    /// Those with events, and the place of each.
+    /// Those that have events, or had some, and the place of each.
     pub(super) apps: Vec<AppId>,
     places: HashMap<AppId, usize>,
     /// In order of arrival, each with the place of its app among those.
@@ -141,8 +141,8 @@ impl File {
         Ok(file)
     }
 
-    /// Makes sure that all tables are there, and says whose journal is filed. Where nothing is missing nothing is written:
-    /// the disk may be full.
+    /// Makes sure that all tables are there, and says whose journal is filed. Where nothing is missing nothing is
+    /// committed: the disk may be full.
     fn create_tables(&self) -> Result<StoreName, redb::Error> {
         if let Some(name) = self.name_if_whole()? {
             return Ok(name);

@@ -41,7 +41,7 @@ impl Filer {
                     }
                     if filed.is_err() && self.shared.pending.is_closing() {
                         tracing::warn!(
-                            "what the database refused is in the journal, and filed with the next start"
+                            "what the database refused is in the journal, and filed after the next start"
                         );
                         break;
                     }
@@ -82,7 +82,7 @@ impl Filer {
 
     /// Takes note of a write that failed. What is stored can be read on.
     fn fail(&mut self, error: &StoreError) {
-        tell_refusal(error);
+        self.shared.tell_refusal(error);
         if self.shared.file.is_writable()
             && let Err(error) = self.shared.file.open_for_reading()
         {
@@ -110,8 +110,16 @@ impl Drop for Filer {
     }
 }
 
-pub(super) fn tell_refusal(error: &StoreError) {
-    tracing::error!(cause = cause(error), "the store refused a write; senders are asked to come again");
+impl Shared {
+    pub(super) fn tell_refusal(&self, error: &StoreError) {
+        if let Some(times) = self.refusals.add(1) {
+            tracing::error!(
+                cause = cause(error),
+                times,
+                "the store refused a write; while it stores nothing senders are asked to come again"
+            );
+        }
+    }
 }
 
 /// What stands behind an error that says only what it means for the store.

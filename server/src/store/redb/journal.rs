@@ -13,6 +13,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt, io,
+    time::{Duration, Instant},
 };
 
 use redb::StorageBackend;
@@ -29,6 +30,8 @@ const CHECKSUM: usize = 16;
 pub(super) const ROOM: u64 = 32 * GROWTH;
 /// Until then it grows by so much at once, in bytes: less where the journal itself is tested, many times over.
 const GROWTH: u64 = if cfg!(test) { 64 << 10 } else { 1 << 20 };
+/// How long after it could not grow it is tried again: to try fills the disk for a moment, which the database may need.
+const GROWTH_PAUSE: Duration = Duration::from_secs(1);
 /// What is left to commits that only delete, in bytes: on a full disk they are what makes room again.
 const RESERVE: u64 = GROWTH / 4;
 
@@ -53,6 +56,8 @@ pub(super) struct Journal {
     end: u64,
     /// How long the file is.
     len: u64,
+    /// When it could not be made longer, and why.
+    refused: Option<(Instant, io::ErrorKind)>,
     /// The frames that are not in the database yet.
     live: VecDeque<Live>,
 }
@@ -138,7 +143,16 @@ impl Journal {
             offset: found.offset,
             size: size(HEAD + found.payload.len()),
         });
-        let mut journal = Self { bytes, store, next: filed + 1, tries: 0, end: 0, len, live: live.collect() };
+        let mut journal = Self {
+            bytes,
+            store,
+            next: filed + 1,
+            tries: 0,
+            end: 0,
+            len,
+            refused: None,
+            live: live.collect(),
+        };
         if let Some(&Live { number, offset, size }) = journal.live.back() {
             (journal.next, journal.end) = (number + 1, offset + size);
             journal.make_sure(offset, HEAD + found[&number].payload.len())?;
@@ -155,29 +169,27 @@ impl Journal {
         self.bytes.sync_data()
     }
 
-    /// Whether a frame can be written before more of those in the journal are in the database. The file grows for it
+    /// Where a frame can be written before more of those in the journal are in the database. The file grows for it
     /// where it has to and the disk lets it.
     ///
     /// # Errors
     /// It does not, and there is nothing in the journal that could make room.
-    pub(super) fn make_room(&mut self, frame: &Frame) -> io::Result<bool> {
+    pub(super) fn make_room(&mut self, frame: &Frame) -> io::Result<Option<u64>> {
         let needed = frame.size_and_reserve();
-        let Some(offset) = self.place(needed, ROOM) else { return Ok(false) };
+        let Some(offset) = self.place(needed, ROOM) else { return Ok(None) };
         if offset + needed <= self.len {
-            return Ok(true);
+            return Ok(Some(offset));
         }
         match self.grow(offset + needed) {
+            Ok(()) => Ok(Some(offset)),
             Err(error) if self.live.is_empty() => Err(error),
-            Err(_) => Ok(self.place(needed, self.len).is_some()),
-            Ok(()) => Ok(true),
+            Err(_) => Ok(self.place(needed, self.len)),
         }
     }
 
-    /// Writes a frame that has [room](Self::make_room), and says its number. Durable when it returns. After an error
-    /// the frame may be there or not, until another one is written.
-    pub(super) fn append(&mut self, mut frame: Frame) -> io::Result<u64> {
-        let place = self.place(frame.size_and_reserve(), self.len.min(ROOM));
-        let offset = place.ok_or(io::ErrorKind::StorageFull)?;
+    /// Writes a frame where it has [room](Self::make_room), and says its number. Durable when it returns. After an
+    /// error the frame may be there or not, until another one is written.
+    pub(super) fn append(&mut self, mut frame: Frame, offset: u64) -> io::Result<u64> {
         let (size, number) = (frame.size(), self.next);
         frame.seal(&self.store, number, self.tries);
         self.tries += 1;
@@ -190,9 +202,18 @@ impl Journal {
         Ok(number)
     }
 
-    /// Makes the file so long at least. Zeros are written, as otherwise the disk would not have to have the room.
-    fn grow(&mut self, len: u64) -> io::Result<()> {
-        let len = len.next_multiple_of(GROWTH);
+    /// Makes the file so long at least.
+    fn grow(&mut self, least: u64) -> io::Result<()> {
+        if let Some((_, kind)) = self.refused.filter(|(when, _)| when.elapsed() < GROWTH_PAUSE) {
+            return Err(kind.into());
+        }
+        let grown = self.extend(least.next_multiple_of(GROWTH)).or_else(|_| self.extend(least));
+        self.refused = grown.as_ref().err().map(|error| (Instant::now(), error.kind()));
+        grown
+    }
+
+    /// Makes the file so long. Zeros are written, as otherwise the disk would not have to have the room.
+    fn extend(&mut self, len: u64) -> io::Result<()> {
         let zeros = vec![0; usize::try_from(len - self.len).unwrap_or(usize::MAX)];
         if let Err(error) = self.bytes.write(self.len, &zeros) {
             // What it got of a full disk the database may need. If this fails too, it is a little less.
@@ -401,10 +422,10 @@ mod tests {
                 match step {
                     Step::Append(kind, size) | Step::Fail(kind, size) => {
                         let frame = Frame::new(kind, &changes(name, size));
-                        loop {
+                        let offset = loop {
                             match journal.make_room(&frame) {
-                                Ok(true) => break,
-                                Ok(false) => {
+                                Ok(Some(offset)) => break offset,
+                                Ok(None) => {
                                     filed = live.pop_front().expect("an empty journal has room").0;
                                     journal.release(filed);
                                 }
@@ -412,12 +433,13 @@ mod tests {
                                     prop_assert!(live.is_empty() && frame.size_and_reserve() > room);
                                     room = frame.size_and_reserve().next_multiple_of(GROWTH);
                                     bytes.set_room(room);
+                                    journal.refused = None;
                                 }
                             }
-                        }
+                        };
                         let fails = matches!(step, Step::Fail(..));
                         bytes.0.1.store(fails, Ordering::Relaxed);
-                        let appended = journal.append(frame);
+                        let appended = journal.append(frame, offset);
                         prop_assert_eq!(appended.is_err(), fails);
                         let Ok(number) = appended else {
                             // It may be there, until the next one is written.
@@ -450,7 +472,7 @@ mod tests {
     /// Whether there was room for a frame of one page.
     fn append(journal: &mut Journal, kind: Kind, number: u64) -> bool {
         let frame = Frame::new(kind, &changes(number, 3000));
-        journal.make_room(&frame).unwrap() && journal.append(frame).is_ok()
+        journal.make_room(&frame).unwrap().is_some_and(|offset| journal.append(frame, offset).is_ok())
     }
 
     #[test]
@@ -473,8 +495,11 @@ mod tests {
     fn on_a_full_disk_it_gets_by_with_what_it_has_and_later_grows() {
         let bytes = Bytes::default();
         let mut journal = open(&bytes, 0);
-        for (numbers, room, len) in [(1..1000, 2 * GROWTH + PAGE, 2 * GROWTH), (1000..2000, u64::MAX, ROOM)] {
+        let full = 2 * GROWTH + 2 * PAGE;
+        for (numbers, room, len) in [(1..1000, full + 100, full), (1000..2000, u64::MAX, ROOM)] {
             bytes.set_room(room);
+            // As if the pause were over.
+            journal.refused = None;
             for number in numbers {
                 assert!(append(&mut journal, Kind::Store, number), "{number}");
                 journal.release(number.saturating_sub(10));
@@ -498,8 +523,8 @@ mod tests {
         let mut journal = open(&bytes, 0);
         for number in 1..=3 {
             let frame = Frame::new(Kind::Store, &changes(number, 10_000));
-            assert!(journal.make_room(&frame).unwrap());
-            journal.append(frame).unwrap();
+            let offset = journal.make_room(&frame).unwrap().unwrap();
+            journal.append(frame, offset).unwrap();
         }
         assert!(read(&bytes, StoreName([8; 16]), 0).unwrap().is_empty(), "another store's");
         // One bit of the second one, in its last page.

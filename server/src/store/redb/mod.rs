@@ -47,9 +47,13 @@ use super::{
     sequence::{Seq, Sequence},
     spill::Spill,
 };
+use crate::tally::Tally;
 
 /// The scratch file of long queues, in the folder of the store.
 const SPILL_NAME: &str = "backlog.tmp";
+
+/// How many refused writes are told of in a minute.
+const TOLD: u32 = 10;
 
 /// Keeps everything in a folder that is its own.
 #[derive(Debug)]
@@ -65,6 +69,8 @@ struct Shared {
     pending: Pending,
     queues: Queues,
     registrations: RwLock<HashMap<AppId, Registered>>,
+    /// Writes that the disk refused.
+    refusals: Tally,
 }
 
 #[derive(Debug, Clone)]
@@ -114,7 +120,13 @@ impl RedbStore {
         let last_key = contents.keys.last().map_or(0, |&(seq, _)| seq);
         let sequence = Sequence::after(last_event.max(last_key));
         let pending = Pending::new(journal.filed(), unfiled);
-        let shared = Shared { file, pending, queues: Queues::new(spill), registrations: RwLock::default() };
+        let shared = Shared {
+            file,
+            pending,
+            queues: Queues::new(spill),
+            registrations: RwLock::default(),
+            refusals: Tally::new(TOLD),
+        };
         let (recent, nobodys) = shared.take_up(contents, &limits);
         let shared = Arc::new(shared);
         let writer = Writer::new(Arc::clone(&shared), limits, sequence, recent, nobodys, journal).spawn();

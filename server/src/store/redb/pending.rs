@@ -36,7 +36,7 @@ struct State {
     filed: u64,
     /// Why the filer gets nowhere.
     failure: Option<StoreError>,
-    /// The writer needs room.
+    /// The writer needs room, or the journal had none for something.
     is_urgent: bool,
     is_closing: bool,
     reopenings: Vec<(u64, Reply<()>)>,
@@ -77,6 +77,18 @@ impl Pending {
         if is_first || is_enough {
             self.changed.notify_all();
         }
+    }
+
+    /// Adds what is in no frame, and is durable only once it is in the database: at once, where that takes it.
+    pub(super) fn add_alone(&self, changes: Vec<Change>) {
+        let mut state = lock(&self.state);
+        let taken = state.taken.as_ref().map_or(state.filed, |taken| taken.last());
+        let last = state.waiting.last().max(taken);
+        state.waiting.add(last, 0, changes);
+        state.since.get_or_insert_with(Instant::now);
+        state.is_urgent = true;
+        drop(state);
+        self.changed.notify_all();
     }
 
     /// The last frame of which everything is in the database, or why that goes no further.

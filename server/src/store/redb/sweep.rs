@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use super::{change::Change, journal::Kind, writer::Writer};
+use super::{change::Change, writer::Writer};
 use crate::store::sequence;
 
 impl Writer {
@@ -34,19 +34,17 @@ impl Writer {
             changes.push(Change::Drop { app: app.clone(), count: dropped + slots.len() as u64 });
         }
         changes.extend(keys.map(|below| Change::Forget { below }));
-        let swept = self.write(Kind::Delete, changes);
-        // What could not be swept now is still there the next time.
-        if swept.is_ok() {
-            for (app, queue, slots, _) in old {
-                self.shared.queues.too_old.add(&app, slots.len() as u64);
-                let mut queue = queue.lock();
-                for slot in slots {
-                    queue.forget(slot);
-                }
+        // Where that is not durable yet and comes back, it is swept again.
+        let _ = self.delete(changes);
+        for (app, queue, slots, _) in old {
+            self.shared.queues.too_old.add(&app, slots.len() as u64);
+            let mut queue = queue.lock();
+            for slot in slots {
+                queue.forget(slot);
             }
-            if let Some(floor) = keys {
-                self.recent.forget_below(floor);
-            }
+        }
+        if let Some(floor) = keys {
+            self.recent.forget_below(floor);
         }
     }
 }

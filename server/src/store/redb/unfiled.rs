@@ -31,7 +31,8 @@ pub(super) struct Unfiled {
     forgotten: Seq,
     dropped: HashMap<AppId, Option<u64>>,
     registrations: HashMap<AppId, Option<Vec<u8>>>,
-    /// The number of the last frame that it comes from, and what all of them take in the journal, in bytes.
+    /// The number of the last frame that it comes from, or that was before it where it comes from none, and what all of
+    /// them take in the journal, in bytes.
     last: u64,
     bytes: u64,
     /// The database refused it, and may have all of it nevertheless.
@@ -83,7 +84,7 @@ impl Unfiled {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.bytes == 0
+        self.last == 0
     }
 
     /// How much it is to file, in bytes of the journal.
@@ -137,7 +138,7 @@ impl Unfiled {
         Ok(())
     }
 
-    /// Changes what the tables say as [`write`](Self::write) would.
+    /// Changes what the tables were read as into what they say after [`write`](Self::write).
     pub(super) fn add_to(&self, contents: &mut Contents) -> Result<(), StoreError> {
         let deleted: HashSet<_> = self.deleted.iter().copied().collect();
         contents.events.retain(|(_, slot)| !deleted.contains(&slot.seq));

@@ -23,7 +23,7 @@ use super::{
     batch::Batch,
     change::Change,
     commands::{Command, Queue, Register, Reply, Room, WriterHandle, answer},
-    filer::{Filer, RETRY, tell_refusal},
+    filer::{Filer, RETRY},
     journal::{Frame, Journal, Kind},
     occupancy::Occupancy,
     record,
@@ -141,12 +141,12 @@ impl Writer {
             let batch = self.batch(now);
             let has_batch = !batch.is_empty();
             let time_to_delete = next_delete.is_some_and(|next| next <= now);
-            if has_batch || time_to_delete {
-                // Told to those who wait for it; the deletions are tried again.
-                if self.commit(batch).is_err() && time_to_delete {
-                    // Alone, as they may go where nothing is stored.
-                    let _ = self.delete();
-                }
+            if has_batch {
+                self.commit(batch);
+            }
+            if time_to_delete {
+                // Alone, where they did not go with the batch. The log was told.
+                let _ = self.delete(Vec::new());
             }
             let linger = if self.refused { RETRY } else { DELETE_LINGER };
             next_delete = if self.to_delete.is_empty() {
@@ -209,18 +209,17 @@ impl Writer {
         }
         while !self.waiting.is_empty() {
             let batch = self.waiting.without_turns();
-            // Told to those who wait for it.
-            let _ = self.commit(batch);
+            self.commit(batch);
         }
         while let Some((register, room)) = self.registers.pop_front() {
             self.register(register, room);
         }
-        let deleted = self.delete();
+        let deleted = self.delete(Vec::new());
         self.shared.pending.close();
         if let Some(filer) = self.filer.take()
             && filer.join().is_err()
         {
-            tracing::error!("what was not filed is in the journal, and filed with the next start");
+            tracing::error!("what was not filed is in the journal, and filed after the next start");
         }
         deleted
     }
@@ -278,14 +277,28 @@ impl Writer {
         Ok(())
     }
 
-    /// Commits the deletions that wait, where there are any.
-    pub(super) fn delete(&mut self) -> Result<(), StoreError> {
-        if self.to_delete.is_empty() { Ok(()) } else { self.write(Kind::Delete, Vec::new()) }
+    /// Commits these deletions and those that wait, where there are any. After an error they are not durable before
+    /// they are filed: on a full disk they may be what makes room for that, and the journal may have none.
+    pub(super) fn delete(&mut self, mut changes: Vec<Change>) -> Result<(), StoreError> {
+        if !self.to_delete.is_empty() {
+            changes.push(Change::Delete(std::mem::take(&mut self.to_delete)));
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        match self.append_frame(Frame::new(Kind::Delete, &changes)) {
+            Ok((number, size)) => self.shared.pending.add(number, size, changes),
+            Err(error) => {
+                self.refused = true;
+                self.shared.pending.add_alone(changes);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Commits these changes, and the deletions that wait: all of it or nothing.
     pub(super) fn write(&mut self, kind: Kind, mut changes: Vec<Change>) -> Result<(), StoreError> {
-        // Deletions are tried all the same: on a full disk they are what makes room.
         if let Some(failure) = self.failure.as_ref().filter(|_| kind == Kind::Store)
             && Instant::now() < failure.retry
         {
@@ -294,23 +307,32 @@ impl Writer {
         if !self.to_delete.is_empty() {
             changes.push(Change::Delete(self.to_delete.clone()));
         }
-        let frame = Frame::new(kind, &changes);
-        let size = frame.size();
-        self.wait_for_room(&frame)?;
-        let writes = Instant::now();
-        let number = self.journal.append(frame).map_err(|error| self.refuse(error))?;
-        self.waiting.committed(writes.elapsed());
-        if self.failure.take().is_some() {
-            tracing::info!("the store can be written to again");
-        }
+        let (number, size) = self.append_frame(Frame::new(kind, &changes))?;
         self.to_delete.clear();
-        self.occupancy.add(number, size);
         self.shared.pending.add(number, size, changes);
         Ok(())
     }
 
-    /// Waits until the journal has room for a frame, which it has where the database follows.
-    fn wait_for_room(&mut self, frame: &Frame) -> Result<(), StoreError> {
+    /// Writes a frame to the journal, and says its number and size.
+    fn append_frame(&mut self, frame: Frame) -> Result<(u64, u64), StoreError> {
+        let (kind, size) = (frame.kind(), frame.size());
+        let offset = self.wait_for_room(&frame)?;
+        let writes = Instant::now();
+        let number = self.journal.append(frame, offset).map_err(|error| {
+            let error = self.refuse(error);
+            self.failure = Some(Failure { error: error.share(), retry: Instant::now() + RETRY });
+            error
+        })?;
+        self.waiting.committed(writes.elapsed());
+        if kind == Kind::Store && self.failure.take().is_some() {
+            tracing::info!("the store can be written to again");
+        }
+        self.occupancy.add(number, size);
+        Ok((number, size))
+    }
+
+    /// Waits until the journal has room for a frame, which it has where the database follows, and says where.
+    fn wait_for_room(&mut self, frame: &Frame) -> Result<u64, StoreError> {
         loop {
             // Deletions may make the room that the database needs.
             let (filed, failure) = self.release();
@@ -318,19 +340,19 @@ impl Writer {
                 self.refused = true;
                 return Err(failure);
             }
-            if self.journal.make_room(frame).map_err(|error| self.refuse(error))? {
-                return Ok(());
+            // A smaller one may have room where this has none.
+            if let Some(offset) = self.journal.make_room(frame).map_err(|error| self.refuse(error))? {
+                return Ok(offset);
             }
             self.shared.pending.wait_for_more_than(filed)?;
         }
     }
 
-    /// Takes note of what the disk refused, and that nothing is stored for a while.
+    /// Takes note of what the disk refused.
     fn refuse(&mut self, error: io::Error) -> StoreError {
         let error = StoreError::engine(error);
-        tell_refusal(&error);
+        self.shared.tell_refusal(&error);
         self.refused = true;
-        self.failure = Some(Failure { error: error.share(), retry: Instant::now() + RETRY });
         error
     }
 
