@@ -73,6 +73,8 @@ pub(crate) enum Fault {
     Sync,
     /// The same once, of this file, after so many that succeed: not where it only grows, before anything is written.
     OneSync(&'static str, u32),
+    /// A sync of the journal fails once, and then one of the database takes for ever.
+    JournalThenStuck,
     /// Reading fails, once.
     OneRead,
     /// Reading what has these bytes in it fails, always.
@@ -298,6 +300,11 @@ impl StorageBackend for File {
                     return Err(io::Error::other("what was written is lost"));
                 }
                 state.fault = Some(Fault::OneSync(name, before - 1));
+            }
+            Some(Fault::JournalThenStuck) if self.name == JOURNAL => {
+                file.unsynced.clear();
+                state.fault = Some(Fault::Stuck(DATABASE));
+                return Err(io::Error::other("what was written is lost"));
             }
             _ => {}
         }

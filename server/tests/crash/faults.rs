@@ -322,6 +322,30 @@ async fn what_was_filed_for_the_system_s_memory_alone_is_not_lost() {
     .await;
 }
 
+/// What the journal refused to delete, and the database has not deleted yet.
+#[tokio::test]
+async fn what_was_accepted_does_not_come_back_to_an_app_that_is_registered_anew() {
+    let world = World::new(Limits::default()).await;
+    world.store(0..5).await;
+    let taken = world.take(2).await;
+    let disk = world.disk.clone();
+    disk.set_fault(Some(Fault::JournalThenStuck));
+    world.accept(taken).await;
+    let stuck = Some(Fault::Stuck(DATABASE));
+    eventually("the journal refuses the deletion", async || disk.fault() == stuck).await;
+    world.store.remove_registration(&world.app).await.unwrap();
+    let register =
+        eventually("the journal can be written to", async || world.register("second").await.is_ok());
+    // Or the database would have to be, before that.
+    let registered = timeout(Duration::from_secs(3), register).await;
+    let world = world.after_kill();
+    if registered.is_err() {
+        world.register("second").await.unwrap();
+    }
+    assert!(world.stored().await.is_empty());
+    disk.set_fault(None);
+}
+
 /// Whatever a commit did that was answered with an error, and that may stand in the journal all the same.
 #[tokio::test]
 async fn after_a_failed_commit_memory_is_what_the_files_say() {

@@ -41,7 +41,8 @@ impl Filer {
                     }
                     if filed.is_err() && self.shared.pending.is_closing() {
                         tracing::warn!(
-                            "what the database refused is in the journal, and filed after the next start"
+                            "what the database refused is in the journal, and filed after the next start; \
+                             what was accepted meanwhile may come again"
                         );
                         break;
                     }

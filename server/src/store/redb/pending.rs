@@ -32,14 +32,24 @@ struct State {
     since: Option<Instant>,
     /// What it is writing to the database.
     taken: Option<Arc<Unfiled>>,
-    /// The last frame of which everything is in the database.
-    filed: u64,
+    filed: Filed,
+    /// How often something was added that no frame says.
+    alone: u64,
     /// Why the filer gets nowhere.
     failure: Option<StoreError>,
-    /// The writer needs room, or the journal had none for something.
+    /// The writer waits for it.
     is_urgent: bool,
     is_closing: bool,
     reopenings: Vec<(u64, Reply<()>)>,
+}
+
+/// How far the filer is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Filed {
+    /// The last frame of which everything is in the database.
+    pub(super) frame: u64,
+    /// The last of those changes that no frame says.
+    pub(super) alone: u64,
 }
 
 /// What the filer has to do.
@@ -53,7 +63,8 @@ pub(super) enum Work {
 
 impl Pending {
     /// Where everything up to this frame is filed, and this is what came after it.
-    pub(super) fn new(filed: u64, unfiled: Unfiled) -> Self {
+    pub(super) fn new(frame: u64, unfiled: Unfiled) -> Self {
+        let filed = Filed { frame, alone: 0 };
         let since = (!unfiled.is_empty()).then(Instant::now);
         let state = State { waiting: unfiled, since, filed, ..State::default() };
         Self { state: Mutex::new(state), changed: Condvar::new() }
@@ -79,30 +90,31 @@ impl Pending {
         }
     }
 
-    /// Adds what is in no frame, and is durable only once it is in the database: at once, where that takes it.
-    pub(super) fn add_alone(&self, changes: Vec<Change>) {
+    /// Adds what no frame says, and is durable only once it is in the database. Says how many such additions that makes.
+    pub(super) fn add_alone(&self, changes: Vec<Change>) -> u64 {
         let mut state = lock(&self.state);
-        let taken = state.taken.as_ref().map_or(state.filed, |taken| taken.last());
-        let last = state.waiting.last().max(taken);
-        state.waiting.add(last, 0, changes);
+        state.alone += 1;
+        let alone = state.alone;
+        let last = state.taken.as_ref().map_or(state.filed.frame, |taken| taken.last());
+        state.waiting.add_alone(alone, last, changes);
         state.since.get_or_insert_with(Instant::now);
-        state.is_urgent = true;
         drop(state);
         self.changed.notify_all();
+        alone
     }
 
-    /// The last frame of which everything is in the database, or why that goes no further.
-    pub(super) fn filed(&self) -> (u64, Option<StoreError>) {
+    /// How far the filer is, and why it goes no further.
+    pub(super) fn filed(&self) -> (Filed, Option<StoreError>) {
         let state = lock(&self.state);
         (state.filed, state.failure.as_ref().map(StoreError::share))
     }
 
-    /// Waits until more than this is filed, which is begun at once.
-    pub(super) fn wait_for_more_than(&self, filed: u64) -> Result<(), StoreError> {
+    /// Waits until so much is filed, which is begun at once.
+    pub(super) fn wait_for(&self, is_enough: impl Fn(Filed) -> bool) -> Result<(), StoreError> {
         let mut state = lock(&self.state);
         state.is_urgent = true;
         self.changed.notify_all();
-        while state.filed <= filed {
+        while !is_enough(state.filed) {
             if let Some(error) = &state.failure {
                 return Err(error.share());
             }
@@ -139,7 +151,7 @@ impl Pending {
     pub(super) fn end(&self) {
         let mut state = lock(&self.state);
         state.is_closing = true;
-        state.failure = Some(StoreError::Closed);
+        state.failure.get_or_insert(StoreError::Closed);
         state.reopenings.clear();
         drop(state);
         self.changed.notify_all();
@@ -169,7 +181,7 @@ impl Pending {
     pub(super) fn done(&self, taken: Arc<Unfiled>) {
         let mut state = lock(&self.state);
         state.taken = None;
-        state.filed = taken.last();
+        state.filed = Filed { frame: taken.last(), alone: state.filed.alone.max(taken.alone()) };
         state.failure = None;
         drop(state);
         self.changed.notify_all();

@@ -34,7 +34,7 @@ impl Writer {
             changes.push(Change::Drop { app: app.clone(), count: dropped + slots.len() as u64 });
         }
         changes.extend(keys.map(|below| Change::Forget { below }));
-        // Where that is not durable yet and comes back, it is swept again.
+        // Where that is not durable yet and comes back with the next start, it is swept again.
         let _ = self.delete(changes);
         for (app, queue, slots, _) in old {
             self.shared.queues.too_old.add(&app, slots.len() as u64);

@@ -35,6 +35,8 @@ pub(super) struct Unfiled {
     /// them take in the journal, in bytes.
     last: u64,
     bytes: u64,
+    /// The last of those changes that no frame says.
+    alone: u64,
     /// The database refused it, and may have all of it nevertheless.
     was_refused: bool,
 }
@@ -63,17 +65,15 @@ impl Unfiled {
     /// Adds what came after it, as the database refused it.
     pub(super) fn refused(&mut self, newer: Self) {
         self.was_refused = true;
-        if newer.is_empty() {
-            return;
-        }
         self.delete(newer.deleted);
         self.records.extend(newer.records);
         self.keys.extend(newer.keys);
         self.forgotten = self.forgotten.max(newer.forgotten);
         self.dropped.extend(newer.dropped);
         self.registrations.extend(newer.registrations);
-        self.last = newer.last;
+        self.last = self.last.max(newer.last);
         self.bytes += newer.bytes;
+        self.alone = self.alone.max(newer.alone);
     }
 
     fn delete(&mut self, numbers: Vec<Seq>) {
@@ -83,8 +83,14 @@ impl Unfiled {
         self.deleted.extend(numbers.into_iter().filter(is_filed));
     }
 
+    /// Adds the so many-th of those changes that no frame says, the last one of which is in it or before it.
+    pub(super) fn add_alone(&mut self, alone: u64, last: u64, changes: Vec<Change>) {
+        self.add(last.max(self.last), 0, changes);
+        self.alone = alone;
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.last == 0
+        self.bytes == 0
     }
 
     /// How much it is to file, in bytes of the journal.
@@ -94,6 +100,10 @@ impl Unfiled {
 
     pub(super) fn last(&self) -> u64 {
         self.last
+    }
+
+    pub(super) fn alone(&self) -> u64 {
+        self.alone
     }
 
     pub(super) fn record(&self, seq: Seq) -> Option<&Bytes> {

@@ -26,6 +26,7 @@ use super::{
     filer::{Filer, RETRY},
     journal::{Frame, Journal, Kind},
     occupancy::Occupancy,
+    pending::Filed,
     record,
     waiting::Waiting,
     write,
@@ -59,6 +60,8 @@ pub(super) struct Writer {
     closing: Option<Reply<()>>,
     /// Accepted events that are not deleted yet.
     to_delete: Vec<Seq>,
+    /// How many deletions went to the filer alone.
+    alone: u64,
     journal: Journal,
     pub(super) occupancy: Occupancy,
     failure: Option<Failure>,
@@ -99,6 +102,7 @@ impl Writer {
             probes: Vec::new(),
             closing: None,
             to_delete,
+            alone: 0,
             journal,
             occupancy,
             failure: None,
@@ -214,14 +218,18 @@ impl Writer {
         while let Some((register, room)) = self.registers.pop_front() {
             self.register(register, room);
         }
-        let deleted = self.delete(Vec::new());
+        // It goes to the filer, if not to the journal.
+        let _ = self.delete(Vec::new());
         self.shared.pending.close();
         if let Some(filer) = self.filer.take()
             && filer.join().is_err()
         {
             tracing::error!("what was not filed is in the journal, and filed after the next start");
         }
-        deleted
+        match self.shared.pending.filed() {
+            (filed, Some(failure)) if filed.alone < self.alone => Err(failure),
+            _ => Ok(()),
+        }
     }
 
     /// Nothing else of the app waits here: a registration has all of its room.
@@ -290,7 +298,7 @@ impl Writer {
             Ok((number, size)) => self.shared.pending.add(number, size, changes),
             Err(error) => {
                 self.refused = true;
-                self.shared.pending.add_alone(changes);
+                self.alone = self.shared.pending.add_alone(changes);
                 return Err(error);
             }
         }
@@ -334,17 +342,25 @@ impl Writer {
     /// Waits until the journal has room for a frame, which it has where the database follows, and says where.
     fn wait_for_room(&mut self, frame: &Frame) -> Result<u64, StoreError> {
         loop {
-            // Deletions may make the room that the database needs.
             let (filed, failure) = self.release();
-            if let Some(failure) = failure.filter(|_| frame.kind() == Kind::Store) {
-                self.refused = true;
-                return Err(failure);
+            // Deletions may make the room that the database needs.
+            if frame.kind() == Kind::Store {
+                if let Some(failure) = failure {
+                    self.refused = true;
+                    return Err(failure);
+                }
+                // What is stored after a deletion is not there without it: an app would find what it accepted before
+                // it registered anew.
+                if filed.alone < self.alone {
+                    self.shared.pending.wait_for(|now| now.alone >= self.alone)?;
+                    continue;
+                }
             }
             // A smaller one may have room where this has none.
             if let Some(offset) = self.journal.make_room(frame).map_err(|error| self.refuse(error))? {
                 return Ok(offset);
             }
-            self.shared.pending.wait_for_more_than(filed)?;
+            self.shared.pending.wait_for(|now| now.frame > filed.frame)?;
         }
     }
 
@@ -356,11 +372,11 @@ impl Writer {
         error
     }
 
-    /// Lets go of the frames that the database has: up to which one, and why it goes no further.
-    fn release(&mut self) -> (u64, Option<StoreError>) {
+    /// Lets go of the frames that the database has: how far the filer is, and why it goes no further.
+    fn release(&mut self) -> (Filed, Option<StoreError>) {
         let (filed, failure) = self.shared.pending.filed();
-        self.journal.release(filed);
-        self.occupancy.release(filed);
+        self.journal.release(filed.frame);
+        self.occupancy.release(filed.frame);
         (filed, failure)
     }
 }
