@@ -23,7 +23,7 @@ use crate::{
 
 const APPS: usize = 3;
 /// How many lives end where nothing else is said.
-const CUTS: u64 = 150;
+const CUTS: u64 = 100;
 /// How many changes of the disk a life of the store lasts at most: one that hardly opens, one of commits, one in
 /// which the database follows and the journal begins again.
 const LIVES: [u64; 3] = [20, 300, 10_000];
