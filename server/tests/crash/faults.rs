@@ -40,6 +40,21 @@ impl World {
         world
     }
 
+    /// One that tried to file its first events, of which the numbers go up to this one, and a sync of the database failed
+    /// after so many.
+    async fn that_could_not_file(before: u32) -> (Self, u32) {
+        let world = Self::new(Limits::default()).await;
+        world.store(0..40).await;
+        world.disk.set_fault(Some(Fault::OneSync(DATABASE, before)));
+        let mut end = 40;
+        eventually("it is tried", async || {
+            end += u32::from(world.append(end).await.is_ok());
+            world.disk.fault().is_none()
+        })
+        .await;
+        (world, end)
+    }
+
     async fn register(&self, secret: &str) -> Result<(), StoreError> {
         self.store.put_registration(&self.app, registration(secret)).await
     }
@@ -255,15 +270,7 @@ async fn on_a_full_disk_what_is_accepted_one_by_one_makes_room_too() {
 #[tokio::test]
 async fn a_database_that_cannot_follow_once_does_so_later() {
     join_all((0..8).map(async |before| {
-        let world = World::new(Limits::default()).await;
-        world.store(0..40).await;
-        world.disk.set_fault(Some(Fault::OneSync(DATABASE, before)));
-        let mut end = 40;
-        eventually("it is tried", async || {
-            end += u32::from(world.append(end).await.is_ok());
-            world.disk.fault().is_none()
-        })
-        .await;
+        let (world, end) = World::that_could_not_file(before).await;
         let taken = world.take(20).await;
         world.accept(taken).await;
         assert_eq!(world.stored().await, (20..end).collect::<Vec<_>>(), "{before}");
@@ -304,15 +311,7 @@ async fn what_a_failed_sync_lost_is_on_the_disk_once_it_is_taken_for_stored() {
 #[tokio::test]
 async fn what_was_filed_for_the_system_s_memory_alone_is_not_lost() {
     join_all((0..8).map(async |before| {
-        let world = World::new(Limits::default()).await;
-        world.store(0..40).await;
-        world.disk.set_fault(Some(Fault::OneSync(DATABASE, before)));
-        let mut end = 40;
-        eventually("it is tried", async || {
-            end += u32::from(world.append(end).await.is_ok());
-            world.disk.fault().is_none()
-        })
-        .await;
+        let (world, end) = World::that_could_not_file(before).await;
         let world = world.after_kill();
         assert_eq!(world.stored().await, (0..end).collect::<Vec<_>>(), "{before}");
         world.store(end..end + 100).await;

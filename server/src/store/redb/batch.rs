@@ -131,7 +131,8 @@ impl Batch {
 }
 
 impl Writer {
-    /// Commits appends together with the deletions that wait, and answers them. Where nothing is stored, nothing is written.
+    /// Commits appends together with the deletions that wait, and answers them. Where nothing is stored, nothing is
+    /// written.
     pub(super) fn commit(&mut self, batch: Batch) {
         let Batch { appends, replies, room, .. } = batch;
         let mut changes = Changes::default();

@@ -62,8 +62,8 @@ impl<'t> Events<'t> {
         Ok(())
     }
 
-    /// Whether there is a head for each event. As numbers only rise, as many of both and the same last number say that they
-    /// belong together.
+    /// Whether there is a head for each event. As numbers only rise, as many of both and the same last number say
+    /// that they belong together.
     pub(super) fn have_heads(&self) -> Result<bool, redb::Error> {
         let last_event = self.records.last()?.map(|(seq, _)| seq.value());
         let last_head = self.heads.last()?.map(|(seq, _)| seq.value());

@@ -90,7 +90,8 @@ impl Pending {
         }
     }
 
-    /// Adds what no frame says, and is durable only once it is in the database. Says how many such additions that makes.
+    /// Adds what no frame says, and is durable only once it is in the database. Says how many such additions that
+    /// makes.
     pub(super) fn add_alone(&self, changes: Vec<Change>) -> u64 {
         let mut state = lock(&self.state);
         state.alone += 1;
