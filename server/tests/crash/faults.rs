@@ -55,6 +55,25 @@ impl World {
         (world, end)
     }
 
+    /// One with three events, that refused a fourth as a sync failed.
+    async fn whose_last_frame_is_on_no_disk() -> Self {
+        let world = Self::new(Limits::default()).await;
+        world.store(0..3).await;
+        world.disk.set_fault(Some(Fault::OneSync(JOURNAL, 0)));
+        world.append(3).await.unwrap_err();
+        world
+    }
+
+    /// Stores events until the disk, which has room for so many pages, is full. Says how many.
+    async fn fill(&self, pages: usize) -> u32 {
+        self.disk.set_room(Some(pages));
+        let mut stored = 0;
+        while self.append(stored).await.is_ok() {
+            stored += 1;
+        }
+        stored
+    }
+
     async fn register(&self, secret: &str) -> Result<(), StoreError> {
         self.store.put_registration(&self.app, registration(secret)).await
     }
@@ -207,11 +226,7 @@ async fn a_full_disk_delivers_and_what_is_accepted_makes_room() {
     let world = world.after_power_cut(Limits::default());
     let before = world.take(usize::MAX).await;
     world.accept(before).await;
-    world.disk.set_room(Some(100));
-    let mut stored = 0;
-    while world.append(stored).await.is_ok() {
-        stored += 1;
-    }
+    let stored = world.fill(100).await;
     assert!(stored > 20, "{stored}");
     let taken = world.take(usize::MAX).await;
     assert_eq!(numbers(&taken)[..stored as usize], (0..stored).collect::<Vec<_>>());
@@ -227,11 +242,7 @@ async fn a_full_disk_delivers_and_what_is_accepted_makes_room() {
 #[tokio::test]
 async fn on_a_full_disk_it_opens_and_delivers_and_what_is_accepted_makes_room() {
     let world = World::new(Limits::default()).await;
-    world.disk.set_room(Some(2000));
-    let mut stored = 0;
-    while world.append(stored).await.is_ok() {
-        stored += 1;
-    }
+    let stored = world.fill(2000).await;
     let world = world.after_power_cut_on_a_full_disk();
     let taken = world.take(usize::MAX).await;
     assert_eq!(numbers(&taken)[..stored as usize], (0..stored).collect::<Vec<_>>());
@@ -246,11 +257,7 @@ async fn on_a_full_disk_it_opens_and_delivers_and_what_is_accepted_makes_room() 
 #[tokio::test]
 async fn on_a_full_disk_what_is_accepted_one_by_one_makes_room_too() {
     let world = World::new(Limits::default()).await;
-    world.disk.set_room(Some(2000));
-    let mut stored = 0;
-    while world.append(stored).await.is_ok() {
-        stored += 1;
-    }
+    world.fill(2000).await;
     let world = world.after_power_cut_on_a_full_disk();
     for n in 0..200 {
         let taken = world.take(1).await;
@@ -285,10 +292,7 @@ async fn a_database_that_cannot_follow_once_does_so_later() {
 /// A sync that failed leaves in the system's memory what is on no disk, and never will be.
 #[tokio::test]
 async fn what_a_failed_sync_lost_is_not_taken_for_stored() {
-    let world = World::new(Limits::default()).await;
-    world.store(0..3).await;
-    world.disk.set_fault(Some(Fault::OneSync(JOURNAL, 0)));
-    world.append(3).await.unwrap_err();
+    let world = World::whose_last_frame_is_on_no_disk().await;
     world.recover(3..5).await;
     let world = world.after_power_cut(Limits::default());
     assert_eq!(world.stored().await, [0, 1, 2, 3, 4], "the fourth was answered in the end");
@@ -297,10 +301,7 @@ async fn what_a_failed_sync_lost_is_not_taken_for_stored() {
 /// It stays in the system's memory, where the next server finds it.
 #[tokio::test]
 async fn what_a_failed_sync_lost_is_on_the_disk_once_it_is_taken_for_stored() {
-    let world = World::new(Limits::default()).await;
-    world.store(0..3).await;
-    world.disk.set_fault(Some(Fault::OneSync(JOURNAL, 0)));
-    world.append(3).await.unwrap_err();
+    let world = World::whose_last_frame_is_on_no_disk().await;
     let world = world.after_kill();
     assert_eq!(world.append(3).await.unwrap(), Appended::Duplicate);
     let world = world.after_power_cut(Limits::default());

@@ -33,8 +33,6 @@ struct State {
     /// What it is writing to the database.
     taken: Option<Arc<Unfiled>>,
     filed: Filed,
-    /// How often something was added that no frame says.
-    alone: u64,
     /// Why the filer gets nowhere.
     failure: Option<StoreError>,
     /// The writer waits for it.
@@ -90,18 +88,14 @@ impl Pending {
         }
     }
 
-    /// Adds what no frame says, and is durable only once it is in the database. Says how many such additions that
-    /// makes.
-    pub(super) fn add_alone(&self, changes: Vec<Change>) -> u64 {
+    /// Adds the so many-th changes that no frame says, which are durable only once they are in the database.
+    pub(super) fn add_alone(&self, alone: u64, changes: Vec<Change>) {
         let mut state = lock(&self.state);
-        state.alone += 1;
-        let alone = state.alone;
         let last = state.taken.as_ref().map_or(state.filed.frame, |taken| taken.last());
         state.waiting.add_alone(alone, last, changes);
         state.since.get_or_insert_with(Instant::now);
         drop(state);
         self.changed.notify_all();
-        alone
     }
 
     /// How far the filer is, and why it goes no further.

@@ -35,7 +35,7 @@ impl Writer {
         }
         changes.extend(keys.map(|below| Change::Forget { below }));
         // Where that is not durable yet and comes back with the next start, it is swept again.
-        let _ = self.delete(changes);
+        self.delete(changes);
         for (app, queue, slots, _) in old {
             self.shared.queues.too_old.add(&app, slots.len() as u64);
             let mut queue = queue.lock();

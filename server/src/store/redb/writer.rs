@@ -60,7 +60,7 @@ pub(super) struct Writer {
     closing: Option<Reply<()>>,
     /// Accepted events that are not deleted yet.
     to_delete: Vec<Seq>,
-    /// How many deletions went to the filer alone.
+    /// How often deletions went to the filer alone.
     alone: u64,
     journal: Journal,
     pub(super) occupancy: Occupancy,
@@ -149,8 +149,8 @@ impl Writer {
                 self.commit(batch);
             }
             if time_to_delete {
-                // Alone, where they did not go with the batch. The log was told.
-                let _ = self.delete(Vec::new());
+                // Alone, where they did not go with the batch.
+                self.delete(Vec::new());
             }
             let linger = if self.refused { RETRY } else { DELETE_LINGER };
             next_delete = if self.to_delete.is_empty() {
@@ -218,8 +218,7 @@ impl Writer {
         while let Some((register, room)) = self.registers.pop_front() {
             self.register(register, room);
         }
-        // It goes to the filer, if not to the journal.
-        let _ = self.delete(Vec::new());
+        self.delete(Vec::new());
         self.shared.pending.close();
         if let Some(filer) = self.filer.take()
             && filer.join().is_err()
@@ -285,24 +284,22 @@ impl Writer {
         Ok(())
     }
 
-    /// Commits these deletions and those that wait, where there are any. After an error they are not durable before
-    /// they are filed: on a full disk they may be what makes room for that, and the journal may have none.
-    pub(super) fn delete(&mut self, mut changes: Vec<Change>) -> Result<(), StoreError> {
+    /// Commits these deletions and those that wait, where there are any. Where the journal refuses them they go to the
+    /// filer alone, and are durable once they are filed: on a full disk they may be what makes room for that.
+    pub(super) fn delete(&mut self, mut changes: Vec<Change>) {
         if !self.to_delete.is_empty() {
             changes.push(Change::Delete(std::mem::take(&mut self.to_delete)));
         }
         if changes.is_empty() {
-            return Ok(());
+            return;
         }
-        match self.append_frame(Frame::new(Kind::Delete, &changes)) {
-            Ok((number, size)) => self.shared.pending.add(number, size, changes),
-            Err(error) => {
-                self.refused = true;
-                self.alone = self.shared.pending.add_alone(changes);
-                return Err(error);
-            }
+        if let Ok((number, size)) = self.append_frame(Frame::new(Kind::Delete, &changes)) {
+            self.shared.pending.add(number, size, changes);
+        } else {
+            self.refused = true;
+            self.alone += 1;
+            self.shared.pending.add_alone(self.alone, changes);
         }
-        Ok(())
     }
 
     /// Commits these changes, and the deletions that wait: all of it or nothing.
