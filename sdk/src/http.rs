@@ -15,18 +15,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How connections are made: see [`ClientBuilder::http`](crate::ClientBuilder::http).
 ///
-/// Where nothing is said the system's certificates are trusted, and `HTTPS_PROXY`, `HTTP_PROXY` and
-/// `NO_PROXY` of the environment are honoured. A program that speaks to others over the same TLS and
-/// proxy builds its own client [from it](Self::client_builder).
+/// By default the system's certificates are trusted, and `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` of the environment
+/// are honoured. With the feature `reqwest`, `client_builder` makes an HTTP client for other servers that connects in the
+/// same way.
 ///
 /// ```
 /// use wwproxy_sdk::{Client, HttpOptions};
 ///
 /// let http = HttpOptions::new().proxy("http://user:password@gateway.example.com:3128")?;
 /// assert!(!format!("{http:?}").contains("password"));
-/// let forwarder = http.client_builder()?.build().expect("the options were checked");
 /// let client = Client::builder("https://proxy.example.com").app_id("my.bot").token("…").http(http).build()?;
-/// # let _ = (forwarder, client);
+/// # let _ = client;
 /// # Ok::<(), wwproxy_sdk::Error>(())
 /// ```
 #[derive(Clone)]
@@ -121,8 +120,16 @@ impl HttpOptions {
     /// A client that connects in this way, still to be built: rustls with ring, HTTP/1.1 only, redirects never followed.
     /// Where the system has no certificates and none were given, `http://` works and `https://` trusts nobody.
     ///
+    /// ```
+    /// let http = wwproxy_sdk::HttpOptions::new().no_proxy();
+    /// let client = http.client_builder()?.build().expect("the options were checked");
+    /// # let _ = client;
+    /// # Ok::<(), wwproxy_sdk::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Usage`]: TLS or the proxy cannot be set up.
+    #[cfg(feature = "reqwest")]
     pub fn client_builder(&self) -> Result<reqwest::ClientBuilder, Error> {
         self.builder(false)
     }
@@ -182,6 +189,7 @@ impl fmt::Debug for Route {
 #[derive(Clone)]
 pub(crate) enum Connector {
     Options(HttpOptions),
+    #[cfg(feature = "reqwest")]
     Client(reqwest::Client),
 }
 
@@ -196,6 +204,7 @@ impl Connector {
                 .map_err(|error| {
                     Error::new(ErrorKind::Usage, "cannot set up HTTP").because(error.without_url())
                 }),
+            #[cfg(feature = "reqwest")]
             Self::Client(client) => Ok(client),
         }
     }
@@ -205,6 +214,7 @@ impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Options(options) => options.fmt(f),
+            #[cfg(feature = "reqwest")]
             // Its own would show the headers that it sends.
             Self::Client(_) => f.write_str("Client"),
         }
@@ -220,7 +230,7 @@ mod tests {
     #[test]
     fn a_proxy_is_shown_without_its_credentials() {
         let http = HttpOptions::new().proxy("http://ada:hunter2@gateway.example:3128/").unwrap();
-        let shown = format!("{http:?} {:?}", http.client_builder().unwrap());
+        let shown = format!("{http:?} {:?}", http.builder(false).unwrap());
         assert!(shown.contains("gateway.example:3128"), "{shown}");
         assert!(!shown.contains("hunter2") && !shown.contains("ada"), "{shown}");
         for bad in [

@@ -51,6 +51,10 @@
 //! [`ListenOptions::on_state`]. TLS is rustls with ring and the system's certificates;
 //! `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured, or what [`HttpOptions`] say;
 //! redirects are never followed.
+//!
+//! # Features
+//! `reqwest` (off): HTTP clients of reqwest 0.13 as part of the API: `HttpOptions::client_builder`, for a program that
+//! speaks to others in the same way, and `ClientBuilder::http_client`, for one that brings its own.
 
 mod backoff;
 mod client;
@@ -83,8 +87,6 @@ pub mod hook {
 }
 
 pub use bytes::Bytes;
-#[doc(no_inline)]
-pub use reqwest;
 pub use wwproxy_protocol::{
     AppId, EventId, Headers, InvalidId, Scheme, Secret, Signer,
     api::{
@@ -97,3 +99,11 @@ pub use wwproxy_protocol::{
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}
+
+/// reqwest is not re-exported: its own constructors panic here, as no TLS provider is installed.
+///
+/// ```compile_fail,E0433
+/// let _ = wwproxy_sdk::reqwest::Client::new();
+/// ```
+#[cfg(doctest)]
+mod reqwest_is_private {}

@@ -85,16 +85,16 @@ impl ClientBuilder {
         self
     }
 
-    /// How connections are made: whom they trust, which proxy they go through. This or
-    /// [`http_client`](Self::http_client); the later call counts.
+    /// How connections are made: which certificates they trust, which proxy they go through.
     pub fn http(mut self, options: HttpOptions) -> Self {
         self.connector = Connector::Options(options);
         self
     }
 
-    /// A ready HTTP client to use instead of one of this crate's own. It must speak HTTP/1.1 only (`http1_only`), since a
-    /// websocket begins with it, and follow no redirects (`redirect::Policy::none()`), since a token must go nowhere else;
-    /// [`HttpOptions::client_builder`] gives one that does. Its version of `reqwest` is [this crate's](crate::reqwest).
+    /// A ready HTTP client to use instead of one of this crate's own; this or [`http`](Self::http), the later call counts.
+    /// It must speak HTTP/1.1 only (`http1_only`), since a websocket begins with it, and follow no redirects
+    /// (`redirect::Policy::none()`), since a token must go nowhere else; [`HttpOptions::client_builder`] gives one that does.
+    #[cfg(feature = "reqwest")]
     pub fn http_client(mut self, client: reqwest::Client) -> Self {
         self.connector = Connector::Client(client);
         self
