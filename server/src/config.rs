@@ -37,6 +37,10 @@ pub struct Config {
     #[arg(long, value_name = "URL", env = "WWPROXY_PLATFORM_URL", default_value = WatsonWork::DEFAULT_URL)]
     pub platform_url: String,
 
+    /// App that is served with `--identity watsonwork`, where not every app of the platform is; can be given several times
+    #[arg(long = "allow-app", value_name = "ID", env = "WWPROXY_ALLOW_APP", value_delimiter = ',')]
+    pub allowed_apps: Vec<AppId>,
+
     /// Credentials of the builtin identity's apps [default: apps.toml in the user's data directory]
     #[arg(long, value_name = "FILE", env = "WWPROXY_APPS", global = true)]
     pub apps: Option<PathBuf>,
@@ -176,6 +180,12 @@ pub enum ConfigError {
     /// The platform cannot be used.
     #[error(transparent)]
     Platform(#[from] InvalidPlatform),
+    /// Apps are allowed where the credentials file says which apps there are.
+    #[error(
+        "--allow-app works with --identity watsonwork only: the apps of the builtin identity are those of its credentials \
+         file, see `wwproxy-server app list`"
+    )]
+    AllowedAppsOfBuiltin,
 }
 
 impl Config {
@@ -213,6 +223,9 @@ impl Config {
     /// The platform. Tokens of the builtin one live as long as the store.
     pub fn identity_provider(&self) -> Result<Arc<dyn IdentityProvider>, ConfigError> {
         Ok(match self.identity {
+            Identity::Builtin if !self.allowed_apps.is_empty() => {
+                return Err(ConfigError::AllowedAppsOfBuiltin);
+            }
             Identity::Builtin => {
                 let key = match self.store_address()? {
                     StoreAddress::File(folder) => TokenKey::load_or_create(&folder.join("token.key"))?,
@@ -220,7 +233,12 @@ impl Config {
                 };
                 Arc::new(Builtin::new(self.apps()?, key, self.token_lifetime))
             }
-            Identity::WatsonWork => Arc::new(Cached::new(WatsonWork::new(&self.platform_url)?)),
+            Identity::WatsonWork => {
+                let platform = WatsonWork::new(&self.platform_url)?;
+                let restricted = !self.allowed_apps.is_empty();
+                let allowed = self.allowed_apps.iter().cloned();
+                Arc::new(Cached::new(if restricted { platform.only(allowed) } else { platform }))
+            }
         })
     }
 

@@ -57,6 +57,8 @@ pub(crate) struct Proxy {
 pub(crate) enum ProxyError {
     #[error("the token is not one of this app's")]
     Refused,
+    #[error("this server does not serve the app")]
+    NotServed,
     #[error("the platform could not be asked whose token it is")]
     IdentityUnavailable(#[source] IdentityError),
     #[error("the app is not registered")]
@@ -119,12 +121,25 @@ impl Proxy {
         self.lease_time
     }
 
-    /// Lets pass who holds a token of this app.
+    /// Checks that the token belongs to the app.
     pub(crate) async fn authorise(&self, app: &AppId, token: &Secret) -> Result<(), ProxyError> {
+        if !self.identity.serves(app) {
+            return Err(ProxyError::NotServed);
+        }
         match self.identity.identify(token).await {
             Ok(owner) if owner == app.as_str() => Ok(()),
             Ok(_) | Err(IdentityError::Refused) => Err(ProxyError::Refused),
             Err(error @ IdentityError::Unavailable(_)) => Err(ProxyError::IdentityUnavailable(error)),
+        }
+    }
+
+    /// Whether a websocket of this app that was opened with this token may stay open. Only a refusal ends it: a platform that
+    /// cannot be asked does not.
+    pub(crate) async fn may_stay(&self, app: &AppId, token: &Secret) -> bool {
+        match self.identity.revalidate(token).await {
+            Ok(owner) => owner == app.as_str(),
+            Err(IdentityError::Refused) => false,
+            Err(IdentityError::Unavailable(_)) => true,
         }
     }
 
@@ -143,6 +158,9 @@ impl Proxy {
 
     /// The app's registration, without which the body of a webhook is not even read.
     pub(crate) async fn registration(&self, app: &AppId) -> Result<Arc<Registration>, ProxyError> {
+        if !self.identity.serves(app) {
+            return Err(ProxyError::NotRegistered);
+        }
         self.store.registration(app).await?.ok_or(ProxyError::NotRegistered)
     }
 

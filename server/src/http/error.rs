@@ -74,6 +74,10 @@ impl From<ProxyError> for ApiError {
             ProxyError::Refused => Self::unauthorised(
                 "The token is not one of this app's, or has run out: get a new one from the token endpoint.",
             ),
+            ProxyError::NotServed => Self::new(
+                StatusCode::FORBIDDEN,
+                "This server does not serve this app: ask its operator to allow the app id (--allow-app).",
+            ),
             ProxyError::IdentityUnavailable(error) => error.into(),
             ProxyError::NotRegistered => Self::new(
                 StatusCode::NOT_FOUND,

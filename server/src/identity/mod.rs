@@ -8,7 +8,7 @@ mod watson_work;
 use std::{error::Error, fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use wwproxy_protocol::Secret;
+use wwproxy_protocol::{AppId, Secret};
 
 pub use self::{
     apps::{Apps, AppsError},
@@ -22,11 +22,15 @@ pub trait IdentityProvider: fmt::Debug + Send + Sync {
     /// The id of the token's owner. For a person's token that is no app's.
     fn identify<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>>;
 
-    /// Whether a connection that was opened with this token may stay open, though the token may have
-    /// run out since. Asked often, so it must be cheap; a platform that would have to be asked over the
-    /// network says yes.
-    fn vouches_for(&self, token: &Secret) -> bool {
-        let _ = token;
+    /// The id of the owner of a token that a websocket was opened with. Called at each heartbeat, so an answer may be some
+    /// minutes old; and a platform that can tell an expired token from a revoked one names the owner of an expired one.
+    fn revalidate<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
+        self.identify(token)
+    }
+
+    /// Whether this server serves the app at all, whatever token its client has.
+    fn serves(&self, app: &AppId) -> bool {
+        let _ = app;
         true
     }
 

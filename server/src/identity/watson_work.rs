@@ -3,12 +3,12 @@
 //! Source: `docs/wire.md`, "Identity". The token is passed on to that one address only: no redirect
 //! is followed.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use futures_util::{StreamExt, future::BoxFuture};
 use reqwest::{Client, StatusCode, Url, header, redirect::Policy};
 use serde_json::Value;
-use wwproxy_protocol::{Secret, api::path};
+use wwproxy_protocol::{AppId, Secret, api::path};
 
 use super::{IdentityError, IdentityProvider, Platform};
 
@@ -24,6 +24,8 @@ const QUESTION: &str = "{ me { id } }";
 pub struct WatsonWork {
     base: String,
     client: Client,
+    /// The apps that are served, or `None` for all.
+    allowed: Option<HashSet<AppId>>,
 }
 
 /// Why a platform cannot be used.
@@ -57,7 +59,14 @@ impl WatsonWork {
         // Reading the system's CA certificates fails where there are none, also where none are needed.
         let builder = if parsed.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
         let client = builder.build().map_err(InvalidPlatform::Tls)?;
-        Ok(Self { base: parsed.as_str().trim_end_matches('/').to_owned(), client })
+        Ok(Self { base: parsed.as_str().trim_end_matches('/').to_owned(), client, allowed: None })
+    }
+
+    /// Serves these apps only. Otherwise every app of the platform is served.
+    #[must_use]
+    pub fn only(mut self, apps: impl IntoIterator<Item = AppId>) -> Self {
+        self.allowed = Some(apps.into_iter().collect());
+        self
     }
 
     async fn ask(&self, token: &Secret) -> Result<String, IdentityError> {
@@ -101,9 +110,9 @@ enum Unexpected {
 fn read_owner(body: &[u8]) -> Result<String, IdentityError> {
     let answer: Value =
         serde_json::from_slice(body).map_err(|error| IdentityError::unavailable(Unexpected::Json(error)))?;
-    let has_errors = answer.get("errors").and_then(Value::as_array).is_some_and(|errors| !errors.is_empty());
     match answer.pointer("/data/me") {
-        _ if has_errors => Err(IdentityError::Refused),
+        // Of any shape, an empty one as well: a platform that reports errors vouches for no owner.
+        _ if answer.get("errors").is_some() => Err(IdentityError::Refused),
         Some(Value::Null) => Err(IdentityError::Refused),
         Some(me) => match me.get("id").and_then(Value::as_str) {
             Some(id) => Ok(id.to_owned()),
@@ -116,6 +125,10 @@ fn read_owner(body: &[u8]) -> Result<String, IdentityError> {
 impl IdentityProvider for WatsonWork {
     fn identify<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
         Box::pin(self.ask(token))
+    }
+
+    fn serves(&self, app: &AppId) -> bool {
+        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(app))
     }
 
     fn platform(&self) -> Platform<'_> {
@@ -135,6 +148,10 @@ mod tests {
             r#"{"data":{"me":null},"errors":[{"message":"no"}]}"#,
             r#"{"errors":[{}]}"#,
             r#"{"data":{"me":{"id":"bot"}},"errors":["late"]}"#,
+            r#"{"data":{"me":{"id":"bot"}},"errors":[]}"#,
+            r#"{"data":{"me":{"id":"bot"}},"errors":{"message":"no"}}"#,
+            r#"{"data":{"me":{"id":"bot"}},"errors":"no"}"#,
+            r#"{"errors":null,"data":{"me":{"id":"bot"}}}"#,
         ] {
             assert!(matches!(read_owner(refusal.as_bytes()), Err(IdentityError::Refused)), "{refusal}");
         }

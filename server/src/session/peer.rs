@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until},
@@ -30,6 +31,8 @@ pub(super) struct Peer<S> {
     proxy: Arc<Proxy>,
     shutdown: CancellationToken,
     heartbeat: Interval,
+    /// Set while the token is being checked again; yields whether the websocket may stay open.
+    check: Option<BoxFuture<'static, bool>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
@@ -48,13 +51,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         }
         let mut heartbeat = interval_at(Instant::now() + PING, PING);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { terms, connection, proxy, shutdown, heartbeat }
+        Self { terms, connection, proxy, shutdown, heartbeat, check: None }
     }
 
     /// The next thing that the client says; sends what is queued meanwhile. Can be dropped at any time.
     ///
-    /// One `select!` over: shutdown; the socket (messages in, and room for messages out); the
-    /// heartbeat; silence. Where the session must end, it says why.
+    /// One `select!` over: shutdown; the token's check; the socket (messages in, and room for messages out);
+    /// the heartbeat; silence. Where the session must end, it says why.
     pub(super) async fn next(&mut self) -> Result<Said, End> {
         loop {
             let silence = self.connection.heard() + IDLE;
@@ -63,8 +66,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                 () = self.shutdown.cancelled() => {
                     return Err(End::Told(CloseCode::Restart, "the server restarts"));
                 }
+                may_stay = async { self.check.as_mut().expect("guarded").await }, if self.check.is_some() => {
+                    self.check = None;
+                    if !may_stay {
+                        return Err(End::Told(CloseCode::Policy, "the token is refused: get a new one"));
+                    }
+                }
                 said = self.connection.next() => return Ok(said),
-                _ = self.heartbeat.tick() => self.beat()?,
+                _ = self.heartbeat.tick() => self.beat(),
                 () = sleep_until(silence) => {
                     return Err(End::Told(CloseCode::Policy, "the client was silent for too long"));
                 }
@@ -72,12 +81,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         }
     }
 
-    fn beat(&mut self) -> Result<(), End> {
-        if !self.proxy.identity().vouches_for(&self.terms.token) {
-            return Err(End::Told(CloseCode::Policy, "the app or its secret is not known any more"));
-        }
+    /// Pings, and checks the token again: it may have been revoked since the websocket was opened.
+    fn beat(&mut self) {
         self.connection.ping();
-        Ok(())
+        if self.check.is_none() {
+            let (proxy, terms) = (Arc::clone(&self.proxy), self.terms.clone());
+            self.check = Some(Box::pin(async move { proxy.may_stay(&terms.app, &terms.token).await }));
+        }
     }
 
     /// Tells the client why, where it is still there.

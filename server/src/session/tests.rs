@@ -1,5 +1,7 @@
 //! A session over an in-memory pipe, with the clock in the test's hand.
 
+use std::sync::Mutex;
+
 use futures_util::{SinkExt, StreamExt, future::BoxFuture};
 use tokio::{
     io::{DuplexStream, duplex},
@@ -10,23 +12,40 @@ use wwproxy_protocol::{Scheme, Secret, ServerMessage, message::EventMessage};
 
 use super::*;
 use crate::{
-    identity::{IdentityError, IdentityProvider, Platform},
+    identity::{Cached, IdentityError, IdentityProvider, Platform},
     store::{Appended, Limits, MemoryStore, NewEvent, Registration},
 };
 
 const LEASE: Duration = Duration::from_secs(90);
 
-/// Knows nobody's token, and vouches for all until it is told otherwise.
+/// Names the app of the fixture as the owner of every token, until that app is removed.
 #[derive(Debug, Default)]
 struct Removable(CancellationToken);
 
 impl IdentityProvider for Removable {
     fn identify<'a>(&'a self, _: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
-        Box::pin(std::future::ready(Err(IdentityError::Refused)))
+        let owner = if self.0.is_cancelled() { Err(IdentityError::Refused) } else { Ok("my-bot".to_owned()) };
+        Box::pin(std::future::ready(owner))
     }
 
-    fn vouches_for(&self, _: &Secret) -> bool {
-        !self.0.is_cancelled()
+    fn platform(&self) -> Platform<'_> {
+        Platform::Elsewhere("")
+    }
+}
+
+/// A platform with this answer for every token.
+#[derive(Debug, Clone)]
+struct Remote(Arc<Mutex<Result<String, IdentityError>>>);
+
+impl Remote {
+    fn answer_with(&self, answer: Result<String, IdentityError>) {
+        *self.0.lock().unwrap() = answer;
+    }
+}
+
+impl IdentityProvider for Remote {
+    fn identify<'a>(&'a self, _: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
+        Box::pin(std::future::ready(self.0.lock().unwrap().clone()))
     }
 
     fn platform(&self) -> Platform<'_> {
@@ -45,10 +64,14 @@ type Client = WebSocketStream<DuplexStream>;
 
 impl Fixture {
     async fn new() -> Self {
-        let store = Arc::new(MemoryStore::new(Limits::default()));
         let identity = Removable::default();
         let removed = identity.0.clone();
-        let proxy = Arc::new(Proxy::new(store, Arc::new(identity), LEASE));
+        Self::with_identity(Arc::new(identity), removed).await
+    }
+
+    async fn with_identity(identity: Arc<dyn IdentityProvider>, removed: CancellationToken) -> Self {
+        let store = Arc::new(MemoryStore::new(Limits::default()));
+        let proxy = Arc::new(Proxy::new(store, identity, LEASE));
         let app: AppId = "my-bot".parse().unwrap();
         let registration = Registration { scheme: Scheme::WatsonWork, secrets: vec![Secret::new("s")] };
         proxy.store().put_registration(&app, registration).await.unwrap();
@@ -236,6 +259,32 @@ async fn an_app_that_was_removed_loses_its_connection() {
     let start = Instant::now();
     assert_eq!(close_code(&mut client).await, 1008);
     assert_eq!(start.elapsed(), PING);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_token_ends_its_websocket_and_a_platform_that_is_down_does_not() {
+    const REVALIDATED: Duration = Duration::from_secs(300);
+    let remote = Remote(Arc::new(Mutex::new(Ok("my-bot".into()))));
+    let identity = Arc::new(Cached::new(remote.clone()));
+    let fixture = Fixture::with_identity(identity, CancellationToken::new()).await;
+    for refusal in [Err(IdentityError::Refused), Ok("another-bot".into())] {
+        remote.answer_with(Err(IdentityError::Unavailable(Arc::new(std::io::Error::other("down")))));
+        let (mut client, session) = fixture.connect(1).await;
+        for _ in 0..60 {
+            assert!(matches!(client.next().await, Some(Ok(Message::Ping(_)))));
+            client.flush().await.unwrap();
+        }
+        remote.answer_with(Ok("my-bot".into()));
+        for _ in 0..60 {
+            assert!(matches!(client.next().await, Some(Ok(Message::Ping(_)))));
+            client.flush().await.unwrap();
+        }
+        assert!(!session.is_finished());
+        remote.answer_with(refusal);
+        let revoked = Instant::now();
+        assert_eq!(close_code(&mut client).await, 1008);
+        assert!(revoked.elapsed() <= REVALIDATED + PING, "{:?}", revoked.elapsed());
+    }
 }
 
 #[tokio::test(start_paused = true)]

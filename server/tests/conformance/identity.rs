@@ -2,6 +2,7 @@
 
 use reqwest::Method;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use crate::{
     common::{App, Server, empty, eventually, problem},
@@ -54,7 +55,18 @@ async fn a_platform_may_have_a_path() {
 async fn a_refusal_is_401() {
     let platform = Platform::start().await;
     let server = start(&platform.url);
-    for token in ["401", "403", "errors", "null", "both", "other", "person"] {
+    for token in [
+        "401",
+        "403",
+        "errors",
+        "null",
+        "both",
+        "errors-empty",
+        "errors-object",
+        "errors-text",
+        "other",
+        "person",
+    ] {
         problem(poll(&server, token).await, 401).await;
     }
     assert_eq!(poll(&server, "good").await.status(), 200);
@@ -155,6 +167,55 @@ async fn a_request_without_a_token_never_asks_the_platform() {
     }
     problem(app.hook("{}").send().await.unwrap(), 404).await;
     assert_eq!(platform.questions(), [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn only_allowed_apps_are_served_and_nothing_is_asked_about_others() {
+    let platform = Platform::start().await;
+    let flags = ["--identity", "watsonwork", "--platform-url", &platform.url];
+    let open = Server::start(&flags);
+    assert_eq!(poll(&open, "good").await.status(), 200);
+    let asked = platform.questions().len();
+    let server = Server::start(&[&flags[..], &["--allow-app", "one", "--allow-app", "two"]].concat());
+    let detail = problem(poll(&server, "good-not-asked").await, 403).await;
+    assert!(detail.contains("--allow-app"), "{detail}");
+    problem(bot(&server, "good").hook("{}").send().await.unwrap(), 404).await;
+    assert_eq!(platform.questions().len(), asked);
+    let allowed = Server::start(&[&flags[..], &["--allow-app", "one,bot"]].concat());
+    let app = bot(&allowed, "good");
+    app.register(&app.secret).await;
+    app.receive("{}").await;
+    assert_eq!(app.poll_bodies().await, ["{}"]);
+}
+
+#[tokio::test]
+async fn allowed_apps_are_refused_where_the_credentials_file_knows_the_apps() {
+    let home = crate::common::Home::new();
+    let flags = ["--store", "memory:", "--listen", "127.0.0.1:0", "--allow-app", "bot"];
+    let ended = home.command().args(flags).output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(!ended.status.success() && said.contains("--identity watsonwork"), "{said}");
+}
+
+#[tokio::test]
+async fn unknown_tokens_have_a_budget_of_their_own() {
+    let platform = Platform::start().await;
+    let server = start(&platform.url);
+    let flood: Vec<_> = (0..100)
+        .map(|n| {
+            let app = bot(&server, &format!("slow-{n}"));
+            tokio::spawn(async move { app.request(Method::GET, "").send().await.unwrap().status() })
+        })
+        .collect();
+    eventually("the rest waited for its turn in vain", async || flood.iter().any(JoinHandle::is_finished))
+        .await;
+    assert_eq!(platform.questions().len(), 32, "at once");
+    platform.gate.add_permits(100);
+    let mut refused = 0;
+    for poll in flood {
+        refused += usize::from(poll.await.unwrap() == 503);
+    }
+    assert!(refused > 0);
 }
 
 #[tokio::test]

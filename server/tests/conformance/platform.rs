@@ -60,6 +60,9 @@ async fn answer(mut stream: TcpStream, log: Arc<Mutex<Vec<String>>>, gate: Arc<S
             ("200 OK", r#"{"data":{"me":null},"errors":[{"message":"no","field":{"name":"me"}}]}"#.into())
         }
         "both" => ("200 OK", r#"{"data":{"me":{"id":"bot"}},"errors":[{"message":"late"}]}"#.into()),
+        "errors-empty" => ("200 OK", r#"{"data":{"me":{"id":"bot"}},"errors":[]}"#.into()),
+        "errors-object" => ("200 OK", r#"{"data":{"me":{"id":"bot"}},"errors":{"message":"no"}}"#.into()),
+        "errors-text" => ("200 OK", r#"{"data":{"me":{"id":"bot"}},"errors":"no"}"#.into()),
         "500" => ("500 Internal Server Error", me.into()),
         "502" => ("502 Bad Gateway", "<html>".into()),
         "429" => ("429 Too Many Requests", "{}".into()),
