@@ -7,7 +7,7 @@ use directories::ProjectDirs;
 use wwproxy_protocol::AppId;
 
 use crate::{
-    Settings,
+    PublicUrl, Settings, TrustedProxy,
     identity::{
         Apps, Builtin, Cached, IdentityProvider, InvalidPlatform, TokenKey, TokenKeyError, WatsonWork,
     },
@@ -49,9 +49,14 @@ pub struct Config {
     #[arg(long, value_name = "TIME", env = "WWPROXY_TOKEN_LIFETIME", default_value = "12h", value_parser = token_lifetime)]
     pub token_lifetime: Duration,
 
-    /// Address of this server as clients see it, where a proxy before it hides that
+    /// URL of this server as clients see it, if it is behind a reverse proxy
     #[arg(long, value_name = "URL", env = "WWPROXY_PUBLIC_URL")]
-    pub public_url: Option<String>,
+    pub public_url: Option<PublicUrl>,
+
+    /// Reverse proxy whose X-Forwarded-Proto, -Host and -Port headers count: an address or a network;
+    /// may be repeated, or a list with commas
+    #[arg(long, value_name = "CIDR", env = "WWPROXY_TRUSTED_PROXY", value_delimiter = ',')]
+    pub trusted_proxy: Vec<TrustedProxy>,
 
     /// Longest webhook body
     #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BODY", default_value = "8MiB")]
@@ -252,6 +257,7 @@ impl Config {
             max_buffered_bytes: self.max_buffered_bytes.0,
             max_connections: self.max_connections,
             public_url: self.public_url.clone(),
+            trusted_proxies: self.trusted_proxy.clone(),
         }
     }
 }

@@ -21,6 +21,7 @@
 //! # Ok(()) }
 //! ```
 
+mod address;
 pub mod config;
 mod give_way;
 mod http;
@@ -35,11 +36,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::address::{PublicUrl, TrustedProxy};
 use self::{
     http::{Context, Refusals},
     identity::IdentityProvider,
     proxy::Proxy,
     store::Store,
+    tally::Tally,
 };
 
 /// How long the store has to close, at least: it writes its last deletions.
@@ -58,8 +61,10 @@ pub struct Settings {
     pub max_buffered_bytes: u64,
     /// The most connections at once; further ones wait.
     pub max_connections: usize,
-    /// The address of the server as its clients see it, where that is not what their requests say.
-    pub public_url: Option<String>,
+    /// The server's address as its clients see it, if requests do not say it.
+    pub public_url: Option<PublicUrl>,
+    /// Reverse proxies whose `X-Forwarded-*` headers say how a client reached the server.
+    pub trusted_proxies: Vec<TrustedProxy>,
 }
 
 impl Default for Settings {
@@ -71,6 +76,7 @@ impl Default for Settings {
             max_buffered_bytes: 256 << 20,
             max_connections: 20_000,
             public_url: None,
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -95,6 +101,7 @@ impl Server {
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             refusals: Arc::new(Refusals::default()),
+            untrusted_forwards: Arc::new(Tally::new(1)),
         };
         Self { context, store }
     }

@@ -33,6 +33,7 @@ use warp::{
 use super::{
     Context,
     error::ApiError,
+    forwarded::Peer,
     handover::{Wire, track},
     routes,
 };
@@ -62,8 +63,9 @@ pub(crate) async fn serve(listener: TcpListener, context: Context) {
             () = context.shutdown.cancelled() => return,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let connection = connection(stream, place, routes.clone(), context.clone());
+            Ok((stream, peer)) => {
+                let peer = Peer(peer.ip());
+                let connection = connection(stream, peer, place, routes.clone(), context.clone());
                 context.tasks.spawn(connection);
             }
             Err(error) => {
@@ -74,8 +76,13 @@ pub(crate) async fn serve(listener: TcpListener, context: Context) {
     }
 }
 
-async fn connection<R>(stream: TcpStream, place: OwnedSemaphorePermit, routes: R, context: Context)
-where
+async fn connection<R>(
+    stream: TcpStream,
+    peer: Peer,
+    place: OwnedSemaphorePermit,
+    routes: R,
+    context: Context,
+) where
     R: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
         + Clone
         + Send
@@ -85,7 +92,8 @@ where
     let _ = stream.set_nodelay(true);
     let wire = Arc::new(Wire::default());
     let socket = Socket { stream, wire: Arc::clone(&wire), stalled: None, _place: place };
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         let (routes, wire) = (routes.clone(), Arc::clone(&wire));
         async move {
             // `CONNECT host:port` and `OPTIONS *` have no path, and warp's path filters count on one.

@@ -7,6 +7,7 @@ mod accept;
 mod ack;
 mod body;
 mod error;
+mod forwarded;
 mod graphql;
 mod handover;
 mod health;
@@ -38,7 +39,7 @@ use self::{
     error::ApiError,
     request::{Request, answer, request},
 };
-use crate::{Settings, proxy::Proxy};
+use crate::{Settings, proxy::Proxy, tally::Tally};
 
 /// The longest body of a request that is no webhook, in bytes.
 const MAX_REQUEST: u64 = 1 << 20;
@@ -54,6 +55,8 @@ pub(crate) struct Context {
     /// Websockets and settlements that go on after their request.
     pub(crate) tasks: TaskTracker,
     pub(crate) refusals: Arc<Refusals>,
+    /// Limits the log of ignored `X-Forwarded-*` headers, which any client can send.
+    pub(crate) untrusted_forwards: Arc<Tally>,
 }
 
 pub(crate) fn routes(context: &Context) -> BoxedFilter<(Response,)> {

@@ -6,7 +6,7 @@ use base64::{
 };
 use serde_json::{Value, json};
 
-use crate::common::{Server, empty, problem, raw};
+use crate::common::{Server, empty, problem};
 
 const FORM: &str = "grant_type=client_credentials";
 
@@ -157,34 +157,6 @@ async fn graphql_refuses_other_tokens_and_other_questions() {
     }
     let json = server.http.post(server.url("/graphql")).bearer_auth(&app.token);
     problem(json.header("Content-Type", "application/json").body("x").send().await.unwrap(), 400).await;
-}
-
-#[tokio::test]
-async fn the_metadata_names_the_token_endpoint() {
-    let server = Server::start(&[]);
-    let secret = server.home.add_app("bot");
-    let metadata: Value = server.get("/.well-known/oauth-authorization-server").await.json().await.unwrap();
-    assert_eq!(metadata["issuer"], format!("http://{}", server.address).as_str());
-    let endpoint = metadata["token_endpoint"].as_str().unwrap();
-    let post = server.http.post(endpoint).basic_auth("bot", Some(&secret)).body(FORM);
-    assert_eq!(post.send().await.unwrap().status(), 200, "{endpoint}");
-}
-
-#[tokio::test]
-async fn the_metadata_names_the_address_that_the_client_used() {
-    let server = Server::start(&[]);
-    let ask = |headers: &str| {
-        let path = "/.well-known/oauth-authorization-server";
-        raw(&server.address, format!("GET {path} HTTP/1.1\r\n{headers}\r\n"))
-    };
-    let answer = ask("host: proxy.example\r\nx-forwarded-proto: https\r\n").await;
-    let metadata: Value = serde_json::from_str(&answer.body).unwrap();
-    assert_eq!(metadata["token_endpoint"], "https://proxy.example/oauth/token");
-    assert_eq!(ask("").await.status, 400);
-    assert_eq!(ask("host: a b\r\n").await.status, 400);
-    let public = Server::start(&["--public-url", "https://hooks.example/proxy/"]);
-    let metadata: Value = public.get("/.well-known/oauth-authorization-server").await.json().await.unwrap();
-    assert_eq!(metadata["token_endpoint"], "https://hooks.example/proxy/oauth/token");
 }
 
 #[tokio::test]

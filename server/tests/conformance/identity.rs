@@ -247,7 +247,7 @@ async fn the_metadata_names_the_platforms_token_endpoint() {
     let platform = Platform::start().await;
     let server = start(&platform.url);
     let metadata: Value = server.get("/.well-known/oauth-authorization-server").await.json().await.unwrap();
-    assert_eq!(metadata["issuer"], platform.url.as_str());
+    assert_eq!(metadata["issuer"], server.url(""), "RFC 8414, section 3.3: the address that was asked");
     assert_eq!(metadata["token_endpoint"], format!("{}/oauth/token", platform.url).as_str());
     let server = Server::start(&["--identity", "watsonwork"]);
     let metadata: Value = server.get("/.well-known/oauth-authorization-server").await.json().await.unwrap();

@@ -15,6 +15,7 @@ mod identity;
 mod lease;
 mod limits;
 mod log;
+mod metadata;
 mod operations;
 mod paths;
 mod platform;

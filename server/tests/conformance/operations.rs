@@ -49,6 +49,10 @@ fn flags_that_mean_nothing_are_a_clear_error() {
         ["--overflow", "panic"],
         ["--max-queued-events", "0"],
         ["--platform-url", "nonsense"],
+        ["--public-url", "proxy.example.com"],
+        ["--public-url", "https://proxy.example.com/?a=b"],
+        ["--trusted-proxy", "proxy.example.com"],
+        ["--trusted-proxy", "10.0.0.0/8,10.0.0.1/8"],
         ["--what", "x"],
     ] {
         let mut command = Home::new().command();
