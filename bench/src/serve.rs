@@ -3,7 +3,6 @@
 use std::{ffi::OsString, sync::Arc};
 
 use clap::Parser;
-use tokio::net::TcpListener;
 use wwproxy_server::{Server, config::Config, store::Store};
 
 use crate::nothing::Nothing;
@@ -15,7 +14,7 @@ pub(crate) async fn serve(ceiling: bool, flags: &[OsString]) -> anyhow::Result<(
     let config = Config::parse_from([OsString::from("wwproxy-server")].iter().chain(flags));
     let store: Arc<dyn Store> = if ceiling { Arc::new(Nothing::default()) } else { config.open_store()? };
     let server = Server::new(store, config.identity_provider()?, config.settings());
-    let listener = TcpListener::bind(config.listen).await?;
+    let listener = config.listen.bind().await?;
     println!("{}", listener.local_addr()?);
     server.serve(listener, stop_signal()?).await;
     Ok(())

@@ -1,11 +1,22 @@
 //! The server's flags and environment, as typed settings.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+mod listen;
+mod size;
+mod store;
+
+use std::{
+    env, fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use directories::ProjectDirs;
 use wwproxy_protocol::AppId;
 
+use self::size::{duration, token_lifetime};
+pub use self::{listen::ListenAddress, size::ByteSize, store::StoreAddress};
 use crate::{
     PublicUrl, Settings, TrustedProxy,
     identity::{
@@ -16,13 +27,14 @@ use crate::{
 
 /// Receives webhooks for apps without a public address: verifies them, keeps them, and hands them on.
 ///
-/// Each flag can also stand in the environment. Sizes take KiB, MiB or GiB, times ms, s, m, h or d.
+/// Each flag can also stand in the environment. Sizes take K, M and G, or KiB, MiB and GiB (powers of 1024), or
+/// KB, MB and GB (powers of 1000); times take ms, s, m, h or d.
 #[derive(Debug, Parser)]
 #[command(name = "wwproxy-server", version, max_term_width = 100, args_conflicts_with_subcommands = false)]
 pub struct Config {
-    /// Address to listen on; port 0 takes any that is free
+    /// Address to listen on: IP:PORT, PORT for 127.0.0.1, or :PORT for all addresses; port 0 takes any that is free
     #[arg(long, value_name = "ADDRESS", env = "WWPROXY_LISTEN", default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
 
     /// Where events are kept: `file:DIR`, or `memory:` which forgets them [default: in the user's data
     /// directory]
@@ -155,25 +167,13 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where events are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreAddress {
-    /// In this folder.
-    File(PathBuf),
-    /// Nowhere but in memory.
-    Memory,
-}
-
-/// A number of bytes, as in `8MiB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ByteSize(pub u64);
-
 /// Why the server cannot start as it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The system names no data directory.
+    /// There is no data directory.
     #[error(
-        "this user has no data directory: say where to keep things with --store file:DIR and --apps FILE"
+        "HOME is not set, so this user has no data directory: say where to keep things with --store file:DIR and \
+         --apps FILE"
     )]
     NoDataDirectory,
     /// The store cannot be opened.
@@ -263,6 +263,11 @@ impl Config {
 }
 
 fn data_directory() -> Result<PathBuf, ConfigError> {
+    // Without HOME `directories` takes the home folder of the account database, where no operator looks for a store.
+    let is_set = |name| env::var_os(name).is_some_and(|folder| Path::new(&folder).is_absolute());
+    if cfg!(unix) && !is_set("HOME") && !is_set("XDG_DATA_HOME") {
+        return Err(ConfigError::NoDataDirectory);
+    }
     let project = ProjectDirs::from("", "", "wwproxy").ok_or(ConfigError::NoDataDirectory)?;
     Ok(project.data_dir().to_owned())
 }
@@ -274,64 +279,6 @@ impl fmt::Display for Identity {
             Self::WatsonWork => "watsonwork",
         })
     }
-}
-
-impl FromStr for StoreAddress {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        match text.split_once(':') {
-            Some(("memory", "")) => Ok(Self::Memory),
-            Some(("file", folder)) if !folder.is_empty() => Ok(Self::File(folder.into())),
-            _ => Err("a store is file:DIR or memory:"),
-        }
-    }
-}
-
-impl fmt::Display for StoreAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(folder) => write!(f, "file:{}", folder.display()),
-            Self::Memory => f.write_str("memory:"),
-        }
-    }
-}
-
-impl FromStr for ByteSize {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        const WRONG: &str = "a size is a whole number with B, KiB, MiB or GiB, as in 8MiB";
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let shift = match unit.trim() {
-            "" | "B" => 0,
-            "KiB" => 10,
-            "MiB" => 20,
-            "GiB" => 30,
-            _ => return Err(WRONG),
-        };
-        let number: u64 = number.parse().map_err(|_| WRONG)?;
-        let size = number.checked_mul(1 << shift).filter(|&size| size > 0);
-        size.map(Self).ok_or("a size must be from 1 byte to 16 EiB")
-    }
-}
-
-/// The longest time that a flag can say: what is added to a clock must not run over.
-const MAX_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|_| "a time is like 500ms, 60s, 10m or 7d")?;
-    let range = Duration::from_millis(1)..=MAX_TIME;
-    if range.contains(&time) { Ok(time) } else { Err("a time must be from 1ms to 10 years".into()) }
-}
-
-/// Tokens say their lifetime in whole seconds.
-fn token_lifetime(text: &str) -> Result<Duration, String> {
-    duration(text).and_then(|time| match time.as_secs() {
-        0 => Err("a token must be good for at least 1s".into()),
-        _ => Ok(time),
-    })
 }
 
 fn positive(text: &str) -> Result<usize, &'static str> {
@@ -362,23 +309,5 @@ mod tests {
         assert_eq!(config.max_queued_bytes.0, limits.max_queued_bytes);
         assert_eq!(config.retention, limits.retention);
         assert_eq!(config.dedupe_window, limits.dedupe_window);
-    }
-
-    #[test]
-    fn sizes_times_and_stores() {
-        assert_eq!("8MiB".parse(), Ok(ByteSize(8 << 20)));
-        assert_eq!("17".parse(), Ok(ByteSize(17)));
-        for bad in ["", "MiB", "0", "-1", "8MB", "99999999999GiB", "1.5MiB"] {
-            assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
-        }
-        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 24 * 3600)));
-        for bad in ["", "7", "0s", "1000y"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-        assert_eq!("file:a:b".parse(), Ok(StoreAddress::File("a:b".into())));
-        assert_eq!("memory:".parse(), Ok(StoreAddress::Memory));
-        for bad in ["", "file:", "memory", "redis:x"] {
-            assert!(bad.parse::<StoreAddress>().is_err(), "{bad}");
-        }
     }
 }

@@ -4,7 +4,6 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
-use tokio::net::TcpListener;
 use wwproxy_server::{
     Server,
     config::{AppCommand, Command, Config, LogFormat},
@@ -30,7 +29,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     start_log(config);
     let store = config.open_store()?;
     let identity = config.identity_provider()?;
-    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+    let listener = config.listen.bind().await.with_context(|| {
         format!("cannot listen on {}: choose another address with --listen", config.listen)
     })?;
     let stop = stop_signal()?;

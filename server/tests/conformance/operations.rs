@@ -43,7 +43,7 @@ fn an_address_that_is_taken_is_a_clear_error() {
 fn flags_that_mean_nothing_are_a_clear_error() {
     for flags in [
         ["--lease", "soon"],
-        ["--max-body", "8MB"],
+        ["--max-body", "8MX"],
         ["--store", "redis:"],
         ["--identity", "ldap"],
         ["--overflow", "panic"],

@@ -1,0 +1,86 @@
+//! Sizes and times as people write them.
+
+use std::{str::FromStr, time::Duration};
+
+/// A number of bytes, as in `8MiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = &'static str;
+
+    /// Units are those of GNU coreutils: `M` and `MiB` are 1024 × 1024 bytes, `MB` is a million. Case does not count.
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        const WRONG: &str = "a size is a whole number of bytes, or one with K, M or G (KiB, MiB, GiB: powers of 1024; \
+                             KB, MB, GB: powers of 1000), as in 8M";
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "k" | "kib" => 1 << 10,
+            "m" | "mib" => 1 << 20,
+            "g" | "gib" => 1 << 30,
+            "kb" => 1_000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            _ => return Err(WRONG),
+        };
+        let number: u64 = number.parse().map_err(|_| WRONG)?;
+        let size = number.checked_mul(unit).filter(|&size| size > 0);
+        size.map(Self).ok_or("a size must be from 1 byte to 16 EiB")
+    }
+}
+
+/// The longest time that a flag can say: what is added to a clock must not overflow.
+const MAX_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// A time of 1 ms or more.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|_| "a time is like 500ms, 60s, 10m or 7d")?;
+    let range = Duration::from_millis(1)..=MAX_TIME;
+    if range.contains(&time) { Ok(time) } else { Err("a time must be from 1ms to 10 years".into()) }
+}
+
+/// The lifetime of a token, which says it in whole seconds.
+pub(super) fn token_lifetime(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| match time.as_secs() {
+        0 => Err("a token must be good for at least 1s".into()),
+        _ => Ok(time),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_the_units_that_people_write() {
+        for (text, bytes) in [
+            ("17", 17),
+            ("17B", 17),
+            ("8M", 8 << 20),
+            ("8m", 8 << 20),
+            ("8MiB", 8 << 20),
+            ("8 MiB", 8 << 20),
+            ("8MB", 8_000_000),
+            ("64k", 64 << 10),
+            ("64KB", 64_000),
+            ("1G", 1 << 30),
+            ("1gb", 1_000_000_000),
+        ] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+        for bad in ["", "MiB", "0", "0M", "-1", "+1", "8Mi", "8T", "99999999999GiB", "1.5MiB", "8M B"] {
+            assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_are_bounded() {
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 24 * 3600)));
+        for bad in ["", "7", "0s", "1000y"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert!(token_lifetime("999ms").is_err());
+    }
+}

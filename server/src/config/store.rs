@@ -1,0 +1,47 @@
+//! `--store`: where events are kept.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+/// Where events are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreAddress {
+    /// In this folder.
+    File(PathBuf),
+    /// In memory only.
+    Memory,
+}
+
+impl FromStr for StoreAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text.split_once(':') {
+            Some(("memory", "")) => Ok(Self::Memory),
+            Some(("file", folder)) if !folder.is_empty() => Ok(Self::File(folder.into())),
+            _ => Err("a store is file:DIR or memory:"),
+        }
+    }
+}
+
+impl fmt::Display for StoreAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(folder) => write!(f, "file:{}", folder.display()),
+            Self::Memory => f.write_str("memory:"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_folder_or_memory() {
+        assert_eq!("file:a:b".parse(), Ok(StoreAddress::File("a:b".into())));
+        assert_eq!("memory:".parse(), Ok(StoreAddress::Memory));
+        for bad in ["", "file:", "memory", "redis:x"] {
+            assert!(bad.parse::<StoreAddress>().is_err(), "{bad}");
+        }
+    }
+}
