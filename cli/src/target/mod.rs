@@ -10,7 +10,7 @@ use std::time::Duration;
 use wwproxy_sdk::EventMessage;
 
 pub(crate) use self::{
-    exec::Exec,
+    exec::{Exec, kill_all},
     forward::{Forward, client, is_framing, parse_url, sender_headers, shown},
     retry::{Offered, Policy},
     routes::{Routes, Targets},

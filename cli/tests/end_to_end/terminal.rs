@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The command in a terminal of its own, whose screen is the child's stdout and whose keyboard is its stdin.
-fn terminal(world: &World, args: &[&str]) -> Command {
+pub(crate) fn terminal(world: &World, args: &[&str]) -> Command {
     let inner = world.command(args);
     let quoted = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap().replace('\'', "'\\''"));
     let line: Vec<_> = std::iter::once(inner.get_program()).chain(inner.get_args()).map(quoted).collect();

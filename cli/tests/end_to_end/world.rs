@@ -181,8 +181,13 @@ impl Drop for World {
 
 /// What Ctrl-C does.
 pub(crate) fn interrupt(child: &Child) {
+    signal(child, "INT");
+}
+
+/// Sends a signal, named as in `kill`.
+pub(crate) fn signal(child: &Child, name: &str) {
     let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
 }
 
 /// The next event that is printed.

@@ -36,7 +36,7 @@ const TARGET_WINDOW: u32 = 16;
 const EXAMPLES: &str = "\
 Without a target an event is acknowledged once it is written. With one it is acknowledged once the target took it (2xx, exit 0).
 What is not acknowledged stays on the server and comes again: none is lost, one may come twice, with the same wwproxy-event-id.
-SIGINT and SIGTERM stop it, and hand back what is not done.
+SIGINT, SIGTERM and SIGHUP stop it, and hand back what is not done within 2 s; a second one ends it at once.
 
 Examples:
   wwproxy listen | jq --unbuffered .data

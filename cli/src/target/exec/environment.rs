@@ -1,0 +1,137 @@
+//! The environment of a command: the variables of an event, and none of the command line's secrets.
+
+use std::{collections::HashMap, env, ffi::OsString, fmt::Write as _};
+
+use tokio::process::Command;
+use wwproxy_sdk::EventMessage;
+
+/// The credentials of the command line, which a command has no use for. Each may also have its `_FILE` form.
+const SECRETS: [&str; 3] = ["SECRET", "WWPROXY_TOKEN", "WEBHOOK_SECRET"];
+const EVENT_ID: &str = "WWPROXY_EVENT_ID";
+const EVENT_TYPE: &str = "WWPROXY_EVENT_TYPE";
+const ATTEMPT: &str = "WWPROXY_ATTEMPT";
+/// Set to 1 if a variable was left out because it does not fit.
+const TRUNCATED: &str = "WWPROXY_TRUNCATED";
+/// The prefix keeps senders from setting variables that have a meaning of their own, such as `HTTP_PROXY`.
+const HEADER_PREFIX: &str = "WWPROXY_HEADER_";
+/// Longest `NAME=VALUE` in bytes, with the NUL that ends it: `MAX_ARG_STRLEN` of Linux.
+const MAX_VARIABLE_BYTES: usize = 128 * 1024;
+/// All variables of an event together, in bytes: well under the 2 MiB that Linux usually gives arguments and environment.
+pub(super) const MAX_EVENT_BYTES: usize = 512 * 1024;
+
+/// Gives the command the variables of an event, as far as they fit into `max_bytes`. A value is whole or left out: half
+/// of a signature or of a type would be another one.
+pub(super) fn set(command: &mut Command, event: &EventMessage, attempt: u32, max_bytes: usize) {
+    for name in inherited().filter(|name| is_withheld(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
+    command.env(EVENT_ID, event.id.as_str()).env(ATTEMPT, attempt.to_string());
+    let (variables, complete) = fitting(event, max_bytes);
+    command.envs(variables);
+    if !complete {
+        command.env(TRUNCATED, "1");
+    }
+}
+
+fn inherited() -> impl Iterator<Item = OsString> {
+    env::vars_os().map(|(name, _)| name)
+}
+
+/// Whether a command does not inherit a variable: a secret, or one that only an event sets (of an outer command).
+fn is_withheld(name: &str) -> bool {
+    SECRETS.contains(&name.strip_suffix("_FILE").unwrap_or(name))
+        || [EVENT_ID, EVENT_TYPE, ATTEMPT, TRUNCATED].contains(&name)
+        || name.starts_with(HEADER_PREFIX)
+}
+
+/// The type and the headers that fit, and whether that is all of them.
+fn fitting(event: &EventMessage, max_bytes: usize) -> (Vec<(String, String)>, bool) {
+    let kind = event.event_type().map(|kind| (EVENT_TYPE.to_owned(), kind));
+    let mut left = max_bytes;
+    let mut complete = true;
+    let variables = kind.into_iter().chain(headers(event)).filter(|(name, value)| {
+        let bytes = name.len() + value.len() + 2;
+        // The environment holds no NUL.
+        let fits = bytes <= left.min(MAX_VARIABLE_BYTES) && !value.contains('\0');
+        if fits {
+            left -= bytes;
+        }
+        complete &= fits;
+        fits
+    });
+    (variables.collect(), complete)
+}
+
+/// A variable for each header line; the second line of one name ends in `_n2`, the third in `_n3`.
+fn headers(event: &EventMessage) -> impl Iterator<Item = (String, String)> {
+    let mut lines = HashMap::new();
+    event.details.headers.iter().map(move |(header, value)| {
+        let mut name = variable(header);
+        let line = lines.entry(header.to_ascii_lowercase()).or_insert(0u32);
+        *line += 1;
+        if *line > 1 {
+            // Writing to a string cannot fail, here and below.
+            let _ = write!(name, "_n{line}");
+        }
+        (name, value.clone())
+    })
+}
+
+/// The variable of a header: capitals and digits as they are, `_` for `-`, and any other byte as `x` and its two hex digits.
+/// Small letters stand for nothing else, so no two headers have the same variable.
+fn variable(header: &str) -> String {
+    let mut name = HEADER_PREFIX.to_owned();
+    for byte in header.bytes() {
+        match byte {
+            b'-' => name.push('_'),
+            _ if byte.is_ascii_alphanumeric() => name.push(byte.to_ascii_uppercase().into()),
+            _ => {
+                let _ = write!(name, "x{byte:02x}");
+            }
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(headers: &[(&str, &str)], kind: &str) -> EventMessage {
+        let json = serde_json::json!({"id": "1", "attempt": 1, "headers": headers, "data": {"type": kind}});
+        EventMessage::parse(&json.to_string()).unwrap()
+    }
+
+    #[test]
+    fn no_two_headers_share_a_variable() {
+        let event = event(&[("x-a", "1"), ("x_a", "2"), ("X-A", "3"), ("x-a-n2", "4"), ("xx5fa", "5")], "t");
+        let names: Vec<_> = headers(&event).map(|(name, _)| name).collect();
+        assert_eq!(
+            names,
+            ["X_A", "Xx5fA", "X_A_n2", "X_A_N2", "XX5FA"].map(|it| format!("{HEADER_PREFIX}{it}"))
+        );
+        assert_eq!(variable("proxy"), "WWPROXY_HEADER_PROXY");
+        assert_eq!(variable("a=b é"), "WWPROXY_HEADER_Ax3dBx20xc3xa9");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_and_the_rest_is_not() {
+        let long = "v".repeat(MAX_VARIABLE_BYTES);
+        let event = event(&[("a", &long), ("b", "2"), ("c", "\0"), ("d", "4")], &long);
+        let (variables, complete) = fitting(&event, MAX_EVENT_BYTES);
+        let names: Vec<_> = variables.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((names, complete), (vec!["WWPROXY_HEADER_B", "WWPROXY_HEADER_D"], false));
+        assert_eq!(fitting(&event, 0), (Vec::new(), false));
+        assert!(fitting(&self::event(&[("a", "1")], "t"), MAX_EVENT_BYTES).1);
+    }
+
+    #[test]
+    fn secrets_are_withheld_and_the_rest_is_inherited() {
+        for name in ["SECRET", "SECRET_FILE", "WWPROXY_TOKEN_FILE", "WEBHOOK_SECRET", "WWPROXY_HEADER_HOST"] {
+            assert!(is_withheld(name), "{name}");
+        }
+        for name in ["PATH", "WWPROXY_SERVER", "APPID", "MY_SECRET", "HTTPS_PROXY", "_FILE"] {
+            assert!(!is_withheld(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The process groups of running commands, which end with the command line however it ends.
+
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    io::{self, Write},
+    process::{ChildStdin, ExitStatus, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::{Child, Command};
+
+/// Kills the groups of the last line that it read when the pipe to it is closed: when the command line has ended, by
+/// SIGKILL too. Signals of the terminal do not reach it.
+const WATCHDOG: &str = "trap '' HUP INT TERM; while read -r line; do groups=$line; done; \
+                        for group in $groups; do kill -s KILL -- \"-$group\"; done";
+
+/// The groups of this process. They are as global as the signals that end it.
+static GROUPS: Mutex<Groups> = Mutex::new(Groups { running: BTreeSet::new(), watchdog: None });
+
+struct Groups {
+    running: BTreeSet<i32>,
+    watchdog: Option<ChildStdin>,
+}
+
+/// A command with a process group of its own. It is killed, with all that it started, unless it ends with success.
+pub(super) struct Group {
+    pub(super) child: Child,
+    id: Pid,
+    succeeded: bool,
+}
+
+impl Group {
+    /// Starts the command. A command line that is killed before this returns leaves it running: some microseconds.
+    pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
+        let mut groups = groups();
+        groups.watch()?;
+        // Ctrl-C reaches its group only, so that the command may end by itself.
+        let child = command.process_group(0).spawn()?;
+        let id = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+        let id = id.expect("a child that nobody waited for has an id");
+        groups.running.insert(id.as_raw_nonzero().get());
+        let reported = groups.report();
+        // Dropping the group after an error takes the lock as well.
+        drop(groups);
+        let group = Self { child, id, succeeded: false };
+        reported.map(|()| group)
+    }
+
+    /// Waits until it ends.
+    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait().await?;
+        self.succeeded = status.success();
+        Ok(status)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.succeeded {
+            // Fails if nothing of it runs any more.
+            let _ = kill_process_group(self.id, Signal::KILL);
+        }
+        let mut groups = groups();
+        groups.running.remove(&self.id.as_raw_nonzero().get());
+        // A watchdog that is gone is started again with the next command.
+        let _ = groups.report();
+    }
+}
+
+/// Kills all commands that run, for an end without destructors.
+pub(crate) fn kill_all() {
+    for id in std::mem::take(&mut groups().running).into_iter().filter_map(Pid::from_raw) {
+        // Fails if nothing of it runs any more.
+        let _ = kill_process_group(id, Signal::KILL);
+    }
+}
+
+fn groups() -> MutexGuard<'static, Groups> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Groups {
+    /// Starts the watchdog, if it does not run.
+    fn watch(&mut self) -> io::Result<()> {
+        if self.watchdog.is_none() || self.report().is_err() {
+            let mut watchdog = std::process::Command::new("/bin/sh");
+            std::os::unix::process::CommandExt::process_group(&mut watchdog, 0);
+            // It holds none of the pipes that others read to their end, and no secret.
+            watchdog.args(["-c", WATCHDOG]).env_clear().current_dir("/");
+            let child = watchdog.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+            self.watchdog = child.stdin;
+        }
+        Ok(())
+    }
+
+    /// Writes the running groups to the watchdog, as one line.
+    fn report(&mut self) -> io::Result<()> {
+        let Some(watchdog) = &mut self.watchdog else { return Ok(()) };
+        let mut line = String::new();
+        for id in &self.running {
+            // Writing to a string cannot fail.
+            let _ = write!(line, "{id} ");
+        }
+        line.push('\n');
+        watchdog.write_all(line.as_bytes())
+    }
+}

@@ -1,0 +1,197 @@
+//! `--exec`: the environment of commands, and their end.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    terminal::terminal,
+    world::{World, signal},
+};
+
+/// How long anything here may take before it counts as never.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The environment that `--exec` gives a command for an event with these headers, where `replay` runs by `launcher` and
+/// with what `set` sets.
+fn environment_by(
+    launcher: &[&str],
+    headers: &Value,
+    kind: &str,
+    set: impl FnOnce(&mut Command),
+) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let event = json!({"id": "1", "attempt": 1, "headers": headers, "data": {"type": kind}});
+    fs::write(folder.path().join("event.json"), event.to_string()).unwrap();
+    let program = [launcher, &[env!("CARGO_BIN_EXE_wwproxy")]].concat();
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).args([
+        "replay",
+        "event.json",
+        "--max-attempts",
+        "1",
+        "--exec",
+        "env > env; cat > body",
+    ]);
+    command.current_dir(&folder).env("WWPROXY_CONFIG_DIR", folder.path());
+    set(&mut command);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(fs::read_to_string(folder.path().join("body")).unwrap(), event["data"].to_string());
+    let environment = fs::read_to_string(folder.path().join("env")).unwrap();
+    environment.lines().map(str::to_owned).collect()
+}
+
+fn environment(headers: &Value, kind: &str, set: impl FnOnce(&mut Command)) -> Vec<String> {
+    environment_by(&[], headers, kind, set)
+}
+
+#[test]
+fn a_command_inherits_no_secret() {
+    let environment = environment(&json!([]), "t", |command| {
+        for name in ["SECRET", "WWPROXY_TOKEN", "WEBHOOK_SECRET", "SECRET_FILE", "WWPROXY_HEADER_OLD"] {
+            command.env(name, "hunter2");
+        }
+        command.env("MY_OWN", "kept");
+    });
+    assert!(environment.contains(&"MY_OWN=kept".into()), "{environment:?}");
+    assert!(!environment.iter().any(|line| line.contains("hunter2")), "{environment:?}");
+}
+
+#[test]
+fn each_header_line_has_a_variable_of_its_own() {
+    let headers = json!([["x-a", "1"], ["x_a", "2"], ["x-a", "3"]]);
+    let environment = environment(&headers, "t", |_| {});
+    for line in ["WWPROXY_HEADER_X_A=1", "WWPROXY_HEADER_Xx5fA=2", "WWPROXY_HEADER_X_A_n2=3"] {
+        assert!(environment.contains(&line.into()), "{environment:?}");
+    }
+    assert!(!environment.iter().any(|line| line.starts_with("WWPROXY_TRUNCATED=")), "{environment:?}");
+}
+
+#[test]
+fn what_does_not_fit_the_environment_is_left_out() {
+    let long = "v".repeat(200_000);
+    let headers = json!([["long", long], ["short", "1"]]);
+    let environment = environment(&headers, &long, |_| {});
+    assert!(environment.contains(&"WWPROXY_TRUNCATED=1".into()));
+    assert!(environment.contains(&"WWPROXY_HEADER_SHORT=1".into()));
+    assert!(environment.iter().all(|line| line.len() < 100_000), "the rest is there, whole");
+}
+
+#[test]
+fn a_system_that_allows_less_gets_the_least() {
+    // Each fits, and so do all in the usual 2 MiB. A quarter of this stack is 512 KiB.
+    let launcher = ["sh", "-c", "ulimit -S -s 2048; exec \"$@\"", "sh"];
+    let headers: Vec<_> = (0..4).map(|n| json!([format!("h{n}"), "v".repeat(100_000)])).collect();
+    let environment = environment_by(&launcher, &json!(headers), "t", |command| {
+        command.env("INHERITED_1", "v".repeat(100_000)).env("INHERITED_2", "v".repeat(100_000));
+    });
+    assert!(environment.contains(&"WWPROXY_TRUNCATED=1".into()));
+    assert!(environment.contains(&"WWPROXY_EVENT_ID=1".into()));
+}
+
+/// A command that ends by nothing but SIGKILL, and has started another of that kind.
+fn stubborn(folder: &Path) -> String {
+    let pids = folder.join("pids");
+    let ignore = "trap \"\" HUP INT TERM";
+    format!(
+        "{ignore}; sh -c '{ignore}; while :; do sleep 1; done' & echo $$ $! > {0}.new; mv {0}.new {0}; \
+         while :; do sleep 1; done",
+        pids.display()
+    )
+}
+
+/// The processes that the command says to run.
+fn started(folder: &Path) -> Vec<String> {
+    let start = Instant::now();
+    loop {
+        if let Ok(pids) = fs::read_to_string(folder.join("pids")) {
+            return pids.split_whitespace().map(str::to_owned).collect();
+        }
+        assert!(start.elapsed() < PATIENCE, "the command does not start");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn wait_until_ended(pids: &[String]) {
+    let start = Instant::now();
+    for pid in pids {
+        let running = || {
+            let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !state.is_empty() && !state.contains(") Z ")
+        };
+        while running() {
+            assert!(start.elapsed() < PATIENCE, "{pid} still runs");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn no_command_outlives_the_command_line_however_it_ends() {
+    let world = World::new();
+    world.post("{}");
+    for (signals, code) in [
+        (&["TERM"][..], Some(0)),
+        (&["HUP"], Some(0)),
+        (&["INT", "TERM"], Some(130)),
+        (&["KILL"], None),
+        (&["QUIT"], None),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut listen, _output) = world.listen(&["--exec", &stubborn(folder.path())]);
+        let pids = started(folder.path());
+        for name in signals {
+            signal(&listen, name);
+        }
+        assert_eq!(exited(&mut listen).code(), code, "{signals:?}");
+        wait_until_ended(&pids);
+        assert_eq!(world.status()["stored"], 1, "{signals:?}");
+    }
+}
+
+fn exited(listen: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = listen.try_wait().unwrap() {
+            return status;
+        }
+        assert!(start.elapsed() < PATIENCE, "it does not end");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn no_command_outlives_a_closed_terminal() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    world.post("{}");
+    let command = stubborn(folder.path());
+    let mut screen = terminal(&world, &["listen", "--exec", &command]).stdout(Stdio::null()).spawn().unwrap();
+    let pids = started(folder.path());
+    screen.kill().unwrap();
+    screen.wait().unwrap();
+    wait_until_ended(&pids);
+    world.wait_until("leased", 0);
+}
+
+#[test]
+fn a_command_that_fails_leaves_nothing_behind_and_one_that_succeeds_may() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    world.post("{}");
+    let script = format!(
+        "cd {}; sleep 300 < /dev/null > /dev/null 2>&1 & echo $! >> pids; test -e ok || {{ touch ok; exit 1; }}",
+        folder.path().display()
+    );
+    world.run(&["listen", "--exec", &script, "--max-events", "1"]);
+    let pids = started(folder.path());
+    wait_until_ended(&pids[..1]);
+    let state = fs::read_to_string(format!("/proc/{}/stat", pids[1])).unwrap();
+    assert!(state.contains("(sleep) S "), "{state}");
+    assert!(Command::new("kill").arg(&pids[1]).status().unwrap().success());
+}
