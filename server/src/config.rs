@@ -78,9 +78,14 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BUFFERED_BYTES", default_value = "256MiB")]
     pub max_buffered_bytes: ByteSize,
 
-    /// Most connections at once; further ones wait
+    /// Most connections at once, within the limit of open files; further ones wait, and take the place of
+    /// unfinished requests
     #[arg(long, value_name = "N", env = "WWPROXY_MAX_CONNECTIONS", default_value = "20000", value_parser = positive)]
     pub max_connections: usize,
+
+    /// Most websockets and waiting leases of one app at once; further ones get 429
+    #[arg(long, value_name = "N", env = "WWPROXY_MAX_CLIENTS_PER_APP", default_value = "256", value_parser = positive)]
+    pub max_clients_per_app: usize,
 
     /// Most events kept for one app
     #[arg(long, value_name = "N", env = "WWPROXY_MAX_QUEUED_EVENTS", default_value = "100000", value_parser = positive)]
@@ -256,6 +261,7 @@ impl Config {
             shutdown_grace: self.shutdown_grace,
             max_buffered_bytes: self.max_buffered_bytes.0,
             max_connections: self.max_connections,
+            max_clients_per_app: self.max_clients_per_app,
             public_url: self.public_url.clone(),
             trusted_proxies: self.trusted_proxy.clone(),
         }

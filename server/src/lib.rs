@@ -26,6 +26,7 @@ pub mod config;
 mod give_way;
 mod http;
 pub mod identity;
+pub mod open_files;
 mod proxy;
 mod session;
 pub mod store;
@@ -61,6 +62,9 @@ pub struct Settings {
     pub max_buffered_bytes: u64,
     /// The most connections at once; further ones wait.
     pub max_connections: usize,
+    /// The most websockets and waiting leases of one app at once; further ones are refused. Taps have a
+    /// limit of their own.
+    pub max_clients_per_app: usize,
     /// The server's address as its clients see it, if requests do not say it.
     pub public_url: Option<PublicUrl>,
     /// Reverse proxies whose `X-Forwarded-*` headers say how a client reached the server.
@@ -75,6 +79,7 @@ impl Default for Settings {
             shutdown_grace: Duration::from_secs(10),
             max_buffered_bytes: 256 << 20,
             max_connections: 20_000,
+            max_clients_per_app: 256,
             public_url: None,
             trusted_proxies: Vec::new(),
         }
@@ -92,7 +97,7 @@ impl Server {
     /// A proxy over this store and this platform.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, identity: Arc<dyn IdentityProvider>, settings: Settings) -> Self {
-        let proxy = Proxy::new(Arc::clone(&store), identity, settings.lease);
+        let proxy = Proxy::new(Arc::clone(&store), identity, settings.lease, settings.max_clients_per_app);
         let buffer = usize::try_from(settings.max_buffered_bytes).unwrap_or(usize::MAX);
         let context = Context {
             proxy: Arc::new(proxy),

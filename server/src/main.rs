@@ -5,8 +5,9 @@ use std::{io::Write, process::ExitCode};
 use anyhow::Context;
 use clap::Parser;
 use wwproxy_server::{
-    Server,
+    Server, Settings,
     config::{AppCommand, Command, Config, LogFormat},
+    open_files,
 };
 
 fn main() -> ExitCode {
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn serve(config: &Config) -> anyhow::Result<()> {
     start_log(config);
+    let settings = config.settings();
+    let settings =
+        Settings { max_connections: open_files::fit_connections(settings.max_connections), ..settings };
     let store = config.open_store()?;
     let identity = config.identity_provider()?;
     let listener = config.listen.bind().await.with_context(|| {
@@ -37,7 +41,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     // Whoever started the server need not read it.
     let _ =
         say(&format!("listening on http://{address}, store {store_address}, identity {}", config.identity));
-    Server::new(store, identity, config.settings()).serve(listener, stop).await;
+    Server::new(store, identity, settings).serve(listener, stop).await;
     Ok(())
 }
 

@@ -1,14 +1,9 @@
 //! What the proxy does for senders and clients, without a word of HTTP.
 
+mod clients;
 mod webhook;
 
-use std::{
-    collections::HashMap,
-    num::NonZero,
-    sync::{Arc, Mutex, PoisonError},
-    thread,
-    time::Duration,
-};
+use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use wwproxy_protocol::{
@@ -16,8 +11,11 @@ use wwproxy_protocol::{
     api::{self, AckRequest, AckResponse, Receipt, RegistrationStatus, Status},
 };
 
-use self::webhook::Examined;
-pub(crate) use self::webhook::Webhook;
+pub(crate) use self::{clients::Client, webhook::Webhook};
+use self::{
+    clients::{Clients, Kind},
+    webhook::Examined,
+};
 use crate::{
     identity::{IdentityError, IdentityProvider},
     store::{Appended, Delivery, Lease, Registration, Settlement, Store, StoreError, Tap},
@@ -48,8 +46,7 @@ pub(crate) struct Proxy {
     lease_time: Duration,
     /// How many large bodies may be looked into at once.
     large_bodies: Arc<Semaphore>,
-    /// How many websockets each app listens with here. An app with none has no entry.
-    clients: Mutex<HashMap<AppId, u64>>,
+    clients: Arc<Clients>,
 }
 
 /// Why the proxy did not do what it was asked.
@@ -73,6 +70,8 @@ pub(crate) enum ProxyError {
     Full,
     #[error("the app has as many taps open as it may")]
     TooManyTaps,
+    #[error("the app has as many websockets and waiting leases as it may")]
+    TooManyClients,
     #[error("the event was not stored in time")]
     Slow,
     #[error("the event could not be stored")]
@@ -103,10 +102,17 @@ impl Proxy {
         store: Arc<dyn Store>,
         identity: Arc<dyn IdentityProvider>,
         lease_time: Duration,
+        max_clients_per_app: usize,
     ) -> Self {
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
         let large_bodies = Arc::new(Semaphore::new(processors.div_ceil(2)));
-        Self { store, identity, lease_time, large_bodies, clients: Mutex::default() }
+        Self {
+            store,
+            identity,
+            lease_time,
+            large_bodies,
+            clients: Arc::new(Clients::new(max_clients_per_app)),
+        }
     }
 
     pub(crate) fn store(&self) -> &dyn Store {
@@ -228,6 +234,8 @@ impl Proxy {
             wait: Duration::from_millis(request.wait_ms.unwrap_or(0)).min(api::MAX_LEASE_WAIT),
             time: request.lease_ms.map_or(self.lease_time, Duration::from_millis).min(MAX_HOLD),
         };
+        // One that does not wait holds nothing.
+        let _client = if lease.wait.is_zero() { None } else { Some(self.clients.admit(app, Kind::Lease)?) };
         let deliveries = self.store.lease(app, lease).await?;
         let handover = self.handover(app, &deliveries, false);
         Ok((deliveries, handover))
@@ -246,7 +254,6 @@ impl Proxy {
     pub(crate) async fn status(&self, app: &AppId) -> Result<Status, ProxyError> {
         let registration = self.store.registration(app).await?;
         let stats = self.store.stats(app).await?;
-        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(app).copied();
         Ok(Status {
             registration: registration.map(|registration| RegistrationStatus { scheme: registration.scheme }),
             stored: stats.stored as u64,
@@ -254,7 +261,7 @@ impl Proxy {
             dropped: stats.dropped,
             stored_bytes: stats.bytes,
             oldest_age_ms: stats.oldest_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            clients: clients.unwrap_or(0),
+            clients: self.clients.websockets(app) as u64,
         })
     }
 
@@ -263,10 +270,9 @@ impl Proxy {
         self.store.tap(app).await?.ok_or(ProxyError::TooManyTaps)
     }
 
-    /// Counts a websocket of the app for as long as the guard lives.
-    pub(crate) fn connected(self: &Arc<Self>, app: &AppId) -> Connected {
-        *self.clients.lock().unwrap_or_else(PoisonError::into_inner).entry(app.clone()).or_default() += 1;
-        Connected { proxy: Arc::clone(self), app: app.clone() }
+    /// Counts a websocket of the app that takes events, until the value is dropped.
+    pub(crate) fn connect(&self, app: &AppId) -> Result<Client, ProxyError> {
+        self.clients.admit(app, Kind::Websocket)
     }
 
     fn handover(self: &Arc<Self>, app: &AppId, deliveries: &[Delivery], accepted: bool) -> Handover {
@@ -290,25 +296,6 @@ impl Handover {
         };
         if let Err(error) = self.proxy.store.settle(&self.app, settlement).await {
             tracing::error!(app = %self.app, %error, "events could not be settled and will be repeated");
-        }
-    }
-}
-
-/// A websocket that is open and takes events.
-#[derive(Debug)]
-pub(crate) struct Connected {
-    proxy: Arc<Proxy>,
-    app: AppId,
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        let mut clients = self.proxy.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = clients.get_mut(&self.app) {
-            *count -= 1;
-            if *count == 0 {
-                clients.remove(&self.app);
-            }
         }
     }
 }

@@ -99,6 +99,11 @@ impl From<ProxyError> for ApiError {
                 "The app has as many taps open as it may: close one of them, or come again later.",
             )
             .header(header::RETRY_AFTER, RETRY_AFTER),
+            ProxyError::TooManyClients => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "The app has as many websockets and waiting leases as it may: close one of them, or come again later.",
+            )
+            .header(header::RETRY_AFTER, RETRY_AFTER),
             ProxyError::Slow => {
                 tracing::error!("the store did not answer in time");
                 Self::unavailable("The proxy could not store this in time: send it again.")

@@ -55,8 +55,9 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
     let handshake = shake_hands(&request.headers)?;
     let upgrade = request.upgrade.ok_or_else(|| incomplete("the connection cannot be upgraded"))?;
     let v2 = speaks_v2(&request.headers);
-    // Before the answer: who has it is shown whatever comes after.
+    // Before the answer: a tap sees every event from then on, and a client too many is refused.
     let tap = if is_tap { Some(context.proxy.tap(&app).await?) } else { None };
+    let client = if is_tap { None } else { Some(context.proxy.connect(&app)?) };
 
     let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
     response.headers_mut().extend(handshake);
@@ -68,6 +69,7 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
     let terms = Terms { app, token, window, v2, tap: is_tap };
     let (proxy, shutdown) = (Arc::clone(&context.proxy), context.shutdown.clone());
     context.tasks.spawn(async move {
+        let _counted = client;
         // A client that went away before it was upgraded has missed nothing.
         let Ok(upgraded) = upgrade.await else { return };
         let config = WebSocketConfig::default()

@@ -70,7 +70,6 @@ pub(crate) async fn run<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let _connected = proxy.connected(&terms.app);
     let mut session = Session {
         window: Window::new(terms.window),
         paused_until: None,

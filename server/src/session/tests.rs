@@ -71,7 +71,7 @@ impl Fixture {
 
     async fn with_identity(identity: Arc<dyn IdentityProvider>, removed: CancellationToken) -> Self {
         let store = Arc::new(MemoryStore::new(Limits::default()));
-        let proxy = Arc::new(Proxy::new(store, identity, LEASE));
+        let proxy = Arc::new(Proxy::new(store, identity, LEASE, usize::MAX));
         let app: AppId = "my-bot".parse().unwrap();
         let registration = Registration { scheme: Scheme::WatsonWork, secrets: vec![Secret::new("s")] };
         proxy.store().put_registration(&app, registration).await.unwrap();

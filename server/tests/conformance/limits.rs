@@ -1,8 +1,9 @@
 //! A full queue, and events whose time is over.
 
+use reqwest::Method;
 use serde_json::json;
 
-use crate::common::{App, Server, empty, eventually, number, problem};
+use crate::common::{App, Server, empty, eventually, handshake_headers, number, problem};
 
 #[tokio::test]
 async fn a_full_queue_is_503_with_retry_after_so_that_the_sender_keeps_it() {
@@ -130,4 +131,43 @@ async fn events_whose_time_is_over_are_dropped_and_counted() {
     eventually("they are too old", async || app.figure("stored").await == 0).await;
     assert_eq!(app.figure("dropped").await, 2);
     assert_eq!(app.poll_text("").await, "{}");
+}
+
+/// The answer to the upgrade to a websocket.
+async fn upgrade(app: &App, query: &str) -> reqwest::Response {
+    let mut request = app.request(Method::GET, query);
+    for (name, value) in handshake_headers() {
+        request = request.header(name, value);
+    }
+    request.send().await.unwrap()
+}
+
+#[tokio::test]
+async fn websockets_and_waiting_leases_beyond_the_limit_of_an_app_are_429_with_retry_after() {
+    let server = Server::start(&["--max-clients-per-app", "2"]);
+    let (app, other) = (server.app("bot").await, server.app("other").await);
+    let _socket = app.listen("").await;
+    let waiting = {
+        let app = app.clone();
+        tokio::spawn(async move { app.lease(json!({"max": 1, "wait_ms": 20_000})).await })
+    };
+    // The lease waits once a second websocket has no place any more.
+    eventually("the lease waits", async || upgrade(&app, "").await.status() == 429).await;
+    for response in [upgrade(&app, "").await, app.lease_response(json!({"wait_ms": 20_000})).await] {
+        let after = response.headers()["retry-after"].to_str().unwrap().parse::<u32>();
+        assert!(after.is_ok_and(|seconds| seconds > 0));
+        problem(response, 429).await;
+    }
+    assert_eq!(app.figure("clients").await, 1, "a lease is no websocket");
+    // Taps, polls and leases that do not wait have no part in it, and neither has another app.
+    let mut tap = app.listen("?tap=1").await;
+    assert_eq!(app.poll_bodies().await, [] as [&str; 0]);
+    assert_eq!(app.lease(json!({})).await.len(), 0);
+    let (_one, _two) = (other.listen("").await, other.listen("").await);
+    // A lease whose client has gone has no place any more.
+    waiting.abort();
+    eventually("there is a place", async || upgrade(&app, "").await.status() == 101).await;
+    app.receive(number(0)).await;
+    assert_eq!(tap.event().await.1, number(0));
+    eventually("the event is leased", async || app.figure("leased").await == 1).await;
 }

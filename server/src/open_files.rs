@@ -1,0 +1,65 @@
+//! The limit of open files (`RLIMIT_NOFILE`), which bounds how many connections there can be.
+
+/// Descriptors that are kept from connections: the store's files, the runtime, the listener, questions to the
+/// platform. Of a limit that is very low it is half.
+const RESERVED: u64 = 128;
+
+/// Raises the soft limit of open files to the hard one, and returns how many connections it leaves room for:
+/// at most `max_connections`. Logs both.
+#[must_use]
+pub fn fit_connections(max_connections: usize) -> usize {
+    let Some(open_files) = raise_limit() else { return max_connections };
+    let fitting = connections(open_files, max_connections);
+    if fitting < max_connections {
+        tracing::warn!(
+            open_files,
+            wanted = max_connections,
+            max_connections = fitting,
+            "the limit of open files is too low for --max-connections: raise it with `ulimit -n` or LimitNOFILE="
+        );
+    } else {
+        tracing::info!(open_files, max_connections, "limits");
+    }
+    fitting
+}
+
+fn connections(open_files: u64, wanted: usize) -> usize {
+    let room = open_files - RESERVED.min(open_files / 2);
+    wanted.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
+}
+
+/// The limit that is in force afterwards; `None` where the system has none.
+#[cfg(unix)]
+fn raise_limit() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(error) => {
+            // Some systems name a hard limit that they do not grant.
+            tracing::warn!(%error, ?current, ?maximum, "the limit of open files could not be raised");
+            current
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_limit() -> Option<u64> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_room_for_other_files() {
+        assert_eq!(connections(1 << 20, 20_000), 20_000);
+        assert_eq!(connections(20_128, 20_000), 20_000);
+        assert_eq!(connections(20_000, 20_000), 19_872);
+        assert_eq!(connections(1024, 20_000), 896);
+        assert_eq!(connections(100, 20_000), 50);
+        assert_eq!(connections(0, 20_000), 1);
+    }
+}
