@@ -9,6 +9,7 @@ mod commands;
 mod filter;
 mod format;
 mod output;
+mod private;
 mod profiles;
 mod progress;
 mod saved;
@@ -17,14 +18,20 @@ mod selection;
 mod stop;
 mod target;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 
 use crate::{args::Args, output::say};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage_error(&error),
+    };
     let result = runtime().and_then(|runtime| {
         let result = runtime.block_on(commands::run(args));
         // A write to a pipe that nobody reads keeps its thread; it must not keep the process.
@@ -38,6 +45,18 @@ fn main() -> ExitCode {
             ExitCode::from(args::exit_code(&error))
         }
     }
+}
+
+/// Prints help, or what is wrong with the command line: an argument may be a file's name, which others chose.
+fn usage_error(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let lines: String = text.lines().map(|line| output::harmless(line) + "\n").collect();
+    // Without stderr the exit code is all that can be said.
+    let _ = io::stderr().write_all(lines.as_bytes());
+    ExitCode::from(2)
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use wwproxy_sdk::is_unsafe_to_show;
 
 /// Where data goes. Written in another thread, so that a reader who is slow does not keep pings from being answered.
 pub(crate) struct Output<W> {
@@ -55,21 +56,20 @@ pub(crate) fn sentence(error: &anyhow::Error) -> String {
     text
 }
 
-/// Foreign text without what could forge lines or drive a terminal: control characters, and those that turn the direction.
+/// Text that others wrote, on one line and without the characters that a terminal would act on.
 pub(crate) fn harmless(text: &str) -> String {
-    let turns = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c }).collect()
+    text.chars().map(|c| if is_unsafe_to_show(c) { ' ' } else { c }).collect()
 }
 
-/// JSON as it is, or for a terminal with the control characters escaped that JSON strings may hold as they are
-/// (U+007F to U+009F; some terminals obey them): other bytes, the same JSON.
+/// JSON as it is, or for a terminal with the characters escaped that it would act on: other bytes, the same JSON. Below U+007F
+/// JSON holds none but white space.
 pub(crate) fn shown(json: &[u8], terminal: bool) -> Cow<'_, [u8]> {
-    let obeyed = |c: &char| ('\u{7f}'..='\u{9f}').contains(c);
+    let acted_on = |c: &char| *c >= '\u{7f}' && is_unsafe_to_show(*c);
     match std::str::from_utf8(json) {
-        Ok(text) if terminal && text.chars().any(|c| obeyed(&c)) => {
+        Ok(text) if terminal && text.chars().any(|c| acted_on(&c)) => {
             let mut escaped = String::with_capacity(text.len() + 16);
             for c in text.chars() {
-                if obeyed(&c) {
+                if acted_on(&c) {
                     let _ = write!(escaped, "\\u{:04x}", u32::from(c));
                 } else {
                     escaped.push(c);
@@ -90,14 +90,17 @@ mod tests {
     #[test]
     fn talk_cannot_drive_a_terminal() {
         assert_eq!(harmless("a\x1b[2Jb\nwwproxy: c\u{9b}d\u{202e}e"), "a [2Jb wwproxy: c d e");
+        let unsafe_to_show =
+            "\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202b}\u{202c}\u{202d}\u{2066}\u{2069}";
+        assert_eq!(harmless(unsafe_to_show), " ".repeat(11));
     }
 
     #[test]
     fn a_terminal_gets_the_same_json_without_control_characters() {
-        let json = "{\"a\":\"\u{9b}31m\u{7f}é\"}\n".as_bytes();
+        let json = "{\"a\":\"\u{9b}31m\u{7f}é\u{202e}\u{2028}\"}\n".as_bytes();
         assert_eq!(shown(json, false), json);
         let safe = shown(json, true);
-        assert_eq!(safe, "{\"a\":\"\\u009b31m\\u007fé\"}\n".as_bytes());
+        assert_eq!(safe, "{\"a\":\"\\u009b31m\\u007fé\\u202e\\u2028\"}\n".as_bytes());
         let value = |json| serde_json::from_slice::<serde_json::Value>(json).unwrap();
         assert_eq!(value(&safe), value(json));
     }

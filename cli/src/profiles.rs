@@ -11,7 +11,11 @@ use anyhow::Context as _;
 use directories::ProjectDirs;
 use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
 
-use crate::{args::Usage, output::say};
+use crate::{
+    args::Usage,
+    output::say,
+    private::{make_folder, private},
+};
 
 /// Where the file is, in place of the user's configuration folder.
 const FOLDER_VARIABLE: &str = "WWPROXY_CONFIG_DIR";
@@ -253,24 +257,6 @@ fn path() -> anyhow::Result<PathBuf> {
         Usage(format!("there is no home folder to keep profiles in; set {FOLDER_VARIABLE}"))
     })?;
     Ok(folders.config_dir().join(FILE_NAME))
-}
-
-#[cfg(unix)]
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600)
-}
-
-#[cfg(not(unix))]
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    options
-}
-
-fn make_folder(folder: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
 }
 
 #[cfg(unix)]

@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use wwproxy_sdk::EventMessage;
 
-use crate::{args::Usage, format};
+use crate::{args::Usage, format, private::make_folder};
 
 /// The largest file that is taken for an event, in bytes: more than any websocket message holds.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -21,27 +21,70 @@ const MAX_NAME_CHARS: usize = 128;
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    /// The folder, made if need be.
+    /// The folder, made for its user only if it does not exist.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(path).with_context(|| format!("cannot make the folder {}", path.display()))?;
+        make_folder(path).with_context(|| format!("cannot make the folder {}", path.display()))?;
         Ok(Self(path.to_owned()))
     }
 
-    /// Saves an event under its id, in place of an earlier copy. It is on disk when this returns, whole or not at all.
+    /// Saves an event under its id, in place of an earlier copy. It is on disk when this returns, whole or not at all. A file that
+    /// is no copy of this event is not overwritten, and a link is not followed.
     pub(crate) fn save(&self, event: &EventMessage) -> anyhow::Result<PathBuf> {
-        let name = file_name(event.id.as_str());
-        let (path, draft) = (self.0.join(format!("{name}.json")), self.0.join(format!(".{name}.tmp")));
+        let path = self.0.join(format!("{}.json", file_name(event.id.as_str())));
         let write = || {
-            let mut file = File::create(&draft)?;
-            file.write_all(&format::object(event, &[]))?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)?;
-            sync_folder(&self.0)
+            // A new file with a random name and mode 0600, which is removed unless it gets its name.
+            let mut draft =
+                tempfile::Builder::new().prefix(".wwproxy-").suffix(".tmp").tempfile_in(&self.0)?;
+            draft.write_all(&format::object(event, &[]))?;
+            draft.write_all(b"\n")?;
+            draft.as_file().sync_all()?;
+            if let Err(failed) = draft.persist_noclobber(&path) {
+                if failed.error.kind() != io::ErrorKind::AlreadyExists {
+                    return Err(failed.error.into());
+                }
+                if !is_copy(&path, event) {
+                    return Err(anyhow!("this file was not written by --save; move it away"));
+                }
+                failed.file.persist(&path)?;
+            }
+            Ok(sync_folder(&self.0)?)
         };
         write().with_context(|| format!("cannot save event {} as {}", event.id, path.display()))?;
         Ok(path)
     }
+}
+
+/// Whether a file is an earlier copy of the event. Its attempt may differ, its body cannot.
+fn is_copy(path: &Path, event: &EventMessage) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|file| file.is_file())
+        && read(path).is_ok_and(|copy| (copy.id, copy.body) == (event.id.clone(), event.body.clone()))
+}
+
+/// The saved events that paths name: files as they are, and of a folder its `*.json` in the order of their names, which is the
+/// order in which the server took them.
+pub(crate) fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let failed = || format!("cannot read the folder {}", path.display());
+        let entries = fs::read_dir(path).with_context(failed)?;
+        let found = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+        let mut found = found.with_context(failed)?;
+        found.retain(|file| file.extension() == Some("json".as_ref()) && !is_hidden(file));
+        if found.is_empty() {
+            return Err(Usage(format!("there are no saved events (*.json) in {}", path.display())).into());
+        }
+        found.sort_unstable();
+        files.append(&mut found);
+    }
+    Ok(files)
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 /// Reads an event that was saved.
@@ -83,6 +126,21 @@ mod tests {
         let back = read(&path).unwrap();
         assert_eq!(back.body, " {\"n\": 1.0}\n");
         assert_eq!(back, event);
+    }
+
+    #[test]
+    fn only_a_copy_of_the_same_event_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("7.json");
+        let event = |json| EventMessage::parse(json).unwrap();
+        let saved = Folder::open(folder.path()).unwrap();
+        saved.save(&event(r#"{"id":"7","attempt":1,"data":{}}"#)).unwrap();
+        saved.save(&event(r#"{"id":"7","attempt":2,"data":{}}"#)).unwrap();
+        assert_eq!(read(&path).unwrap().details.attempt, Some(2));
+        let other = saved.save(&event(r#"{"id":"7","data":[]}"#)).unwrap_err();
+        assert!(format!("{other:#}").contains("not written by --save"), "{other:#}");
+        assert_eq!(read(&path).unwrap().body, "{}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, fmt, io, iter, sync::Arc, time::Duration};
 
 use reqwest::{Response, StatusCode, Url, header};
-use wwproxy_protocol::api::Problem;
+use wwproxy_protocol::{api::Problem, text::is_unsafe_to_show};
 
 use crate::client::read_body;
 
@@ -186,11 +186,9 @@ async fn detail(response: Response) -> Option<String> {
     words.iter().map(|words| harmless(words)).find(|words| !words.is_empty())
 }
 
-/// Foreign words without what could forge log lines or drive a terminal: control characters, and those that turn the
-/// direction of the text.
+/// Text of the server without the characters that could forge log lines or drive a terminal.
 pub(crate) fn harmless(text: &str) -> String {
-    let turns = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let harmless = |c: char| if c.is_control() || turns(c) { ' ' } else { c };
+    let harmless = |c: char| if is_unsafe_to_show(c) { ' ' } else { c };
     text.chars().take(MAX_DETAIL_CHARS).map(harmless).collect::<String>().trim().to_owned()
 }
 
@@ -230,6 +228,7 @@ mod tests {
     fn foreign_words_cannot_drive_a_terminal() {
         assert_eq!(harmless("\x1b[2Jgone\r\nwwproxy: all well\u{9b}\n"), "[2Jgone  wwproxy: all well");
         assert_eq!(harmless("a\u{202e}b\u{2066}c\u{2069}d\u{202a}"), "a b c d");
+        assert_eq!(harmless("a\u{200e}b\u{200f}c\u{2028}d\u{2029}e\u{61c}f"), "a b c d e f");
         assert_eq!(harmless(&"x".repeat(10_000)).len(), MAX_DETAIL_CHARS);
     }
 

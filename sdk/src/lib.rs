@@ -93,6 +93,7 @@ pub use wwproxy_protocol::{
         AckRequest, AckResponse, LeasedEvent, Receipt, RegistrationStatus, Status, path::hook as hook_path,
     },
     message::{EventDetails, EventMessage},
+    text::is_unsafe_to_show,
 };
 
 // Its example is compiled with the others.

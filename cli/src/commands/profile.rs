@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    output::{Output, harmless, say},
+    output::{Output, harmless, say, shown},
     profiles::{Profiles, parse_name},
 };
 
@@ -58,11 +58,12 @@ async fn list(as_json: bool) -> anyhow::Result<()> {
     } else {
         let line = |(name, profile): &(&str, crate::profiles::Profile)| {
             let star = if default == Some(name) { '*' } else { ' ' };
-            let shown = |text: &Option<String>| harmless(text.as_deref().unwrap_or("-"));
-            format!("{star} {}  {}  {}\n", harmless(name), shown(&profile.server), shown(&profile.app_id))
+            let column = |text: &Option<String>| harmless(text.as_deref().unwrap_or("-"));
+            format!("{star} {}  {}  {}\n", harmless(name), column(&profile.server), column(&profile.app_id))
         };
         all.iter().map(line).collect()
     };
-    // A reader that is gone wants no list.
-    Output::stdout().write(text.as_bytes()).await.map(drop)
+    let mut output = Output::stdout();
+    // A closed stdout is no error.
+    output.write(&shown(text.as_bytes(), output.terminal)).await.map(drop)
 }

@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use crate::{
     access::Access,
     format,
-    output::Output,
+    output::{Output, harmless},
     saved,
     stop::Stop,
     target::{Offered, Policy, Targets},
@@ -20,12 +20,12 @@ In the order given, each until its target takes it. Needs no server and no crede
 to a URL that ends in `/`.
 
 Examples:
-  wwproxy replay saved/*.json --forward-to 3000
+  wwproxy replay saved --forward-to 3000
   wwproxy replay failed/0192e4a0-*.json --exec './handle.sh' --max-attempts 1")]
 pub(crate) struct Replay {
-    /// The events, a file each
-    #[arg(value_name = "FILE", required = true)]
-    files: Vec<PathBuf>,
+    /// Saved events: files, or folders, whose `*.json` are taken in the order in which they arrived
+    #[arg(value_name = "FILE|DIR", required = true)]
+    paths: Vec<PathBuf>,
     #[command(flatten)]
     targets: Targets,
     #[command(flatten)]
@@ -40,10 +40,12 @@ impl Replay {
         let stop = Stop::on_signals()?;
         let mut output = Output::stdout();
         let mut failed = 0;
-        for path in &self.files {
+        let files = saved::files(&self.paths)?;
+        for path in &files {
             let event = saved::read(path)?;
             let Some(target) = routes.target(&event) else {
-                output.write(format!("{}: no target for its type\n", path.display()).as_bytes()).await?;
+                let line = format!("{}: no target for its type", path.display());
+                output.write((harmless(&line) + "\n").as_bytes()).await?;
                 failed += 1;
                 continue;
             };
@@ -61,10 +63,6 @@ impl Replay {
             failed += usize::from(!last.accepted);
             output.write(format::line_out(&event, &last, "").as_bytes()).await?;
         }
-        if failed == 0 {
-            Ok(())
-        } else {
-            Err(anyhow!("{failed} of {} events were not taken", self.files.len()))
-        }
+        if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} of {} events were not taken", files.len())) }
     }
 }

@@ -2,7 +2,7 @@
 
 use wwproxy_sdk::Client;
 
-use crate::output::Output;
+use crate::output::{Output, shown};
 
 /// Print the state of the app's registration and queue as JSON
 #[derive(clap::Args)]
@@ -17,7 +17,9 @@ impl Status {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
         let status = client.status().await?;
         let print = if self.json { serde_json::to_string } else { serde_json::to_string_pretty };
-        // A reader that is gone wants no status.
-        Output::stdout().write(format!("{}\n", print(&status)?).as_bytes()).await.map(drop)
+        let mut output = Output::stdout();
+        let json = print(&status)? + "\n";
+        // A closed stdout is no error.
+        output.write(&shown(json.as_bytes(), output.terminal)).await.map(drop)
     }
 }

@@ -2,7 +2,7 @@
 
 use wwproxy_sdk::Client;
 
-use crate::output::Output;
+use crate::output::{Output, harmless};
 
 /// Print a token of the app, for other tools
 #[derive(clap::Args)]
@@ -12,7 +12,9 @@ pub(crate) struct Token;
 impl Token {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
         let token = client.token().await?;
-        // A reader that is gone wants no token.
-        Output::stdout().write(format!("{}\n", token.expose()).as_bytes()).await.map(drop)
+        // A token is used in headers, so it holds nothing that this would change; a hostile server's may.
+        let line = harmless(token.expose()) + "\n";
+        // A closed stdout is no error.
+        Output::stdout().write(line.as_bytes()).await.map(drop)
     }
 }

@@ -63,6 +63,37 @@ fn a_body_is_indented_for_people() {
 }
 
 #[test]
+fn no_character_that_reorders_or_breaks_lines_reaches_the_terminal() {
+    let world = World::new();
+    let is_unsafe =
+        |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let evil: String = ('\u{200e}'..='\u{2069}').filter(|c| is_unsafe(*c)).collect();
+    let body = format!("{{\"type\":\"t{evil}\",\"text\":\"a{evil}b\"}}");
+    let folder = tempfile::tempdir().unwrap();
+    let named = folder.path().join(format!("x{evil}.json"));
+    fs::write(&named, format!("{{\"id\":\"1\",\"data\":{body}}}")).unwrap();
+    let named = named.to_str().unwrap();
+    let commands = [
+        &["listen", "-n1"][..],
+        &["listen", "-n1", "--format", "json"],
+        &["listen", "-n1", "--exec", "true"],
+        &["get"],
+        &["replay", named, "--exec", "true"],
+        &["replay", named, "--route", "other=9"],
+        &["listen", "--format", named],
+    ];
+    for args in commands {
+        world.post(&body);
+        let mut child = terminal(&world, args).spawn().unwrap();
+        let mut screen = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut screen).unwrap();
+        child.wait().unwrap();
+        assert!(!screen.contains(is_unsafe), "{args:?}: {screen:?}");
+        assert!(screen.contains("202e") || screen.contains(&" ".repeat(13)), "{args:?}: {screen:?}");
+    }
+}
+
+#[test]
 fn a_login_asks_for_what_is_missing_and_does_not_show_the_secret() {
     let world = World::new();
     let mut command = terminal(&world, &["login", "--profile", "asked"]);

@@ -11,6 +11,7 @@ mod id;
 pub mod json;
 pub mod message;
 mod signature;
+pub mod text;
 
 pub use id::{AppId, EventId, InvalidId};
 pub use message::{ClientMessage, Event, Headers, ServerMessage};

@@ -1,6 +1,7 @@
 //! `wwproxy listen`: events as they come, printed or handed to a target.
 
 mod failure;
+mod ready;
 mod talk;
 mod worker;
 
@@ -16,6 +17,7 @@ use wwproxy_sdk::{Client, HttpOptions, ListenOptions, Subscription};
 
 use self::{
     failure::OnFailure,
+    ready::ReadyFile,
     talk::Talk,
     worker::{Handled, Worker},
 };
@@ -69,7 +71,8 @@ pub(crate) struct Listen {
     /// How events are written; pretty on a terminal, else json
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Save each event as a file of this folder, before it is handled; `replay` and `send --file` play it again
+    /// Save each event as a file of this folder, before it is handled; `replay` and `send --file` send it again. No other file there
+    /// is overwritten
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
     /// Stop after so many events; those that did not match do not count
@@ -81,7 +84,8 @@ pub(crate) struct Listen {
     /// Give up when there is no connection for so long; for ever where not said
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_reconnect_time: Option<Duration>,
-    /// Make this file once the server is ready to hand out events
+    /// Create this file once the server is ready to hand out events. One of an earlier run is removed first; any other file is an
+    /// error
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
     /// How many events may be on their way at once; 64 where not said, 16 with a target, 1 for strictly one at a time
@@ -101,7 +105,8 @@ impl Listen {
         let routes = self.targets.open(http, Some(&hook))?;
         let save = self.save.as_deref().map(Folder::open).transpose()?;
         let stop = Stop::on_signals()?;
-        let talk = Talk::new(client.server(), self.ready_file);
+        let ready_file = self.ready_file.map(ReadyFile::prepare).transpose()?;
+        let talk = Talk::new(client.server(), ready_file);
         let on_failure = self.on_failure.open()?;
         let usual = if routes.is_empty() { PRINT_WINDOW } else { TARGET_WINDOW.max(self.concurrency) };
         let told = talk.clone();

@@ -2,8 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    fs,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -11,7 +9,7 @@ use std::{
 use tokio::sync::Notify;
 use wwproxy_sdk::State;
 
-use super::until;
+use super::{ready::ReadyFile, until};
 use crate::{output::sentence, progress::Progress};
 
 /// Shared by the connection, which tells its state, and by what handles events, which counts.
@@ -24,7 +22,7 @@ pub(crate) struct Talk {
 
 struct Told {
     server: String,
-    ready_file: Option<PathBuf>,
+    ready_file: Option<ReadyFile>,
     /// Since when there is a connection, if there is one.
     connected: Option<Instant>,
     counts: Counts,
@@ -40,7 +38,7 @@ pub(crate) struct Counts {
 }
 
 impl Talk {
-    pub(crate) fn new(server: &str, ready_file: Option<PathBuf>) -> Self {
+    pub(crate) fn new(server: &str, ready_file: Option<ReadyFile>) -> Self {
         let told = Told { server: server.to_owned(), ready_file, connected: None, counts: Counts::default() };
         let talk =
             Self { progress: Progress::new(), told: Arc::new(Mutex::new(told)), changed: Arc::default() };
@@ -63,10 +61,8 @@ impl Talk {
             State::Connected { .. } => {
                 told.connected = Some(Instant::now());
                 self.say(&format!("ready: connected to {}", told.server));
-                if let Some(path) = told.ready_file.take()
-                    && let Err(error) = fs::write(&path, "ready\n")
-                {
-                    self.say(&format!("cannot write the ready file {}: {error}", path.display()));
+                if let Some(Err(error)) = told.ready_file.take().map(|file| file.create()) {
+                    self.say(&sentence(&error));
                 }
             }
             State::Reconnecting { error, delay, .. } => {

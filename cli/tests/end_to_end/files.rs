@@ -1,0 +1,108 @@
+//! The files that the command line writes: whose they are, and what they never replace.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+};
+
+use crate::{target::Target, world::World};
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// What `listen` said on stderr, and how it ended.
+fn listen(world: &World, args: &[&str]) -> (Option<i32>, String) {
+    let output = world.command(&["listen", "-n1"]).args(args).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_ready_file_is_private_and_replaces_only_one_of_an_earlier_run() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    let ready = folder.path().join("ready");
+    let args = ["--ready-file", ready.to_str().unwrap()];
+    // As an earlier run or `mktemp` leaves it.
+    for before in [None, Some("ready\n"), Some("")] {
+        if let Some(content) = before {
+            fs::write(&ready, content).unwrap();
+            fs::set_permissions(&ready, fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        world.post("{}");
+        let (code, talk) = listen(&world, &args);
+        assert_eq!((code, fs::read_to_string(&ready).unwrap().as_str()), (Some(0), "ready\n"), "{talk}");
+        assert_eq!(mode(&ready), 0o600);
+    }
+
+    let other = folder.path().join("other");
+    for content in ["", "ready\n", "precious"] {
+        fs::write(&other, content).unwrap();
+        fs::remove_file(&ready).unwrap();
+        symlink(&other, &ready).unwrap();
+        let (code, talk) = listen(&world, &args);
+        assert!(code == Some(2) && talk.contains("is no ready file"), "{talk}");
+        assert_eq!(fs::read_to_string(&other).unwrap(), content);
+    }
+    fs::remove_file(&ready).unwrap();
+    fs::write(&ready, "precious").unwrap();
+    assert_eq!(listen(&world, &args).0, Some(2));
+    assert_eq!(fs::read_to_string(&ready).unwrap(), "precious");
+}
+
+#[test]
+fn a_saved_event_is_private_and_replaces_no_other_file() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    let saved = folder.path().join("new/saved");
+    let args = ["--save", saved.to_str().unwrap()];
+    world.post("{\"n\":1}");
+    // The target does not take it, so that it comes again with the same id.
+    let kept = ["--exec", "false", "--max-attempts", "1", "--exit-after-idle", "100ms"];
+    listen(&world, &[&args[..], &kept].concat());
+    let file = fs::read_dir(&saved).unwrap().next().unwrap().unwrap().path();
+    let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+    assert_eq!((mode(&saved), mode(&file)), (0o700, 0o600));
+
+    let other = folder.path().join("other");
+    fs::write(&other, "precious").unwrap();
+    let plant_link = || {
+        fs::remove_file(&file).unwrap();
+        symlink(&other, &file).unwrap();
+        symlink(&other, saved.join(format!(".{}.tmp", name.trim_end_matches(".json")))).unwrap();
+    };
+    let plant_file = || {
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, "precious").unwrap();
+    };
+    for plant in [&plant_link as &dyn Fn(), &plant_file] {
+        plant();
+        let (code, talk) = listen(&world, &args);
+        assert!(code == Some(1) && talk.contains("not written by --save"), "{talk}");
+        assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+        assert_eq!(world.status()["stored"], 1, "it was not acknowledged");
+    }
+}
+
+#[test]
+fn a_folder_of_saved_events_is_replayed_in_their_order() {
+    let (world, folder, target) = (World::new(), tempfile::tempdir().unwrap(), Target::new(&[]));
+    let path = folder.path().to_str().unwrap();
+    for n in 0..3 {
+        world.post(&format!("{{\"n\":{n}}}"));
+    }
+    world.run(&["listen", "-n3", "--save", path]);
+    fs::write(folder.path().join("notes.txt"), "no event").unwrap();
+    fs::write(folder.path().join(".draft.json"), "no event").unwrap();
+    world.run(&["replay", path, "--forward-to", &target.address]);
+    for n in 0..3 {
+        assert_eq!(target.next().body, format!("{{\"n\":{n}}}").as_bytes());
+    }
+    assert!(target.is_quiet());
+
+    let empty = tempfile::tempdir().unwrap();
+    let args = ["replay", empty.path().to_str().unwrap(), "--forward-to", &target.address];
+    let output = world.command(&args).output().unwrap();
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && talk.contains("no saved events"), "{talk}");
+}

@@ -1,0 +1,16 @@
+//! Text that others wrote, as it is shown in terminals and logs.
+
+/// Whether a terminal or a log viewer may act on this character instead of showing it: control characters, line and
+/// paragraph separators, and those that change the direction of the text (Unicode property `Bidi_Control`).
+///
+/// ```
+/// use wwproxy_protocol::text::is_unsafe_to_show;
+///
+/// assert!(is_unsafe_to_show('\u{1b}') && is_unsafe_to_show('\u{202e}') && is_unsafe_to_show('\u{2028}'));
+/// assert!(!is_unsafe_to_show('é') && !is_unsafe_to_show(' '));
+/// ```
+#[must_use]
+pub fn is_unsafe_to_show(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
