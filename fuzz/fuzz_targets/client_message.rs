@@ -1,4 +1,4 @@
-//! What a client may say over the websocket.
+//! Websocket messages from a client.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,7 +7,7 @@ use wwproxy_protocol::message::ClientMessage;
 fuzz_target!(|text: &str| {
     let Ok(message) = ClientMessage::parse(text) else { return };
     assert!(serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok(), "only JSON is a message");
-    // What was understood is understood the same when it is said plainly.
+    // Encoding the parsed message and parsing it again gives the same message.
     match message {
         ClientMessage::Ack(ids) => {
             let ids: Vec<_> = ids.iter().filter_map(|id| id.parse().ok()).collect();

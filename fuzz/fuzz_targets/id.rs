@@ -1,4 +1,4 @@
-//! Names of apps and events: what passes is safe in a path, a header and a line of a log.
+//! App and event ids: a valid id is safe in a path, a header and a log line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! The engine's records, as a damaged file may hold them.
+//! Decoding database records from a corrupted file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

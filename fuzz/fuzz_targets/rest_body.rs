@@ -1,4 +1,4 @@
-//! The bodies that a REST client may send, and those that it may be answered.
+//! Request and response bodies of the REST API.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! What a server may say to a client: over the websocket, to a lease, to a poll, in a saved file.
+//! Server output that a client parses: websocket messages, lease and poll responses, saved event files.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,7 +10,7 @@ use wwproxy_protocol::{
 fuzz_target!(|text: &str| {
     let is_part = |body: &[u8]| text.as_bytes().windows(body.len().max(1)).any(|part| part == body);
     if let Ok(event) = EventMessage::parse(text) {
-        assert!(is_part(&event.body), "a body is handed on as it stands");
+        assert!(is_part(&event.body), "the body is passed on byte for byte");
         let _ = (event.event_type(), event.json::<serde_json::Value>());
     }
     let _ = ServerMessage::parse(text);
