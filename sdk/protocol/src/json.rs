@@ -1,9 +1,8 @@
-//! JSON read without touching it: members as the text they were written in.
+//! Reads members of a JSON object as slices of the original text.
 //!
-//! A derived struct would refuse a member that stands twice, recurse into values nobody asked for
-//! and lose the white space that a sender signed. These functions walk the outermost level only,
-//! without recursion and whatever the nesting, and give back slices of the text itself. Of a name
-//! that stands twice the last one counts, as in JavaScript.
+//! A derived struct would reject duplicate names, recurse into values that are not needed, and lose the
+//! white space that the sender signed. These functions parse the outermost level only, without recursion at
+//! any nesting depth, and return slices of the input. Of duplicate names the last one wins, as in JavaScript.
 
 use std::{borrow::Cow, fmt};
 
@@ -13,7 +12,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// The members of these names of the JSON object in `text`, each as its raw value.
+/// Finds the members with these names in the JSON object in `text`, each as its raw value.
 ///
 /// # Errors
 /// `text` is not one JSON object.
@@ -39,7 +38,7 @@ pub fn members<'a, const N: usize>(
 
 /// Calls `visit` with each member of the JSON object in `text`: its name, unescaped, and its raw value.
 ///
-/// A name with an escaped lone surrogate is no Unicode text, but still JSON: hence bytes.
+/// The name is bytes because JSON allows an escaped lone surrogate, which is not valid Unicode.
 ///
 /// # Errors
 /// `text` is not one JSON object.
@@ -49,7 +48,7 @@ pub fn each_member<'a>(text: &'a str, visit: impl FnMut(&[u8], &'a RawValue)) ->
     deserializer.end()
 }
 
-/// The string that a raw value stands for, or `None` where it is no string.
+/// Decodes a JSON string, or returns `None` if the value is not a string.
 #[must_use]
 pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
@@ -57,18 +56,18 @@ pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
     serde_json::from_str::<Text<'_>>(value.get()).ok().map(|text| text.0)
 }
 
-/// Whether `text` is one JSON object or array, of whatever depth.
+/// Whether `text` is exactly one JSON object or array, at any nesting depth.
 #[must_use]
 pub fn is_object_or_array(text: &str) -> bool {
     text.trim_start_matches(WHITE_SPACE).starts_with(['{', '['])
         && serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
-/// A member's value with the white space around it: everything between its colon and the comma or
-/// brace after it. `value` must be a slice of `text`, as [`members`] gives it.
+/// Extends a member's value by the white space around it: everything between its colon and the comma or
+/// brace after it. `value` must be a slice of `text`, as returned by [`members`].
 ///
-/// The proxy writes a body there as it came, so this is the body to the last byte, while a
-/// [`RawValue`] by itself has lost a newline at its end.
+/// The proxy embeds a webhook body unchanged, so this is the body byte for byte. The [`RawValue`] alone
+/// lacks, for example, a trailing newline.
 #[must_use]
 pub fn with_white_space<'a>(text: &'a str, value: &'a RawValue) -> &'a str {
     let start = value.get().as_ptr() as usize - text.as_ptr() as usize;
@@ -129,25 +128,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_an_object_or_array() {
+    fn only_objects_and_arrays_are_accepted() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        for good in ["{}", " [1]\n", r#"{"a":1e999,"\ud800":"\udfff"}"#, &deep] {
-            assert!(is_object_or_array(good), "{good:.40}");
+        for valid in ["{}", " [1]\n", r#"{"a":1e999,"\ud800":"\udfff"}"#, &deep] {
+            assert!(is_object_or_array(valid), "{valid:.40}");
         }
-        for bad in ["", "1", r#""{}""#, "null", "{", "{}{}", "{'a':1}", "\u{feff}{}", "\u{a0}{}", "[1,]"] {
-            assert!(!is_object_or_array(bad), "{bad:?}");
+        for invalid in ["", "1", r#""{}""#, "null", "{", "{}{}", "{'a':1}", "\u{feff}{}", "\u{a0}{}", "[1,]"]
+        {
+            assert!(!is_object_or_array(invalid), "{invalid:?}");
         }
     }
 
     #[test]
-    fn names_are_unescaped_and_the_last_of_two_counts() {
+    fn names_are_unescaped_and_the_last_duplicate_wins() {
         let text = r#"{"\u0074ype":1,"\ud800":2,"type":"verific\u0061tion"}"#;
         let [kind] = members(text, ["type"]).unwrap();
         assert_eq!(string(kind.unwrap()).unwrap(), "verification");
     }
 
     #[test]
-    fn only_strings_are_strings() {
+    fn only_valid_strings_are_decoded() {
         let [number, list, broken] = members(r#"{"n":1,"l":["x"],"b":"\ud800"}"#, ["n", "l", "b"]).unwrap();
         assert_eq!(string(number.unwrap()), None);
         assert_eq!(string(list.unwrap()), None);

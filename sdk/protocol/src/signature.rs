@@ -1,4 +1,4 @@
-//! Webhook secrets, and what senders make with them.
+//! Secrets, and the schemes that sign webhooks with them.
 
 use std::{fmt, str::FromStr};
 
@@ -8,21 +8,20 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// A secret text: a webhook secret, an app secret or a token.
+/// A webhook secret, an app secret or a token.
 ///
-/// `Debug` hides it, dropping it overwrites it, comparing it takes the same time wherever the
-/// difference is.
+/// `Debug` redacts it, drop zeroises it, and it is compared in constant time.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes the text.
+    /// Wraps a secret text.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The text itself, for the one place that has to send or store it.
+    /// The secret text, for the code that sends or stores it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -54,7 +53,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The scheme's name in requests and answers.
+    /// The scheme's name in requests and responses.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -62,7 +61,7 @@ impl Scheme {
         }
     }
 
-    /// What the signature header of a body says.
+    /// Computes the value of the signature header for `body`.
     #[must_use]
     pub fn sign(self, secret: &Secret, body: &[u8]) -> String {
         let mut signer = self.signer(secret);
@@ -70,7 +69,7 @@ impl Scheme {
         signer.sign()
     }
 
-    /// Whether `signature` is the signature of `body`, in constant time.
+    /// Whether `signature` is the signature of `body`. Compares in constant time.
     #[must_use]
     pub fn verify(self, secret: &Secret, body: &[u8], signature: &[u8]) -> bool {
         let mut signer = self.signer(secret);
@@ -78,7 +77,7 @@ impl Scheme {
         signer.verify(signature)
     }
 
-    /// Signs or verifies a body that comes in pieces.
+    /// Returns an incremental signer, for a body that arrives in chunks.
     ///
     /// ```
     /// use wwproxy_protocol::{Scheme, Secret};
@@ -100,7 +99,7 @@ impl Scheme {
     }
 }
 
-/// A body on its way to a signature: see [`Scheme::signer`].
+/// Signs or verifies a body incrementally: see [`Scheme::signer`].
 #[derive(Clone)]
 pub struct Signer(Hmac<Sha256>);
 
@@ -111,18 +110,18 @@ impl fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// Adds the next piece of the body.
-    pub fn update(&mut self, piece: &[u8]) {
-        self.0.update(piece);
+    /// Adds the next chunk of the body.
+    pub fn update(&mut self, chunk: &[u8]) {
+        self.0.update(chunk);
     }
 
-    /// What the signature header of the body says.
+    /// Computes the value of the signature header.
     #[must_use]
     pub fn sign(self) -> String {
         hex(&self.0.finalize().into_bytes())
     }
 
-    /// Whether `signature` is the signature of the body, in constant time.
+    /// Whether `signature` is the signature of the body. Compares in constant time.
     #[must_use]
     pub fn verify(self, signature: &[u8]) -> bool {
         self.sign().as_bytes().ct_eq(signature).into()
@@ -146,7 +145,7 @@ impl FromStr for Scheme {
     }
 }
 
-/// A name that is no [`Scheme`]'s.
+/// The name does not belong to a [`Scheme`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the signature scheme must be \"watsonwork\"")]
 pub struct UnknownScheme;
@@ -164,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn published_vectors() {
+    fn published_test_vectors_match() {
         // watsonwork-echo, src/test/test.js
         let secret = Secret::new("testwsecret");
         for (body, signature) in [
@@ -183,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_never_shows_in_debug() {
+    fn debug_redacts_a_secret() {
         let shown = format!("{:?} {:#?}", Secret::new("hunter2"), Some(Secret::new("hunter2")));
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 
     #[test]
-    fn schemes_have_one_name_each() {
+    fn a_scheme_parses_from_its_exact_name() {
         assert_eq!("watsonwork".parse(), Ok(Scheme::WatsonWork));
         assert_eq!("WatsonWork".parse::<Scheme>(), Err(UnknownScheme));
         assert_eq!(serde_json::to_string(&Scheme::WatsonWork).unwrap(), "\"watsonwork\"");
@@ -197,7 +196,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_the_signature_of_this_body_and_secret_passes(
+        fn only_the_signature_of_this_body_and_secret_verifies(
             secret in "\\PC{1,80}", body in prop::collection::vec(any::<u8>(), 0..300),
             at in any::<prop::sample::Index>(), flip in 1..=255u8,
         ) {
