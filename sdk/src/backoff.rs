@@ -1,16 +1,16 @@
-//! How long to wait before the next try: full jitter, so that many clients of one restarted server
-//! do not come back all at once (AWS, "Exponential Backoff And Jitter").
+//! Exponential backoff with full jitter (AWS, "Exponential Backoff And Jitter"): jitter keeps the clients of a
+//! restarted server from reconnecting all at once.
 
 use std::time::Duration;
 
-/// The longest first delay.
+/// Upper bound of the first delay.
 const BASE: Duration = Duration::from_millis(250);
-/// The longest delay of all.
+/// Upper bound of every delay, without `Retry-After`.
 const CAP: Duration = Duration::from_secs(30);
-/// The longest that a server's `Retry-After` is obeyed.
+/// A longer `Retry-After` is cut to this.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// The delays between tries: random, and longer each time, up to 30 s.
+/// The delays between retries: random, with an upper bound that doubles with each retry from 250 ms to 30 s.
 ///
 /// ```
 /// use std::time::Duration;
@@ -22,26 +22,26 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// ```
 #[derive(Debug, Default)]
 pub struct Backoff {
-    tries: u32,
+    retries: u32,
 }
 
 impl Backoff {
-    /// The next delay, at least what the other side asked for, though of that five minutes at most.
+    /// Returns the next delay. `retry_after` is honoured up to five minutes; the jittered delay is added to it.
     pub fn next(&mut self, retry_after: Option<Duration>) -> Duration {
-        let longest = BASE.saturating_mul(2u32.saturating_pow(self.tries)).min(CAP);
-        self.tries = self.tries.saturating_add(1);
-        retry_after.unwrap_or_default().min(MAX_RETRY_AFTER) + longest.mul_f64(random_share())
+        let bound = BASE.saturating_mul(2u32.saturating_pow(self.retries)).min(CAP);
+        self.retries = self.retries.saturating_add(1);
+        retry_after.unwrap_or_default().min(MAX_RETRY_AFTER) + bound.mul_f64(random_fraction())
     }
 
-    /// After a success: the next delay is a first one again.
+    /// Resets the backoff after a success.
     pub fn reset(&mut self) {
-        self.tries = 0;
+        self.retries = 0;
     }
 }
 
 /// A random number from 0 to 1.
-fn random_share() -> f64 {
-    // Without randomness the longest delay is the safe one.
+fn random_fraction() -> f64 {
+    // Without a random source use the whole delay.
     getrandom::u32().map_or(1.0, |n| f64::from(n) / f64::from(u32::MAX))
 }
 
@@ -50,29 +50,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_to_the_cap_and_start_again() {
+    fn delays_grow_to_the_cap_and_reset_to_the_base() {
         let mut backoff = Backoff::default();
-        for longest in [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000] {
-            assert!(backoff.next(None) <= Duration::from_millis(longest));
+        for bound in [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000] {
+            assert!(backoff.next(None) <= Duration::from_millis(bound));
         }
-        backoff.tries = u32::MAX;
+        backoff.retries = u32::MAX;
         assert!(backoff.next(None) <= CAP);
         backoff.reset();
         assert!(backoff.next(None) <= BASE);
     }
 
     #[test]
-    fn delays_differ() {
+    fn delays_are_jittered() {
         let delays: std::collections::HashSet<_> =
-            (0..20).map(|_| Backoff { tries: 20 }.next(None)).collect();
+            (0..20).map(|_| Backoff { retries: 20 }.next(None)).collect();
         assert!(delays.len() > 10, "{delays:?}");
     }
 
     #[test]
-    fn the_server_is_obeyed_within_reason() {
-        let asked = Duration::from_secs(7);
-        let delay = Backoff::default().next(Some(asked));
-        assert!(delay >= asked && delay <= asked + BASE, "{delay:?}");
+    fn retry_after_is_honoured_up_to_its_limit() {
+        let retry_after = Duration::from_secs(7);
+        let delay = Backoff::default().next(Some(retry_after));
+        assert!(delay >= retry_after && delay <= retry_after + BASE, "{delay:?}");
         assert!(Backoff::default().next(Some(Duration::MAX)) <= MAX_RETRY_AFTER + BASE);
     }
 }
