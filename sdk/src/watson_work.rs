@@ -1,8 +1,8 @@
-//! The webhooks of IBM Watson Work, as types.
+//! Typed webhooks of IBM Watson Work.
 //!
-//! Source: the webhook guides of Watson Work Services, and what was seen on the wire where they differ. Ids are opaque
-//! strings: of users, spaces and messages they look alike, and those of services are no UUIDs. Members that are not
-//! named here are ignored, and of a name that stands twice the last one counts.
+//! Source: the webhook guides of Watson Work Services and, if they differ, captured traffic. Ids are opaque strings:
+//! ids of users, spaces and messages look alike, and ids of services are not UUIDs. Unknown members are ignored, and of
+//! duplicate members the last one wins.
 //!
 //! ```
 //! use wwproxy_sdk::watson_work::Event;
@@ -31,76 +31,77 @@ pub use self::kinds::{
 };
 use crate::{Delivery, Error, ErrorKind};
 
-/// One webhook of Watson Work, by its `type`.
+/// A Watson Work webhook, by its `type`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// `message-created`: somebody, maybe the app itself, wrote a message.
+    /// `message-created`: a user or an app, possibly this one, wrote a message.
     MessageCreated(MessageCreated),
-    /// `message-edited`: a message has a new content.
+    /// `message-edited`: the content of a message changed.
     MessageEdited(MessageEdited),
-    /// `message-deleted`: a message is gone.
+    /// `message-deleted`: a message was deleted.
     MessageDeleted(MessageDeleted),
-    /// `message-annotation-added`: something was found in a message, added to it, or pressed on it.
+    /// `message-annotation-added`: Watson or an app annotated a message, or a user pressed one of its buttons.
     MessageAnnotationAdded(MessageAnnotationAdded),
-    /// `message-annotation-removed`: an annotation is gone.
+    /// `message-annotation-removed`: an annotation was removed.
     MessageAnnotationRemoved(MessageAnnotationRemoved),
-    /// `reaction-added`: somebody reacted to a message.
+    /// `reaction-added`: a user reacted to a message.
     ReactionAdded(Reaction),
-    /// `reaction-removed`: somebody took a reaction back.
+    /// `reaction-removed`: a user removed a reaction.
     ReactionRemoved(Reaction),
-    /// `space-members-added`: users or apps joined a space. One's own id among them is how an app learns of a new space.
+    /// `space-members-added`: users or apps joined a space. An app finds its own id in it when it is added to a space.
     SpaceMembersAdded(SpaceMembers),
-    /// `space-members-removed`: users or apps left a space, which an app is also told of itself.
+    /// `space-members-removed`: users or apps, possibly this app, left a space.
     SpaceMembersRemoved(SpaceMembers),
-    /// `space-updated`: a space has a new title or other properties.
+    /// `space-updated`: the title or other properties of a space changed.
     SpaceUpdated(SpaceUpdated),
-    /// `space-deleted`: a space is gone.
+    /// `space-deleted`: a space was deleted.
     SpaceDeleted(SpaceDeleted),
-    /// A type that this version does not know.
+    /// A type that this version of the SDK does not know.
     Other(Other),
 }
 
-/// A webhook of a type that this version does not know.
+/// A webhook of a type that this version of the SDK does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Other {
     /// Its `type`, if it has one.
     pub kind: Option<String>,
-    /// The body as it came.
+    /// The body, unchanged.
     pub body: Bytes,
 }
 
 impl Event {
-    /// Reads the body of a webhook.
+    /// Parses the body of a webhook.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`]: it is no JSON object, or of a known type without a member that this type always has.
+    /// [`ErrorKind::Protocol`]: the body is not a JSON object, or a known type lacks a required member.
     pub fn parse(body: impl AsRef<[u8]>) -> Result<Self, Error> {
         let body = body.as_ref();
-        // By way of a value, in which a name that stood twice stands once.
-        let value: Value = serde_json::from_slice(body).map_err(unreadable)?;
+        // Parse into a `Value` first: it keeps the last of duplicate members, which serde's derive rejects.
+        let value: Value = serde_json::from_slice(body).map_err(invalid)?;
         if !value.is_object() {
-            return Err(Error::new(ErrorKind::Protocol, UNREADABLE));
+            return Err(Error::new(ErrorKind::Protocol, INVALID));
         }
         let kind = value["type"].as_str().map(str::to_owned);
         Ok(match kind.as_deref() {
-            Some("message-created") => Self::MessageCreated(read(value)?),
-            Some("message-edited") => Self::MessageEdited(read(value)?),
-            Some("message-deleted") => Self::MessageDeleted(read(value)?),
-            Some("message-annotation-added") => Self::MessageAnnotationAdded(read(value)?),
-            Some("message-annotation-removed") => Self::MessageAnnotationRemoved(read(value)?),
-            Some("reaction-added") => Self::ReactionAdded(read(value)?),
-            Some("reaction-removed") => Self::ReactionRemoved(read(value)?),
-            Some("space-members-added") => Self::SpaceMembersAdded(read(value)?),
-            Some("space-members-removed") => Self::SpaceMembersRemoved(read(value)?),
-            Some("space-updated") => Self::SpaceUpdated(read(value)?),
-            Some("space-deleted") => Self::SpaceDeleted(read(value)?),
+            Some("message-created") => Self::MessageCreated(deserialize(value)?),
+            Some("message-edited") => Self::MessageEdited(deserialize(value)?),
+            Some("message-deleted") => Self::MessageDeleted(deserialize(value)?),
+            Some("message-annotation-added") => Self::MessageAnnotationAdded(deserialize(value)?),
+            Some("message-annotation-removed") => Self::MessageAnnotationRemoved(deserialize(value)?),
+            Some("reaction-added") => Self::ReactionAdded(deserialize(value)?),
+            Some("reaction-removed") => Self::ReactionRemoved(deserialize(value)?),
+            Some("space-members-added") => Self::SpaceMembersAdded(deserialize(value)?),
+            Some("space-members-removed") => Self::SpaceMembersRemoved(deserialize(value)?),
+            Some("space-updated") => Self::SpaceUpdated(deserialize(value)?),
+            Some("space-deleted") => Self::SpaceDeleted(deserialize(value)?),
             _ => Self::Other(Other { kind, body: Bytes::copy_from_slice(body) }),
         })
     }
 
-    /// Who did it, where that is told. An app is told of its own doings too: one that answers those never stops.
+    /// The id of the user or app that caused the event, if the event has one. An app also receives the events that it
+    /// causes itself: ignore those, or an app that replies to messages replies to itself forever.
     #[must_use]
     pub fn user_id(&self) -> Option<&str> {
         match self {
@@ -118,19 +119,19 @@ impl Event {
         }
     }
 
-    /// Where it happened.
+    /// The id of the space.
     #[must_use]
     pub fn space_id(&self) -> Option<&str> {
-        self.place_and_time().map(|(space_id, _)| space_id)
+        self.space_and_time().map(|(space_id, _)| space_id)
     }
 
-    /// When it happened, to the millisecond.
+    /// The time of the event, in milliseconds.
     #[must_use]
     pub fn time(&self) -> Option<SystemTime> {
-        self.place_and_time().map(|(_, time)| time)
+        self.space_and_time().map(|(_, time)| time)
     }
 
-    fn place_and_time(&self) -> Option<(&str, SystemTime)> {
+    fn space_and_time(&self) -> Option<(&str, SystemTime)> {
         match self {
             Self::MessageCreated(event) => Some((&event.space_id, event.time)),
             Self::MessageEdited(event) => Some((&event.space_id, event.time)),
@@ -164,14 +165,14 @@ impl TryFrom<&Delivery> for Event {
     }
 }
 
-const UNREADABLE: &str = "the body is not a Watson Work webhook that can be read";
+const INVALID: &str = "the body is not a valid Watson Work webhook";
 
-fn read<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
-    serde_json::from_value(value).map_err(unreadable)
+fn deserialize<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
+    serde_json::from_value(value).map_err(invalid)
 }
 
-fn unreadable(error: serde_json::Error) -> Error {
-    Error::new(ErrorKind::Protocol, UNREADABLE).because(error)
+fn invalid(error: serde_json::Error) -> Error {
+    Error::new(ErrorKind::Protocol, INVALID).because(error)
 }
 
 #[cfg(test)]

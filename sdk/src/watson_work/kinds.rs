@@ -1,4 +1,4 @@
-//! What each type of webhook tells.
+//! The members of each webhook type.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,27 +16,27 @@ pub struct MessageCreated {
     pub space_id: String,
     /// The title of the space.
     pub space_name: Option<String>,
-    /// Its conversation, the same as its space as far as seen. Absent before version 1.8.
+    /// Its conversation; in captured traffic always equal to the space. Absent before version 1.8.
     pub conversation_id: Option<String>,
-    /// What kind of conversation that is. Absent before version 1.8.
+    /// The type of that conversation. Absent before version 1.8.
     pub conversation_type: Option<String>,
     /// The message.
     pub message_id: String,
     /// When it was written.
     #[serde(deserialize_with = "milliseconds")]
     pub time: SystemTime,
-    /// Who wrote it: a user, or an app, maybe this one.
+    /// The author: a user or an app, possibly this one.
     pub user_id: String,
-    /// The user's name. Absent where an app wrote it.
+    /// The user's name. Absent if an app wrote it.
     pub user_name: Option<String>,
-    /// What the content is, such as `text/markdown`.
+    /// The media type of the content, such as `text/markdown`.
     pub content_type: String,
-    /// The text. May be empty: an app writes its own into an annotation.
+    /// The text. Empty if an app wrote it: apps put their text into an annotation.
     #[serde(default)]
     pub content: String,
 }
 
-/// A message with a new content.
+/// A message with changed content.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -45,23 +45,23 @@ pub struct MessageEdited {
     pub space_id: String,
     /// Its conversation.
     pub conversation_id: Option<String>,
-    /// What kind of conversation that is.
+    /// The type of that conversation.
     pub conversation_type: Option<String>,
     /// The message.
     pub message_id: String,
     /// When it was edited.
     #[serde(deserialize_with = "milliseconds")]
     pub time: SystemTime,
-    /// Who edited it.
+    /// The user or app that edited it.
     pub user_id: String,
-    /// What the content is, such as `text/markdown`.
+    /// The media type of the content, such as `text/markdown`.
     pub content_type: String,
     /// The new text.
     #[serde(default)]
     pub content: String,
 }
 
-/// A message that is gone. Who deleted it is not told.
+/// A deleted message. The webhook does not say who deleted it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -70,7 +70,7 @@ pub struct MessageDeleted {
     pub space_id: String,
     /// Its conversation.
     pub conversation_id: Option<String>,
-    /// What kind of conversation that is.
+    /// The type of that conversation.
     pub conversation_type: Option<String>,
     /// The message.
     pub message_id: String,
@@ -79,8 +79,8 @@ pub struct MessageDeleted {
     pub time: SystemTime,
 }
 
-/// An annotation of a message: a focus or a moment that Watson found, a card that an app wrote, a button that
-/// somebody pressed (`actionSelected`).
+/// An annotation of a message: a focus or a moment found by Watson, a card written by an app, or a button pressed by a
+/// user (`actionSelected`).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -93,21 +93,21 @@ pub struct MessageAnnotationAdded {
     pub message_id: String,
     /// The annotation.
     pub annotation_id: String,
-    /// What kind of annotation, such as `actionSelected`, `generic` or `message-nlp-entities`.
+    /// The type of the annotation, such as `actionSelected`, `generic` or `message-nlp-entities`.
     pub annotation_type: String,
-    /// What it holds: JSON in a string. See [`payload`](Self::payload).
+    /// The payload: JSON in a string. See [`payload`](Self::payload).
     pub annotation_payload: String,
     /// When it was added.
     #[serde(deserialize_with = "milliseconds")]
     pub time: SystemTime,
-    /// Who added it: a user, an app, or one of the platform's services.
+    /// The user, app or platform service that added it.
     pub user_id: String,
     /// The user's name. Absent for apps and services.
     pub user_name: Option<String>,
 }
 
 impl MessageAnnotationAdded {
-    /// What the annotation holds, parsed. A name that stands twice in it, as `type` does in `actionSelected`, has its last value.
+    /// Parses the payload. Of duplicate members, such as `type` in `actionSelected`, the last one wins.
     ///
     /// ```
     /// use wwproxy_sdk::watson_work::Event;
@@ -121,15 +121,15 @@ impl MessageAnnotationAdded {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`]: it is no JSON.
+    /// [`ErrorKind::Protocol`]: the payload is not JSON.
     pub fn payload(&self) -> Result<Value, Error> {
         serde_json::from_str(&self.annotation_payload).map_err(|error| {
-            Error::new(ErrorKind::Protocol, "the annotation's payload is no JSON").because(error)
+            Error::new(ErrorKind::Protocol, "the annotation's payload is not JSON").because(error)
         })
     }
 }
 
-/// An annotation that is gone. Of which kind it was is not told.
+/// A removed annotation. The webhook does not give its type.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -145,33 +145,33 @@ pub struct MessageAnnotationRemoved {
     /// When it was removed.
     #[serde(deserialize_with = "milliseconds")]
     pub time: SystemTime,
-    /// Who removed it.
+    /// The user, app or platform service that removed it.
     pub user_id: String,
     /// The user's name. Absent for apps and services.
     pub user_name: Option<String>,
 }
 
-/// A reaction to something, given or taken back.
+/// A reaction that was added or removed.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Reaction {
-    /// The space of what it is about.
+    /// The space of the object.
     pub space_id: String,
-    /// The reaction: any text, mostly an emoji.
+    /// The reaction: any text, usually an emoji.
     pub reaction: String,
-    /// What it is about, such as a message.
+    /// The object reacted to, such as a message.
     pub object_id: String,
-    /// What kind of thing that is, such as `MESSAGE`.
+    /// The type of the object, such as `MESSAGE`.
     pub object_type: String,
-    /// When it was given or taken back.
+    /// When it was added or removed.
     #[serde(deserialize_with = "milliseconds")]
     pub time: SystemTime,
-    /// Who reacted.
+    /// The user that reacted.
     pub user_id: String,
 }
 
-/// Users and apps who joined or left a space. By whose doing is not told.
+/// Users and apps that joined or left a space. The webhook does not say who added or removed them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -180,14 +180,14 @@ pub struct SpaceMembers {
     pub space_id: String,
     /// The title of the space.
     pub space_name: Option<String>,
-    /// Who joined or left: users, and apps by their app id.
+    /// The users, and apps by their app id, that joined or left.
     pub member_ids: Vec<String>,
-    /// When.
+    /// When they joined or left.
     #[serde(deserialize_with = "milliseconds")]
     pub time: SystemTime,
 }
 
-/// A space with new properties. Only those that changed are told.
+/// A space with changed properties. Unchanged properties are absent.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -198,22 +198,22 @@ pub struct SpaceUpdated {
     pub title: Option<String>,
     /// Its new description.
     pub description: Option<String>,
-    /// Who may see it from now on.
+    /// Its new visibility.
     pub visibility: Option<String>,
-    /// Whether guests may join from now on.
+    /// Whether guests may join now.
     pub allow_guests: Option<bool>,
-    /// Its new status. What values there are is documented nowhere.
+    /// Its new status. The values are not documented.
     pub status_value: Option<Value>,
-    /// Its new properties. What they are is documented nowhere.
+    /// Its new properties. They are not documented.
     pub space_properties: Option<Value>,
     /// When it changed.
     #[serde(deserialize_with = "milliseconds")]
     pub time: SystemTime,
-    /// Who changed it.
+    /// The user or app that changed it.
     pub user_id: String,
 }
 
-/// A space that is gone.
+/// A deleted space.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -223,12 +223,14 @@ pub struct SpaceDeleted {
     /// When it was deleted.
     #[serde(deserialize_with = "milliseconds")]
     pub time: SystemTime,
-    /// Who deleted it.
+    /// The user or app that deleted it.
     pub user_id: String,
 }
 
-/// A time in milliseconds since the start of 1970, UTC.
+/// Deserializes a time from milliseconds since the Unix epoch.
 fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
-    let since = Duration::from_millis(u64::deserialize(deserializer)?);
-    SystemTime::UNIX_EPOCH.checked_add(since).ok_or_else(|| de::Error::custom("a time beyond all calendars"))
+    let since_epoch = Duration::from_millis(u64::deserialize(deserializer)?);
+    SystemTime::UNIX_EPOCH
+        .checked_add(since_epoch)
+        .ok_or_else(|| de::Error::custom("the time is out of range"))
 }

@@ -1,4 +1,4 @@
-//! Every fixture of the repository as a type.
+//! Parses every Watson Work fixture of the repository.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ const SPACE: &str = "5b00000000000000000000a1";
 const ADA: &str = "11112222-3333-1034-9cd4-db1000000001";
 const APP: &str = "0c1d2e3f-4a5b-4c6d-8e7f-9a0b1c2d3e4f";
 
-/// The webhooks among the fixtures, by name: their bodies.
+/// The bodies of the webhook fixtures, by fixture name.
 fn fixtures() -> BTreeMap<String, String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/watsonwork");
     let fixture = |entry: std::io::Result<fs::DirEntry>| {
@@ -31,7 +31,7 @@ fn parse(name: &str) -> Event {
 }
 
 #[test]
-fn every_fixture_is_of_a_known_type_with_all_that_it_tells() {
+fn every_fixture_parses_into_its_type_with_all_members() {
     let fixtures = fixtures();
     assert!(fixtures.len() > 15, "{:?}", fixtures.keys());
     for (name, body) in fixtures {
@@ -44,23 +44,23 @@ fn every_fixture_is_of_a_known_type_with_all_that_it_tells() {
         let pascal = |word: &str| word[..1].to_uppercase() + &word[1..];
         let expected: String =
             name.split('.').next().unwrap().trim_end_matches("-v1").split('-').map(pascal).collect();
-        assert!(kind.starts_with(&format!("{expected}(")), "{name} became {kind}");
+        assert!(kind.starts_with(&format!("{expected}(")), "{name} was parsed as {kind}");
         assert_eq!(event.space_id(), Some(SPACE), "{name}");
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_538_560_000_123);
         assert_eq!(event.time(), Some(time), "{name}");
-        // Every member shows up in some field.
+        // Every string member is in some field.
         let value: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(event.user_id(), value["userId"].as_str(), "{name}");
         for (member, value) in value.as_object().unwrap() {
             if let Some(text) = value.as_str().filter(|_| member != "type") {
-                assert!(kind.contains(&format!("{text:?}")), "{name}: {member} is lost");
+                assert!(kind.contains(&format!("{text:?}")), "{name}: {member} is missing");
             }
         }
     }
 }
 
 #[test]
-fn what_is_sometimes_absent_is_optional() {
+fn members_that_may_be_absent_are_optional() {
     let Event::MessageCreated(old) = parse("message-created") else { panic!() };
     assert_eq!((old.conversation_id, old.conversation_type), (None, None));
     assert_eq!(
@@ -81,7 +81,7 @@ fn what_is_sometimes_absent_is_optional() {
 }
 
 #[test]
-fn the_last_of_two_counts_in_a_body_and_in_a_payload() {
+fn the_last_duplicate_member_wins_in_a_body_and_in_a_payload() {
     let Event::MessageAnnotationAdded(pressed) = parse("message-annotation-added.actionSelected") else {
         panic!()
     };
@@ -99,16 +99,16 @@ fn the_last_of_two_counts_in_a_body_and_in_a_payload() {
 }
 
 #[test]
-fn what_is_unknown_is_kept_and_what_is_broken_is_said() {
+fn an_unknown_type_is_kept_and_an_invalid_body_is_an_error() {
     for (body, kind) in
         [(r#"{"type":"news" , "a":1.0}"#, Some("news")), (r#"{"type":7}"#, None), ("{}", None)]
     {
         let Event::Other(other) = Event::parse(body).unwrap() else { panic!("{body}") };
         assert_eq!((other.kind.as_deref(), other.body.as_ref()), (kind, body.as_bytes()));
     }
-    for bad in
+    for invalid in
         ["", "null", "[]", "{", r#"{"type":"message-created"}"#, r#"{"type":"space-deleted","spaceId":7}"#]
     {
-        assert_eq!(Event::parse(bad).unwrap_err().kind(), ErrorKind::Protocol, "{bad}");
+        assert_eq!(Event::parse(invalid).unwrap_err().kind(), ErrorKind::Protocol, "{invalid}");
     }
 }
