@@ -5,7 +5,7 @@
 
 mod account;
 mod latency;
-mod nothing;
+mod null_store;
 mod plot;
 mod receive;
 mod scenario;

@@ -5,14 +5,14 @@ use std::{ffi::OsString, sync::Arc};
 use clap::Parser;
 use wwproxy_server::{Server, config::Config, store::Store};
 
-use crate::nothing::Nothing;
+use crate::null_store::NullStore;
 
 /// Serves as `wwproxy-server` does with these flags, until SIGTERM. The ceiling is the same over a
 /// store that keeps nothing.
 #[tokio::main]
 pub(crate) async fn serve(ceiling: bool, flags: &[OsString]) -> anyhow::Result<()> {
     let config = Config::parse_from([OsString::from("wwproxy-server")].iter().chain(flags));
-    let store: Arc<dyn Store> = if ceiling { Arc::new(Nothing::default()) } else { config.open_store()? };
+    let store: Arc<dyn Store> = if ceiling { Arc::new(NullStore::default()) } else { config.open_store()? };
     let server = Server::new(store, config.identity_provider()?, config.settings());
     let listener = config.listen.bind().await?;
     println!("{}", listener.local_addr()?);

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use wwproxy_protocol::{AppId, Event};
 
 use super::{
-    Answer, Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Overflow, Registration, Settled,
-    Settlement, Stats, Store, Tap,
+    Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Overflow, Registration, Settled, Settlement,
+    Stats, Store, StoreFuture, Tap,
     dedupe::{self, Recent},
     queue::Slot,
     queues::{AppQueue, Queues, lock},
@@ -127,7 +127,7 @@ impl State {
 }
 
 impl Store for MemoryStore {
-    fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> Answer<'a, ()> {
+    fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> StoreFuture<'a, ()> {
         let mut state = lock(&self.state);
         let life = state.registrations.get(app).map_or_else(dedupe::new_life, |registered| registered.life);
         let registration = Arc::new(registration);
@@ -135,12 +135,12 @@ impl Store for MemoryStore {
         done(())
     }
 
-    fn registration<'a>(&'a self, app: &'a AppId) -> Answer<'a, Option<Arc<Registration>>> {
+    fn registration<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Option<Arc<Registration>>> {
         let state = lock(&self.state);
         done(state.registrations.get(app).map(|registered| Arc::clone(&registered.registration)))
     }
 
-    fn remove_registration<'a>(&'a self, app: &'a AppId) -> Answer<'a, ()> {
+    fn remove_registration<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, ()> {
         let mut state = lock(&self.state);
         state.registrations.remove(app);
         let queue = self.queues.app(app);
@@ -158,11 +158,11 @@ impl Store for MemoryStore {
         app: &'a AppId,
         event: NewEvent,
         dedupe: Option<DedupeKey>,
-    ) -> Answer<'a, Appended> {
+    ) -> StoreFuture<'a, Appended> {
         Box::pin(async move { Ok(self.append_now(app, event, dedupe)) })
     }
 
-    fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> Answer<'a, Vec<Delivery>> {
+    fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> StoreFuture<'a, Vec<Delivery>> {
         Box::pin(async move {
             self.drop_old(app);
             let leased = self.queues.lease(app, &lease).await;
@@ -178,7 +178,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn settle<'a>(&'a self, app: &'a AppId, settlement: Settlement) -> Answer<'a, Settled> {
+    fn settle<'a>(&'a self, app: &'a AppId, settlement: Settlement) -> StoreFuture<'a, Settled> {
         let (settled, deleted) = self.queues.settle(app, settlement);
         let mut state = lock(&self.state);
         for seq in &deleted {
@@ -187,24 +187,24 @@ impl Store for MemoryStore {
         done(settled)
     }
 
-    fn tap<'a>(&'a self, app: &'a AppId) -> Answer<'a, Option<Tap>> {
+    fn tap<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Option<Tap>> {
         done(self.queues.tap(app))
     }
 
-    fn stats<'a>(&'a self, app: &'a AppId) -> Answer<'a, Stats> {
+    fn stats<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Stats> {
         self.drop_old(app);
         done(self.queues.stats(app))
     }
 
-    fn ready(&self) -> Answer<'_, ()> {
+    fn ready(&self) -> StoreFuture<'_, ()> {
         done(())
     }
 
-    fn close(&self) -> Answer<'_, ()> {
+    fn close(&self) -> StoreFuture<'_, ()> {
         done(())
     }
 }
 
-fn done<'a, T: Send + 'a>(value: T) -> Answer<'a, T> {
+fn done<'a, T: Send + 'a>(value: T) -> StoreFuture<'a, T> {
     Box::pin(std::future::ready(Ok(value)))
 }

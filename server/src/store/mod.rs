@@ -1,9 +1,9 @@
-//! Where events are kept until a client has accepted them.
+//! The event store: a durable queue for each app, with at-least-once delivery.
 //!
-//! [`Store`] is all that the rest of the server knows of it. No method assumes that one process
-//! sees everything: an engine with consumers and redelivery of its own fits behind it as well as
-//! the two here, [`MemoryStore`] and [`RedbStore`]. Both keep an app's order and leases in the same
-//! `queue`; they differ in where bodies and deletions go.
+//! The rest of the server uses only the [`Store`] trait. No method assumes that one process sees every event, so that a
+//! message broker with its own consumers and redelivery (SQS, NATS) can implement the trait. The two implementations here,
+//! [`MemoryStore`] and [`RedbStore`], share the in-memory `queue`, which keeps each app's order and leases. They differ in
+//! the storage of bodies and in the durability of deletions.
 
 mod backlog;
 mod dedupe;
@@ -30,167 +30,172 @@ pub use self::{
     tap::{Shown, Tap},
 };
 
-/// What a store answers, sooner or later.
-pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+/// The future that a [`Store`] method returns.
+pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
-/// A durable queue for each app, and the registrations.
+/// A durable queue for each app, and the apps' registrations.
+///
+/// Delivery is at least once, as with SQS or a pull consumer of NATS. [`lease`](Self::lease) receives events and
+/// hides them from other clients until the lease expires (visibility timeout, ack wait), [`settle`](Self::settle)
+/// acknowledges or releases them (delete, nak), and an event that was not acknowledged is redelivered.
 pub trait Store: fmt::Debug + Send + Sync {
-    /// Registers an app, or replaces its registration. Durable when it returns.
-    fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> Answer<'a, ()>;
+    /// Registers an app, or replaces its registration. The registration is durable when this returns.
+    fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> StoreFuture<'a, ()>;
 
-    /// The app's registration. Asked for each webhook before it is verified, so it must be cheap.
-    fn registration<'a>(&'a self, app: &'a AppId) -> Answer<'a, Option<Arc<Registration>>>;
+    /// Returns the app's registration. Called for every webhook before its signature is verified, so it must be cheap.
+    fn registration<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Option<Arc<Registration>>>;
 
-    /// Removes an app's registration and all its events. Durable when it returns.
-    fn remove_registration<'a>(&'a self, app: &'a AppId) -> Answer<'a, ()>;
+    /// Removes an app's registration and purges its queue. The removal is durable when this returns.
+    fn remove_registration<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, ()>;
 
-    /// Stores an event at the end of the app's queue and names it. Durable when it returns, whatever
-    /// it answers. An event with a key that was seen within the dedupe window is not stored again.
+    /// Appends an event to the app's queue and assigns its id. The outcome is durable when this returns. An event whose
+    /// dedupe key (idempotency key) was seen within the dedupe window is not stored again.
     fn append<'a>(
         &'a self,
         app: &'a AppId,
         event: NewEvent,
         dedupe: Option<DedupeKey>,
-    ) -> Answer<'a, Appended>;
+    ) -> StoreFuture<'a, Appended>;
 
-    /// Hands out events in order of arrival, waiting for a first one. Nobody else gets them until
-    /// the lease ends. Dropping the future hands back what it took.
-    fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> Answer<'a, Vec<Delivery>>;
+    /// Leases events in order of arrival, and waits for the first one (long polling). No other client receives them until
+    /// they are settled or the lease expires; then they are redelivered. Dropping the future releases the events that it
+    /// leased.
+    fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> StoreFuture<'a, Vec<Delivery>>;
 
-    /// Ends leases: accepted events are deleted, released ones go out again. A deletion may become
-    /// durable later than this returns: lost in a crash, it costs one redelivery.
-    fn settle<'a>(&'a self, app: &'a AppId, settlement: Settlement) -> Answer<'a, Settled>;
+    /// Settles leases: acknowledged events are deleted, released events are redelivered. A deletion may become durable
+    /// after this returns; a deletion that a crash loses costs one redelivery.
+    fn settle<'a>(&'a self, app: &'a AppId, settlement: Settlement) -> StoreFuture<'a, Settled>;
 
-    /// Shows the events that are stored from now on, in order of arrival, and takes none of them. Nobody
-    /// waits for a tap: what it does not take in time is told as a gap. `None` where the app has as many
-    /// taps open as it may.
-    fn tap<'a>(&'a self, app: &'a AppId) -> Answer<'a, Option<Tap>>;
+    /// Subscribes to events that are stored from now on, in order of arrival, without leasing them. A tap exerts no
+    /// backpressure: a slow tap misses events, and receives a gap with their number. `None` if the app has reached its
+    /// limit of taps.
+    fn tap<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Option<Tap>>;
 
-    /// Figures about the app's queue.
-    fn stats<'a>(&'a self, app: &'a AppId) -> Answer<'a, Stats>;
+    /// Returns the statistics of the app's queue.
+    fn stats<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Stats>;
 
-    /// Whether an append would be stored now.
-    fn ready(&self) -> Answer<'_, ()>;
+    /// Readiness check: fails if an append could not be stored now.
+    fn ready(&self) -> StoreFuture<'_, ()>;
 
-    /// Makes durable what was left for later. Nothing is asked of the store after it.
-    fn close(&self) -> Answer<'_, ()>;
+    /// Flushes pending writes and closes the store. Later calls fail.
+    fn close(&self) -> StoreFuture<'_, ()>;
 }
 
 /// How an app's webhooks are verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// How the sender signs.
+    /// The signature scheme of the sender.
     pub scheme: Scheme,
-    /// With which secrets; any of them will do.
+    /// The webhook secrets. A signature with any of them is valid, so that a secret can be rotated.
     pub secrets: Vec<Secret>,
 }
 
-/// A verified webhook that has no name yet.
+/// A verified webhook that has no event id yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
-    /// What its sender's request said.
+    /// The headers of the sender's request that are stored with the event.
     pub headers: Headers,
     /// The query string of the sender's request.
     pub query: Option<String>,
-    /// The body, to the last byte.
+    /// The body, byte for byte.
     pub body: Bytes,
 }
 
 impl NewEvent {
-    /// What is kept of it, in bytes.
+    /// The stored size, in bytes.
     pub(crate) fn size(&self) -> usize {
         let headers = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         self.body.len() + headers + self.query.as_ref().map_or(0, String::len)
     }
 }
 
-/// Names a delivery of the sender, to tell its repetition: a hash over what makes it the same.
+/// Idempotency key of an append: a hash of the fields by which a sender's retry equals the first request.
 pub type DedupeKey = [u8; 16];
 
-/// What became of an appended event.
+/// The outcome of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Appended {
-    /// It is stored, under this name.
+    /// The event is stored, with this id.
     Stored(EventId),
-    /// It had been stored before.
+    /// The event was not stored: its dedupe key was seen within the dedupe window.
     Duplicate,
-    /// The app's queue is full.
+    /// The event was rejected: the app's queue is full.
     Full,
-    /// The app is not registered (any more).
+    /// The event was rejected: the app is not registered.
     Unregistered,
 }
 
-/// What to hand out, and for how long.
+/// A lease request: how many events to receive, and for how long to hide them from other clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
-    /// How many events at most.
+    /// The maximum number of events.
     pub max_events: usize,
-    /// How many bytes of events at most, though never less than one event.
+    /// The maximum size of the events together, in bytes. One event is always leased, whatever its size.
     pub max_bytes: u64,
-    /// How long to wait for a first event.
+    /// How long to wait for the first event (long polling).
     pub wait: Duration,
-    /// How long nobody else gets them.
+    /// The duration of the lease: after it unsettled events are redelivered (SQS: visibility timeout; NATS: ack wait).
     pub time: Duration,
 }
 
-/// One event handed out once.
+/// An event with the lease under which a client receives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// The event.
     pub event: Event,
-    /// How often it has been handed out, this time included.
+    /// How often the event has been delivered, this delivery included.
     pub attempt: u32,
-    /// What settles this lease.
+    /// Settles this lease (SQS: receipt handle).
     pub receipt: Receipt,
 }
 
-/// Leases to end.
+/// Leases to settle.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settlement {
-    /// Events that were accepted.
+    /// Acknowledged events, which are deleted.
     pub acks: Vec<Receipt>,
-    /// Events to hand out again, each not before its delay.
+    /// Released events, which are redelivered after their delay (negative acknowledgement).
     pub releases: Vec<(Receipt, Duration)>,
 }
 
-/// What became of a [`Settlement`].
+/// The outcome of a [`Settlement`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settled {
     /// How many events were deleted.
     pub acked: usize,
-    /// How many events were handed back.
+    /// How many events were released.
     pub released: usize,
-    /// Receipts whose lease had ended.
+    /// Receipts whose lease had expired, or was settled before.
     pub stale: Vec<Receipt>,
 }
 
-/// Figures about an app's queue.
+/// Statistics of an app's queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Events stored, the leased ones included.
+    /// Events in the queue, leased events included.
     pub stored: usize,
-    /// Events leased now.
+    /// Events in flight: leased and not settled.
     pub leased: usize,
-    /// Events dropped: to make room, or for their age.
+    /// Events dropped because the queue was full or their retention had passed.
     pub dropped: u64,
-    /// Bytes stored: bodies, headers and what frames them.
+    /// Bytes in the queue: bodies, headers and framing.
     pub bytes: u64,
     /// Age of the oldest event.
     pub oldest_age: Option<Duration>,
 }
 
-/// How much a store keeps.
+/// The limits of each app's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The most events an app can have stored.
+    /// Maximum number of events in an app's queue.
     pub max_queued_events: usize,
-    /// The most bytes an app can have stored.
+    /// Maximum size of an app's queue, in bytes.
     pub max_queued_bytes: u64,
-    /// What happens to the event that is one too many.
+    /// The policy for an append to a full queue.
     pub overflow: Overflow,
-    /// How long an event is kept.
+    /// The retention: older events are dropped.
     pub retention: Duration,
-    /// How long a repeated delivery is recognised.
+    /// How long a dedupe key is remembered.
     pub dedupe_window: Duration,
 }
 
@@ -207,25 +212,25 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Whether one more event of `size` bytes has room in a queue of these many events and bytes.
+    /// Whether an event of `size` bytes fits into a queue of `events` events and `bytes` bytes.
     fn have_room(&self, events: usize, bytes: u64, size: u32) -> bool {
         events < self.max_queued_events && bytes + u64::from(size) <= self.max_queued_bytes
     }
 }
 
-/// What happens to the event that is one too many.
+/// The policy for an append to a full queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Overflow {
-    /// It is refused, so that its sender keeps it.
+    /// Reject the new event, so that its sender retries.
     Reject,
-    /// The oldest event makes room for it.
+    /// Drop the oldest events to make room.
     DropOldest,
 }
 
-/// Why a store could not do what it was asked.
+/// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The engine failed: a full disk, a failing one, a damaged file.
+    /// The storage engine failed: the disk is full or failing, or a file is corrupted.
     #[error("the store failed")]
     Engine(#[source] Arc<dyn Error + Send + Sync>),
     /// The store was closed.
@@ -238,7 +243,7 @@ impl StoreError {
         Self::Engine(Arc::new(error))
     }
 
-    /// The same failure for each of many that waited for it.
+    /// Copies the error, for all operations of a failed group commit.
     pub(crate) fn share(&self) -> Self {
         match self {
             Self::Engine(source) => Self::Engine(Arc::clone(source)),

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, task::Poll, time::Duration};
 
 use tokio::{task::JoinSet, time::Instant};
-use wwproxy_server::store::{Answer, Delivery, Lease, StoreError};
+use wwproxy_server::store::{Delivery, Lease, StoreError, StoreFuture};
 
 use crate::fixture::{DEADLINE, LONG, Open, Queue, SHORT, now, number, numbers};
 
@@ -11,13 +11,13 @@ use crate::fixture::{DEADLINE, LONG, Open, Queue, SHORT, now, number, numbers};
 const PATIENT: Lease = Lease { max_events: 1, max_bytes: u64::MAX, wait: DEADLINE, time: LONG };
 
 /// A lease that waits already.
-async fn waiting(queue: &Queue, lease: Lease) -> Answer<'_, Vec<Delivery>> {
+async fn waiting(queue: &Queue, lease: Lease) -> StoreFuture<'_, Vec<Delivery>> {
     let mut lease = queue.store.lease(&queue.app, lease);
     assert!(is_waiting(&mut lease).await, "there was nothing to have");
     lease
 }
 
-async fn is_waiting(lease: &mut Answer<'_, Vec<Delivery>>) -> bool {
+async fn is_waiting(lease: &mut StoreFuture<'_, Vec<Delivery>>) -> bool {
     std::future::poll_fn(|context| Poll::Ready(lease.as_mut().poll(context).is_pending())).await
 }
 

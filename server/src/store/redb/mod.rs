@@ -39,8 +39,8 @@ use self::{
     writer::Writer,
 };
 use super::{
-    Answer, Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Registration, Settled, Settlement, Stats,
-    Store, StoreError, Tap,
+    Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Registration, Settled, Settlement, Stats, Store,
+    StoreError, StoreFuture, Tap,
     dedupe::{self, Recent},
     queue::Taken,
     queues::Queues,
@@ -219,16 +219,16 @@ impl RedbStore {
 }
 
 impl Store for RedbStore {
-    fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> Answer<'a, ()> {
+    fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> StoreFuture<'a, ()> {
         Box::pin(self.writer.register(app, Some(registration)))
     }
 
-    fn registration<'a>(&'a self, app: &'a AppId) -> Answer<'a, Option<Arc<Registration>>> {
+    fn registration<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Option<Arc<Registration>>> {
         let found = read(&self.shared.registrations).get(app).map(|found| Arc::clone(&found.registration));
         Box::pin(std::future::ready(Ok(found)))
     }
 
-    fn remove_registration<'a>(&'a self, app: &'a AppId) -> Answer<'a, ()> {
+    fn remove_registration<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, ()> {
         Box::pin(self.writer.register(app, None))
     }
 
@@ -237,15 +237,15 @@ impl Store for RedbStore {
         app: &'a AppId,
         event: NewEvent,
         dedupe: Option<DedupeKey>,
-    ) -> Answer<'a, Appended> {
+    ) -> StoreFuture<'a, Appended> {
         Box::pin(self.writer.append(app.clone(), event, dedupe))
     }
 
-    fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> Answer<'a, Vec<Delivery>> {
+    fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> StoreFuture<'a, Vec<Delivery>> {
         Box::pin(async move { self.deliveries(self.shared.queues.lease(app, &lease).await).await })
     }
 
-    fn settle<'a>(&'a self, app: &'a AppId, settlement: Settlement) -> Answer<'a, Settled> {
+    fn settle<'a>(&'a self, app: &'a AppId, settlement: Settlement) -> StoreFuture<'a, Settled> {
         Box::pin(async move {
             // The lease ends here and now; the deletion follows with the next commit. There is no waiting
             // between the two: who asked may go, and the event would be in the file and in no queue.
@@ -258,19 +258,19 @@ impl Store for RedbStore {
         })
     }
 
-    fn tap<'a>(&'a self, app: &'a AppId) -> Answer<'a, Option<Tap>> {
+    fn tap<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Option<Tap>> {
         Box::pin(std::future::ready(Ok(self.shared.queues.tap(app))))
     }
 
-    fn stats<'a>(&'a self, app: &'a AppId) -> Answer<'a, Stats> {
+    fn stats<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Stats> {
         Box::pin(std::future::ready(Ok(self.shared.queues.stats(app))))
     }
 
-    fn ready(&self) -> Answer<'_, ()> {
+    fn ready(&self) -> StoreFuture<'_, ()> {
         Box::pin(self.writer.ask(|reply| Command::Probe { reply }))
     }
 
-    fn close(&self) -> Answer<'_, ()> {
+    fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(self.writer.ask(|reply| Command::Close { reply }))
     }
 }
