@@ -57,7 +57,7 @@ pub(crate) struct Access {
     /// Accept any certificate: whoever sits in between reads everything
     #[arg(long, global = true)]
     insecure: bool,
-    /// Go through this proxy; where not said, `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured
+    /// Go through this proxy, `http://`, `https://` or `socks5h://`; by default the proxy variables of the environment are used as by curl
     #[arg(long, global = true, value_name = "URL")]
     proxy: Option<String>,
     #[arg(skip)]

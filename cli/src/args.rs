@@ -34,7 +34,7 @@ Exit codes:
   2  wrong usage
   3  the credentials were refused
   4  the app is not registered, or the server does not know it
-  5  the server cannot be reached, or cannot serve now
+  5  the server cannot be reached, cannot serve now, or its certificate is not trusted
 
 Example:
   export WWPROXY_SERVER=https://proxy.example.com APPID=my.bot SECRET=...
@@ -98,7 +98,9 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
         Some(ErrorKind::Usage) => 2,
         Some(ErrorKind::Refused) => 3,
         Some(ErrorKind::NotRegistered) => 4,
-        Some(ErrorKind::Unreachable | ErrorKind::Unavailable | ErrorKind::Disconnected) => 5,
+        Some(
+            ErrorKind::Unreachable | ErrorKind::Untrusted | ErrorKind::Unavailable | ErrorKind::Disconnected,
+        ) => 5,
         _ => 1,
     }
 }

@@ -17,7 +17,8 @@ use wwproxy_protocol::{
 use crate::{
     ClientBuilder, Error, ErrorKind, HandlerError, LeaseOptions, ListenOptions, Run, Subscription, Tap,
     credentials::{Credentials, Given, at, bearer},
-    http::Connector,
+    failure::Failure,
+    http::{self, Connector, Http},
 };
 
 /// The largest answer that carries no events, in bytes. An answer to acks may name every receipt as stale.
@@ -47,7 +48,7 @@ const MAX_SMALL_ANSWER_BYTES: usize = 4 << 20;
 pub struct Client(Arc<Inner>);
 
 struct Inner {
-    http: reqwest::Client,
+    http: Http,
     server: Url,
     app_id: AppId,
     credentials: Credentials,
@@ -108,13 +109,13 @@ impl Client {
     pub async fn register(&self, secret: &Secret) -> Result<(), Error> {
         let body = serde_json::json!({"secret": secret.expose()});
         let url = self.url(&path::webhooks(self.app_id()))?;
-        self.send(&url, |http| http.put(url.clone()).json(&body)).await.map(drop)
+        self.send(|http| http.put(url.clone()).json(&body)).await.map(drop)
     }
 
     /// Ends the app's registration and deletes its stored events. No error if there was none.
     pub async fn unregister(&self) -> Result<(), Error> {
         let url = self.url(&path::webhooks(self.app_id()))?;
-        self.send(&url, |http| http.delete(url.clone())).await.map(drop)
+        self.send(|http| http.delete(url.clone())).await.map(drop)
     }
 
     /// Takes stored events, at most `max` (`None`: as many as the server gives at once), in order of arrival, with the bytes
@@ -125,7 +126,7 @@ impl Client {
         if let Some(max) = max.into() {
             url.query_pairs_mut().append_pair("max", &max.to_string());
         }
-        let response = self.send(&url, |http| http.get(url.clone())).await?;
+        let response = self.send(|http| http.get(url.clone())).await?;
         let text = read_text(response, self.0.max_answer_bytes).await?;
         decode_poll(&text).map_err(unreadable)
     }
@@ -135,7 +136,7 @@ impl Client {
     pub async fn lease(&self, options: LeaseOptions) -> Result<Vec<LeasedEvent>, Error> {
         let (url, body) = (self.url(&path::lease(self.app_id()))?, options.request());
         let timeout = self.0.request_timeout + options.wait.min(MAX_LEASE_WAIT);
-        let response = self.send(&url, |http| http.post(url.clone()).timeout(timeout).json(&body)).await?;
+        let response = self.send(|http| http.post(url.clone()).timeout(timeout).json(&body)).await?;
         let text = read_text(response, self.0.max_answer_bytes).await?;
         decode_lease(&text).map_err(unreadable)
     }
@@ -153,14 +154,14 @@ impl Client {
     /// [`ack`](Self::ack) and [`release`](Self::release) in one request.
     pub async fn settle(&self, receipts: &AckRequest) -> Result<AckResponse, Error> {
         let url = self.url(&path::ack(self.app_id()))?;
-        let response = self.send(&url, |http| http.post(url.clone()).json(receipts)).await?;
+        let response = self.send(|http| http.post(url.clone()).json(receipts)).await?;
         read_json(response, MAX_SMALL_ANSWER_BYTES).await
     }
 
     /// The state of the app's registration and queue.
     pub async fn status(&self) -> Result<Status, Error> {
         let url = self.url(&path::status(self.app_id()))?;
-        let response = self.send(&url, |http| http.get(url.clone())).await?;
+        let response = self.send(|http| http.get(url.clone())).await?;
         read_json(response, MAX_SMALL_ANSWER_BYTES).await
     }
 
@@ -208,17 +209,16 @@ impl Client {
     /// Sends a request with the app's token, again with a fresh one after a 401. Only a success is no error.
     pub(crate) async fn send(
         &self,
-        url: &Url,
         request: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> Result<Response, Error> {
         let Inner { http, credentials, request_timeout, .. } = &*self.0;
         let send = async |token: &Secret| {
-            // Bounds the whole answer; a request that sets its own later keeps that one.
-            let (client, request) = request(http).build_split();
-            let mut request = request.map_err(|error| Error::transport(error, url))?;
-            request.timeout_mut().get_or_insert(*request_timeout);
-            request.headers_mut().insert(header::AUTHORIZATION, bearer(token)?);
-            client.execute(request).await.map_err(|error| Error::transport(error, url))
+            let (client, built) = request(&http.client).build_split();
+            let mut built = built.map_err(http::unsendable)?;
+            // Bounds the whole answer, unless the request has a timeout of its own.
+            built.timeout_mut().get_or_insert(*request_timeout);
+            built.headers_mut().insert(header::AUTHORIZATION, bearer(token)?);
+            http.send(RequestBuilder::from_parts(client, built)).await
         };
         let token = credentials.token(http).await?;
         let mut response = send(&token).await?;
@@ -271,7 +271,8 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 pub(crate) async fn read_body(mut response: Response, limit: usize) -> Result<Vec<u8>, Error> {
     let url = response.url().clone();
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| Error::transport(error, &url))? {
+    let failed = |error| Error::transport(&Failure::of(&error, &url), error, &url);
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > limit {
             return Err(Error::new(
                 ErrorKind::Protocol,

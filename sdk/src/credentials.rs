@@ -12,7 +12,7 @@ use wwproxy_protocol::{
     api::{AuthorizationServer, TokenResponse, path},
 };
 
-use crate::{Error, ErrorKind, client::read_json};
+use crate::{Error, ErrorKind, client::read_json, http::Http};
 
 /// A token is renewed this long before it runs out, or at half its life if that is later.
 const RENEWAL_MARGIN: Duration = Duration::from_secs(60);
@@ -79,7 +79,7 @@ impl Credentials {
     }
 
     /// A token that is good for a while.
-    pub(crate) async fn token(&self, http: &reqwest::Client) -> Result<Secret, Error> {
+    pub(crate) async fn token(&self, http: &Http) -> Result<Secret, Error> {
         match &self.given {
             Given::Token(token) => Ok(token.clone()),
             Given::AppSecret(secret) => self.fetched(http, secret, None).await,
@@ -87,23 +87,14 @@ impl Credentials {
     }
 
     /// Another token than the refused one, or `None` where there can be no other.
-    pub(crate) async fn renewed(
-        &self,
-        http: &reqwest::Client,
-        refused: &Secret,
-    ) -> Result<Option<Secret>, Error> {
+    pub(crate) async fn renewed(&self, http: &Http, refused: &Secret) -> Result<Option<Secret>, Error> {
         match &self.given {
             Given::Token(_) => Ok(None),
             Given::AppSecret(secret) => self.fetched(http, secret, Some(refused)).await.map(Some),
         }
     }
 
-    async fn fetched(
-        &self,
-        http: &reqwest::Client,
-        secret: &Secret,
-        refused: Option<&Secret>,
-    ) -> Result<Secret, Error> {
+    async fn fetched(&self, http: &Http, secret: &Secret, refused: Option<&Secret>) -> Result<Secret, Error> {
         let asked_at = self.ended.load(Ordering::Acquire);
         let mut state = self.state.lock().await;
         // A fetch that ended while this caller waited was for all who waited, also if it failed.
@@ -132,23 +123,19 @@ impl Credentials {
         }
     }
 
-    async fn fetch(
-        &self,
-        http: &reqwest::Client,
-        secret: &Secret,
-        known: &mut Option<Url>,
-    ) -> Result<Token, Error> {
+    async fn fetch(&self, http: &Http, secret: &Secret, known: &mut Option<Url>) -> Result<Token, Error> {
         let endpoint = match known {
             Some(endpoint) => endpoint.clone(),
             None => self.discover(http).await?,
         };
         let request = http
+            .client
             .post(endpoint.clone())
             .timeout(self.timeout)
             .basic_auth(&self.app_id, Some(secret.expose()))
             .form(&[("grant_type", "client_credentials")]);
         let requested_at = Instant::now();
-        let response = request.send().await.map_err(|error| Error::transport(error, &endpoint))?;
+        let response = http.send(request).await?;
         if response.status() != StatusCode::OK {
             return Err(refusal(Error::answer(response).await));
         }
@@ -158,10 +145,9 @@ impl Credentials {
         Token::new(&answer, requested_at)
     }
 
-    async fn discover(&self, http: &reqwest::Client) -> Result<Url, Error> {
+    async fn discover(&self, http: &Http) -> Result<Url, Error> {
         let url = at(&self.server, path::AUTHORIZATION_SERVER)?;
-        let request = http.get(url.clone()).timeout(self.timeout);
-        let response = request.send().await.map_err(|error| Error::transport(error, &url))?;
+        let response = http.send(http.client.get(url).timeout(self.timeout)).await?;
         match response.status() {
             StatusCode::OK => {
                 let answer: AuthorizationServer = read_json(response, MAX_ANSWER_BYTES).await?;

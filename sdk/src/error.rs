@@ -1,11 +1,11 @@
 //! What can go wrong, and what to do about it.
 
-use std::{error::Error as StdError, fmt, io, iter, sync::Arc, time::Duration};
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use reqwest::{Response, StatusCode, Url, header};
 use wwproxy_protocol::{api::Problem, text::is_unsafe_to_show};
 
-use crate::client::read_body;
+use crate::{client::read_body, failure::Failure};
 
 /// The longest error body that is read for its `detail`, in bytes.
 const MAX_PROBLEM_BYTES: usize = 64 * 1024;
@@ -26,6 +26,8 @@ pub enum ErrorKind {
     NotRegistered,
     /// Nothing could be sent or nothing came back: network, DNS, TLS or a timeout.
     Unreachable,
+    /// The server's certificate was refused: not trusted, expired, or for another name. Nothing was sent.
+    Untrusted,
     /// The server cannot serve this now (408, 429, 5xx); see [`Error::retry_after`].
     Unavailable,
     /// The other side does not speak the protocol: a redirect, an unreadable answer, no websocket.
@@ -106,20 +108,12 @@ impl Error {
     }
 
     /// A request to `url` that got no answer, or not all of it.
-    pub(crate) fn transport(error: reqwest::Error, url: &Url) -> Self {
-        // The URL of a reqwest error has its query and may come from the server: only the origin is told.
-        let error = error.without_url();
+    pub(crate) fn transport(failure: &Failure, error: reqwest::Error, url: &Url) -> Self {
+        let kind = if failure.is_untrusted() { ErrorKind::Untrusted } else { ErrorKind::Unreachable };
+        // The path and query of the URL may come from the server: only the origin is shown.
         let origin = url.origin().ascii_serialization();
-        let message = if is_untrusted(&error) {
-            format!("the certificate shown for {origin} is not trusted; check the address, or give its CA")
-        } else if error.is_timeout() {
-            format!("{origin} did not answer in time; check the address and the network")
-        } else if error.is_connect() {
-            format!("cannot reach {origin}; check the address and the network")
-        } else {
-            format!("the connection to {origin} broke; try again")
-        };
-        Self::new(ErrorKind::Unreachable, message).because(error)
+        let message = format!("no answer from {origin}: {failure}; {}", failure.advice());
+        Self::new(kind, message).because(error.without_url())
     }
 
     /// An answer that is not the one hoped for: its status decides the kind.
@@ -157,16 +151,6 @@ impl Error {
     pub(crate) fn meaning(self, kind: ErrorKind, message: impl Into<String>) -> Self {
         self.with(|inner| (inner.kind, inner.message) = (kind, message.into()))
     }
-}
-
-/// Whether the other side's certificate is what went wrong.
-fn is_untrusted(error: &reqwest::Error) -> bool {
-    let mut causes = iter::successors(error.source(), |&cause| match cause.downcast_ref::<io::Error>() {
-        // As a source it would give the causes of what it wraps, and leave that out itself.
-        Some(error) => error.get_ref().map(|inner| inner as _),
-        None => cause.source(),
-    });
-    causes.any(|cause| matches!(cause.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))))
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {

@@ -1,12 +1,14 @@
-//! How connections are made: whom they trust, which proxy they go through.
+//! How connections are made: which certificates they trust, which proxy they go through.
 
 use std::{fmt, time::Duration};
 
-use reqwest::{Proxy, Url, redirect};
+use reqwest::{Proxy, RequestBuilder, Response, Url, redirect};
 use rustls::pki_types::CertificateDer;
 
 use crate::{
     Error, ErrorKind,
+    failure::Failure,
+    proxy::{self, Environment, ProxyServer},
     tls::{self, Trust},
 };
 
@@ -15,8 +17,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How connections are made: see [`ClientBuilder::http`](crate::ClientBuilder::http).
 ///
-/// By default the system's certificates are trusted, and `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` of the environment
-/// are honoured. With the feature `reqwest`, `client_builder` makes an HTTP client for other servers that connects in the
+/// By default the system's certificates are trusted, and the proxies of the environment are used as curl does: `https_proxy`,
+/// `HTTPS_PROXY`, `http_proxy` (in lower case only), `all_proxy`, `ALL_PROXY`, except to the hosts of `no_proxy` and
+/// `NO_PROXY` and, unlike curl, to loopback. With the feature `reqwest`, `client_builder` makes an HTTP client for other servers that connects in the
 /// same way.
 ///
 /// ```
@@ -38,14 +41,40 @@ pub struct HttpOptions {
 }
 
 /// Which way connections go.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 enum Route {
-    /// As the environment says.
+    /// Through the proxies of the environment.
     Environment,
-    /// Straight there.
+    /// Through no proxy.
     Direct,
-    /// Through this HTTP proxy.
-    Proxy(Url),
+    /// Through this proxy.
+    Proxy(ProxyServer),
+}
+
+/// Which proxy each connection of a client goes through.
+#[derive(Debug, Clone)]
+pub(crate) enum Proxies {
+    Environment(Environment),
+    One(Option<ProxyServer>),
+}
+
+impl Route {
+    fn proxies(&self) -> Result<Proxies, Error> {
+        Ok(match self {
+            Self::Environment => Proxies::Environment(Environment::read()?),
+            Self::Direct => Proxies::One(None),
+            Self::Proxy(proxy) => Proxies::One(Some(proxy.clone())),
+        })
+    }
+}
+
+impl Proxies {
+    fn proxy(&self, url: &Url) -> Option<&ProxyServer> {
+        match self {
+            Self::Environment(environment) => environment.proxy(url),
+            Self::One(proxy) => proxy.as_ref(),
+        }
+    }
 }
 
 impl HttpOptions {
@@ -59,8 +88,8 @@ impl HttpOptions {
         }
     }
 
-    /// Trusts these certificate authorities too, beside the system's and those given before: one or more certificates
-    /// as PEM.
+    /// Trusts these certificates too, in addition to the system's and those given before: one or more as PEM, of authorities or
+    /// self-signed ones of servers.
     ///
     /// ```no_run
     /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -77,31 +106,25 @@ impl HttpOptions {
         Ok(self)
     }
 
-    /// Accepts any certificate: whoever sits between here and the server can read everything and take its place.
-    /// For a first try against a server of one's own; [`ca_certificates`](Self::ca_certificates) is the way to stay.
+    /// Accepts any certificate: anyone between this machine and the server can read everything and take its place. For a
+    /// first try against a server of one's own; use [`ca_certificates`](Self::ca_certificates) otherwise.
     pub fn insecure(mut self, insecure: bool) -> Self {
         self.insecure = insecure;
         self
     }
 
-    /// Sends everything through this proxy, `http://` or `https://`, whatever the environment says. User and password may
-    /// stand in the URL, percent-encoded; they are shown nowhere.
+    /// Sends everything through this proxy, whatever the environment says: `http://`, `https://`, `socks5://`, `socks5h://`
+    /// (which resolves names at the proxy), `socks4://` or `socks4a://`. Without a port it is 1080, or 443 of `https://`, as
+    /// in curl. User and password may stand in the URL, percent-encoded; they are shown nowhere.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`]: no URL of such a proxy.
     pub fn proxy(mut self, url: &str) -> Result<Self, Error> {
-        // Without the cause and the text: what is no URL may hold a password all the same.
-        let wrong = || {
-            let message =
-                "the proxy's address cannot be used; give one such as http://proxy.example.com:3128";
+        let proxy = ProxyServer::parse(url).ok_or_else(|| {
+            let message = format!("the proxy's address cannot be used; {}", proxy::EXAMPLE);
             Error::new(ErrorKind::Usage, message)
-        };
-        let url = Url::parse(url).map_err(|_| wrong())?;
-        let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
-        if !matches!(url.scheme(), "http" | "https") || !bare {
-            return Err(wrong());
-        }
-        self.route = Route::Proxy(url);
+        })?;
+        self.route = Route::Proxy(proxy);
         Ok(self)
     }
 
@@ -136,7 +159,7 @@ impl HttpOptions {
 
     /// The same, which fails where `https://` is `required` and could trust nobody.
     pub(crate) fn builder(&self, required: bool) -> Result<reqwest::ClientBuilder, Error> {
-        let trust = if self.insecure { Trust::Anybody } else { Trust::Authorities(&self.authorities) };
+        let trust = if self.insecure { Trust::Any } else { Trust::Authorities(&self.authorities) };
         let builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls::config(trust, required)?)
             // A websocket's handshake is HTTP/1.1; the few other requests need no more.
@@ -145,15 +168,22 @@ impl HttpOptions {
             .redirect(redirect::Policy::none())
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true);
-        Ok(match &self.route {
-            Route::Environment => builder,
-            Route::Direct => builder.no_proxy(),
-            // The cause is left out: it may show the URL.
-            Route::Proxy(url) => builder.proxy(
-                Proxy::all(url.clone())
-                    .map_err(|_| Error::new(ErrorKind::Usage, "the proxy's address cannot be used"))?,
-            ),
+        // Never reqwest's own reading of the environment, which takes `HTTP_PROXY` and knows no loopback.
+        let builder = builder.no_proxy();
+        Ok(match self.route.proxies()? {
+            Proxies::One(None) => builder,
+            proxies => {
+                builder.proxy(Proxy::custom(move |url| proxies.proxy(url).map(|proxy| proxy.url().clone())))
+            }
         })
+    }
+
+    /// Why a request of a client of these options to `url` got no answer. Where the other side does not speak HTTP/1.1 this
+    /// connects once more to find out what it speaks, for 2 s at most.
+    #[cfg(feature = "reqwest")]
+    pub async fn explain(&self, error: &reqwest::Error, url: &Url) -> Failure {
+        let proxy = self.route.proxies().ok().and_then(|proxies| proxies.proxy(url).cloned());
+        Failure::explain(error, url, proxy).await
     }
 }
 
@@ -174,17 +204,6 @@ impl fmt::Debug for HttpOptions {
     }
 }
 
-impl fmt::Debug for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Environment => f.write_str("Environment"),
-            Self::Direct => f.write_str("Direct"),
-            // Its origin only: there may be a password before it.
-            Self::Proxy(url) => write!(f, "Proxy({})", url.origin().ascii_serialization()),
-        }
-    }
-}
-
 /// What requests are sent with.
 #[derive(Clone)]
 pub(crate) enum Connector {
@@ -195,19 +214,51 @@ pub(crate) enum Connector {
 
 impl Connector {
     /// The client. `https`: the server's address says so.
-    pub(crate) fn client(self, https: bool) -> Result<reqwest::Client, Error> {
+    pub(crate) fn client(self, https: bool) -> Result<Http, Error> {
         match self {
-            Self::Options(options) => options
-                .builder(https)?
-                .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-                .build()
-                .map_err(|error| {
-                    Error::new(ErrorKind::Usage, "cannot set up HTTP").because(error.without_url())
-                }),
+            Self::Options(options) => {
+                let client = options
+                    .builder(https)?
+                    .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+                    .build()
+                    .map_err(|error| {
+                        Error::new(ErrorKind::Usage, "cannot set up HTTP").because(error.without_url())
+                    })?;
+                Ok(Http { client, proxies: options.route.proxies()? })
+            }
+            // Through which proxies a foreign client goes is not known.
             #[cfg(feature = "reqwest")]
-            Self::Client(client) => Ok(client),
+            Self::Client(client) => Ok(Http { client, proxies: Proxies::One(None) }),
         }
     }
+}
+
+/// A client that explains its failures.
+#[derive(Clone)]
+pub(crate) struct Http {
+    pub(crate) client: reqwest::Client,
+    proxies: Proxies,
+}
+
+impl Http {
+    /// Sends a request: its answer, or why there is none.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+        let (client, request) = request.build_split();
+        let request = request.map_err(unsendable)?;
+        let url = request.url().clone();
+        match client.execute(request).await {
+            Ok(response) => Ok(response),
+            Err(error) => {
+                let failure = Failure::explain(&error, &url, self.proxies.proxy(&url).cloned()).await;
+                Err(Error::transport(&failure, error, &url))
+            }
+        }
+    }
+}
+
+/// A request that could not even be built.
+pub(crate) fn unsendable(error: reqwest::Error) -> Error {
+    Error::new(ErrorKind::Usage, "the request cannot be sent").because(error.without_url())
 }
 
 impl fmt::Debug for Connector {
@@ -233,15 +284,7 @@ mod tests {
         let shown = format!("{http:?} {:?}", http.builder(false).unwrap());
         assert!(shown.contains("gateway.example:3128"), "{shown}");
         assert!(!shown.contains("hunter2") && !shown.contains("ada"), "{shown}");
-        for bad in [
-            "",
-            "hunter2",
-            "ada:hunter2@h",
-            "socks5://u:hunter2@h",
-            "http://h/hunter2",
-            "http://u:hunter2@",
-            "file:///hunter2",
-        ] {
+        for bad in ["", "ftp://u:hunter2@h", "http://h/hunter2", "http://u:hunter2@", "file:///hunter2"] {
             let error = HttpOptions::new().proxy(bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{bad}");
             assert!(error.source().is_none() && !format!("{error:?}").contains("hunter2"), "{error:?}");

@@ -49,8 +49,7 @@
 //!
 //! Everything needs a tokio runtime. State changes are told as [`tracing`] events and to
 //! [`ListenOptions::on_state`]. TLS is rustls with ring and the system's certificates;
-//! `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured, or what [`HttpOptions`] say;
-//! redirects are never followed.
+//! proxies are those of the environment, as curl reads them, or what [`HttpOptions`] say; redirects are never followed.
 //!
 //! # Features
 //! `reqwest` (off): HTTP clients of reqwest 0.13 as part of the API: `HttpOptions::client_builder`, for a program that
@@ -62,9 +61,11 @@ mod connection;
 mod credentials;
 mod delivery;
 mod error;
+mod failure;
 mod feed;
 mod http;
 mod options;
+mod proxy;
 mod run;
 mod subscription;
 mod tap;
@@ -75,6 +76,7 @@ pub use backoff::Backoff;
 pub use client::Client;
 pub use delivery::Delivery;
 pub use error::{Error, ErrorKind};
+pub use failure::{Failure, FailureCause};
 pub use http::HttpOptions;
 pub use options::{ClientBuilder, LeaseOptions, ListenOptions};
 pub use run::{HandlerError, Run};

@@ -1,24 +1,28 @@
-//! TLS for reqwest: rustls with ring, and whose certificates are believed.
+//! TLS for reqwest: rustls with ring, and which certificates are trusted.
 
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
+    },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
 };
 use rustls_platform_verifier::Verifier;
 
 use crate::{Error, ErrorKind};
 
-/// Whose certificates are believed.
+/// Which certificates are trusted.
 #[derive(Clone, Copy)]
 pub(crate) enum Trust<'a> {
-    /// The system's authorities, and these beside them.
+    /// Those of the system's authorities, those of these authorities, and these certificates themselves.
     Authorities(&'a [CertificateDer<'static>]),
-    /// Anybody's.
-    Anybody,
+    /// Any.
+    Any,
 }
 
 /// Built here instead of by reqwest, for two reasons: reqwest would take its provider from a
@@ -31,16 +35,19 @@ pub(crate) fn config(trust: Trust<'_>, required: bool) -> Result<ClientConfig, E
         .with_safe_default_protocol_versions()
         .map_err(failed)?;
     let builder = match trust {
-        Trust::Anybody => {
+        Trust::Any => {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         }
         Trust::Authorities(extra) => match Verifier::new_with_extra_roots(extra.iter().cloned(), provider) {
-            Ok(verifier) => builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)),
+            Ok(verifier) => {
+                let verifier = TrustedCertificate { verifier, given: extra.to_vec() };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
             Err(error) if required => {
                 let message = "cannot read the system's CA certificates; install them (package ca-certificates) or set SSL_CERT_FILE";
                 return Err(Error::new(ErrorKind::Usage, message).because(error));
             }
-            // Trusts nobody: an `https://` token endpoint then fails by itself, with its own error.
+            // Trusts no certificate: an `https://` token endpoint then fails by itself, with its own error.
             Err(_) => builder.with_root_certificates(RootCertStore::empty()),
         },
     };
@@ -70,7 +77,81 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, E
     Ok(certificates)
 }
 
-/// Believes every certificate, but still asks for proof that the peer holds its key.
+/// The first message of a TLS client.
+pub(crate) fn client_hello() -> Option<Vec<u8>> {
+    let config = config(Trust::Any, false).ok()?;
+    let mut connection =
+        ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").ok()?).ok()?;
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).ok()?;
+    Some(hello)
+}
+
+/// Verifies a chain up to a trusted authority; or that the server's certificate is itself one that was given, with its
+/// validity and name. The ordinary self-signed certificate (`openssl req -x509`) says that it is an authority, and webpki
+/// accepts no authority as a server's certificate.
+#[derive(Debug)]
+struct TrustedCertificate {
+    verifier: Verifier,
+    given: Vec<CertificateDer<'static>>,
+}
+
+impl TrustedCertificate {
+    /// Whether nothing is wrong with the certificate but that it is an authority. webpki checks the validity before that.
+    fn is_given_authority(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> bool {
+        let Some(given) = self.given.iter().find(|given| *given == certificate) else { return false };
+        let (Ok(anchor), Ok(server)) =
+            (webpki::anchor_from_trusted_cert(given), webpki::EndEntityCert::try_from(certificate))
+        else {
+            return false;
+        };
+        let algorithms = ring::default_provider().signature_verification_algorithms.all;
+        let (anchors, usage) = ([anchor], webpki::KeyUsage::server_auth());
+        let verified = server.verify_for_usage(algorithms, &anchors, &[], now, usage, None, None);
+        matches!(verified, Err(webpki::Error::CaUsedAsEndEntity))
+    }
+}
+
+impl ServerCertVerifier for TrustedCertificate {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.is_given_authority(certificate, now) {
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.verifier.verify_server_cert(certificate, intermediates, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+/// Accepts every certificate, but still asks for proof that the peer holds its key.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

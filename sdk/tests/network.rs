@@ -1,35 +1,15 @@
 //! The way to the server: TLS with an authority of one's own, and HTTP proxies, over real ports.
 
 mod common;
+mod tls;
 
-use std::{
-    env,
-    error::Error as _,
-    net::SocketAddr,
-    process::Command,
-    sync::{Arc, Mutex},
-};
+use std::{env, error::Error as _, process::Command};
 
 use common::{Answer, Fake};
 use futures_util::{SinkExt, StreamExt};
-use rustls::{
-    ServerConfig,
-    crypto::ring::{self, sign::any_ecdsa_type},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    sign::{CertifiedKey, SingleCertAndKey},
-};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{TcpListener, TcpStream},
-};
-use tokio_rustls::TlsAcceptor;
+use tls::{AUTHORITY, EXPIRED, SELF_SIGNED, SERVER, proxy, tls};
 use tokio_tungstenite::tungstenite::Message;
 use wwproxy_sdk::{Client, Error, ErrorKind, HttpOptions, ListenOptions};
-
-// Made by tests/tls/make.
-const AUTHORITY: &str = include_str!("tls/authority.pem");
-const SERVER: &str = include_str!("tls/server.pem");
-const SERVER_KEY: &str = include_str!("tls/server-key.pem");
 
 const STATUS: &str = r#"{"registration":null,"stored":0,"leased":0,"dropped":0,"storedBytes":0,"oldestAgeMs":null,"clients":0}"#;
 
@@ -40,69 +20,6 @@ async fn fake() -> Fake {
         None => Answer::json(200, STATUS),
     })
     .await
-}
-
-/// TLS in front of the fake, with this certificate and the server's key.
-async fn tls(fake: &Fake, certificate: &str) -> SocketAddr {
-    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
-    let key = any_ecdsa_type(&PrivateKeyDer::from_pem_slice(SERVER_KEY.as_bytes()).unwrap()).unwrap();
-    // Not checked to belong together, as a server's own configuration would be.
-    let pair = SingleCertAndKey::from(CertifiedKey::new(vec![certificate], key));
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(pair));
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let behind = fake.url.trim_start_matches("http://").to_owned();
-    serve(move |client| {
-        let (acceptor, behind) = (acceptor.clone(), behind.clone());
-        async move {
-            let mut client = acceptor.accept(client).await?;
-            copy_bidirectional(&mut client, &mut TcpStream::connect(behind).await?).await.map(drop)
-        }
-    })
-    .await
-}
-
-/// An HTTP proxy: takes `CONNECT` for whatever host, and leads to `target` or refuses. Remembers the heads of requests.
-async fn proxy(target: Option<SocketAddr>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
-    let heads = Arc::<Mutex<Vec<String>>>::default();
-    let log = heads.clone();
-    let address = serve(move |mut client: TcpStream| {
-        let log = log.clone();
-        async move {
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(client.read_u8().await?);
-            }
-            log.lock().unwrap().push(String::from_utf8(head).unwrap());
-            let Some(target) = target else {
-                let refusal = b"HTTP/1.1 407 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-                return client.write_all(refusal).await;
-            };
-            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
-            copy_bidirectional(&mut client, &mut TcpStream::connect(target).await?).await.map(drop)
-        }
-    })
-    .await;
-    (address, heads)
-}
-
-/// Accepts for ever. A connection that breaks is the client's to notice.
-async fn serve<F>(handle: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> SocketAddr
-where
-    F: Future<Output = std::io::Result<()>> + Send + 'static,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (client, _) = listener.accept().await.unwrap();
-            tokio::spawn(handle(client));
-        }
-    });
-    address
 }
 
 fn client(server: &str, http: HttpOptions) -> Client {
@@ -134,8 +51,8 @@ async fn an_authority_of_ones_own_is_trusted_once_it_is_given() {
     let stranger = HttpOptions::new().no_proxy().client_builder().unwrap().build().unwrap();
     let stranger = Client::builder(&server).app_id("bot").token("t").http_client(stranger).build().unwrap();
     let error = stranger.status().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unreachable);
-    assert!(error.to_string().contains("certificate") && error.to_string().contains("CA"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Untrusted);
+    assert!(error.to_string().contains("certificate") && error.to_string().contains("--ca-cert"), "{error}");
     assert!(told(&error).contains("UnknownIssuer"), "{error:?}");
 
     let client = client(&server, trusting().no_proxy());
@@ -154,6 +71,41 @@ async fn a_trusted_authority_vouches_for_its_names_only() {
     let error = client(&server, trusting().no_proxy()).status().await.unwrap_err();
     assert!(told(&error).contains("NotValidForName"), "{error:?}");
     client(&server, HttpOptions::new().insecure(true).no_proxy()).status().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_is_trusted_once_it_is_given() {
+    let fake = fake().await;
+    let port = tls(&fake, SELF_SIGNED).await.port();
+    let (right, wrong) = (format!("https://127.0.0.1:{port}"), format!("https://localhost:{port}"));
+    let given = || HttpOptions::new().ca_certificates(SELF_SIGNED).unwrap();
+    client(&right, given()).status().await.unwrap();
+    for (server, http, says) in [
+        (&right, trusting(), "its certificate is not trusted; check the address, or give"),
+        (&wrong, given(), "its certificate is for another name (127.0.0.1)"),
+    ] {
+        let error = client(server, http).status().await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Untrusted && error.to_string().contains(says), "{error}");
+    }
+
+    let expired = format!("https://{}", tls(&fake, EXPIRED).await);
+    let http = HttpOptions::new().ca_certificates(EXPIRED).unwrap();
+    let error = client(&expired, http).status().await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Untrusted && !error.is_transient(), "{error:?}");
+    assert!(
+        error.to_string().contains("its certificate expired ") && error.to_string().contains("days ago"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_trusted_ends_a_subscription() {
+    let fake = fake().await;
+    let server = format!("https://{}", tls(&fake, SERVER).await);
+    let http = HttpOptions::new().ca_certificates(SELF_SIGNED).unwrap();
+    let mut events = client(&server, http).listen(ListenOptions::new());
+    assert_eq!(events.next().await.unwrap().unwrap_err().kind(), ErrorKind::Untrusted);
+    assert!(events.next().await.is_none());
 }
 
 #[tokio::test]
@@ -190,6 +142,8 @@ async fn a_proxy_that_refuses_is_said_without_its_password() {
     let error = client("https://proxy.example", http).status().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     let text = told(&error);
+    let says = format!("the proxy asks for credentials (proxy http://{address});");
+    assert!(error.to_string().contains(&says), "{error}");
     assert!(!text.contains("hunter2") && !text.contains("YWRhOmh1bnRlcjI"), "{text}");
     assert_eq!(heads.lock().unwrap().len(), 1);
 }
@@ -208,6 +162,9 @@ async fn the_environment_names_a_proxy_unless_the_program_does() {
         (far, "", vec![("HTTPS_PROXY", &*named)], true),
         (far, "", vec![("https_proxy", &*named)], true),
         (far, "", vec![("ALL_PROXY", &*named)], true),
+        (far, "", vec![("https_proxy", &*named), ("HTTPS_PROXY", &*dead)], true),
+        (far, "", vec![("https_proxy", ""), ("HTTPS_PROXY", &*named), ("HTTP_PROXY", &*dead)], true),
+        (&*near, "", vec![("HTTPS_PROXY", &*dead), ("ALL_PROXY", &*dead)], false),
         (&*near, "", vec![("HTTPS_PROXY", &*dead), ("NO_PROXY", "127.0.0.1")], false),
         (&*near, "none", vec![("HTTPS_PROXY", &*dead)], false),
         (far, &*named, vec![("HTTPS_PROXY", &*dead), ("NO_PROXY", "*")], true),

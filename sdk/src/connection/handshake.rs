@@ -10,7 +10,7 @@ use tokio_tungstenite::{
 };
 use wwproxy_protocol::api::{SUBPROTOCOL_V2, path};
 
-use crate::{Client, Error, ErrorKind, ListenOptions};
+use crate::{Client, Error, ErrorKind, ListenOptions, failure::Failure};
 
 /// The codec's buffers, in bytes. Its own default of 128 KiB each is for far more traffic.
 const SOCKET_BUFFER_BYTES: usize = 16 * 1024;
@@ -34,9 +34,10 @@ pub(crate) async fn connect(
             .header(header::SEC_WEBSOCKET_KEY, &key)
             .header(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL_V2)
     };
-    let response = client.send(&url, request).await?;
+    let response = client.send(request).await?;
     let v2 = check(&response, &key)?;
-    let upgraded = response.upgrade().await.map_err(|error| Error::transport(error, &url))?;
+    let failed = |error| Error::transport(&Failure::of(&error, &url), error, &url);
+    let upgraded = response.upgrade().await.map_err(failed)?;
     let config = WebSocketConfig::default()
         .read_buffer_size(SOCKET_BUFFER_BYTES)
         .write_buffer_size(SOCKET_BUFFER_BYTES)
