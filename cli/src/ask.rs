@@ -13,9 +13,21 @@ pub(crate) struct Person {
     stop: Stop,
 }
 
+/// Whether somebody can see a question and answer it.
+pub(crate) fn is_there() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
 impl Person {
     pub(crate) fn find() -> anyhow::Result<Self> {
-        Ok(Self { there: io::stdin().is_terminal() && io::stderr().is_terminal(), stop: Stop::on_signals()? })
+        Ok(Self { there: is_there(), stop: Stop::on_signals()? })
+    }
+
+    /// Asks a question that only `y` or `yes` answers with yes.
+    pub(crate) async fn confirm(&self, question: &str) -> anyhow::Result<bool> {
+        prompt(&format!("{question} [y/N]"));
+        let answer = self.answer(read_line).await?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 
     /// Asks for what the flag would give.
@@ -56,7 +68,7 @@ impl Person {
     ) -> anyhow::Result<String> {
         select! {
             answer = spawn_blocking(read) => answer?.context("cannot ask on this terminal"),
-            () = self.stop.wait() => Err(anyhow!("stopped; nothing was saved")),
+            () = self.stop.wait() => Err(anyhow!("stopped; nothing was changed")),
         }
     }
 }

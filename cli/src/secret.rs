@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use wwproxy_sdk::Secret;
 
 use crate::args::Usage;
 
@@ -27,10 +28,20 @@ pub(crate) fn of_flags(text: Option<&str>, file: Option<&Path>) -> anyhow::Resul
     }
 }
 
+/// The webhook secret: from flags, or from `WEBHOOK_SECRET`.
+pub(crate) fn webhook_secret(text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<Secret>> {
+    let given = of_flags(text, file)?;
+    let given = given.map_or_else(|| of_environment("WEBHOOK_SECRET"), |given| Ok(Some(given)))?;
+    Ok(given.map(Secret::new))
+}
+
 /// The secret in a variable, or in the file that the variable with `_FILE` after its name gives.
 pub(crate) fn of_environment(name: &str) -> anyhow::Result<Option<String>> {
     if let Some(text) = variable(name)? {
-        return Ok(Some(text));
+        // Kubernetes and Docker set variables from files with the end of line that these have.
+        let secret = without_line_end(&text);
+        let missing = || Usage(format!("{name} of the environment holds an end of line only"));
+        return if secret.is_empty() { Err(missing().into()) } else { Ok(Some(secret.to_owned())) };
     }
     variable(&format!("{name}_FILE"))?.map(|file| read_file(file.as_ref())).transpose()
 }
@@ -56,21 +67,64 @@ pub(crate) fn read_file(path: &Path) -> anyhow::Result<String> {
     read(file).with_context(|| format!("cannot use the secret in {name}"))
 }
 
-/// The secret in the input, without the newline that editors and `echo` end it with.
+/// The secret in the input.
 fn read(input: impl Read) -> anyhow::Result<String> {
-    let mut secret = String::new();
-    input.take(MAX_SECRET_BYTES + 1).read_to_string(&mut secret)?;
-    if secret.len() as u64 > MAX_SECRET_BYTES {
+    let mut bytes = Vec::new();
+    input.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_SECRET_BYTES {
         return Err(
             Usage(format!("it is longer than {MAX_SECRET_BYTES} bytes; is it the right file?")).into()
         );
     }
-    let line = secret.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
-    let secret = line.unwrap_or(&secret);
+    Ok(parse(&bytes)?)
+}
+
+/// The secret in a file as editors and shells write it: on one line, with or without an end of line and a byte order mark, in UTF-8
+/// or, as PowerShell's `>` writes it, in UTF-16.
+fn parse(bytes: &[u8]) -> Result<String, Usage> {
+    let wrong = |what: &str| Err(Usage(what.into()));
+    let Some(text) = decode(bytes).filter(|text| !text.contains('\0')) else {
+        return wrong("it is neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8");
+    };
+    let secret = without_line_end(&text);
     if secret.is_empty() {
-        return Err(Usage("it is empty".into()).into());
+        return wrong("it is empty");
+    }
+    if secret.contains(['\n', '\r']) {
+        return wrong("it has more than one line; save the secret alone in a file");
+    }
+    if is_assignment(secret) {
+        return wrong("it holds NAME=VALUE, as environment files do; save the value alone in a file");
     }
     Ok(secret.to_owned())
+}
+
+fn decode(bytes: &[u8]) -> Option<String> {
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let (pairs, rest) = bytes.as_chunks::<2>();
+        let units: Vec<_> = pairs.iter().map(|pair| unit(*pair)).collect();
+        String::from_utf16(&units).ok().filter(|_| rest.is_empty())
+    };
+    match bytes {
+        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, rest @ ..] | rest => String::from_utf8(rest.to_vec()).ok(),
+    }
+}
+
+/// The text without ends of lines at its end. Before that of Windows also without spaces: `echo secret > file` of cmd writes one.
+fn without_line_end(text: &str) -> &str {
+    let line = text.trim_end_matches(['\n', '\r']);
+    if text[line.len()..].starts_with('\r') { line.trim_end_matches(' ') } else { line }
+}
+
+/// Whether a line sets a variable that is named after a secret, such as `export WEBHOOK_SECRET=...`.
+fn is_assignment(line: &str) -> bool {
+    let line = line.strip_prefix("export ").unwrap_or(line);
+    line.split_once('=').is_some_and(|(name, _)| {
+        name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+            && ["SECRET", "TOKEN", "KEY", "PASSWORD"].iter().any(|end| name.ends_with(end))
+    })
 }
 
 #[cfg(test)]
@@ -78,14 +132,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_newline_at_the_end_is_not_part_of_the_secret() {
-        for (input, secret) in [("s", "s"), ("s\n", "s"), ("s\r\n", "s"), ("s\n\n", "s\n"), (" s \n", " s ")]
-        {
-            assert_eq!(read(input.as_bytes()).unwrap(), secret, "{input:?}");
+    fn a_secret_is_read_as_editors_and_shells_write_it() {
+        let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| -> Vec<u8> {
+            text.encode_utf16().flat_map(bytes).collect()
+        };
+        for (input, secret) in [
+            (b"s".to_vec(), "s"),
+            (b"s\n".to_vec(), "s"),
+            (b"s\r\n".to_vec(), "s"),
+            (b"s\n\n".to_vec(), "s"),
+            (b"s \r\n".to_vec(), "s"),
+            (b" s \n".to_vec(), " s "),
+            (b"\xef\xbb\xbfs\r\n".to_vec(), "s"),
+            (utf16("\u{feff}sé\r\n", u16::to_le_bytes), "sé"),
+            (utf16("\u{feff}s\n", u16::to_be_bytes), "s"),
+            (b"c2VjcmV0==\n".to_vec(), "c2VjcmV0=="),
+            (b"a=b\n".to_vec(), "a=b"),
+        ] {
+            assert_eq!(read(&*input).unwrap(), secret, "{input:?}");
         }
         assert!(read(io::repeat(b'x')).is_err());
-        for bad in [&b"\xff"[..], b"", b"\n"] {
-            assert!(read(bad).is_err());
+    }
+
+    #[test]
+    fn what_is_no_secret_is_an_error_that_says_what_to_do() {
+        for (input, says) in [
+            (&b"\xff"[..], "save it as UTF-8"),
+            (b"s\0e\0\n\0", "save it as UTF-8"),
+            (b"\xff\xfes", "save it as UTF-8"),
+            (b"", "empty"),
+            (b"\n", "empty"),
+            (b"\xef\xbb\xbf\r\n", "empty"),
+            (b"hunter2\nb\n", "more than one line"),
+            (b"SECRET=hunter2\n", "NAME=VALUE"),
+            (b"export WEBHOOK_SECRET=hunter2", "NAME=VALUE"),
+        ] {
+            let error = read(input).unwrap_err().to_string();
+            assert!(error.contains(says) && !error.contains("hunter2"), "{error}");
         }
     }
 }

@@ -4,6 +4,21 @@ use wwproxy_sdk::EventMessage;
 
 use crate::filter::Filter;
 
+/// The types of Watson Work's webhooks.
+pub(crate) const WATSON_WORK_TYPES: [&str; 11] = [
+    "message-created",
+    "message-edited",
+    "message-deleted",
+    "message-annotation-added",
+    "message-annotation-removed",
+    "reaction-added",
+    "reaction-removed",
+    "space-members-added",
+    "space-members-removed",
+    "space-updated",
+    "space-deleted",
+];
+
 /// What an event must be to be taken.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Selection")]

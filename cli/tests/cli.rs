@@ -135,6 +135,40 @@ async fn small_commands_do_their_work() {
     assert_eq!(fake.requests().pop().unwrap().body, r#"{"secret":"hook-hunter2"}"#);
 }
 
+#[tokio::test]
+async fn a_webhook_secret_is_registered_from_wherever_it_is_kept() {
+    let fake = proxy(|_| Answer::status(201)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret.txt");
+    let path = file.to_str().unwrap();
+    let registered = |fake: &Fake| fake.requests().pop().unwrap().body;
+    // Of `echo -n`, `echo`, Notepad, cmd and PowerShell.
+    let utf16: Vec<u8> = "\u{feff}hook-hunter2\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let files: [&[u8]; 5] =
+        [b"hook-hunter2", b"hook-hunter2\n", b"\xef\xbb\xbfhook-hunter2\r\n", b"hook-hunter2 \r\n", &utf16];
+    for content in files {
+        std::fs::write(&file, content).unwrap();
+        let output = wwproxy(&fake.url, &["register", "--webhook-secret-file", path]).output().await.unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(registered(&fake), r#"{"secret":"hook-hunter2"}"#);
+    }
+    for (name, value) in [("WEBHOOK_SECRET", "from-variable\n"), ("WEBHOOK_SECRET_FILE", path)] {
+        let output = wwproxy(&fake.url, &["register"]).env(name, value).output().await.unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    assert_eq!(registered(&fake), r#"{"secret":"hook-hunter2"}"#);
+    let mut given = wwproxy(&fake.url, &["register", "argument"]);
+    assert!(given.env("WEBHOOK_SECRET", "variable").output().await.unwrap().status.success());
+    assert_eq!(registered(&fake), r#"{"secret":"argument"}"#);
+
+    assert_fails(&wwproxy(&fake.url, &["register"]).output().await.unwrap(), 2, "--webhook-secret-file");
+    for (content, says) in [("SECRET=hunter2\n", "NAME=VALUE"), ("a\nb\n", "one line"), ("\n", "empty")] {
+        std::fs::write(&file, content).unwrap();
+        let output = wwproxy(&fake.url, &["register", "--webhook-secret-file", path]).output().await.unwrap();
+        assert_fails(&output, 2, says);
+    }
+}
+
 /// Leases of two events, one event, none; then acks and releases of anything.
 async fn queue() -> Fake {
     let leases = AtomicUsize::new(0);

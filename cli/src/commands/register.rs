@@ -1,30 +1,37 @@
-//! `wwproxy register <webhook-secret>`
+//! `wwproxy register`
 
-use wwproxy_sdk::{Client, Secret};
+use std::path::PathBuf;
+
+use wwproxy_sdk::Client;
 
 use crate::{args::Usage, output::say, secret};
 
 /// Register the app's webhook secret, so that its webhooks are taken
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  wwproxy register - < webhook-secret.txt")]
+#[command(after_help = "\
+Examples:
+  wwproxy register --webhook-secret-file webhook-secret.txt
+  wwproxy register - < webhook-secret.txt
+  WEBHOOK_SECRET=... wwproxy register")]
 pub(crate) struct Register {
-    /// The secret that the sender signs webhooks with; `-` reads it from stdin, which keeps it from the process list
+    /// The secret that the sender signs webhooks with, also as `WEBHOOK_SECRET`; `-` reads it from stdin. Safer in a file or in the
+    /// environment: everyone who can list processes sees arguments
     #[arg(value_name = "WEBHOOK-SECRET")]
-    webhook_secret: String,
+    webhook_secret: Option<String>,
+    /// A file with the webhook secret, also as `WEBHOOK_SECRET_FILE`; `-` is stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "webhook_secret")]
+    webhook_secret_file: Option<PathBuf>,
 }
 
 impl Register {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
-        let secret = match &*self.webhook_secret {
-            "-" => secret::read_file("-".as_ref())?,
-            _ => self.webhook_secret,
+        let (text, file) = match self.webhook_secret.as_deref() {
+            Some("-") => (None, Some("-".into())),
+            text => (text, self.webhook_secret_file),
         };
-        if secret.is_empty() {
-            return Err(
-                Usage("the webhook secret is empty; give the one that the sender signs with".into()).into()
-            );
-        }
-        client.register(&Secret::new(secret)).await?;
+        let secret = secret::webhook_secret(text, file.as_deref())?;
+        let missing = "give the webhook secret: --webhook-secret-file FILE, WEBHOOK_SECRET, or - for stdin";
+        client.register(&secret.ok_or_else(|| Usage(missing.into()))?).await?;
         say(&format!(
             "registered {}; its webhooks go to {}/hook/{0}",
             client.app_id(),

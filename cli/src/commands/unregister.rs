@@ -1,16 +1,33 @@
 //! `wwproxy unregister`
 
+use anyhow::{Context as _, anyhow};
 use wwproxy_sdk::Client;
 
-use crate::output::say;
+use crate::{
+    ask::{self, Person},
+    output::say,
+};
 
 /// End the app's registration and delete its stored events
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  wwproxy unregister")]
-pub(crate) struct Unregister;
+#[command(after_help = "Example:\n  wwproxy unregister --yes")]
+pub(crate) struct Unregister {
+    /// Do not ask. Without a terminal nothing is asked
+    #[arg(short, long)]
+    yes: bool,
+}
 
 impl Unregister {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
+        if !self.yes && ask::is_there() {
+            let status = client.status().await;
+            let status = status.context("cannot see whether events are stored; --yes does not ask")?;
+            let question =
+                format!("Unregister {} and delete its stored events ({})?", client.app_id(), status.stored);
+            if status.stored > 0 && !Person::find()?.confirm(&question).await? {
+                return Err(anyhow!("{} is still registered; nothing was deleted", client.app_id()));
+            }
+        }
         client.unregister().await?;
         say(&format!("unregistered {}; its stored events are deleted", client.app_id()));
         Ok(())

@@ -13,7 +13,7 @@ use crate::{
 #[test]
 fn a_sample_is_taken_by_the_server_each_time() {
     let world = World::new();
-    for kind in ["message-created", "space-members-added", "reaction-added", "my-own"] {
+    for kind in ["message-created", "space-members-added", "reaction-added", "reaction-removed"] {
         world.send(&["--type", kind]);
     }
     let sent = world.send(&["--count", "20", "--rate", "1000"]);
@@ -28,6 +28,16 @@ fn a_sample_is_taken_by_the_server_each_time() {
     let ids: BTreeSet<_> = samples.map(|event| event["messageId"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), 21);
     assert_eq!(printed.matches("{\"n\": 1.0}").count(), 3);
+}
+
+#[test]
+fn an_unknown_type_is_refused_with_a_suggestion() {
+    let world = World::new();
+    let output = world.command(&["send", "--type", "mesage-created"]).output().unwrap();
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{talk}");
+    assert!(talk.contains("'message-created'") && talk.contains("space-deleted"), "{talk}");
+    assert!(world.run(&["send", "--help"]).contains("message-annotation-removed"));
 }
 
 #[test]
@@ -54,7 +64,7 @@ fn what_is_refused_is_told_by_its_exit_code() {
     assert_eq!(ended(&["--data", "no json"], WEBHOOK_SECRET).0, 1);
     assert_eq!(ended(&["--to", "http://127.0.0.1:1"], WEBHOOK_SECRET).0, 5);
     assert_eq!(ended(&[], "").0, 2);
-    assert_eq!(ended(&["--data", "{}", "--type", "x"], WEBHOOK_SECRET).0, 2);
+    assert_eq!(ended(&["--data", "{}", "--type", "message-created"], WEBHOOK_SECRET).0, 2);
     let target = Target::new(&[Answer::Redirect]);
     assert_eq!(ended(&["--to", &target.address], WEBHOOK_SECRET).0, 1);
 }

@@ -94,6 +94,39 @@ fn no_character_that_reorders_or_breaks_lines_reaches_the_terminal() {
 }
 
 #[test]
+fn unregistering_asks_when_events_would_be_deleted() {
+    let world = World::new();
+    let unregister = |args: &[&str], answer: &str| {
+        let mut child = terminal(&world, &[&["unregister"], args].concat()).spawn().unwrap();
+        let mut keys = child.stdin.take().unwrap();
+        writeln!(keys, "{answer}").unwrap();
+        let mut screen = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut screen).unwrap();
+        (child.wait().unwrap().code(), screen)
+    };
+    world.post("{}");
+    for no in ["", "n", "nonsense"] {
+        let (code, screen) = unregister(&[], no);
+        assert!(
+            code == Some(1) && screen.contains("Unregister my-bot and delete its stored events (1)?"),
+            "{screen}"
+        );
+        assert!(screen.contains("nothing was deleted"), "{screen}");
+        assert_eq!(world.status()["stored"], 1);
+    }
+    assert_eq!(unregister(&[], "y").0, Some(0));
+    assert_eq!(world.status()["registration"], serde_json::Value::Null);
+
+    // Without events, and with --yes, nothing is asked.
+    world.run_with_input(&["register", "-"], WEBHOOK_SECRET);
+    assert!(!unregister(&[], "").1.contains("delete its"));
+    world.run_with_input(&["register", "-"], WEBHOOK_SECRET);
+    world.post("{}");
+    let (code, screen) = unregister(&["--yes"], "");
+    assert!(code == Some(0) && !screen.contains("delete its"), "{screen}");
+}
+
+#[test]
 fn a_login_asks_for_what_is_missing_and_does_not_show_the_secret() {
     let world = World::new();
     let mut command = terminal(&world, &["login", "--profile", "asked"]);

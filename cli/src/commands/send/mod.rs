@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use clap::builder::PossibleValuesParser;
 use indicatif::ProgressBar;
 use reqwest::header::{HeaderName, HeaderValue};
 use tokio::{
@@ -25,6 +26,7 @@ use crate::{
     args::Usage,
     output::say,
     saved, secret,
+    selection::WATSON_WORK_TYPES,
     stop::Stop,
     target::{is_framing, parse_url},
 };
@@ -54,8 +56,8 @@ pub(crate) struct Send {
     /// Where to, instead of the app's hook on the server; a bare port means http://127.0.0.1:PORT
     #[arg(long, value_name = "URL")]
     to: Option<String>,
-    /// Send a sample of this type of Watson Work's webhooks, with new ids and the time of now
-    #[arg(long = "type", value_name = "TYPE", default_value = "message-created", conflicts_with_all = ["data", "file", "challenge"])]
+    /// Send a sample of this type of Watson Work's webhooks, with new ids and the current time; use --data for any other body
+    #[arg(long = "type", value_name = "TYPE", default_value = "message-created", value_parser = PossibleValuesParser::new(WATSON_WORK_TYPES), conflicts_with_all = ["data", "file", "challenge"])]
     kind: String,
     /// Send this body, byte for byte; `@FILE` reads it from a file, `-` from stdin
     #[arg(long, value_name = "JSON", conflicts_with_all = ["file", "challenge"])]
@@ -99,7 +101,8 @@ impl Send {
             Some(to) => parse_url(to).map_err(Usage)?.0,
             None => access.hook()?,
         };
-        let secret = self.secret()?;
+        let secret =
+            secret::webhook_secret(self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref())?;
         let hook = Hook::new(url, &access.http()?, self.timeout, self.headers.iter().cloned().collect())?;
         if self.challenge {
             return hook.challenge(&secret.ok_or_else(no_secret)?).await;
@@ -109,12 +112,6 @@ impl Send {
             return Err(no_secret().into());
         }
         self.send_all(&hook, &content, secret.as_ref()).await
-    }
-
-    fn secret(&self) -> anyhow::Result<Option<Secret>> {
-        let given = secret::of_flags(self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref())?;
-        let given = given.map_or_else(|| secret::of_environment("WEBHOOK_SECRET"), |it| Ok(Some(it)))?;
-        Ok(given.map(Secret::new))
     }
 
     fn content(&self) -> anyhow::Result<Content> {

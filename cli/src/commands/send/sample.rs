@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn samples_are_json_of_their_type_and_differ() {
-        for kind in ["message-created", "message-edited", "space-updated", "space-deleted", "my \"own\""] {
+        for kind in crate::selection::WATSON_WORK_TYPES {
             let value: Value = serde_json::from_str(&body(kind, SystemTime::now())).unwrap();
             assert_eq!(value["type"], kind);
             assert!(value["time"].is_u64() && value["spaceId"].is_string());
