@@ -24,6 +24,7 @@ mod races;
 mod register;
 mod shapes;
 mod sharing;
+mod sizes;
 mod startup;
 mod tap;
 mod v2;

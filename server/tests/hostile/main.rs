@@ -5,6 +5,7 @@ mod bombs;
 #[path = "../common/mod.rs"]
 mod common;
 mod many;
+mod silent;
 mod slow;
 
 use crate::common::{App, Server};

@@ -1,0 +1,81 @@
+//! How large an answer and a message of the server can be.
+
+use serde_json::{Value, json};
+
+use crate::common::{App, Server, sign};
+
+const MIB: usize = 1 << 20;
+/// The most bytes of events in one answer.
+const MAX_ANSWER: usize = 16 * MIB;
+/// The most that a message has beside its body.
+const MAX_ENVELOPE: usize = 256 << 10;
+
+/// A JSON array of this many bytes, which begins with its number.
+fn body(n: usize, bytes: usize) -> String {
+    let start = format!("[{n},\"");
+    format!("{start}{}\"]", "x".repeat(bytes - start.len() - 2))
+}
+
+/// Takes these events by polls and by leases, and checks how many come in each answer.
+async fn come_in_answers_of(server: &Server, sent: &[String], expected: &[usize]) {
+    for id in ["poll", "lease"] {
+        let app = server.app(id).await;
+        for body in sent {
+            app.receive(body.as_str()).await;
+        }
+        let (mut taken, mut counts) = (0, Vec::new());
+        while taken < sent.len() {
+            let bodies = if id == "poll" { app.poll_bodies().await } else { leased(&app).await };
+            let expected = &sent[taken..][..bodies.len()];
+            assert!(!bodies.is_empty() && bodies == expected, "{id}: whole and in order");
+            taken += bodies.len();
+            counts.push(bodies.len());
+        }
+        assert_eq!(counts, expected, "{id}");
+    }
+}
+
+async fn leased(app: &App) -> Vec<String> {
+    let events = app.lease(json!({})).await;
+    events.into_iter().map(|event| String::from_utf8(event.body.to_vec()).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn an_answer_has_at_most_16_mib_of_events() {
+    let server = Server::start(&[]);
+    let sent: Vec<_> = (0..6).map(|n| body(n, 7 * MIB / 2)).collect();
+    come_in_answers_of(&server, &sent, &[4, 2]).await;
+}
+
+#[tokio::test]
+async fn an_event_larger_than_an_answer_comes_alone() {
+    let server = Server::start(&["--max-body", "20MiB"]);
+    let sent = [body(0, 100), body(1, MAX_ANSWER + MIB), body(2, 100)];
+    come_in_answers_of(&server, &sent, &[1, 1, 1]).await;
+}
+
+/// What a sender can do to make a message large: headers whose every character is escaped in JSON.
+#[tokio::test]
+async fn a_message_has_at_most_256_kib_beside_its_body() {
+    let server = Server::start(&["--max-body", "64KiB"]);
+    let app = server.app("bot").await;
+    let body = body(0, 64 << 10);
+    let (path, signature) = (app.hook_path(), sign(&app.secret, &body));
+    let headers: Vec<_> = (0..7).map(|n| format!("x-{n}: {}\r\n", "\"".repeat(8 << 10))).collect();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nx-outbound-token: {signature}\r\n");
+    let request = format!("{head}{}content-length: {}\r\n\r\n{body}", headers.concat(), body.len());
+    let mut connection = app.raw().await;
+    connection.send(request).await;
+    assert_eq!(connection.answer().await.status, 201);
+
+    let (mut socket, _) = app.listen_v2("").await;
+    let message = socket.next().await;
+    let event: Value = serde_json::from_str(&message).unwrap();
+    assert_eq!(event["headers"].as_array().unwrap().len(), 7 + 3);
+    let envelope = message.len() - body.len();
+    assert!(envelope > 100 << 10, "the headers are escaped: {envelope}");
+    assert!(envelope <= MAX_ENVELOPE, "{envelope}");
+    drop(socket);
+    let mut socket = app.listen("").await;
+    assert!(socket.next().await.len() <= body.len() + 100, "a legacy message has no headers");
+}
