@@ -25,12 +25,23 @@ use crate::{
     store::{Limits, MemoryStore, OpenError, Overflow, RedbStore, Store},
 };
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    stopped after SIGTERM or SIGINT, or the command is done
+  1    could not start, or the command failed
+  2    wrong usage
+  130  ended at once by a second SIGINT
+  143  ended at once by a second SIGTERM";
+
 /// Receives webhooks for apps without a public address: verifies them, keeps them, and hands them on.
 ///
 /// Each flag can also stand in the environment. Sizes take K, M and G, or KiB, MiB and GiB (powers of 1024), or
 /// KB, MB and GB (powers of 1000); times take ms, s, m, h or d.
+///
+/// SIGTERM and SIGINT drain and exit 0; a second one ends the server at once. SIGHUP has no effect. The credentials file
+/// is read again whenever it changes.
 #[derive(Debug, Parser)]
-#[command(name = "wwproxy-server", version, max_term_width = 100, args_conflicts_with_subcommands = false)]
+#[command(name = "wwproxy-server", version, max_term_width = 100, args_conflicts_with_subcommands = false, after_help = EXIT_CODES)]
 pub struct Config {
     /// Address to listen on: IP:PORT, PORT for 127.0.0.1, or :PORT for all addresses; port 0 takes any that is free
     #[arg(long, value_name = "ADDRESS", env = "WWPROXY_LISTEN", default_value = "127.0.0.1:8080")]
@@ -111,7 +122,7 @@ pub struct Config {
     #[arg(long, value_name = "TIME", env = "WWPROXY_LEASE", default_value = "60s", value_parser = duration)]
     pub lease: Duration,
 
-    /// How the log looks, on stderr
+    /// How the log looks, on stderr; with `json` the line on stdout that names the address is JSON, too
     #[arg(long, env = "WWPROXY_LOG", value_enum, default_value_t = LogFormat::Text)]
     pub log: LogFormat,
 

@@ -34,7 +34,11 @@ mod tally;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::address::{PublicUrl, TrustedProxy};
@@ -121,9 +125,15 @@ impl Server {
             stop.cancel();
         });
         tasks.close();
-        if timeout(settings.shutdown_grace, tasks.wait()).await.is_err() {
+        let (began, connections) = (Instant::now(), tasks.len());
+        tracing::info!(connections, "draining: requests under way finish, websockets are closed");
+        let cut_off = match timeout(settings.shutdown_grace, tasks.wait()).await {
+            Ok(()) => 0,
+            Err(_) => tasks.len(),
+        };
+        if cut_off > 0 {
             tracing::warn!(
-                connections = tasks.len(),
+                connections = cut_off,
                 "connections were cut off: they took longer than the grace"
             );
         }
@@ -136,5 +146,7 @@ impl Server {
                 tracing::error!("the store did not close in time; some accepted events may be repeated");
             }
         }
+        let took = began.elapsed();
+        tracing::info!(drained = connections - cut_off.min(connections), cut_off, ?took, "stopped");
     }
 }

@@ -1,17 +1,28 @@
 //! The proxy as a program: parse, build, serve until a signal, drain.
 
-use std::{io::Write, process::ExitCode};
+mod log;
+mod signals;
+
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
 use wwproxy_server::{
     Server, Settings,
-    config::{AppCommand, Command, Config, LogFormat},
+    config::{AppCommand, Command, Config, Identity, LogFormat},
     open_files,
 };
 
+use self::log::say;
+
+/// The exit code of a usage error, as clap's.
+const USAGE: u8 = 2;
+
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let config = match Config::try_parse() {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
     let done = match &config.command {
         Some(Command::App(command)) => manage_apps(&config, command),
         None => serve(&config),
@@ -19,15 +30,31 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("wwproxy-server: {error:#}");
+            if config.command.is_none() && config.log == LogFormat::Json {
+                tracing::error!(error = format!("{error:#}"), "the server could not start");
+            } else {
+                eprintln!("wwproxy-server: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }
 }
 
+/// Reports flags that cannot be parsed, and prints help or version.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || !log::is_json_wanted() {
+        error.exit();
+    }
+    log::start(LogFormat::Json, tracing::Level::INFO);
+    tracing::error!(error = error.to_string().trim_end(), "the command line is not valid");
+    ExitCode::from(USAGE)
+}
+
 #[tokio::main]
 async fn serve(config: &Config) -> anyhow::Result<()> {
-    start_log(config);
+    log::start(config.log, config.log_level);
+    // First, so that a signal during a long opening of the store is not lost.
+    let stop = signals::stop_signal()?;
     let settings = config.settings();
     let settings =
         Settings { max_connections: open_files::fit_connections(settings.max_connections), ..settings };
@@ -36,12 +63,27 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let listener = config.listen.bind().await.with_context(|| {
         format!("cannot listen on {}: choose another address with --listen", config.listen)
     })?;
-    let stop = stop_signal()?;
     let (address, store_address) = (listener.local_addr()?, config.store_address()?);
-    // Whoever started the server need not read it.
-    let _ =
-        say(&format!("listening on http://{address}, store {store_address}, identity {}", config.identity));
+    log::announce(config, address, &store_address);
+    log::log_start(config, &settings, address, &store_address);
+    warn_without_apps(config)?;
     Server::new(store, identity, settings).serve(listener, stop).await;
+    Ok(())
+}
+
+/// On a public address a missing credentials file is likely a wrong path.
+fn warn_without_apps(config: &Config) -> anyhow::Result<()> {
+    if config.identity != Identity::Builtin || config.listen.is_loopback() {
+        return Ok(());
+    }
+    let apps = config.apps()?;
+    if !apps.path().exists() {
+        tracing::warn!(
+            file = %apps.path().display(),
+            "there is no credentials file, so no client can get a token: add an app with `wwproxy-server app add ID`, or \
+             name the file with --apps"
+        );
+    }
     Ok(())
 }
 
@@ -62,44 +104,4 @@ fn manage_apps(config: &Config, command: &AppCommand) -> anyhow::Result<()> {
         AppCommand::Remove { id } => apps.remove(id)?,
     }
     Ok(())
-}
-
-/// A line on stdout.
-fn say(line: &str) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{line}")?;
-    stdout.flush()
-}
-
-fn start_log(config: &Config) {
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(config.log_level);
-    match config.log {
-        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
-        LogFormat::Json => log.json().init(),
-    }
-}
-
-/// Done at SIGTERM or SIGINT.
-#[cfg(unix)]
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-/// Done at Ctrl-C.
-#[cfg(not(unix))]
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    Ok(async {
-        // Without the signal there is nothing to stop the server but ending the process.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    })
 }

@@ -113,6 +113,12 @@ impl Apps {
         Self { path: path.into(), read: Mutex::new(None) }
     }
 
+    /// Where the file is, or would be.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The hash of the app's secret, as the file says now.
     pub(super) fn secret_hash(&self, app: &AppId) -> Result<Option<SecretHash>, AppsError> {
         Ok(self.known()?.get(app).copied())

@@ -55,9 +55,8 @@ impl Server {
         let mut greeting = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
         let greeting = greeting.trim_end().to_owned();
-        let address = greeting.strip_prefix("listening on http://").and_then(|rest| rest.split_once(", "));
-        let Some((address, _)) = address else { panic!("{greeting:?}, and: {}", log.lock().unwrap()) };
-        Self { address: address.to_owned(), greeting, child, home, http: http_client(), log }
+        let Some(address) = address(&greeting) else { panic!("{greeting:?}, and: {}", log.lock().unwrap()) };
+        Self { address, greeting, child, home, http: http_client(), log }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -152,4 +151,13 @@ impl Drop for Server {
             eprintln!("--- the server's log\n{}---", self.log());
         }
     }
+}
+
+/// The address in the line on stdout, which is JSON with `--log json`.
+fn address(greeting: &str) -> Option<String> {
+    let url = match serde_json::from_str::<serde_json::Value>(greeting) {
+        Ok(greeting) => greeting["listening"].as_str()?.to_owned(),
+        Err(_) => greeting.strip_prefix("listening on ")?.split_once(", ")?.0.to_owned(),
+    };
+    url.strip_prefix("http://").map(Into::into)
 }

@@ -24,6 +24,7 @@ mod races;
 mod register;
 mod shapes;
 mod sharing;
+mod shutdown;
 mod sizes;
 mod startup;
 mod tap;

@@ -1,16 +1,23 @@
 //! How the program starts: what its flags may say, what it logs, and what it refuses.
 
-use std::sync::Arc;
+use std::{process::Output, sync::Arc};
 
-use crate::common::{Home, Server, empty};
+use serde_json::Value;
+
+use crate::common::{Home, Server, empty, eventually};
+
+/// Starts a server that keeps everything in memory, at this address.
+fn start_at(listen: &str, flags: &[&str]) -> Server {
+    let home = Arc::new(Home::new());
+    let mut command = home.command();
+    command.args(["--store", "memory:", "--listen", listen]).args(flags);
+    Server::launch(home, command)
+}
 
 #[tokio::test]
 async fn a_port_alone_listens_on_loopback_and_one_with_a_colon_on_all_addresses() {
     for (listen, host) in [("0", "127.0.0.1"), (":0", "[::]")] {
-        let home = Arc::new(Home::new());
-        let mut command = home.command();
-        command.args(["--store", "memory:", "--listen", listen]);
-        let server = Server::launch(home, command);
+        let server = start_at(listen, &[]);
         let (bound, port) = server.address.rsplit_once(':').unwrap();
         // A machine without IPv6 has no [::].
         assert!(bound == host || (listen == ":0" && bound == "0.0.0.0"), "{listen}: {bound}");
@@ -44,4 +51,89 @@ fn without_home_the_places_must_be_named() {
     }
     let relative = home.command().env("HOME", "here").args(["--listen", "127.0.0.1:0"]).output().unwrap();
     assert_eq!(relative.status.code(), Some(1), "a store somewhere: {relative:?}");
+}
+
+/// The lines of a log in JSON.
+fn json_lines(log: &[u8]) -> Vec<Value> {
+    let lines = String::from_utf8(log.to_vec()).unwrap();
+    let parse =
+        |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line} in\n{lines}"));
+    lines.lines().map(parse).collect()
+}
+
+#[tokio::test]
+async fn the_start_logs_version_addresses_store_identity_and_limits() {
+    let home = Arc::new(Home::new());
+    let flags = ["--public-url", "https://hooks.example", "--max-body", "1M", "--lease", "90s"];
+    let server = Server::start_in(&home, &flags);
+    eventually("the start is logged", async || server.log().contains("shutdown_grace")).await;
+    let log = server.log();
+    for value in [
+        env!("CARGO_PKG_VERSION"),
+        &server.address,
+        "https://hooks.example",
+        &format!("file:{}", home.store().display()),
+        "identity=builtin",
+        "max_body=1048576",
+        "lease=1m 30s",
+        "max_clients_per_app=256",
+    ] {
+        assert!(log.contains(value), "{value} in\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn with_json_every_line_of_both_outputs_is_json() {
+    let mut server = start_at(":0", &["--log", "json"]);
+    let greeting: Value = serde_json::from_str(&server.greeting).unwrap();
+    assert_eq!(greeting["store"], "memory:");
+    assert_eq!(greeting["identity"], "builtin");
+    server.signal("TERM");
+    assert!(server.exited().await.success());
+    eventually("the end is logged", async || server.log().contains("stopped")).await;
+    let lines = json_lines(server.log().as_bytes());
+    let mut warned = lines.iter().filter(|line| line["level"] == "WARN");
+    let message =
+        |line: &Value| line["fields"]["message"].as_str().unwrap_or_default().contains("credentials file");
+    assert!(warned.any(message), "{lines:?}");
+}
+
+#[test]
+fn with_json_failures_to_start_are_json_too() {
+    let last_error = |ended: Output, code: i32| {
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+        let last = json_lines(&ended.stderr).pop().unwrap();
+        assert_eq!(last["level"], "ERROR", "{last}");
+        last["fields"]["error"].as_str().unwrap().to_owned()
+    };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ended =
+        Home::new().command().args(["--log", "json", "--store", "memory:", "--listen", &address]).output();
+    assert!(last_error(ended.unwrap(), 1).contains(&address));
+    for (flags, environment) in
+        [(&["--log=json", "--lease", "soon"][..], "text"), (&["--lease", "soon"], "json")]
+    {
+        let ended = Home::new().command().args(flags).env("WWPROXY_LOG", environment).output();
+        assert!(last_error(ended.unwrap(), 2).contains("--lease"));
+    }
+}
+
+#[tokio::test]
+async fn a_missing_credentials_file_is_warned_of_on_a_public_address() {
+    let public = start_at("0.0.0.0:0", &[]);
+    eventually("the warning", async || public.log().contains("there is no credentials file")).await;
+    assert!(public.log().contains(&public.home.apps().display().to_string()), "{}", public.log());
+
+    let loopback = start_at("0", &[]);
+    let home = Arc::new(Home::new());
+    home.add_app("bot");
+    let mut command = home.command();
+    command.args(["--store", "memory:", "--listen", "0.0.0.0:0"]);
+    for mut server in [loopback, Server::launch(home, command)] {
+        server.signal("TERM");
+        server.exited().await;
+        eventually("all of the log is read", async || server.log().contains("stopped")).await;
+        assert!(!server.log().contains("credentials file"), "{}", server.log());
+    }
 }

@@ -1,0 +1,87 @@
+//! The log, and what the program says about its start.
+
+use std::{
+    env, io,
+    io::{IsTerminal, Write},
+    net::SocketAddr,
+};
+
+use humantime::format_duration;
+use wwproxy_server::{
+    Settings,
+    config::{Config, LogFormat, StoreAddress},
+};
+
+/// Starts the log on stderr. In JSON a panic is a line of it, too.
+pub(crate) fn start(format: LogFormat, level: tracing::Level) {
+    // A stderr that is gone, as with a closed terminal, must not panic whoever logs.
+    let log =
+        tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).log_internal_errors(false);
+    match format {
+        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => {
+            log.json().init();
+            std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a task panicked")));
+        }
+    }
+}
+
+/// Whether the command line or the environment asks for JSON, where the flags as a whole could not be parsed.
+pub(crate) fn is_json_wanted() -> bool {
+    let args: Vec<_> = env::args_os().collect();
+    let last = args.iter().enumerate().rev().find_map(|(n, arg)| match arg.to_str()? {
+        "--log" => args.get(n + 1).cloned(),
+        arg => arg.strip_prefix("--log=").map(Into::into),
+    });
+    last.or_else(|| env::var_os("WWPROXY_LOG")).is_some_and(|format| format == "json")
+}
+
+/// Prints the one line on stdout: the address in use, for whoever started the server with port 0.
+pub(crate) fn announce(config: &Config, address: SocketAddr, store: &StoreAddress) {
+    let (url, identity) = (format!("http://{address}"), config.identity);
+    let line = match config.log {
+        LogFormat::Text => format!("listening on {url}, store {store}, identity {identity}"),
+        LogFormat::Json => serde_json::json!({
+            "listening": url,
+            "store": store.to_string(),
+            "identity": identity.to_string(),
+        })
+        .to_string(),
+    };
+    // Whoever started the server need not read it.
+    let _ = say(&line);
+}
+
+/// A line on stdout.
+pub(crate) fn say(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
+/// Logs what the server runs with. No setting is a secret.
+pub(crate) fn log_start(config: &Config, settings: &Settings, address: SocketAddr, store: &StoreAddress) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        %address,
+        public_url = config.public_url.as_ref().map(tracing::field::display),
+        %store,
+        identity = %config.identity,
+        "started"
+    );
+    tracing::info!(
+        max_body = config.max_body.0,
+        max_buffered_bytes = config.max_buffered_bytes.0,
+        max_connections = settings.max_connections,
+        max_clients_per_app = settings.max_clients_per_app,
+        max_queued_events = config.max_queued_events,
+        max_queued_bytes = config.max_queued_bytes.0,
+        overflow = ?config.overflow,
+        retention = %format_duration(config.retention),
+        dedupe_window = %format_duration(config.dedupe_window),
+        lease = %format_duration(config.lease),
+        token_lifetime = %format_duration(config.token_lifetime),
+        shutdown_grace = %format_duration(config.shutdown_grace),
+        "limits"
+    );
+}
