@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    mem,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -38,6 +39,11 @@ mod handshake;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many acks go into one message at most: some 10 KiB.
 const MAX_ACK_BATCH: usize = 256;
+/// While pongs of more bytes than this are waiting to be sent, nothing is read: a server that sends pings and reads nothing
+/// would fill the memory with them.
+const MAX_PONG_BYTES: usize = 16 * 1024;
+/// A frame's header and mask, in bytes.
+const FRAME_OVERHEAD: usize = 6;
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -69,6 +75,8 @@ pub(crate) struct Connection<'a, S, F: Feed> {
     /// Orders that are written and not flushed yet, and since when.
     unflushed: Vec<oneshot::Sender<()>>,
     flushing: Option<Instant>,
+    /// The bytes of pongs that are written and not flushed yet.
+    pongs: usize,
     clock: Clock,
     delivered: bool,
 }
@@ -103,6 +111,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
             place: None,
             unflushed: Vec::new(),
             flushing: None,
+            pongs: 0,
             clock: Clock::new(idle_timeout),
             delivered: false,
         }
@@ -111,8 +120,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
     /// Runs the connection.
     ///
     /// Its inputs: a free place for an item, which lets it read on; acks and nacks, taken together while nothing is
-    /// being flushed; the socket, read and flushed side by side so that neither waits for the other; the clock, for pings
-    /// and deadlines. It ends when the subscription is gone (with the pending acks and a goodbye sent), when the server
+    /// being flushed; the socket, read and flushed side by side so that neither waits for the other, unless the output
+    /// consists of too many pongs; the clock, for pings and deadlines. Output that is not flushed within 30 s ends it. It ends when the subscription is gone (with the pending acks and a goodbye sent), when the server
     /// closes or breaks the connection, or when a deadline passes.
     pub(crate) async fn run(mut self) -> Ended {
         if let Err(error) = self.feed.opened(self.v2) {
@@ -123,10 +132,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
         }
         let mut orders = Vec::new();
         let error = loop {
-            let (reading, flushing) = (self.place.is_some(), self.flushing.is_some());
+            let has_place = self.place.is_some();
+            let (reading, flushing) = (has_place && self.pongs <= MAX_PONG_BYTES, self.flushing.is_some());
             let step = select! {
                 () = self.items.closed() => return self.close().await,
-                place = self.items.reserve(), if !reading => {
+                place = self.items.reserve(), if !has_place => {
                     self.place = place.ok();
                     // What came while nothing was read was not heard.
                     self.clock.heard();
@@ -172,14 +182,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
 
     fn write(&mut self, message: Message) -> Result<(), Error> {
         self.flushing.get_or_insert_with(Instant::now);
-        // tungstenite takes every message into its buffer, so no readiness is to be awaited; what is
-        // written without a flush is bounded by the batch.
+        // tungstenite takes every message into its buffer, so no readiness is to be awaited. A batch is written only once the
+        // one before is flushed, and fits into the buffer's limit.
         Pin::new(&mut self.socket).start_send(message).map_err(lost)
     }
 
     fn flushed(&mut self, result: Result<(), tungstenite::Error>) -> Result<(), Error> {
         result.map_err(lost)?;
         self.flushing = None;
+        if mem::take(&mut self.pongs) > MAX_PONG_BYTES {
+            // Nothing was read meanwhile, so the silence is not the server's.
+            self.clock.heard();
+        }
         for written in self.unflushed.drain(..) {
             // Who gave up waiting has been served all the same.
             let _ = written.send(());
@@ -196,6 +210,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
                 let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| Pin::new(&mut self.socket).poll_flush(cx))).await;
                 let why = frame.map_or_else(String::new, |frame| format!(" ({})", u16::from(frame.code)));
                 Err(Error::new(ErrorKind::Disconnected, format!("the server closed the connection{why}")))
+            }
+            Some(Ok(Message::Ping(data))) => {
+                // The codec has queued a pong.
+                self.pongs += data.len() + FRAME_OVERHEAD;
+                self.flushing.get_or_insert_with(Instant::now);
+                Ok(())
             }
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(lost(error)),

@@ -14,6 +14,9 @@ use crate::{Client, Error, ErrorKind, ListenOptions, failure::Failure};
 
 /// The codec's buffers, in bytes. Its own default of 128 KiB each is for far more traffic.
 const SOCKET_BUFFER_BYTES: usize = 16 * 1024;
+/// The most output that waits for the socket, in bytes; the codec's own default is unlimited. A batch of acks and nacks and the
+/// pongs beside it need a third of it. What the codec cannot queue ends the connection, except for a pong, which the next replaces.
+const MAX_OUTPUT_BYTES: usize = 256 * 1024;
 
 /// Opens a websocket, and tells whether the server speaks `wwproxy.v2`.
 pub(crate) async fn connect(
@@ -38,12 +41,18 @@ pub(crate) async fn connect(
     let v2 = check(&response, &key)?;
     let failed = |error| Error::transport(&Failure::of(&error, &url), error, &url);
     let upgraded = response.upgrade().await.map_err(failed)?;
-    let config = WebSocketConfig::default()
+    let config = config(options.max_message_bytes);
+    Ok((WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await, v2))
+}
+
+/// The limits of the codec.
+pub(super) fn config(max_message_bytes: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
         .read_buffer_size(SOCKET_BUFFER_BYTES)
         .write_buffer_size(SOCKET_BUFFER_BYTES)
-        .max_message_size(Some(options.max_message_bytes))
-        .max_frame_size(Some(options.max_message_bytes));
-    Ok((WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await, v2))
+        .max_write_buffer_size(MAX_OUTPUT_BYTES)
+        .max_message_size(Some(max_message_bytes))
+        .max_frame_size(Some(max_message_bytes))
 }
 
 /// Whether the answer opens a websocket, and if so whether it speaks `wwproxy.v2`.

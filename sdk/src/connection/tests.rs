@@ -24,7 +24,8 @@ struct Setup {
 async fn connect(v2: bool, window: usize, pipe: usize) -> Setup {
     let (here, there) = tokio::io::duplex(pipe);
     let server = WebSocketStream::from_raw_socket(there, Role::Server, None).await;
-    let socket = WebSocketStream::from_raw_socket(here, Role::Client, None).await;
+    let config = handshake::config(1 << 20);
+    let socket = WebSocketStream::from_raw_socket(here, Role::Client, Some(config)).await;
     let (sender, deliveries) = mpsc::channel(window);
     let client = tokio::spawn(async move { subscribe(socket, v2, &sender).run().await });
     Setup { server, deliveries, client }
@@ -206,6 +207,51 @@ async fn a_peer_that_does_not_read_is_given_up() {
     let (acked, ()) = tokio::join!(acks, chatter);
     assert!(acked.iter().all(|acked| acked.as_ref().is_err_and(|e| e.kind() == ErrorKind::Disconnected)));
     lost(client).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_floods_pings_and_does_not_read_is_not_read_either() {
+    let opened = Instant::now();
+    let Setup { mut server, deliveries: _deliveries, client } = connect(true, 8, 4096).await;
+    let ping = [&[0x89, 125][..], &[7; 125]].concat();
+    let mut sent = 0;
+    let flood = async {
+        while sent < 1 << 20 && server.get_mut().write_all(&ping).await.is_ok() {
+            sent += ping.len();
+        }
+    };
+    let (outcome, ()) = tokio::join!(lost(client), flood);
+    assert!(outcome.0.to_string().contains("dead"), "{}", outcome.0);
+    // Two pipes, a read buffer, the limit of pongs and the ping above it.
+    assert!(sent < 64 * 1024, "{sent} bytes of pings were read");
+    assert_eq!(opened.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_floods_pings_and_reads_slowly_still_gets_acks() {
+    let Setup { mut server, mut deliveries, client } = connect(true, 8, 256).await;
+    send_event(&mut server, "a").await;
+    let event = take(&mut deliveries, 1).await.remove(0);
+    let (reader, mut writer) = tokio::io::split(server.into_inner());
+    let flood = tokio::spawn(async move { while writer.write_all(&[0x89, 1, 7]).await.is_ok() {} });
+    let mut server =
+        WebSocketStream::from_raw_socket(tokio::io::join(reader, tokio::io::sink()), Role::Server, None)
+            .await;
+    let acked = async {
+        loop {
+            if let Some(Ok(message)) = server.next().await
+                && message.is_text()
+            {
+                return ids(&message);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let (sent, ids) = tokio::join!(event.ack(), acked);
+    sent.unwrap();
+    assert_eq!(ids, ["a"]);
+    assert!(!client.is_finished());
+    flood.abort();
 }
 
 #[tokio::test(start_paused = true)]
