@@ -1,4 +1,4 @@
-//! Whom to talk to, and as whom: from flags, else from the environment, else from a profile.
+//! The server and the app's credentials: from flags, otherwise from the environment, otherwise from a profile.
 
 use std::{
     cell::OnceCell,
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use reqwest::Url;
-use wwproxy_sdk::{AppId, Client, HttpOptions};
+use wwproxy_sdk::{AppId, Client, HttpOptions, is_loopback};
 
 use crate::{
     args::Usage,
@@ -22,9 +22,11 @@ const SERVER_VARIABLE: &str = "WWPROXY_SERVER";
 const APP_VARIABLE: &str = "APPID";
 const SECRET_VARIABLE: &str = "SECRET";
 const TOKEN_VARIABLE: &str = "WWPROXY_TOKEN";
+const TOKEN_ENDPOINT_VARIABLE: &str = "WWPROXY_TOKEN_ENDPOINT";
 const CA_CERT_VARIABLE: &str = "WWPROXY_CA_CERT";
+const ALLOW_HTTP_VARIABLE: &str = "WWPROXY_ALLOW_HTTP";
 
-/// Whom to talk to, and as whom.
+/// The server and the app's credentials.
 ///
 /// The environment is read here and not by clap: an empty variable, as scripts leave them, is none.
 #[derive(clap::Args)]
@@ -51,6 +53,14 @@ pub(crate) struct Access {
     /// A file with a ready token, also as `WWPROXY_TOKEN_FILE`; `-` is stdin
     #[arg(long, global = true, value_name = "FILE", group = "credentials")]
     token_file: Option<PathBuf>,
+    /// Where tokens are fetched with the app's secret, also as `WWPROXY_TOKEN_ENDPOINT`; needed if it is not on the server itself,
+    /// as with Watson Work
+    #[arg(long, global = true, value_name = "URL")]
+    token_endpoint: Option<String>,
+    /// Allow a server's address with http:// to another machine, also as `WWPROXY_ALLOW_HTTP=1`: everyone on the way can read
+    /// credentials and events
+    #[arg(long, global = true)]
+    allow_http: bool,
     /// Trust the certificates of this file too, in PEM, also as `WWPROXY_CA_CERT`
     #[arg(long, global = true, value_name = "FILE")]
     ca_cert: Option<PathBuf>,
@@ -91,6 +101,8 @@ impl Access {
             app_id: flag_or_variable(self.app_id.as_ref(), APP_VARIABLE)?,
             secret,
             token,
+            token_endpoint: flag_or_variable(self.token_endpoint.as_ref(), TOKEN_ENDPOINT_VARIABLE)?,
+            allow_http: self.allow_http()?,
             // Also good for another folder than this one.
             ca_cert: self.ca_cert()?.map(std::path::absolute).transpose()?,
         })
@@ -107,6 +119,11 @@ impl Access {
         let remembered = self.remembered()?.clone();
         if all.token.is_none() && all.secret.is_none() {
             (all.token, all.secret) = (remembered.token, remembered.secret);
+        }
+        // These two were said of the profile's server.
+        if all.server.is_none() || all.server == remembered.server {
+            all.token_endpoint = all.token_endpoint.or(remembered.token_endpoint);
+            all.allow_http |= remembered.allow_http;
         }
         all.server = all.server.or(remembered.server);
         all.app_id = all.app_id.or(remembered.app_id);
@@ -131,6 +148,7 @@ impl Access {
         for (variable_name, flagged, remembered) in [
             (SERVER_VARIABLE, self.server.is_some(), profile.server.as_ref()),
             (APP_VARIABLE, self.app_id.is_some(), profile.app_id.as_ref()),
+            (TOKEN_ENDPOINT_VARIABLE, self.token_endpoint.is_some(), profile.token_endpoint.as_ref()),
             (TOKEN_VARIABLE, flagged || !remembers_credentials, profile.token.as_ref()),
             (SECRET_VARIABLE, flagged || !remembers_credentials, profile.secret.as_ref()),
         ] {
@@ -168,7 +186,32 @@ impl Access {
         let server = server.ok_or_else(missing)?;
         let path = wwproxy_sdk::hook_path(&self.app_id()?.ok_or_else(missing)?);
         let url = Url::parse(&format!("{}{path}", server.trim_end_matches('/')));
-        Ok(url.map_err(|error| Usage(format!("the server's address cannot be used: {error}")))?)
+        let url = url.map_err(|error| Usage(format!("the server's address cannot be used: {error}")))?;
+        if url.scheme() == "http" && !is_loopback(&url) && !self.all_allow_http(&server)? {
+            let message =
+                "the server's address is http:// to another machine; use https://, or give --allow-http";
+            return Err(Usage(message.into()).into());
+        }
+        Ok(url)
+    }
+
+    /// Whether this server may be reached by http, here or in its profile.
+    fn all_allow_http(&self, server: &str) -> anyhow::Result<bool> {
+        if self.allow_http()? {
+            return Ok(true);
+        }
+        let remembered = self.remembered()?;
+        Ok(remembered.allow_http && remembered.server.as_deref() == Some(server))
+    }
+
+    fn allow_http(&self) -> anyhow::Result<bool> {
+        let said = variable(ALLOW_HTTP_VARIABLE)?;
+        match said.as_deref() {
+            _ if self.allow_http => Ok(true),
+            None | Some("0" | "false") => Ok(false),
+            Some("1" | "true") => Ok(true),
+            Some(_) => Err(Usage(format!("{ALLOW_HTTP_VARIABLE} of the environment must be 1 or 0")).into()),
+        }
     }
 
     fn ca_cert(&self) -> anyhow::Result<Option<PathBuf>> {
@@ -229,7 +272,10 @@ pub(crate) fn client_of(profile: Profile, http: HttpOptions) -> anyhow::Result<C
     };
     let server = profile.server.ok_or_else(|| missing("the server's address: --server or WWPROXY_SERVER"))?;
     let app_id = profile.app_id.ok_or_else(|| missing("the app's id: --app-id or APPID"))?;
-    let builder = Client::builder(server).app_id(app_id).http(http);
+    let mut builder = Client::builder(server).app_id(app_id).http(http).allow_http(profile.allow_http);
+    if let Some(endpoint) = profile.token_endpoint {
+        builder = builder.token_endpoint(endpoint);
+    }
     let builder = match (profile.token, profile.secret) {
         (Some(token), _) => builder.token(token),
         (None, Some(secret)) => builder.app_secret(secret),

@@ -30,6 +30,10 @@ pub(crate) struct Profile {
     pub(crate) app_id: Option<String>,
     pub(crate) secret: Option<String>,
     pub(crate) token: Option<String>,
+    /// Where tokens were fetched when it was saved.
+    pub(crate) token_endpoint: Option<String>,
+    /// Whether the server may be reached by `http://` on another machine.
+    pub(crate) allow_http: bool,
     pub(crate) ca_cert: Option<PathBuf>,
 }
 
@@ -132,6 +136,13 @@ impl Profiles {
             app_id: text("app_id")?,
             secret: text("secret")?,
             token: text("token")?,
+            token_endpoint: text("token_endpoint")?,
+            allow_http: match item.get("allow_http") {
+                None => false,
+                Some(item) => item.as_bool().ok_or_else(|| {
+                    self.wrong(&format!("allow_http of profile {name} is not true or false"))
+                })?,
+            },
             ca_cert: text("ca_cert")?.map(PathBuf::from),
         })
     }
@@ -164,18 +175,24 @@ impl Profiles {
             return Err(no_table.into());
         };
         let ca_cert = profile.ca_cert.as_ref().map(|path| path.to_string_lossy().into_owned());
-        let Profile { server, app_id, secret, token, .. } = profile.clone();
+        let Profile { server, app_id, secret, token, token_endpoint, .. } = profile.clone();
         for (key, text) in [
             ("server", server),
             ("app_id", app_id),
             ("secret", secret),
             ("token", token),
+            ("token_endpoint", token_endpoint),
             ("ca_cert", ca_cert),
         ] {
             match text {
                 Some(text) => put(table, key, &text),
                 None => drop(table.remove(key)),
             }
+        }
+        match (profile.allow_http, table.get("allow_http").and_then(Item::as_bool)) {
+            (true, Some(true)) => {}
+            (true, _) => drop(table.insert("allow_http", value(true))),
+            (false, _) => drop(table.remove("allow_http")),
         }
         if self.document.get("default").is_none() {
             put(self.document.as_table_mut(), "default", name);

@@ -74,6 +74,94 @@ async fn a_login_is_checked_saved_for_ones_own_eyes_and_used() {
     );
 }
 
+/// A server whose metadata names the token endpoint of another one.
+async fn server_of_platform(endpoint: String) -> Fake {
+    Fake::start(move |request, own| match &*request.line {
+        "GET /.well-known/oauth-authorization-server" => {
+            Answer::json(200, format!(r#"{{"issuer":"{own}","token_endpoint":"{endpoint}"}}"#))
+        }
+        line if line.ends_with("/status") => Answer::json(200, STATUS),
+        _ => Answer::status(404),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_token_endpoint_elsewhere_is_given_once_and_remembered() {
+    let (elsewhere, folder) = (server().await, tempfile::tempdir().unwrap());
+    let endpoint = format!("{}/oauth/token", elsewhere.url);
+    let fake = server_of_platform(endpoint.clone()).await;
+    let refused = run(folder.path(), &login(&fake.url, "bot")).await;
+    assert!(
+        !refused.status.success() && all(&refused).contains(&format!("give --token-endpoint {endpoint}")),
+        "{}",
+        all(&refused)
+    );
+    assert!(elsewhere.requests().is_empty() && !folder.path().join("profiles.toml").exists());
+
+    let given = [&login(&fake.url, "bot")[..], &["--token-endpoint", &endpoint]].concat();
+    let output = run(folder.path(), &given).await;
+    assert!(output.status.success(), "{}", all(&output));
+    assert!(all(&output).contains(&format!("its tokens come from {endpoint}")), "{}", all(&output));
+    assert!(run(folder.path(), &["status"]).await.status.success());
+    assert_eq!(elsewhere.count("POST /oauth/token"), 2);
+
+    // Another server is not the one that the endpoint was given for.
+    let other = server_of_platform(endpoint.clone()).await;
+    assert!(!run(folder.path(), &["status", "--server", &other.url]).await.status.success());
+    assert_eq!(elsewhere.count("POST /oauth/token"), 2);
+    let mut command = wwproxy(folder.path(), &["status", "--server", &other.url]);
+    assert!(command.env("WWPROXY_TOKEN_ENDPOINT", &endpoint).output().await.unwrap().status.success());
+    assert_eq!(elsewhere.count("POST /oauth/token"), 3);
+}
+
+#[tokio::test]
+async fn a_discovered_token_endpoint_is_remembered_too() {
+    let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
+    let output = run(folder.path(), &login(&fake.url, "bot")).await;
+    let says = format!("its tokens come from {}/oauth/token", fake.url);
+    assert!(all(&output).contains(&says), "{}", all(&output));
+    assert!(run(folder.path(), &["status"]).await.status.success());
+    assert_eq!(fake.count("GET /.well-known/oauth-authorization-server"), 1);
+    let listed = all(&run(folder.path(), &["profile", "list", "--json"]).await);
+    assert!(listed.contains(&format!(r#""tokenEndpoint":"{}/oauth/token""#, fake.url)), "{listed}");
+}
+
+#[tokio::test]
+async fn http_to_another_machine_must_be_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = "http://no-such-host.invalid";
+    let status = ["status", "--server", server, "--app-id", "bot", "--token", "t"];
+    let send = ["send", "--server", server, "--app-id", "bot", "--type", "message-created"];
+    let refused = run(folder.path(), &status).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        all(&refused).contains("--allow-http") && all(&refused).contains("in clear"),
+        "{}",
+        all(&refused)
+    );
+    let mut posted = wwproxy(folder.path(), &send);
+    let posted = posted.env("WEBHOOK_SECRET", "w").output().await.unwrap();
+    assert!(posted.status.code() == Some(2) && all(&posted).contains("--allow-http"), "{}", all(&posted));
+
+    // Allowed, it is only the name that is unknown.
+    let allowed = run(folder.path(), &[&status[..], &["--allow-http"]].concat()).await;
+    assert!(allowed.status.code() == Some(5) && all(&allowed).contains("no such host"), "{}", all(&allowed));
+    for (value, code) in [("1", 5), ("true", 5), ("0", 2), ("", 2), ("maybe", 2)] {
+        let mut command = wwproxy(folder.path(), &status);
+        let output = command.env("WWPROXY_ALLOW_HTTP", value).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(code), "{value}: {}", all(&output));
+    }
+    let profile = format!(
+        "default = 'a'\n[profiles.a]\nserver = '{server}'\napp_id = 'bot'\ntoken = 't'\nallow_http = "
+    );
+    let path = folder.path().join("profiles.toml");
+    for (value, code) in [("true", 5), ("false", 2), ("'yes'", 2)] {
+        fs::write(&path, format!("{profile}{value}\n")).unwrap();
+        assert_eq!(run(folder.path(), &["status"]).await.status.code(), Some(code), "{value}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_not_touched_stays_as_it_was() {
     let (fake, folder) = (server().await, tempfile::tempdir().unwrap());

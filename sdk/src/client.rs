@@ -16,7 +16,7 @@ use wwproxy_protocol::{
 
 use crate::{
     ClientBuilder, Error, ErrorKind, HandlerError, LeaseOptions, ListenOptions, Run, Subscription, Tap,
-    credentials::{Credentials, Given, at, bearer},
+    credentials::{Credentials, Given, at, bearer, check_http},
     failure::Failure,
     http::{self, Connector, Http},
 };
@@ -62,6 +62,7 @@ pub(crate) struct Settings {
     pub(crate) app_id: AppId,
     pub(crate) given: Given,
     pub(crate) token_endpoint: Option<String>,
+    pub(crate) allow_http: bool,
     pub(crate) connector: Connector,
     pub(crate) request_timeout: Duration,
     pub(crate) max_answer_bytes: usize,
@@ -75,12 +76,14 @@ impl Client {
 
     pub(crate) fn new(settings: Settings) -> Result<Self, Error> {
         let server = server_url(&settings.server)?;
+        check_http(&server, settings.allow_http, "server's address")?;
         let http = settings.connector.client(server.scheme() == "https")?;
         let credentials = Credentials::new(
             server.clone(),
             settings.app_id.clone(),
             settings.given,
             settings.token_endpoint.as_deref(),
+            settings.allow_http,
             settings.request_timeout,
         )?;
         Ok(Self(Arc::new(Inner {
@@ -168,6 +171,12 @@ impl Client {
     /// A token that is good for a while: the ready one, or one fetched with the app's secret.
     pub async fn token(&self) -> Result<Secret, Error> {
         self.0.credentials.token(&self.0.http).await
+    }
+
+    /// Where tokens are fetched: the endpoint that was given, or that of the server's metadata once it has given a token. `None`
+    /// before that, and with a ready token.
+    pub async fn token_endpoint(&self) -> Option<String> {
+        self.0.credentials.endpoint().await
     }
 
     /// Listens over a websocket that reconnects by itself: see [`Subscription`].
@@ -317,7 +326,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_credentials() {
-        let builder = Client::builder("http://h").app_id("bot");
+        let builder = Client::builder("https://h").app_id("bot");
         for builder in [builder.clone().app_secret("hunter2"), builder.token("hunter2")] {
             assert!(!format!("{builder:?}").contains("hunter2"));
             assert!(!format!("{:?}", builder.build().unwrap()).contains("hunter2"));
@@ -325,10 +334,24 @@ mod tests {
     }
 
     #[test]
+    fn http_is_for_this_machine_unless_it_is_allowed() {
+        let builder = |server: &str| Client::builder(server).app_id("bot").token("t");
+        for here in ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:1", "https://proxy.example"] {
+            assert!(builder(here).build().is_ok(), "{here}");
+        }
+        for there in ["http://proxy.example", "http://10.0.0.1:8080", "http://localhost.example"] {
+            let error = builder(there).build().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{there}");
+            assert!(error.to_string().contains("--allow-http"), "{error}");
+            assert!(builder(there).allow_http(true).build().is_ok(), "{there}");
+        }
+    }
+
+    #[test]
     fn what_is_missing_is_said() {
         let text = |builder: ClientBuilder| builder.build().unwrap_err().to_string();
-        assert!(text(Client::builder("http://h").token("t")).contains("app id"));
-        assert!(text(Client::builder("http://h").app_id("bot")).contains("secret or a token"));
+        assert!(text(Client::builder("https://h").token("t")).contains("app id"));
+        assert!(text(Client::builder("https://h").app_id("bot")).contains("secret or a token"));
         assert!(text(Client::builder("h").app_id("bot").token("t")).contains("https://"));
     }
 }

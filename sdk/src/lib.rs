@@ -79,6 +79,8 @@ pub use error::{Error, ErrorKind};
 pub use failure::{Failure, FailureCause};
 pub use http::HttpOptions;
 pub use options::{ClientBuilder, LeaseOptions, ListenOptions};
+#[cfg(feature = "reqwest")]
+pub use proxy::is_loopback;
 pub use run::{HandlerError, Run};
 pub use subscription::{State, Subscription};
 pub use tap::{Tap, Tapped};

@@ -43,6 +43,7 @@ pub struct ClientBuilder {
     app_id: String,
     credentials: Option<Given>,
     token_endpoint: Option<String>,
+    allow_http: bool,
     connector: Connector,
     request_timeout: Duration,
     max_answer_bytes: usize,
@@ -55,6 +56,7 @@ impl ClientBuilder {
             app_id: String::new(),
             credentials: None,
             token_endpoint: None,
+            allow_http: false,
             connector: Connector::Options(HttpOptions::new()),
             request_timeout: REQUEST_TIMEOUT,
             max_answer_bytes: MAX_ANSWER_BYTES,
@@ -79,9 +81,16 @@ impl ClientBuilder {
         self
     }
 
-    /// Where tokens are fetched, for a server that does not tell (one older than RFC 8414).
+    /// Where tokens are fetched, instead of where the server's metadata (RFC 8414) says. Needed if that is another origin than the
+    /// server's, as with `--identity watsonwork`: the app's secret never goes to another host because of the metadata alone.
     pub fn token_endpoint(mut self, url: impl Into<String>) -> Self {
         self.token_endpoint = Some(url.into());
+        self
+    }
+
+    /// Allows a server's address with `http://` whose host is not loopback: everyone on the way can read credentials and events.
+    pub fn allow_http(mut self, allow: bool) -> Self {
+        self.allow_http = allow;
         self
     }
 
@@ -129,6 +138,7 @@ impl ClientBuilder {
             app_id,
             given,
             token_endpoint: self.token_endpoint,
+            allow_http: self.allow_http,
             connector: self.connector,
             request_timeout: self.request_timeout,
             max_answer_bytes: self.max_answer_bytes,

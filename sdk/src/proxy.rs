@@ -107,8 +107,10 @@ impl Environment {
 
 pub(crate) const EXAMPLE: &str = "give one such as http://proxy.example.com:3128";
 
-/// Whether a URL's host is this machine, by its name or address.
-pub(crate) fn is_loopback(url: &Url) -> bool {
+/// Whether a URL's host is this machine: `localhost` and names below it, a loopback address, or the unspecified one.
+#[cfg_attr(not(feature = "reqwest"), allow(unreachable_pub, reason = "public with the feature"))]
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
     let host = host(url);
     match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
         // To connect to the unspecified address is to connect to this machine.

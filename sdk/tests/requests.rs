@@ -158,7 +158,7 @@ async fn no_error_shows_a_secret() {
     let cut = Fake::start(|_, _| Answer::Cut).await;
     let liar = proxy(3600, |_| Answer::json(200, "hunter2")).await;
     let weird = Fake::start(|request, own| {
-        let endpoint = format!(r#"{{"issuer":"","token_endpoint":"{own}/oauth/token?key=hunter2"}}"#);
+        let endpoint = format!(r#"{{"issuer":"{own}","token_endpoint":"{own}/oauth/token?key=hunter2"}}"#);
         if request.line == DISCOVERY { Answer::json(200, endpoint) } else { Answer::Cut }
     })
     .await;
@@ -187,6 +187,45 @@ async fn what_cannot_be_reached_is_said_with_its_cause() {
     let error = client.unregister().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert!(error.to_string().contains(&url) && error.source().is_some() && error.is_transient(), "{error}");
+}
+
+#[tokio::test]
+async fn metadata_sends_no_secret_to_another_origin() {
+    let elsewhere =
+        Fake::start(|request, own| platform(request, own, 3600, || 1).unwrap_or(Answer::status(404))).await;
+    let endpoint = format!("{}/oauth/token", elsewhere.url);
+    let named = endpoint.clone();
+    let server = Fake::start(move |request, own| match request.line.as_str() {
+        DISCOVERY => Answer::json(200, format!(r#"{{"issuer":"{own}","token_endpoint":"{named}"}}"#)),
+        _ => Answer::json(200, STATUS),
+    })
+    .await;
+    let builder = || Client::builder(&server.url).app_id("bot").app_secret("hunter2");
+    let error = builder().build().unwrap().status().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol);
+    assert!(error.to_string().contains(&format!("give --token-endpoint {endpoint}")), "{error}");
+    assert!(elsewhere.requests().is_empty());
+
+    let client = builder().token_endpoint(&endpoint).build().unwrap();
+    client.status().await.unwrap();
+    assert_eq!(client.token_endpoint().await, Some(endpoint));
+    assert_eq!((elsewhere.count("POST /oauth/token"), server.count(DISCOVERY)), (1, 1));
+}
+
+#[tokio::test]
+async fn metadata_of_another_server_is_refused() {
+    let server = Fake::start(|request, own| match request.line.as_str() {
+        DISCOVERY => Answer::json(
+            200,
+            format!(r#"{{"issuer":"http://internal:8080","token_endpoint":"{own}/oauth/token"}}"#),
+        ),
+        _ => Answer::status(404),
+    })
+    .await;
+    let error = client(&server).status().await.unwrap_err().to_string();
+    assert!(error.contains("metadata says that its address is http://internal:8080"), "{error}");
+    assert!(error.contains(&format!("sets --public-url {}.", server.url)), "{error}");
+    assert_eq!(server.count("POST /oauth/token"), 0);
 }
 
 #[tokio::test]

@@ -14,10 +14,12 @@ const DEFAULT_NAME: &str = "default";
 #[derive(clap::Args)]
 #[command(after_help = "\
 Asks for what is missing where there is a terminal; elsewhere the app's secret can come on stdin. The credentials are checked
-before they are saved. The profile is used wherever flags and environment say nothing else.
+before they are saved, and the token endpoint is saved with them: from then on the app's secret is sent only there. The profile
+is used wherever flags and environment say nothing else.
 
 Examples:
   wwproxy login --server https://proxy.example.com --app-id my-bot
+  wwproxy login --server https://proxy.example.com --app-id my-bot --token-endpoint https://platform.example.com/oauth/token
   wwproxy login --profile test --server http://127.0.0.1:8080 --app-id my-bot < app-secret.txt")]
 pub(crate) struct Login;
 
@@ -28,11 +30,15 @@ impl Login {
         ask(&mut profile).await?;
         let client = client_of(profile.clone(), access.http_with(profile.ca_cert.as_deref())?)?;
         client.status().await?;
+        profile.token_endpoint = client.token_endpoint().await;
         let mut profiles = Profiles::edit()?;
         profiles.set(&name, &profile)?;
         let path = profiles.path().display().to_string();
         profiles.write()?;
         say(&format!("saved as profile {name} in {path}"));
+        if let Some(endpoint) = profile.token_endpoint {
+            say(&format!("its tokens come from {endpoint}"));
+        }
         Ok(())
     }
 }

@@ -52,7 +52,13 @@ async fn list(as_json: bool) -> anyhow::Result<()> {
     let (all, default) = (profiles.all()?, profiles.default());
     let text = if as_json {
         let all = all.iter().map(|(name, profile)| {
-            json!({"name": name, "server": profile.server, "appId": profile.app_id, "default": default == Some(name)})
+            json!({
+                "name": name,
+                "server": profile.server,
+                "appId": profile.app_id,
+                "tokenEndpoint": profile.token_endpoint,
+                "default": default == Some(name),
+            })
         });
         format!("{}\n", all.collect::<serde_json::Value>())
     } else {
