@@ -56,11 +56,20 @@ fn http_client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().tls_certs_only([authority]).timeout(DEADLINE).build().unwrap()
 }
 
-/// The issuer that a client sees which sends forged headers.
-async fn issuer(url: &str) -> String {
-    let request = http_client().get(format!("{url}/.well-known/oauth-authorization-server"));
-    let forged = request.header("X-Forwarded-Host", "attacker.example").header("X-Forwarded-Port", "4443");
-    let response = forged.header("X-Forwarded-Proto", "http").send().await.unwrap();
+/// The issuer that a client sees that sends forged headers, and this `Host` instead of its own.
+async fn issuer(url: &str, host: Option<&str>) -> String {
+    let mut request = http_client().get(format!("{url}/.well-known/oauth-authorization-server"));
+    if let Some(host) = host {
+        request = request.header("Host", host);
+    }
+    for (name, value) in [
+        ("X-Forwarded-Host", "attacker.example"),
+        ("X-Forwarded-Port", "4443"),
+        ("X-Forwarded-Proto", "http"),
+    ] {
+        request = request.header(name, value);
+    }
+    let response = request.send().await.unwrap();
     assert_eq!(response.status(), 200);
     let metadata: Value = response.json().await.unwrap();
     let issuer = metadata["issuer"].as_str().unwrap().to_owned();
@@ -70,7 +79,8 @@ async fn issuer(url: &str) -> String {
 
 /// Everything that senders and clients do.
 async fn works(server: &Server, url: &str) {
-    assert_eq!(issuer(url).await, url);
+    assert_eq!(issuer(url, None).await, url);
+    assert_eq!(issuer(url, Some("proxy.example.com")).await, "https://proxy.example.com");
     let app = App::register(server, url).await;
     polls(&app).await;
     waits_with_a_lease(&app).await;
@@ -156,7 +166,7 @@ async fn the_nginx_example_works_below_a_path_prefix() {
         config = replace(&config, from, to);
     }
     if let Some(_nginx) = ReverseProxy::nginx(&config, &server.address, port) {
-        assert_eq!(issuer(&public_url).await, public_url);
+        assert_eq!(issuer(&public_url, None).await, public_url);
         let app = App::register(&server, &format!("{public_url}/")).await;
         polls(&App { url: public_url, ..app }).await;
     }
@@ -168,7 +178,7 @@ async fn a_port_that_the_host_lacks_comes_from_x_forwarded_port() {
     let config = replace(&example("nginx"), "$http_host", "$host");
     let config = replace(&config, r#"X-Forwarded-Port """#, "X-Forwarded-Port $server_port");
     if let Some(nginx) = ReverseProxy::nginx(&config, &server.address, free_port()) {
-        assert_eq!(issuer(&nginx.url).await, nginx.url);
+        assert_eq!(issuer(&nginx.url, None).await, nginx.url);
         App::register(&server, &nginx.url).await;
     }
 }
