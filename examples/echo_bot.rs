@@ -24,6 +24,6 @@ async fn main() -> anyhow::Result<()> {
         }
         Ok(())
     });
-    answers.stop_on(async { drop(tokio::signal::ctrl_c().await) }).await?;
+    answers.stop_on(tokio::signal::ctrl_c()).await?;
     Ok(())
 }

@@ -100,10 +100,16 @@ pub use wwproxy_protocol::{
     text::is_unsafe_to_show,
 };
 
-// Its example is compiled with the others.
+// The Rust of all documents is compiled with the other examples.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-mod readme {}
+#[doc = include_str!("../protocol/README.md")]
+#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../../ARCHITECTURE.md")]
+#[doc = include_str!("../../docs/clients.md")]
+#[doc = include_str!("../../docs/reverse-proxy.md")]
+#[doc = include_str!("../../docs/wire.md")]
+mod documents {}
 
 /// reqwest is not re-exported: its own constructors panic here, as no TLS provider is installed.
 ///

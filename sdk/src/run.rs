@@ -47,10 +47,7 @@ type BoxFuture<'h, T> = Pin<Box<dyn Future<Output = T> + Send + 'h>>;
 ///         Ok(())
 ///     })
 ///     .concurrency(8)
-///     .stop_on(async {
-///         // Without a signal to wait for, it goes on until it is killed.
-///         let _ = tokio::signal::ctrl_c().await;
-///     })
+///     .stop_on(tokio::signal::ctrl_c())
 ///     .await
 /// # }
 /// ```
@@ -99,10 +96,10 @@ impl<'h, H> Run<'h, H> {
         self
     }
 
-    /// Stops when this future ends: no event is handled any more, handlers in progress may end and their events are
-    /// acknowledged, everything else is handed back.
-    pub fn stop_on(mut self, stop: impl Future<Output = ()> + Send + 'h) -> Self {
-        self.stop = Box::pin(stop);
+    /// Stops when this future ends, whatever its output: no further event is handled, handlers in progress may end and their
+    /// events are acknowledged, everything else is handed back.
+    pub fn stop_on(mut self, stop: impl Future + Send + 'h) -> Self {
+        self.stop = Box::pin(async { drop(stop.await) });
         self
     }
 
