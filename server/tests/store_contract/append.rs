@@ -1,13 +1,13 @@
-//! Appending: what comes out is what went in, in order.
+//! Appending: events are delivered unchanged and in order.
 
 use std::{collections::HashSet, time::Duration};
 
 use wwproxy_server::store::{Appended, NewEvent, Stats};
 
-use crate::fixture::{Open, Queue, larger, numbers};
+use crate::fixture::{Open, TestQueue, larger, numbers};
 
-pub(crate) async fn an_event_comes_back_as_it_was(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn an_event_is_delivered_unchanged(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     let events = [
         NewEvent {
             headers: vec![
@@ -36,22 +36,22 @@ pub(crate) async fn an_event_comes_back_as_it_was(open: Open<'_>) {
     }
 }
 
-pub(crate) async fn events_come_in_order_of_arrival(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn events_are_delivered_in_order_of_arrival(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append_all(0..100).await;
     let mut got = Vec::new();
     for piece in [1, 7, 30, 50, 100] {
         got.extend(numbers(&queue.take(piece).await));
         let next = 100 + u32::try_from(got.len()).unwrap();
         queue.append(next).await;
-        // Numbers of the appended ones follow the count of those taken, so they ascend too.
+        // The number of an appended event grows with the count of delivered events, so these ascend too.
     }
     assert_eq!(got[..100], (0..100).collect::<Vec<_>>());
     assert!(got.is_sorted(), "{got:?}");
 }
 
 pub(crate) async fn ids_are_unique_and_ascend(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+    let queue = TestQueue::open(open).await;
     let other = queue.other("app-2").await;
     let mut ids = Vec::new();
     for n in 0..100 {
@@ -59,11 +59,11 @@ pub(crate) async fn ids_are_unique_and_ascend(open: Open<'_>) {
         ids.push(other.append(n).await);
     }
     assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
-    assert!(ids.is_sorted(), "an id is below that of an earlier event");
+    assert!(ids.is_sorted(), "an id is lower than the id of an earlier event");
 }
 
-pub(crate) async fn simultaneous_appends_come_in_order_of_their_ids(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn concurrent_appends_are_delivered_in_id_order(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     let senders: Vec<_> = (0..16)
         .map(|sender| {
             let queue = queue.clone();
@@ -79,18 +79,18 @@ pub(crate) async fn simultaneous_appends_come_in_order_of_their_ids(open: Open<'
     let mut all = HashSet::new();
     for sender in senders {
         let ids = sender.await.unwrap();
-        assert!(ids.is_sorted(), "one sender's events are in its order");
+        assert!(ids.is_sorted(), "one sender's ids are not in its order");
         all.extend(ids);
     }
     let taken = queue.take(1000).await;
     let ids: Vec<_> = taken.iter().map(|delivery| delivery.event.id.clone()).collect();
-    assert!(ids.is_sorted(), "delivered in another order than that of the ids");
+    assert!(ids.is_sorted(), "events were not delivered in id order");
     assert_eq!(ids.len(), 400);
     assert_eq!(ids.into_iter().collect::<HashSet<_>>(), all);
 }
 
-pub(crate) async fn apps_do_not_see_each_other(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn apps_are_isolated(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     let other = queue.other("app-2").await;
     queue.append_all([1, 3]).await;
     other.append_all([2, 4]).await;
@@ -100,8 +100,8 @@ pub(crate) async fn apps_do_not_see_each_other(open: Open<'_>) {
     assert_eq!(queue.stats().await.stored, 2);
 }
 
-pub(crate) async fn figures_follow_what_is_stored(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn stats_follow_appends_leases_and_settlements(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.store.ready().await.unwrap();
     assert_eq!(queue.stats().await, Stats::default());
     queue.append(1).await;
@@ -124,7 +124,7 @@ pub(crate) async fn figures_follow_what_is_stored(open: Open<'_>) {
 }
 
 pub(crate) async fn a_large_event_is_stored(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+    let queue = TestQueue::open(open).await;
     let event = larger(1, 9 << 20);
     assert!(matches!(queue.try_append(event.clone(), None).await, Appended::Stored(_)));
     assert_eq!(queue.take(1).await[0].event.body, event.body);

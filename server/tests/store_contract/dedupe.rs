@@ -1,80 +1,80 @@
-//! Repetitions of a delivery.
+//! Deduplication by dedupe key.
 
 use std::{collections::HashSet, time::Duration};
 
 use tokio::time::Instant;
 use wwproxy_server::store::{Appended, Limits};
 
-use crate::fixture::{Open, Queue, event, eventually, key};
+use crate::fixture::{Open, TestQueue, event, eventually, key};
 
 fn is_stored(appended: &Appended) -> bool {
     matches!(appended, Appended::Stored(_))
 }
 
-pub(crate) async fn a_repetition_is_stored_once(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_duplicate_is_stored_once(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     assert!(is_stored(&queue.try_append(event(1), key(1)).await));
     assert_eq!(queue.try_append(event(1), key(1)).await, Appended::Duplicate);
     assert!(is_stored(&queue.try_append(event(2), key(2)).await));
     assert_eq!(queue.try_append(event(1), key(1)).await, Appended::Duplicate);
-    // Without a key an event is always new.
+    // An event without a key is never a duplicate.
     assert!(is_stored(&queue.try_append(event(3), None).await));
     assert!(is_stored(&queue.try_append(event(3), None).await));
     assert_eq!(queue.drain().await, [1, 2, 3, 3]);
 }
 
-pub(crate) async fn an_accepted_event_is_not_stored_again(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_duplicate_of_an_acknowledged_event_is_not_stored(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.try_append(event(1), key(1)).await;
     assert_eq!(queue.drain().await, [1]);
     assert_eq!(queue.try_append(event(1), key(1)).await, Appended::Duplicate);
     assert_eq!(queue.stats().await.stored, 0);
 }
 
-pub(crate) async fn a_repetition_is_known_for_the_window(open: Open<'_>) {
+pub(crate) async fn a_duplicate_is_detected_within_the_dedupe_window(open: Open<'_>) {
     let window = Duration::from_millis(200);
-    let queue = Queue::limited(open, Limits { dedupe_window: window, ..Limits::default() }).await;
+    let queue = TestQueue::limited(open, Limits { dedupe_window: window, ..Limits::default() }).await;
     let mut sent = Instant::now();
     assert!(is_stored(&queue.try_append(event(1), key(1)).await));
-    // In the second round it is a repetition of the first round's last, which was a new event.
+    // The second round sends duplicates of the event that the first round stored last.
     for _ in 0..2 {
-        let mut asked = sent;
-        eventually("the window is over", async || {
-            asked = Instant::now();
+        let mut retried = sent;
+        eventually("the dedupe window has passed", async || {
+            retried = Instant::now();
             is_stored(&queue.try_append(event(1), key(1)).await)
         })
         .await;
         assert!(sent.elapsed() >= window, "forgotten after {:?}", sent.elapsed());
-        sent = asked;
+        sent = retried;
     }
     assert_eq!(queue.stats().await.stored, 3);
 }
 
-pub(crate) async fn another_apps_delivery_is_another(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn dedupe_keys_are_per_app(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     let other = queue.other("app-2").await;
     assert!(is_stored(&queue.try_append(event(1), key(1)).await));
     assert!(is_stored(&other.try_append(event(1), key(1)).await));
 }
 
-pub(crate) async fn a_new_registration_knows_no_deliveries(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn unregistering_forgets_dedupe_keys(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.try_append(event(1), key(1)).await;
     queue.unregister().await;
     queue.register_with("secret").await;
-    assert!(is_stored(&queue.try_append(event(1), key(1)).await), "its first one was deleted");
+    assert!(is_stored(&queue.try_append(event(1), key(1)).await), "the first event was deleted");
     assert_eq!(queue.drain().await, [1]);
 }
 
-pub(crate) async fn a_replaced_registration_knows_its_deliveries(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn replacing_a_registration_keeps_dedupe_keys(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.try_append(event(1), key(1)).await;
     queue.register_with("another").await;
     assert_eq!(queue.try_append(event(1), key(1)).await, Appended::Duplicate);
 }
 
-pub(crate) async fn of_simultaneous_repetitions_one_is_stored(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn one_of_concurrent_duplicates_is_stored(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     for round in 0..10 {
         let tasks: Vec<_> = (0..20)
             .map(|_| {
@@ -94,8 +94,8 @@ pub(crate) async fn of_simultaneous_repetitions_one_is_stored(open: Open<'_>) {
     assert_eq!(queue.drain().await, (0..10).collect::<Vec<_>>());
 }
 
-pub(crate) async fn a_refused_event_is_taken_when_it_comes_again(open: Open<'_>) {
-    let queue = Queue::limited(open, Limits { max_queued_events: 1, ..Limits::default() }).await;
+pub(crate) async fn a_rejected_event_is_stored_when_it_is_retried(open: Open<'_>) {
+    let queue = TestQueue::limited(open, Limits { max_queued_events: 1, ..Limits::default() }).await;
     queue.try_append(event(1), key(1)).await;
     assert_eq!(queue.try_append(event(2), key(2)).await, Appended::Full);
     assert_eq!(queue.drain().await, [1]);

@@ -1,5 +1,4 @@
-//! What the durable store promises beyond the contract: what it keeps when it is opened again, who may
-//! read it, and what it says when it cannot be opened.
+//! Durability of `RedbStore`: state after a reopen, file permissions, and errors of open.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -9,30 +8,32 @@ use wwproxy_server::store::{
     Appended, Limits, OpenError, Overflow, RedbStore, Settlement, Stats, Store, StoreError,
 };
 
-use crate::fixture::{DEADLINE, Queue, event, eventually, key, larger, now, numbers, receipts, registration};
+use crate::fixture::{
+    DEADLINE, TestQueue, event, eventually, key, larger, now, numbers, receipts, registration,
+};
 
-fn open(folder: &TempDir, limits: Limits) -> Queue {
+fn open(folder: &TempDir, limits: Limits) -> TestQueue {
     let store = RedbStore::open(folder.path(), limits).unwrap();
-    Queue { store: Arc::new(store), app: "app-1".parse().unwrap() }
+    TestQueue { store: Arc::new(store), app: "app-1".parse().unwrap() }
 }
 
-/// A fresh store with one app.
-async fn fresh() -> (TempDir, Queue) {
+/// A new store with one app.
+async fn new_store() -> (TempDir, TestQueue) {
     let folder = tempfile::tempdir().unwrap();
     let queue = open(&folder, Limits::default());
     queue.register_with("secret").await;
     (folder, queue)
 }
 
-async fn reopen(folder: &TempDir, queue: Queue, limits: Limits) -> Queue {
+async fn reopen(folder: &TempDir, queue: TestQueue, limits: Limits) -> TestQueue {
     queue.store.close().await.unwrap();
     drop(queue);
     open(folder, limits)
 }
 
 #[tokio::test]
-async fn events_survive_in_order() {
-    let (folder, queue) = fresh().await;
+async fn events_survive_a_reopen_in_order() {
+    let (folder, queue) = new_store().await;
     let other = queue.other("app-2").await;
     let mut ids = Vec::new();
     for n in 0..10 {
@@ -44,7 +45,7 @@ async fn events_survive_in_order() {
     queue.release(&before, Duration::ZERO).await;
 
     let queue = reopen(&folder, queue, Limits::default()).await;
-    let other = Queue { app: other.app, ..queue.clone() };
+    let other = TestQueue { app: other.app, ..queue.clone() };
     assert_eq!(queue.stats().await.stored, 10);
     assert_eq!(queue.stats().await.bytes, stats.bytes);
     ids.push(queue.append(10).await);
@@ -56,18 +57,18 @@ async fn events_survive_in_order() {
         assert_eq!(before.event.received_at, after.event.received_at);
     }
     assert_eq!(after.into_iter().map(|delivery| delivery.event.id).collect::<Vec<_>>(), ids);
-    assert!(ids.is_sorted(), "ids go on ascending");
+    assert!(ids.is_sorted(), "ids ascend across a reopen");
     assert_eq!(other.drain().await, (100..110).collect::<Vec<_>>());
 }
 
-/// The table that says whose each event is, so that opening reads no bodies.
+/// The table with app and size of each event, so that opening does not read bodies.
 const HEADS: redb::TableDefinition<'_, u64, (u32, &str)> = redb::TableDefinition::new("heads");
 
-/// What a server that knows nothing of that table leaves: events without a head, and heads without an event.
+/// An older server that does not know the table leaves events without a head row, and head rows without an event.
 #[tokio::test]
-async fn events_are_found_without_their_heads() {
+async fn missing_and_orphaned_head_rows_are_repaired() {
     for heads in 0..4 {
-        let (folder, queue) = fresh().await;
+        let (folder, queue) = new_store().await;
         queue.append_all(0..3).await;
         queue.store.close().await.unwrap();
         drop(queue);
@@ -77,9 +78,9 @@ async fn events_are_found_without_their_heads() {
         for _ in heads..3 {
             table.pop_last().unwrap().unwrap();
         }
-        // As many as there are events, yet not theirs.
-        for gone in 1..=u64::from(heads == 2) {
-            table.insert(gone, (7, "app-1")).unwrap();
+        // In one case as many rows as events, but one row of another event.
+        for orphan in 1..=u64::from(heads == 2) {
+            table.insert(orphan, (7, "app-1")).unwrap();
         }
         drop(table);
         transaction.commit().unwrap();
@@ -92,8 +93,8 @@ async fn events_are_found_without_their_heads() {
 }
 
 #[tokio::test]
-async fn a_long_queue_survives_without_its_scratch_file() {
-    let (folder, queue) = fresh().await;
+async fn a_long_queue_survives_the_loss_of_its_scratch_file() {
+    let (folder, queue) = new_store().await;
     let other = queue.other("app-2").await;
     for hundreds in 0..8 {
         queue.append_together(hundreds * 100..(hundreds + 1) * 100).await;
@@ -105,24 +106,24 @@ async fn a_long_queue_survives_without_its_scratch_file() {
     queue.ack(&taken).await;
     queue.store.close().await.unwrap();
     drop(queue);
-    fs::write(scratch, "of another time").unwrap();
+    fs::write(scratch, "from an earlier run").unwrap();
 
     let queue = open(&folder, Limits::default());
-    let other = Queue { app: other.app, ..queue.clone() };
+    let other = TestQueue { app: other.app, ..queue.clone() };
     assert_eq!(queue.drain().await, (50..800).collect::<Vec<_>>());
     assert_eq!(other.drain().await, (0..800).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn leases_do_not_survive() {
-    let (folder, queue) = fresh().await;
+async fn leases_do_not_survive_a_reopen() {
+    let (folder, queue) = new_store().await;
     queue.append_all(0..3).await;
     let taken = queue.take(2).await;
     queue.release(&taken[1..], DEADLINE * 100).await;
 
     let queue = reopen(&folder, queue, Limits::default()).await;
     assert_eq!(queue.stats().await.leased, 0);
-    assert_eq!(queue.ack(&taken).await.stale, receipts(&taken), "receipts of the store's earlier life");
+    assert_eq!(queue.ack(&taken).await.stale, receipts(&taken), "receipts from before the reopen are stale");
     let again = queue.take(10).await;
     assert_eq!(numbers(&again), [0, 1, 2]);
     assert_eq!(queue.ack(&taken).await.stale, receipts(&taken));
@@ -130,14 +131,14 @@ async fn leases_do_not_survive() {
 }
 
 #[tokio::test]
-async fn accepted_events_stay_gone_after_closing() {
-    let (folder, mut queue) = fresh().await;
+async fn acknowledgements_are_durable_after_close() {
+    let (folder, mut queue) = new_store().await;
     queue.append_all(0..20).await;
     for first in [0, 5, 10] {
         let taken = queue.take(5).await;
         assert_eq!(numbers(&taken)[0], first);
         assert_eq!(queue.ack(&taken).await.acked, 5);
-        // Closed at once: the deletion has had no time to be lazy.
+        // Closed at once, before the delayed deletion is written.
         queue = reopen(&folder, queue, Limits::default()).await;
     }
     assert_eq!(queue.drain().await, [15, 16, 17, 18, 19]);
@@ -146,23 +147,23 @@ async fn accepted_events_stay_gone_after_closing() {
 }
 
 #[tokio::test]
-async fn what_was_answered_survives_without_closing() {
-    let (folder, queue) = fresh().await;
+async fn answered_appends_survive_a_drop_without_close() {
+    let (folder, queue) = new_store().await;
     queue.append_all(0..5).await;
     drop(queue);
     let mut opened = None;
-    eventually("the store is let go", async || {
+    eventually("the folder lock is released", async || {
         opened = RedbStore::open(folder.path(), Limits::default()).ok();
         opened.is_some()
     })
     .await;
-    let queue = Queue { store: Arc::new(opened.unwrap()), app: "app-1".parse().unwrap() };
+    let queue = TestQueue { store: Arc::new(opened.unwrap()), app: "app-1".parse().unwrap() };
     assert_eq!(queue.drain().await, [0, 1, 2, 3, 4]);
 }
 
 #[tokio::test]
-async fn registrations_survive() {
-    let (folder, queue) = fresh().await;
+async fn registrations_survive_a_reopen() {
+    let (folder, queue) = new_store().await;
     let gone = queue.other("gone").await;
     gone.append(1).await;
     queue.other("app-2").await.register_with("other").await;
@@ -176,13 +177,13 @@ async fn registrations_survive() {
         assert_eq!(found.as_deref(), expected.as_ref(), "{app}");
     }
     assert_eq!(gone.app.as_str(), "gone");
-    let gone = Queue { app: gone.app, ..queue };
+    let gone = TestQueue { app: gone.app, ..queue };
     assert_eq!(gone.try_append(event(1), None).await, Appended::Unregistered);
     assert_eq!(gone.stats().await, Stats::default());
 }
 
 #[tokio::test]
-async fn dropped_events_stay_counted() {
+async fn the_dropped_counter_survives_a_reopen() {
     let limits = Limits { max_queued_events: 3, overflow: Overflow::DropOldest, ..Limits::default() };
     let folder = tempfile::tempdir().unwrap();
     let queue = open(&folder, limits);
@@ -191,15 +192,15 @@ async fn dropped_events_stay_counted() {
     let queue = reopen(&folder, queue, limits).await;
     assert_eq!(queue.stats().await.dropped, 2);
     queue.append(5).await;
-    // With less room than it has stored.
+    // With a limit below the number of stored events.
     let queue = reopen(&folder, queue, Limits { max_queued_events: 1, ..limits }).await;
     assert_eq!((queue.stats().await.stored, queue.stats().await.dropped), (3, 3));
     queue.append(6).await;
     assert_eq!(queue.stats().await.dropped, 6);
-    // Those too old are counted with them.
+    // Events past retention are counted too.
     let retention = Duration::from_millis(1);
     let queue = reopen(&folder, queue, Limits { retention, ..limits }).await;
-    eventually("the event is too old", async || queue.stats().await.dropped == 7).await;
+    eventually("the retention has passed", async || queue.stats().await.dropped == 7).await;
     let queue = reopen(&folder, queue, limits).await;
     assert_eq!((queue.stats().await.stored, queue.stats().await.dropped), (0, 7));
     queue.unregister().await;
@@ -208,8 +209,8 @@ async fn dropped_events_stay_counted() {
 }
 
 #[tokio::test]
-async fn deliveries_are_known_after_opening_again() {
-    let (folder, queue) = fresh().await;
+async fn dedupe_keys_survive_a_reopen() {
+    let (folder, queue) = new_store().await;
     let gone = queue.other("app-2").await;
     for queue in [&queue, &gone] {
         assert!(matches!(queue.try_append(event(1), key(1)).await, Appended::Stored(_)));
@@ -222,45 +223,45 @@ async fn deliveries_are_known_after_opening_again() {
     drop(gone);
     assert_eq!(queue.try_append(event(1), key(1)).await, Appended::Duplicate);
     assert!(matches!(queue.try_append(event(2), key(2)).await, Appended::Stored(_)));
-    let again = Queue { app: "app-2".parse().unwrap(), ..queue.clone() };
+    let again = TestQueue { app: "app-2".parse().unwrap(), ..queue.clone() };
     assert!(matches!(again.try_append(event(1), key(1)).await, Appended::Stored(_)), "a new registration");
     drop(again);
 
     let dedupe_window = Duration::from_millis(1);
     let queue = reopen(&folder, queue, Limits { dedupe_window, ..Limits::default() }).await;
     let is_new = async || matches!(queue.try_append(event(2), key(2)).await, Appended::Stored(_));
-    eventually("the window is over", is_new).await;
+    eventually("the dedupe window has passed", is_new).await;
 }
 
 #[tokio::test]
-async fn a_store_can_be_opened_once() {
-    let (folder, queue) = fresh().await;
-    let refused = RedbStore::open(folder.path(), Limits::default()).unwrap_err();
-    assert!(matches!(refused, OpenError::InUse(_)), "{refused:?}");
-    let text = refused.to_string();
+async fn a_second_open_is_rejected() {
+    let (folder, queue) = new_store().await;
+    let rejected = RedbStore::open(folder.path(), Limits::default()).unwrap_err();
+    assert!(matches!(rejected, OpenError::InUse(_)), "{rejected:?}");
+    let text = rejected.to_string();
     assert!(text.contains("in use") && text.contains(folder.path().to_str().unwrap()), "{text}");
-    // It did the first one no harm.
+    // The first store still works.
     queue.append(1).await;
     reopen(&folder, queue, Limits::default()).await;
 }
 
 #[tokio::test]
-async fn what_is_no_store_is_refused_and_left_alone() {
+async fn what_is_no_store_is_rejected_and_left_alone() {
     for garbage in ["hello", &"x".repeat(100_000), "redb\x1a\x0a\u{a9}"] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.redb");
         fs::write(&file, garbage).unwrap();
-        let refused = RedbStore::open(folder.path(), Limits::default()).unwrap_err();
-        assert!(matches!(refused, OpenError::Unreadable(..)), "{refused:?}");
-        let text = refused.to_string();
+        let rejected = RedbStore::open(folder.path(), Limits::default()).unwrap_err();
+        assert!(matches!(rejected, OpenError::Unreadable(..)), "{rejected:?}");
+        let text = rejected.to_string();
         assert!(text.contains("cannot be read") && text.contains(folder.path().to_str().unwrap()), "{text}");
-        assert_eq!(fs::read(&file).unwrap(), garbage.as_bytes(), "it may be dear to somebody");
+        assert_eq!(fs::read(&file).unwrap(), garbage.as_bytes(), "the file was changed");
     }
 }
 
 #[tokio::test]
-async fn a_damaged_store_is_refused() {
-    let (folder, queue) = fresh().await;
+async fn a_damaged_store_is_rejected() {
+    let (folder, queue) = new_store().await;
     for n in 0..50 {
         queue.try_append(larger(n, 5000), None).await;
     }
@@ -268,23 +269,23 @@ async fn a_damaged_store_is_refused() {
     let file = folder.path().join("events.redb");
     let length = fs::metadata(&file).unwrap().len();
     fs::File::options().write(true).open(&file).unwrap().set_len(length / 2).unwrap();
-    let refused = RedbStore::open(folder.path(), Limits::default()).unwrap_err();
-    assert!(matches!(refused, OpenError::Unreadable(..)), "{refused:?}");
+    let rejected = RedbStore::open(folder.path(), Limits::default()).unwrap_err();
+    assert!(matches!(rejected, OpenError::Unreadable(..)), "{rejected:?}");
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_made_is_an_error() {
+async fn a_folder_that_cannot_be_created_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    let refused = RedbStore::open(file.join("store"), Limits::default()).unwrap_err();
-    assert!(matches!(refused, OpenError::Io(..)), "{refused:?}");
-    assert!(refused.to_string().contains("cannot be opened"), "{refused}");
+    let rejected = RedbStore::open(file.join("store"), Limits::default()).unwrap_err();
+    assert!(matches!(rejected, OpenError::Io(..)), "{rejected:?}");
+    assert!(rejected.to_string().contains("cannot be opened"), "{rejected}");
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn nobody_else_may_read_it() {
+async fn store_files_are_private_to_the_owner() {
     use std::os::unix::fs::PermissionsExt;
 
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -300,25 +301,25 @@ async fn nobody_else_may_read_it() {
 }
 
 #[tokio::test]
-async fn a_closed_store_answers_with_an_error() {
-    let (_folder, queue) = fresh().await;
+async fn a_closed_store_returns_errors() {
+    let (_folder, queue) = new_store().await;
     queue.append_all(0..2).await;
     let taken = queue.take(1).await;
     queue.store.close().await.unwrap();
-    let Queue { store, app } = &queue;
+    let TestQueue { store, app } = &queue;
     assert!(matches!(store.append(app, event(1), None).await, Err(StoreError::Closed)));
     assert!(matches!(store.put_registration(app, registration("x")).await, Err(StoreError::Closed)));
     assert!(matches!(store.remove_registration(app).await, Err(StoreError::Closed)));
     assert!(matches!(store.ready().await, Err(StoreError::Closed)));
-    assert!(store.lease(app, now(1)).await.is_err(), "there is no file to read from");
+    assert!(store.lease(app, now(1)).await.is_err(), "the file is closed");
     let settlement = Settlement { acks: receipts(&taken), releases: Vec::new() };
-    assert!(store.settle(app, settlement).await.is_err(), "the deletion cannot be stored");
+    assert!(store.settle(app, settlement).await.is_err(), "the deletion cannot be written");
     assert!(matches!(store.close().await, Err(StoreError::Closed)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closing_under_load_keeps_what_was_answered() {
-    let (folder, queue) = fresh().await;
+async fn close_under_load_keeps_answered_appends() {
+    let (folder, queue) = new_store().await;
     let senders: Vec<_> = (0..8)
         .map(|sender| {
             let queue = queue.clone();
@@ -336,7 +337,7 @@ async fn closing_under_load_keeps_what_was_answered() {
             })
         })
         .collect();
-    eventually("there is something stored", async || queue.stats().await.stored > 100).await;
+    eventually("events are stored", async || queue.stats().await.stored > 100).await;
     queue.store.close().await.unwrap();
     let mut answered = Vec::new();
     for sender in senders {
@@ -350,13 +351,13 @@ async fn closing_under_load_keeps_what_was_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closing_lets_go_of_the_folder_while_events_are_read() {
-    let (folder, mut queue) = fresh().await;
+async fn close_releases_the_folder_lock_while_events_are_read() {
+    let (folder, mut queue) = new_store().await;
     for n in 0..20 {
         queue.try_append(larger(n, 20_000), None).await;
     }
     for _ in 0..100 {
-        // Dropped midway: what they began to read is read to its end without them.
+        // Cancelled leases: a read that they started runs to its end in the background.
         let leases: Vec<_> = (0..8).map(|_| queue.store.lease(&queue.app, now(3)).now_or_never()).collect();
         drop(leases);
         queue = reopen(&folder, queue, Limits::default()).await;

@@ -1,4 +1,4 @@
-//! One app's queue in a store, as the tests speak of it.
+//! One app's queue, with shorthands for the tests.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -8,25 +8,25 @@ use wwproxy_server::store::{
     Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Registration, Settled, Settlement, Stats, Store,
 };
 
-/// Longer than any test runs.
+/// A duration longer than any test.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
-/// A lease or a delay whose end is waited for.
+/// A lease or a delay whose expiry the test waits for.
 pub(crate) const SHORT: Duration = Duration::from_millis(50);
-/// How long a test waits for what has to come.
+/// How long a test waits for an expected state.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Makes the store of one test.
+/// Opens the store of one test.
 pub(crate) type Open<'a> = &'a dyn Fn(Limits) -> Arc<dyn Store>;
 
-/// A queue in a store. Clones are the same queue.
+/// One app's queue in a store. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Queue {
+pub(crate) struct TestQueue {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) app: AppId,
 }
 
-impl Queue {
-    /// The queue of a registered app in a store with the default limits.
+impl TestQueue {
+    /// Opens a store with the default limits and registers an app.
     pub(crate) async fn open(open: Open<'_>) -> Self {
         Self::limited(open, Limits::default()).await
     }
@@ -54,11 +54,11 @@ impl Queue {
         Self::register(Arc::clone(&self.store), app).await
     }
 
-    /// Appends what has to be stored.
+    /// Appends an event that must be stored.
     pub(crate) async fn append(&self, n: u32) -> EventId {
         match self.try_append(event(n), None).await {
             Appended::Stored(id) => id,
-            refused => panic!("event {n}: {refused:?}"),
+            rejected => panic!("event {n}: {rejected:?}"),
         }
     }
 
@@ -68,12 +68,12 @@ impl Queue {
         }
     }
 
-    /// Appends them in this order, without waiting for each.
+    /// Appends these events in order, up to 20 concurrently.
     pub(crate) async fn append_together(&self, numbers: Range<u32>) {
         let mut ids = stream::iter(numbers).map(|n| self.append(n)).buffered(20);
         let mut last = None;
         while let Some(id) = ids.next().await {
-            assert!(last < Some(id.clone()), "in this order");
+            assert!(last < Some(id.clone()), "ids ascend in append order");
             last = Some(id);
         }
     }
@@ -82,7 +82,7 @@ impl Queue {
         self.store.append(&self.app, event, key).await.unwrap()
     }
 
-    /// Leases what is there now, for long.
+    /// Leases available events without waiting, for [`LONG`].
     pub(crate) async fn take(&self, max_events: usize) -> Vec<Delivery> {
         self.take_for(max_events, LONG).await
     }
@@ -91,7 +91,7 @@ impl Queue {
         self.lease(Lease { time, ..now(max_events) }).await
     }
 
-    /// Leases what comes until the deadline, for long.
+    /// Waits for events until the deadline and leases them for [`LONG`].
     pub(crate) async fn wait(&self, max_events: usize) -> Vec<Delivery> {
         self.lease(Lease { wait: DEADLINE, ..now(max_events) }).await
     }
@@ -117,7 +117,7 @@ impl Queue {
         self.store.stats(&self.app).await.unwrap()
     }
 
-    /// Takes and accepts all that is there: the numbers of the events, in order.
+    /// Leases and acknowledges all available events, and returns their numbers in order.
     pub(crate) async fn drain(&self) -> Vec<u32> {
         let mut drained = Vec::new();
         loop {
@@ -135,13 +135,13 @@ pub(crate) fn registration(secret: &str) -> Registration {
     Registration { scheme: Scheme::default(), secrets: vec![Secret::new(secret)] }
 }
 
-/// An event that tells its number. All are of one size.
+/// An event with its number in the body. All these events have the same size.
 pub(crate) fn event(n: u32) -> NewEvent {
     let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
     NewEvent { headers, query: None, body: format!(r#"{{"n":{n:06}}}"#).into() }
 }
 
-/// An event that tells its number, and is larger by as many bytes.
+/// An event with its number in the body, larger by `bytes`.
 pub(crate) fn larger(n: u32, bytes: usize) -> NewEvent {
     let body = format!(r#"{{"n":{n:06}}}{}"#, " ".repeat(bytes));
     NewEvent { body: body.into(), ..event(n) }
@@ -159,23 +159,23 @@ pub(crate) fn receipts(deliveries: &[Delivery]) -> Vec<Receipt> {
     deliveries.iter().map(|delivery| delivery.receipt.clone()).collect()
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "as an append takes it")]
+#[expect(clippy::unnecessary_wraps, reason = "the type that an append takes")]
 pub(crate) fn key(n: u8) -> Option<DedupeKey> {
     Some([n; 16])
 }
 
-/// A lease of what is there, for long.
+/// A lease of available events, without waiting, for [`LONG`].
 pub(crate) fn now(max_events: usize) -> Lease {
     Lease { max_events, max_bytes: u64::MAX, wait: Duration::ZERO, time: LONG }
 }
 
-/// Asks again until it is so.
-pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let asking = async {
-        while !is_so().await {
+/// Polls a condition until it holds; panics after the deadline.
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let polling = async {
+        while !condition().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let so = tokio::time::timeout(DEADLINE, asking).await;
-    assert!(so.is_ok(), "not within {DEADLINE:?}: {what}");
+    let outcome = tokio::time::timeout(DEADLINE, polling).await;
+    assert!(outcome.is_ok(), "not within {DEADLINE:?}: {what}");
 }

@@ -1,4 +1,4 @@
-//! Leasing: who gets what, and how often.
+//! Leasing, redelivery and delivery attempts.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 use wwproxy_server::store::Lease;
 
-use crate::fixture::{Open, Queue, SHORT, eventually, now, numbers};
+use crate::fixture::{Open, SHORT, TestQueue, eventually, now, numbers};
 
-pub(crate) async fn a_leased_event_is_nobody_elses(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_leased_event_is_not_leased_again(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append_all([1, 2]).await;
     assert_eq!(numbers(&queue.take(1).await), [1]);
     assert_eq!(numbers(&queue.take(10).await), [2]);
@@ -17,15 +17,15 @@ pub(crate) async fn a_leased_event_is_nobody_elses(open: Open<'_>) {
     assert_eq!(queue.stats().await.leased, 2);
 }
 
-pub(crate) async fn a_lease_takes_no_more_events_than_asked(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_lease_respects_max_events(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append_all(0..10).await;
     assert_eq!(numbers(&queue.take(3).await), [0, 1, 2]);
     assert_eq!(queue.take(100).await.len(), 7);
 }
 
-pub(crate) async fn a_lease_takes_no_more_bytes_than_asked_but_one_event(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_lease_respects_max_bytes_but_has_at_least_one_event(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append(0).await;
     let size = queue.stats().await.bytes;
     queue.append_all(1..10).await;
@@ -37,8 +37,8 @@ pub(crate) async fn a_lease_takes_no_more_bytes_than_asked_but_one_event(open: O
     assert_eq!(within(u64::MAX).await, [7, 8, 9]);
 }
 
-pub(crate) async fn attempts_are_counted(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn delivery_attempts_are_counted(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append(1).await;
     for attempt in 1..5 {
         let taken = queue.take(1).await;
@@ -46,18 +46,18 @@ pub(crate) async fn attempts_are_counted(open: Open<'_>) {
         queue.release(&taken, Duration::ZERO).await;
     }
     assert_eq!(queue.take_for(1, SHORT).await[0].attempt, 5);
-    assert_eq!(queue.wait(1).await[0].attempt, 6, "a lease that ran out was an attempt too");
+    assert_eq!(queue.wait(1).await[0].attempt, 6, "an expired lease counts as an attempt");
 }
 
-pub(crate) async fn what_was_not_settled_comes_again_in_order(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn unsettled_events_are_redelivered_in_order(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append_all(0..5).await;
     let started = Instant::now();
     let released = queue.take(1).await;
     let first = queue.take_for(2, SHORT).await;
     assert_eq!(numbers(&first), [1, 2]);
-    eventually("the leases are over", async || queue.stats().await.leased == 1).await;
-    assert!(started.elapsed() >= SHORT, "handed out again before the lease had ended");
+    eventually("the leases have expired", async || queue.stats().await.leased == 1).await;
+    assert!(started.elapsed() >= SHORT, "the leases expired too early");
     queue.release(&released, Duration::ZERO).await;
     let again = queue.take(10).await;
     assert_eq!(numbers(&again), [0, 1, 2, 3, 4]);
@@ -66,29 +66,29 @@ pub(crate) async fn what_was_not_settled_comes_again_in_order(open: Open<'_>) {
     assert_ne!(again[1].receipt, first[0].receipt);
 }
 
-pub(crate) async fn a_dropped_lease_hands_back_and_does_not_count(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn dropping_a_lease_future_releases_its_events_without_an_attempt(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append_all(0..3).await;
-    let mut counted = 0;
+    let mut completed = 0;
     for _ in 0..20 {
-        // Polled once and dropped, it may have taken events that are still being read.
+        // A future that was polled once may have leased events whose bodies are still being read.
         if let Some(taken) = queue.store.lease(&queue.app, now(2)).now_or_never() {
-            // Done at once, it was not dropped midway.
-            counted += 1;
+            // It completed at the first poll, so it was not cancelled.
+            completed += 1;
             queue.release(&taken.unwrap(), Duration::ZERO).await;
         }
         assert_eq!(queue.stats().await.leased, 0);
     }
     let taken = queue.take(10).await;
     assert_eq!(numbers(&taken), [0, 1, 2]);
-    assert_eq!(taken[0].attempt, counted + 1);
+    assert_eq!(taken[0].attempt, completed + 1);
     assert_eq!(taken[2].attempt, 1);
 }
 
-pub(crate) async fn an_empty_queue_gives_nothing(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn an_empty_queue_leases_nothing(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     assert_eq!(queue.take(10).await, []);
-    let unknown = Queue { app: "nobody".parse().unwrap(), ..queue };
+    let unknown = TestQueue { app: "unregistered".parse().unwrap(), ..queue };
     assert_eq!(unknown.take(10).await, []);
     assert_eq!(unknown.stats().await.stored, 0);
 }

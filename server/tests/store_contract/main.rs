@@ -1,8 +1,7 @@
-//! What every store has to do: one suite that each engine runs, and what only the durable one promises.
+//! The store contract: one suite that runs against every engine, and tests of durability for `RedbStore`.
 //!
-//! Times are real, as an engine has threads and a clock of its own. A test never waits for a state by
-//! sleeping: it waits in the store, or asks again until a deadline. What lasts [`LONG`](fixture::LONG)
-//! lasts longer than any test.
+//! Time is not paused, because an engine has its own threads and clock. A test never waits for a state by sleeping: it
+//! waits in the store, or polls until a deadline. [`LONG`](fixture::LONG) is longer than any test.
 
 mod append;
 mod dedupe;
@@ -15,23 +14,23 @@ mod settle;
 mod tap;
 mod wait;
 
-/// Each test of the suite, for each engine.
+/// Generates each test of the suite for each engine.
 macro_rules! contract {
-    ($($room:ident: $($test:ident),+;)+) => {
+    ($($module:ident: $($test:ident),+;)+) => {
         mod memory {
-            $(mod $room {
+            $(mod $module {
                 use std::sync::Arc;
                 use wwproxy_server::store::MemoryStore;
 
                 $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    crate::$room::$test(&|limits| Arc::new(MemoryStore::new(limits))).await;
+                    crate::$module::$test(&|limits| Arc::new(MemoryStore::new(limits))).await;
                 })+
             })+
         }
 
         mod redb {
-            $(mod $room {
+            $(mod $module {
                 use std::sync::Arc;
                 use wwproxy_server::store::RedbStore;
 
@@ -43,7 +42,7 @@ macro_rules! contract {
                             Arc::new(RedbStore::open(folder.path(), limits).unwrap());
                         store
                     };
-                    crate::$room::$test(&open).await;
+                    crate::$module::$test(&open).await;
                 })+
             })+
         }
@@ -52,86 +51,86 @@ macro_rules! contract {
 
 contract! {
     append:
-        an_event_comes_back_as_it_was,
-        events_come_in_order_of_arrival,
+        an_event_is_delivered_unchanged,
+        events_are_delivered_in_order_of_arrival,
         ids_are_unique_and_ascend,
-        simultaneous_appends_come_in_order_of_their_ids,
-        apps_do_not_see_each_other,
-        figures_follow_what_is_stored,
+        concurrent_appends_are_delivered_in_id_order,
+        apps_are_isolated,
+        stats_follow_appends_leases_and_settlements,
         a_large_event_is_stored;
     dedupe:
-        a_repetition_is_stored_once,
-        an_accepted_event_is_not_stored_again,
-        a_repetition_is_known_for_the_window,
-        another_apps_delivery_is_another,
-        a_new_registration_knows_no_deliveries,
-        a_replaced_registration_knows_its_deliveries,
-        of_simultaneous_repetitions_one_is_stored,
-        a_refused_event_is_taken_when_it_comes_again;
+        a_duplicate_is_stored_once,
+        a_duplicate_of_an_acknowledged_event_is_not_stored,
+        a_duplicate_is_detected_within_the_dedupe_window,
+        dedupe_keys_are_per_app,
+        unregistering_forgets_dedupe_keys,
+        replacing_a_registration_keeps_dedupe_keys,
+        one_of_concurrent_duplicates_is_stored,
+        a_rejected_event_is_stored_when_it_is_retried;
     lease:
-        a_leased_event_is_nobody_elses,
-        a_lease_takes_no_more_events_than_asked,
-        a_lease_takes_no_more_bytes_than_asked_but_one_event,
-        attempts_are_counted,
-        what_was_not_settled_comes_again_in_order,
-        a_dropped_lease_hands_back_and_does_not_count,
-        an_empty_queue_gives_nothing;
+        a_leased_event_is_not_leased_again,
+        a_lease_respects_max_events,
+        a_lease_respects_max_bytes_but_has_at_least_one_event,
+        delivery_attempts_are_counted,
+        unsettled_events_are_redelivered_in_order,
+        dropping_a_lease_future_releases_its_events_without_an_attempt,
+        an_empty_queue_leases_nothing;
     limits:
-        a_full_queue_refuses,
-        a_long_queue_is_as_a_short_one,
-        a_queue_is_full_by_bytes,
-        an_event_larger_than_the_queue_is_refused,
-        the_oldest_makes_room,
-        several_make_room_for_a_large_one,
-        a_leased_event_is_dropped_last,
-        where_all_are_leased_the_oldest_is_dropped,
-        an_event_whose_lease_is_over_is_the_oldest_again,
-        simultaneous_appends_never_pass_the_limit,
-        simultaneous_appends_make_room_for_each_other,
-        an_old_event_is_dropped,
-        an_old_event_is_kept_while_it_is_leased,
-        an_old_event_is_dropped_when_its_lease_is_over;
+        a_full_queue_rejects_appends,
+        a_long_queue_behaves_like_a_short_one,
+        max_queued_bytes_limits_a_queue,
+        an_event_larger_than_the_queue_is_rejected,
+        drop_oldest_drops_the_oldest_event,
+        drop_oldest_drops_several_events_for_a_large_one,
+        leased_events_are_dropped_last,
+        if_all_events_are_leased_the_oldest_is_dropped,
+        an_event_with_an_expired_lease_is_dropped_as_the_oldest,
+        concurrent_appends_never_exceed_the_limit,
+        concurrent_appends_drop_the_oldest_events,
+        an_event_past_retention_is_dropped,
+        an_event_past_retention_is_kept_while_leased,
+        an_event_past_retention_is_dropped_when_its_lease_expires;
     registration:
-        nothing_is_stored_for_an_unknown_app,
-        a_registration_comes_back_as_it_was,
-        a_replaced_registration_keeps_its_events,
-        unregistering_deletes_everything,
-        unregistering_leaves_other_apps_alone,
-        an_append_beside_unregistering_leaves_nothing_behind;
+        an_append_for_an_unregistered_app_is_rejected,
+        a_registration_is_returned_unchanged,
+        replacing_a_registration_keeps_the_events,
+        unregistering_purges_the_queue,
+        unregistering_does_not_affect_other_apps,
+        an_append_concurrent_with_unregistering_leaves_no_event;
     settle:
-        an_accepted_event_is_gone,
-        a_receipt_is_good_once,
-        a_receipt_ends_with_its_lease,
-        an_earlier_receipt_does_not_end_a_later_lease,
+        an_acknowledged_event_is_deleted,
+        a_receipt_settles_once,
+        a_receipt_is_stale_after_its_lease_expired,
+        an_earlier_receipt_does_not_settle_a_later_lease,
         another_apps_receipt_is_stale,
-        garbage_is_stale,
-        a_released_event_goes_out_again_before_newer_ones,
-        a_delayed_release_keeps_its_delay,
-        accepted_and_released_at_once;
+        an_invalid_receipt_is_stale,
+        a_released_event_is_redelivered_before_newer_events,
+        a_delayed_release_is_redelivered_after_its_delay,
+        acks_are_settled_before_releases;
     tap:
-        a_tap_sees_what_is_stored_from_now_on,
-        a_tap_sees_the_event_that_a_lease_hands_out,
-        a_tap_takes_nothing,
+        a_tap_receives_events_stored_after_it_opened,
+        a_tap_receives_the_same_event_as_a_lease,
+        a_tap_leases_nothing,
         one_event_wakes_a_lease_and_a_tap,
-        what_is_not_stored_is_not_shown,
-        what_made_room_again_was_shown,
-        every_tap_sees_all_in_order_of_arrival,
-        what_a_tap_does_not_take_in_time_is_a_gap_in_its_place,
-        a_gap_stands_between_the_events_around_it,
-        one_event_is_shown_however_large,
-        an_app_has_so_many_taps_and_a_dropped_one_makes_room,
-        a_tap_that_stops_waiting_loses_nothing,
+        a_tap_receives_stored_events_only,
+        a_tap_receives_events_that_are_dropped_later,
+        every_tap_receives_all_events_in_order,
+        a_slow_tap_misses_events_without_backpressure,
+        a_gap_is_reported_in_its_place,
+        a_tap_buffers_one_event_of_any_size,
+        taps_per_app_are_limited_and_a_dropped_tap_frees_its_slot,
+        cancelling_a_tap_wait_loses_no_event,
         a_tap_survives_unregistering;
     wait:
-        a_wait_ends_empty,
-        a_wait_ends_with_an_append,
-        a_wait_ends_with_a_release,
-        a_wait_ends_with_a_delayed_release,
-        a_wait_ends_with_anothers_lease,
-        a_wait_survives_unregistering,
+        a_waiting_lease_times_out,
+        an_append_wakes_a_waiting_lease,
+        a_release_wakes_a_waiting_lease,
+        a_delayed_release_wakes_a_waiting_lease,
+        an_expired_lease_wakes_waiting_leases,
+        a_waiting_lease_survives_unregistering,
         every_waiter_is_woken,
-        a_waiter_that_goes_wakes_the_next,
-        a_waiter_that_gives_up_tells_the_next_of_a_lease,
-        a_waiter_that_goes_tells_the_next_of_a_lease,
-        many_waiters_share_many_events;
+        a_cancelled_waiter_passes_its_wakeup_on,
+        a_timed_out_waiter_passes_the_lease_expiry_on,
+        a_cancelled_waiter_passes_the_lease_expiry_on,
+        concurrent_waiters_lease_each_event_once;
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use wwproxy_protocol::{Scheme, Secret};
 use wwproxy_server::store::{Appended, Limits, Registration, Stats};
 
-use crate::fixture::{Open, Queue, event, key, registration};
+use crate::fixture::{Open, TestQueue, event, key, registration};
 
-pub(crate) async fn nothing_is_stored_for_an_unknown_app(open: Open<'_>) {
-    let queue = Queue { store: open(Limits::default()), app: "app-1".parse().unwrap() };
+pub(crate) async fn an_append_for_an_unregistered_app_is_rejected(open: Open<'_>) {
+    let queue = TestQueue { store: open(Limits::default()), app: "app-1".parse().unwrap() };
     assert_eq!(queue.store.registration(&queue.app).await.unwrap(), None);
     assert_eq!(queue.try_append(event(1), key(1)).await, Appended::Unregistered);
     assert_eq!(queue.stats().await, Stats::default());
@@ -17,8 +17,8 @@ pub(crate) async fn nothing_is_stored_for_an_unknown_app(open: Open<'_>) {
     assert!(matches!(queue.try_append(event(1), key(1)).await, Appended::Stored(_)));
 }
 
-pub(crate) async fn a_registration_comes_back_as_it_was(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_registration_is_returned_unchanged(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     let found = async || queue.store.registration(&queue.app).await.unwrap().as_deref().cloned();
     assert_eq!(found().await, Some(registration("secret")));
     let two = Registration {
@@ -31,18 +31,18 @@ pub(crate) async fn a_registration_comes_back_as_it_was(open: Open<'_>) {
     assert_eq!(found().await, None);
 }
 
-pub(crate) async fn a_replaced_registration_keeps_its_events(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn replacing_a_registration_keeps_the_events(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append_all(0..2).await;
     let taken = queue.take(1).await;
     queue.register_with("another").await;
     assert_eq!(queue.stats().await.stored, 2);
-    assert_eq!(queue.ack(&taken).await.acked, 1, "the lease goes on");
+    assert_eq!(queue.ack(&taken).await.acked, 1, "the lease is still valid");
     assert_eq!(queue.drain().await, [1]);
 }
 
-pub(crate) async fn unregistering_deletes_everything(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn unregistering_purges_the_queue(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append_all(0..4).await;
     let taken = queue.take(3).await;
     queue.release(&taken[..1], Duration::ZERO).await;
@@ -60,8 +60,8 @@ pub(crate) async fn unregistering_deletes_everything(open: Open<'_>) {
     queue.unregister().await;
 }
 
-pub(crate) async fn unregistering_leaves_other_apps_alone(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn unregistering_does_not_affect_other_apps(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     let other = queue.other("app-2").await;
     other.append(1).await;
     queue.append(2).await;
@@ -70,8 +70,8 @@ pub(crate) async fn unregistering_leaves_other_apps_alone(open: Open<'_>) {
     assert_eq!(other.drain().await, [1]);
 }
 
-pub(crate) async fn an_append_beside_unregistering_leaves_nothing_behind(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn an_append_concurrent_with_unregistering_leaves_no_event(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     for round in 0..10 {
         let senders: Vec<_> = (0..20)
             .map(|n| {

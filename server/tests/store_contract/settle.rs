@@ -1,4 +1,4 @@
-//! Settling: accepting, handing back, and receipts that are good for nothing.
+//! Settling: acknowledging, releasing, and stale receipts.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use tokio::time::Instant;
 use wwproxy_protocol::api::Receipt;
 use wwproxy_server::store::{Lease, Settled};
 
-use crate::fixture::{DEADLINE, Open, Queue, SHORT, event, eventually, numbers, receipts};
+use crate::fixture::{DEADLINE, Open, SHORT, TestQueue, event, eventually, numbers, receipts};
 
-pub(crate) async fn an_accepted_event_is_gone(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn an_acknowledged_event_is_deleted(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append_all(0..3).await;
     let taken = queue.take(2).await;
     queue.take_for(1, SHORT).await;
@@ -18,11 +18,11 @@ pub(crate) async fn an_accepted_event_is_gone(open: Open<'_>) {
     assert_eq!(queue.stats().await.stored, 1);
 }
 
-pub(crate) async fn a_receipt_is_good_once(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_receipt_settles_once(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append_all(0..2).await;
     let taken = queue.take(2).await;
-    let [first, second] = &receipts(&taken)[..] else { panic!("two were taken") };
+    let [first, second] = &receipts(&taken)[..] else { panic!("two events were leased") };
     let settled = queue.settle(vec![first.clone(), first.clone()], Vec::new()).await;
     assert_eq!(settled, Settled { acked: 1, released: 0, stale: vec![first.clone()] });
     assert_eq!(queue.ack(&taken[..1]).await.stale, *std::slice::from_ref(first));
@@ -32,30 +32,30 @@ pub(crate) async fn a_receipt_is_good_once(open: Open<'_>) {
     assert_eq!(queue.drain().await, [1]);
 }
 
-pub(crate) async fn a_receipt_ends_with_its_lease(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_receipt_is_stale_after_its_lease_expired(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append(1).await;
     let taken = queue.take_for(1, SHORT).await;
-    eventually("the lease is over", async || queue.stats().await.leased == 0).await;
+    eventually("the lease has expired", async || queue.stats().await.leased == 0).await;
     assert_eq!(queue.ack(&taken).await.stale, receipts(&taken));
     assert_eq!(queue.release(&taken, Duration::ZERO).await.stale, receipts(&taken));
     assert_eq!(queue.drain().await, [1]);
 }
 
-pub(crate) async fn an_earlier_receipt_does_not_end_a_later_lease(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn an_earlier_receipt_does_not_settle_a_later_lease(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append(1).await;
     let first = queue.take(1).await;
     queue.release(&first, Duration::ZERO).await;
     let second = queue.take(1).await;
     assert_eq!(queue.ack(&first).await.acked, 0);
     assert_eq!(queue.release(&first, Duration::ZERO).await.released, 0);
-    assert_eq!(queue.take(1).await, [], "the second lease still holds it");
+    assert_eq!(queue.take(1).await, [], "the event is still leased");
     assert_eq!(queue.ack(&second).await.acked, 1);
 }
 
 pub(crate) async fn another_apps_receipt_is_stale(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+    let queue = TestQueue::open(open).await;
     let other = queue.other("app-2").await;
     queue.append(1).await;
     other.append(2).await;
@@ -67,12 +67,12 @@ pub(crate) async fn another_apps_receipt_is_stale(open: Open<'_>) {
     assert_eq!(queue.ack(&taken).await.acked, 1);
 }
 
-pub(crate) async fn garbage_is_stale(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn an_invalid_receipt_is_stale(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append(1).await;
     let taken = queue.take(1).await;
     let receipt = taken[0].receipt.as_str();
-    let mut garbage: Vec<_> = [
+    let mut invalid: Vec<_> = [
         "",
         "-",
         "0",
@@ -88,22 +88,26 @@ pub(crate) async fn garbage_is_stale(open: Open<'_>) {
     .into_iter()
     .map(Receipt::new)
     .collect();
-    garbage.extend([
+    invalid.extend([
         Receipt::new("-".repeat(100_000)),
         Receipt::new(&receipt[1..]),
         Receipt::new(&receipt[..receipt.len() - 1]),
         Receipt::new(format!("{receipt}0")),
         Receipt::new(taken[0].event.id.as_str()),
     ]);
-    let releases = garbage.iter().map(|receipt| (receipt.clone(), Duration::ZERO)).collect();
-    let settled = queue.settle(garbage.clone(), releases).await;
+    let releases = invalid.iter().map(|receipt| (receipt.clone(), Duration::ZERO)).collect();
+    let settled = queue.settle(invalid.clone(), releases).await;
     assert_eq!((settled.acked, settled.released), (0, 0));
-    assert_eq!(settled.stale, [garbage.clone(), garbage].concat(), "each is reported, as it was given");
+    assert_eq!(
+        settled.stale,
+        [invalid.clone(), invalid].concat(),
+        "each stale receipt is reported unchanged"
+    );
     assert_eq!(queue.ack(&taken).await.acked, 1);
 }
 
-pub(crate) async fn a_released_event_goes_out_again_before_newer_ones(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_released_event_is_redelivered_before_newer_events(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append_all(0..5).await;
     let taken = queue.take(3).await;
     let settled = queue.release(&[taken[2].clone(), taken[0].clone()], Duration::ZERO).await;
@@ -111,31 +115,31 @@ pub(crate) async fn a_released_event_goes_out_again_before_newer_ones(open: Open
     assert_eq!(numbers(&queue.take(10).await), [0, 2, 3, 4]);
 }
 
-pub(crate) async fn a_delayed_release_keeps_its_delay(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_delayed_release_is_redelivered_after_its_delay(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append_all(0..2).await;
     let taken = queue.take(1).await;
-    // Long enough for what is asked before it ends.
+    // Long enough for the calls below.
     let delay = 20 * SHORT;
     let released = Instant::now();
     assert_eq!(queue.release(&taken, delay).await.released, 1);
     let stats = queue.stats().await;
-    assert_eq!((stats.stored, stats.leased), (2, 0), "it is nobody's");
+    assert_eq!((stats.stored, stats.leased), (2, 0), "a released event is not leased");
     assert_eq!(numbers(&queue.take(10).await), [1]);
-    assert_eq!(queue.ack(&taken).await.stale.len(), 1, "its lease is over");
+    assert_eq!(queue.ack(&taken).await.stale.len(), 1, "the release settled the lease");
     let again = queue.lease(Lease { wait: DEADLINE, ..crate::fixture::now(10) }).await;
-    assert!(released.elapsed() >= delay, "it came again after {:?}", released.elapsed());
+    assert!(released.elapsed() >= delay, "redelivered after {:?}", released.elapsed());
     assert_eq!(numbers(&again), [0]);
     assert_eq!(again[0].attempt, 2);
 }
 
-pub(crate) async fn accepted_and_released_at_once(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn acks_are_settled_before_releases(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append_all(0..3).await;
     let receipts = receipts(&queue.take(3).await);
     let releases = receipts[1..].iter().map(|receipt| (receipt.clone(), Duration::ZERO)).collect();
     let settled = queue.settle(receipts[..2].to_vec(), releases).await;
-    // The one that is in both lists was accepted first.
+    // The receipt in both lists was acknowledged first.
     assert_eq!(settled, Settled { acked: 2, released: 1, stale: vec![receipts[1].clone()] });
     queue.try_append(event(3), None).await;
     assert_eq!(queue.drain().await, [2, 3]);

@@ -1,19 +1,19 @@
-//! Waiting for events: nobody sleeps while there is one to have.
+//! Long polling: no lease waits while an event is available.
 
 use std::{collections::HashMap, task::Poll, time::Duration};
 
 use tokio::{task::JoinSet, time::Instant};
 use wwproxy_server::store::{Delivery, Lease, StoreError, StoreFuture};
 
-use crate::fixture::{DEADLINE, LONG, Open, Queue, SHORT, now, number, numbers};
+use crate::fixture::{DEADLINE, LONG, Open, SHORT, TestQueue, now, number, numbers};
 
-/// Waits for one event until the deadline, and keeps it for long.
-const PATIENT: Lease = Lease { max_events: 1, max_bytes: u64::MAX, wait: DEADLINE, time: LONG };
+/// Waits for one event until the deadline, and leases it for [`LONG`].
+const WAIT_FOR_ONE: Lease = Lease { max_events: 1, max_bytes: u64::MAX, wait: DEADLINE, time: LONG };
 
-/// A lease that waits already.
-async fn waiting(queue: &Queue, lease: Lease) -> StoreFuture<'_, Vec<Delivery>> {
+/// Starts a lease that waits.
+async fn waiting(queue: &TestQueue, lease: Lease) -> StoreFuture<'_, Vec<Delivery>> {
     let mut lease = queue.store.lease(&queue.app, lease);
-    assert!(is_waiting(&mut lease).await, "there was nothing to have");
+    assert!(is_waiting(&mut lease).await, "an event was available");
     lease
 }
 
@@ -25,51 +25,54 @@ fn taken(leased: Result<Vec<Delivery>, StoreError>) -> Vec<u32> {
     numbers(&leased.unwrap())
 }
 
-pub(crate) async fn a_wait_ends_empty(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_waiting_lease_times_out(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     let started = Instant::now();
-    assert_eq!(queue.lease(Lease { wait: SHORT, ..PATIENT }).await, []);
+    assert_eq!(queue.lease(Lease { wait: SHORT, ..WAIT_FOR_ONE }).await, []);
     assert!(started.elapsed() >= SHORT);
     queue.append(1).await;
     queue.take(1).await;
-    assert_eq!(queue.lease(Lease { wait: SHORT, ..PATIENT }).await, [], "what is leased is not waited for");
+    assert_eq!(
+        queue.lease(Lease { wait: SHORT, ..WAIT_FOR_ONE }).await,
+        [],
+        "a leased event does not end the wait"
+    );
 }
 
-pub(crate) async fn a_wait_ends_with_an_append(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn an_append_wakes_a_waiting_lease(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     let other = queue.other("app-2").await;
-    let mut lease = waiting(&queue, PATIENT).await;
+    let mut lease = waiting(&queue, WAIT_FOR_ONE).await;
     other.append(1).await;
     assert!(is_waiting(&mut lease).await, "another app's event");
     queue.append(2).await;
     assert_eq!(taken(lease.await), [2]);
 }
 
-pub(crate) async fn a_wait_ends_with_a_release(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_release_wakes_a_waiting_lease(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append(1).await;
     let first = queue.take(1).await;
-    let lease = waiting(&queue, PATIENT).await;
+    let lease = waiting(&queue, WAIT_FOR_ONE).await;
     queue.release(&first, Duration::ZERO).await;
     assert_eq!(taken(lease.await), [1]);
 }
 
-pub(crate) async fn a_wait_ends_with_a_delayed_release(open: Open<'_>) {
-    let queue = Queue::open(open).await;
+pub(crate) async fn a_delayed_release_wakes_a_waiting_lease(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
     queue.append(1).await;
     let first = queue.take(1).await;
-    let lease = waiting(&queue, PATIENT).await;
+    let lease = waiting(&queue, WAIT_FOR_ONE).await;
     let released = Instant::now();
     queue.release(&first, SHORT).await;
     assert_eq!(taken(lease.await), [1]);
     assert!(released.elapsed() >= SHORT);
 }
 
-pub(crate) async fn a_wait_ends_with_anothers_lease(open: Open<'_>) {
-    let queue = Queue::open(open).await;
-    // One that began to wait before the lease, and one after it.
-    let before = waiting(&queue, PATIENT).await;
-    let other = waiting(&queue, PATIENT).await;
+pub(crate) async fn an_expired_lease_wakes_waiting_leases(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
+    let before = waiting(&queue, WAIT_FOR_ONE).await;
+    let other = waiting(&queue, WAIT_FOR_ONE).await;
     queue.append_all([1, 2]).await;
     assert_eq!(numbers(&queue.take_for(2, SHORT).await), [1, 2]);
     let (before, other) = tokio::join!(before, other);
@@ -78,9 +81,9 @@ pub(crate) async fn a_wait_ends_with_anothers_lease(open: Open<'_>) {
     assert_eq!(all, [1, 2]);
 }
 
-pub(crate) async fn a_wait_survives_unregistering(open: Open<'_>) {
-    let queue = Queue::open(open).await;
-    let lease = waiting(&queue, PATIENT).await;
+pub(crate) async fn a_waiting_lease_survives_unregistering(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
+    let lease = waiting(&queue, WAIT_FOR_ONE).await;
     queue.unregister().await;
     queue.register_with("secret").await;
     queue.append(1).await;
@@ -88,11 +91,11 @@ pub(crate) async fn a_wait_survives_unregistering(open: Open<'_>) {
 }
 
 pub(crate) async fn every_waiter_is_woken(open: Open<'_>) {
-    let queue = Queue::open(open).await;
-    let a = waiting(&queue, PATIENT).await;
-    let b = waiting(&queue, PATIENT).await;
-    let c = waiting(&queue, PATIENT).await;
-    // Three events at once, while none of the waiters gets to run.
+    let queue = TestQueue::open(open).await;
+    let a = waiting(&queue, WAIT_FOR_ONE).await;
+    let b = waiting(&queue, WAIT_FOR_ONE).await;
+    let c = waiting(&queue, WAIT_FOR_ONE).await;
+    // Three appends, all before a waiter is polled.
     let events = [1, 2, 3].map(|n| {
         let queue = queue.clone();
         tokio::spawn(async move { queue.append(n).await })
@@ -106,23 +109,23 @@ pub(crate) async fn every_waiter_is_woken(open: Open<'_>) {
     }
 }
 
-pub(crate) async fn a_waiter_that_goes_wakes_the_next(open: Open<'_>) {
-    let queue = Queue::open(open).await;
-    let gone = waiting(&queue, PATIENT).await;
-    let next = waiting(&queue, PATIENT).await;
+pub(crate) async fn a_cancelled_waiter_passes_its_wakeup_on(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
+    let gone = waiting(&queue, WAIT_FOR_ONE).await;
+    let next = waiting(&queue, WAIT_FOR_ONE).await;
     queue.append(1).await;
-    // The first of them was woken, and is not there any more.
+    // The first waiter was woken, and is cancelled before it leases the event.
     drop(gone);
     assert_eq!(taken(next.await), [1]);
 }
 
-/// Three wait. The first gets an event for a while and does not settle it; the second learns of that,
-/// and goes. The third has to get the event when the lease is over.
+/// Three leases wait. The first leases an event for a second and does not settle it. The second is woken with that expiry
+/// and ends. The third must lease the event when the first lease expires.
 async fn third_waiter(open: Open<'_>, second: Lease) {
-    let queue = Queue::open(open).await;
-    let first = waiting(&queue, Lease { time: Duration::from_secs(1), ..PATIENT }).await;
+    let queue = TestQueue::open(open).await;
+    let first = waiting(&queue, Lease { time: Duration::from_secs(1), ..WAIT_FOR_ONE }).await;
     let mut gone = waiting(&queue, second).await;
-    let third = waiting(&queue, PATIENT).await;
+    let third = waiting(&queue, WAIT_FOR_ONE).await;
     queue.append(1).await;
     assert_eq!(taken(first.await), [1]);
     if second.wait < DEADLINE {
@@ -131,27 +134,27 @@ async fn third_waiter(open: Open<'_>, second: Lease) {
         assert!(is_waiting(&mut gone).await);
         drop(gone);
     }
-    assert_eq!(taken(third.await), [1], "nobody told it that the lease was over");
+    assert_eq!(taken(third.await), [1], "the third waiter was not woken by the expired lease");
 }
 
-pub(crate) async fn a_waiter_that_gives_up_tells_the_next_of_a_lease(open: Open<'_>) {
-    third_waiter(open, Lease { wait: SHORT, ..PATIENT }).await;
+pub(crate) async fn a_timed_out_waiter_passes_the_lease_expiry_on(open: Open<'_>) {
+    third_waiter(open, Lease { wait: SHORT, ..WAIT_FOR_ONE }).await;
 }
 
-pub(crate) async fn a_waiter_that_goes_tells_the_next_of_a_lease(open: Open<'_>) {
-    third_waiter(open, PATIENT).await;
+pub(crate) async fn a_cancelled_waiter_passes_the_lease_expiry_on(open: Open<'_>) {
+    third_waiter(open, WAIT_FOR_ONE).await;
 }
 
-pub(crate) async fn many_waiters_share_many_events(open: Open<'_>) {
+pub(crate) async fn concurrent_waiters_lease_each_event_once(open: Open<'_>) {
     const EVENTS: u32 = 400;
-    let queue = Queue::open(open).await;
+    let queue = TestQueue::open(open).await;
     let mut readers = JoinSet::new();
     for reader in 0..12 {
         let queue = queue.clone();
         readers.spawn(async move {
             let mut read = Vec::new();
             loop {
-                // Some give up at once and come again, some go while they wait.
+                // Some readers time out quickly and retry, some cancel their lease.
                 let wait = if reader % 3 == 0 { Duration::from_millis(2) } else { DEADLINE };
                 let lease = queue.store.lease(&queue.app, Lease { wait, ..now(1 + reader % 4) });
                 let leased = if reader % 3 == 1 {
@@ -162,7 +165,7 @@ pub(crate) async fn many_waiters_share_many_events(open: Open<'_>) {
                 let taken = leased.unwrap();
                 queue.ack(&taken).await;
                 read.extend(taken.iter().map(|delivery| (number(delivery), delivery.attempt)));
-                // The last event tells each reader in turn that it was the last.
+                // Events from `EVENTS` on are end markers, one for each reader.
                 if let Some(last) = taken.iter().find(|delivery| number(delivery) >= EVENTS) {
                     return (read, number(last));
                 }
@@ -180,7 +183,7 @@ pub(crate) async fn many_waiters_share_many_events(open: Open<'_>) {
     }
     let started = Instant::now();
     let mut delivered = HashMap::new();
-    // One reader takes one last event: who waits in vain shows as a wait until the deadline.
+    // Each reader takes one end marker: a reader that was not woken waits until the deadline.
     for last in EVENTS..EVENTS + 12 {
         queue.append(last).await;
         let (read, _) = readers.join_next().await.unwrap().unwrap();
