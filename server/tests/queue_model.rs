@@ -1,7 +1,7 @@
-//! Each store against the simplest queue that could be right: a list, looked through from the front.
+//! Model-based property test: each store against a reference model, a plain list that is scanned from the front.
 //!
-//! Time stands still but for the steps that let it pass, by much more or much less than any lease
-//! lasts. Cases are the same in each run; `PROPTEST_RNG_SEED` gives others, `PROPTEST_CASES` more.
+//! Time is paused. Steps advance it by an amount that is never close to the end of a lease. The seed is fixed;
+//! `PROPTEST_RNG_SEED` sets another one, `PROPTEST_CASES` the number of cases.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,12 +24,12 @@ use wwproxy_server::store::{
 
 type Outcome<T> = Result<T, TestCaseError>;
 
-/// How many events an app can have stored.
-const ROOM: usize = 6;
-/// What a lease or a delay lasts, in seconds.
-const TIMES: [u64; 2] = [10, 100];
-/// How much time passes in a step, in seconds. No sum of them is near one of [`TIMES`].
-const PASSING: [u64; 2] = [11, 101];
+/// The capacity of each queue, in events.
+const CAPACITY: usize = 6;
+/// Durations of leases and delays, in seconds.
+const DURATIONS: [u64; 2] = [10, 100];
+/// By how much a step advances time, in seconds. No sum of these is close to one of [`DURATIONS`].
+const ADVANCES: [u64; 2] = [11, 101];
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -49,30 +49,34 @@ enum Step {
         max_bytes: u64,
         time: u64,
     },
-    /// A lease that is asked for, and dropped before it is answered.
+    /// A lease whose future is polled once and dropped.
     DropLease {
         app: usize,
     },
-    /// Receipts out of all that were ever given, of any app.
+    /// Settles any receipts ever returned, of any app.
     Settle {
         app: usize,
         acks: Vec<Index>,
         releases: Vec<(Index, u64)>,
     },
-    Pass {
+    Advance {
         time: u64,
     },
-    /// Closes the store and opens it again, where it is one that lasts.
-    Restart,
+    /// Closes and reopens the store, if it is durable.
+    Reopen,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let app = || 0..2usize;
     let receipts = || prop::collection::vec(any::<Index>(), 0..4);
-    let delay = prop_oneof![2 => Just(0), 1 => Just(TIMES[0])];
+    let delay = prop_oneof![2 => Just(0), 1 => Just(DURATIONS[0])];
     let releases = prop::collection::vec((any::<Index>(), delay), 0..3);
-    let lease =
-        (app(), 1..5usize, prop_oneof![3 => Just(u64::MAX), 1 => 0..2u64], prop::sample::select(&TIMES[..]));
+    let lease = (
+        app(),
+        1..5usize,
+        prop_oneof![3 => Just(u64::MAX), 1 => 0..2u64],
+        prop::sample::select(&DURATIONS[..]),
+    );
     prop_oneof![
         1 => app().prop_map(|app| Step::Register { app }),
         1 => app().prop_map(|app| Step::Unregister { app }),
@@ -81,8 +85,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => app().prop_map(|app| Step::DropLease { app }),
         8 => (app(), receipts(), releases)
             .prop_map(|(app, acks, releases)| Step::Settle { app, acks, releases }),
-        2 => prop::sample::select(&PASSING[..]).prop_map(|time| Step::Pass { time }),
-        1 => Just(Step::Restart),
+        2 => prop::sample::select(&ADVANCES[..]).prop_map(|time| Step::Advance { time }),
+        1 => Just(Step::Reopen),
     ]
 }
 
@@ -90,7 +94,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 50)
 }
 
-/// The simplest queue: every event in a list, with who has it until when.
+/// The reference model of one queue: a list of events, each with its lease.
 #[derive(Debug, Default)]
 struct Model {
     registered: bool,
@@ -104,14 +108,14 @@ struct Stored {
     id: EventId,
     body: String,
     attempts: u32,
-    /// Nobody gets it before this time.
+    /// Leased or delayed until this time.
     until: u64,
-    /// The receipt of the lease that lasts until then, where it is one.
+    /// The receipt of the lease, `None` for a delay.
     receipt: Option<Receipt>,
 }
 
 impl Model {
-    /// What becomes of an append, without its id.
+    /// The expected outcome of an append, with a placeholder for the id.
     fn append(&mut self, now: u64, key: Option<u8>, overflow: Overflow) -> Appended {
         if !self.registered {
             return Appended::Unregistered;
@@ -119,30 +123,30 @@ impl Model {
         if key.is_some_and(|key| self.keys.contains(&key)) {
             return Appended::Duplicate;
         }
-        if self.events.len() == ROOM {
+        if self.events.len() == CAPACITY {
             if overflow == Overflow::Reject {
                 return Appended::Full;
             }
-            let nobodys = self.events.iter().position(|event| event.is_free(now));
-            self.events.remove(nobodys.unwrap_or(0));
+            let oldest_free = self.events.iter().position(|event| event.is_free(now));
+            self.events.remove(oldest_free.unwrap_or(0));
             self.dropped += 1;
         }
         self.keys.extend(key);
         Appended::Stored("any".parse().unwrap())
     }
 
-    /// The events that a lease gets.
-    fn next(&mut self, now: u64, max: usize) -> Vec<&mut Stored> {
+    /// The events that a lease must return.
+    fn available(&mut self, now: u64, max: usize) -> Vec<&mut Stored> {
         self.events.iter_mut().filter(|event| event.is_free(now)).take(max).collect()
     }
 
-    /// The place of the event that this receipt still holds.
-    fn held(&self, now: u64, receipt: &Receipt) -> Option<usize> {
+    /// The position of the event that is leased under this receipt.
+    fn leased_under(&self, now: u64, receipt: &Receipt) -> Option<usize> {
         self.events.iter().position(|event| !event.is_free(now) && event.receipt.as_ref() == Some(receipt))
     }
 
-    /// What is left when the process ends: neither leases nor how often an event was handed out.
-    fn restart(&mut self) {
+    /// A reopen loses leases and delivery attempts.
+    fn reopen(&mut self) {
         for event in &mut self.events {
             (event.attempts, event.until, event.receipt) = (0, 0, None);
         }
@@ -159,7 +163,7 @@ impl Stored {
     }
 }
 
-/// Where the store is, which can be opened again if it is somewhere.
+/// A store engine; the durable one can be reopened.
 enum Engine {
     Memory,
     Redb(TempDir),
@@ -167,7 +171,7 @@ enum Engine {
 
 impl Engine {
     fn open(&self, overflow: Overflow) -> Arc<dyn Store> {
-        let limits = Limits { max_queued_events: ROOM, overflow, ..Limits::default() };
+        let limits = Limits { max_queued_events: CAPACITY, overflow, ..Limits::default() };
         match self {
             Self::Memory => Arc::new(MemoryStore::new(limits)),
             Self::Redb(folder) => Arc::new(RedbStore::open(folder.path(), limits).unwrap()),
@@ -175,23 +179,23 @@ impl Engine {
     }
 }
 
-/// A store, and what it should be.
-struct World {
+/// A store under test, and the model of each of its queues.
+struct Harness {
     engine: Engine,
     overflow: Overflow,
     store: Arc<dyn Store>,
     apps: [AppId; 2],
     models: [Model; 2],
     receipts: Vec<Receipt>,
-    /// The last id of each app, and all bodies so far.
+    /// The last id of each app, and the number of events so far.
     last_ids: HashMap<usize, EventId>,
     bodies: u32,
-    /// What an event counts for. All are of one size.
+    /// The stored size of an event. All events have the same size.
     size: Option<u64>,
     now: u64,
 }
 
-impl World {
+impl Harness {
     fn new(engine: Engine, overflow: Overflow) -> Self {
         let store = engine.open(overflow);
         let apps = ["app-0", "app-1"].map(|app| app.parse().unwrap());
@@ -211,24 +215,24 @@ impl World {
 
     async fn run(mut self, steps: Vec<Step>) -> Outcome<()> {
         for app in 0..2 {
-            self.take(Step::Register { app }).await?;
+            self.apply(Step::Register { app }).await?;
         }
         for step in steps {
-            self.take(step).await?;
-            self.compare_figures().await?;
+            self.apply(step).await?;
+            self.compare_stats().await?;
         }
-        // In the end everything that is left comes out, in order.
-        self.take(Step::Pass { time: PASSING[1] }).await?;
+        // At the end all remaining events are delivered in order.
+        self.apply(Step::Advance { time: ADVANCES[1] }).await?;
         for app in 0..2 {
-            self.lease(app, 2 * ROOM, u64::MAX, TIMES[1]).await?;
-            let held = self.models[app].events.iter().filter_map(|event| event.receipt.clone()).collect();
-            self.settle(app, held, Vec::new()).await?;
+            self.lease(app, 2 * CAPACITY, u64::MAX, DURATIONS[1]).await?;
+            let leased = self.models[app].events.iter().filter_map(|event| event.receipt.clone()).collect();
+            self.settle(app, leased, Vec::new()).await?;
             prop_assert!(self.models[app].events.is_empty());
         }
-        self.compare_figures().await
+        self.compare_stats().await
     }
 
-    async fn take(&mut self, step: Step) -> Outcome<()> {
+    async fn apply(&mut self, step: Step) -> Outcome<()> {
         match step {
             Step::Register { app } => {
                 let registration =
@@ -250,19 +254,18 @@ impl World {
                     return Ok(());
                 }
                 let acks = acks.iter().map(|index| index.get(&self.receipts).clone()).collect();
-                // Which of two events nobody has is the older one, and so makes room, is not said
-                // where one of them is delayed.
+                // The contract does not define which of a delayed and another event `DropOldest` drops first.
                 let delay = |delay| if self.overflow == Overflow::DropOldest { 0 } else { delay };
                 let releases =
                     releases.iter().map(|(index, d)| (index.get(&self.receipts).clone(), delay(*d)));
                 let releases = releases.collect();
                 self.settle(app, acks, releases).await?;
             }
-            Step::Pass { time } => {
+            Step::Advance { time } => {
                 advance(Duration::from_secs(time)).await;
                 self.now += time;
             }
-            Step::Restart => self.restart().await,
+            Step::Reopen => self.reopen().await,
         }
         Ok(())
     }
@@ -288,14 +291,14 @@ impl World {
     async fn lease(&mut self, app: usize, max_events: usize, max_bytes: u64, time: u64) -> Outcome<()> {
         let lease = Lease { max_events, max_bytes, wait: Duration::ZERO, time: Duration::from_secs(time) };
         let taken = self.store.lease(&self.apps[app], lease).await.unwrap();
-        // A lease of fewer bytes than one event has still gets one.
+        // A lease returns one event even if `max_bytes` is smaller.
         let max = if max_bytes == u64::MAX { max_events } else { 1 };
-        self.taken(app, &taken, max, time)
+        self.compare_lease(app, &taken, max, time)
     }
 
-    /// Compares what was handed out with what should have been.
-    fn taken(&mut self, app: usize, taken: &[Delivery], max: usize, time: u64) -> Outcome<()> {
-        let expected = self.models[app].next(self.now, max);
+    /// Compares leased events with the model, and records the leases.
+    fn compare_lease(&mut self, app: usize, taken: &[Delivery], max: usize, time: u64) -> Outcome<()> {
+        let expected = self.models[app].available(self.now, max);
         prop_assert_eq!(
             taken.iter().map(|delivery| &delivery.event.id).collect::<Vec<_>>(),
             expected.iter().map(|event| &event.id).collect::<Vec<_>>()
@@ -306,22 +309,22 @@ impl World {
             event.receipt = Some(delivery.receipt.clone());
             prop_assert_eq!(delivery.attempt, event.attempts);
             prop_assert_eq!(&delivery.event.body[..], event.body.as_bytes());
-            prop_assert!(!self.receipts.contains(&delivery.receipt), "a receipt was given before");
+            prop_assert!(!self.receipts.contains(&delivery.receipt), "a receipt was reused");
             self.receipts.push(delivery.receipt.clone());
         }
         Ok(())
     }
 
     async fn drop_lease(&mut self, app: usize) -> Outcome<()> {
-        let time = Duration::from_secs(TIMES[0]);
+        let time = Duration::from_secs(DURATIONS[0]);
         let lease = Lease { max_events: 3, max_bytes: u64::MAX, wait: Duration::ZERO, time };
         let mut lease = self.store.lease(&self.apps[app], lease);
         let polled =
             std::future::poll_fn(|context| std::task::Poll::Ready(lease.as_mut().poll(context))).await;
         drop(lease);
-        // Answered at once, it was not dropped midway.
+        // It completed at the first poll, so it was not cancelled.
         match polled {
-            std::task::Poll::Ready(taken) => self.taken(app, &taken.unwrap(), 3, TIMES[0]),
+            std::task::Poll::Ready(taken) => self.compare_lease(app, &taken.unwrap(), 3, DURATIONS[0]),
             std::task::Poll::Pending => Ok(()),
         }
     }
@@ -330,7 +333,7 @@ impl World {
         let mut expected = Settled::default();
         let model = &mut self.models[app];
         for receipt in &acks {
-            match model.held(self.now, receipt) {
+            match model.leased_under(self.now, receipt) {
                 Some(place) => {
                     model.events.remove(place);
                     expected.acked += 1;
@@ -339,7 +342,7 @@ impl World {
             }
         }
         for (receipt, delay) in &releases {
-            match model.held(self.now, receipt) {
+            match model.leased_under(self.now, receipt) {
                 Some(place) => {
                     model.events[place].until = self.now + delay;
                     model.events[place].receipt = None;
@@ -355,16 +358,16 @@ impl World {
         Ok(())
     }
 
-    async fn restart(&mut self) {
+    async fn reopen(&mut self) {
         if matches!(self.engine, Engine::Memory) {
             return;
         }
         self.store.close().await.unwrap();
         self.store = self.engine.open(self.overflow);
-        self.models.iter_mut().for_each(Model::restart);
+        self.models.iter_mut().for_each(Model::reopen);
     }
 
-    async fn compare_figures(&mut self) -> Outcome<()> {
+    async fn compare_stats(&mut self) -> Outcome<()> {
         for (app, model) in self.apps.iter().zip(&self.models) {
             let stats = self.store.stats(app).await.unwrap();
             let stored = model.events.len();
@@ -376,10 +379,10 @@ impl World {
                 leased: model.leased(self.now),
                 dropped: model.dropped,
                 bytes: self.size.unwrap_or(0) * stored as u64,
-                // How old it is depends on the real clock.
+                // The age depends on the real clock.
                 oldest_age: (stored > 0).then(|| stats.oldest_age.unwrap_or(Duration::MAX)),
             };
-            prop_assert_eq!(stats, expected, "figures of {}", app);
+            prop_assert_eq!(stats, expected, "stats of {}", app);
             let registered = self.store.registration(app).await.unwrap().is_some();
             prop_assert_eq!(registered, model.registered);
         }
@@ -389,18 +392,18 @@ impl World {
 
 fn run(engine: Engine, overflow: Overflow, steps: Vec<Step>) -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.unwrap().block_on(World::new(engine, overflow).run(steps))
+    runtime.unwrap().block_on(Harness::new(engine, overflow).run(steps))
 }
 
 fn config(cases: u32) -> Config {
-    let said = Config::default();
-    let rng_seed = match said.rng_seed {
+    let env = Config::default();
+    let rng_seed = match env.rng_seed {
         RngSeed::Random => RngSeed::Fixed(7),
         fixed @ RngSeed::Fixed(_) => fixed,
     };
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { said.cases } else { cases };
-    // A failing case comes again without being written down.
-    Config { cases, rng_seed, failure_persistence: None, ..said }
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { env.cases } else { cases };
+    // The fixed seed repeats a failing case, so it need not be persisted.
+    Config { cases, rng_seed, failure_persistence: None, ..env }
 }
 
 fn overflow() -> impl Strategy<Value = Overflow> {
@@ -410,7 +413,7 @@ fn overflow() -> impl Strategy<Value = Overflow> {
 proptest! {
     #![proptest_config(config(500))]
     #[test]
-    fn the_memory_store_is_such_a_queue(overflow in overflow(), steps in steps()) {
+    fn the_memory_store_matches_the_model(overflow in overflow(), steps in steps()) {
         run(Engine::Memory, overflow, steps)?;
     }
 }
@@ -418,7 +421,7 @@ proptest! {
 proptest! {
     #![proptest_config(config(60))]
     #[test]
-    fn the_durable_store_is_such_a_queue(overflow in overflow(), steps in steps()) {
+    fn the_durable_store_matches_the_model(overflow in overflow(), steps in steps()) {
         run(Engine::Redb(tempfile::tempdir().unwrap()), overflow, steps)?;
     }
 }
