@@ -1,8 +1,7 @@
-//! A disk in memory that loses what was not synced when its power is cut, and fails when it is told to.
+//! A simulated disk: it loses unsynced writes in a power cut, and fails on demand (fault injection).
 //!
-//! It behaves as a file on a disk behind the system's page cache: what is written can be read at once,
-//! is on the disk after the next sync, and perhaps before. A sync that fails forgets what it could not
-//! write: it stays readable and never gets to the disk, as Linux does it.
+//! It models files behind the page cache: a write is readable at once, and durable after the next fsync, or possibly
+//! before. A failed fsync drops the dirty pages: they stay readable and never reach the disk, as on Linux.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,20 +14,20 @@ use wwproxy_server::store::{Limits, OpenError, RedbStore};
 
 use crate::random::Random;
 
-/// The names of the store's files.
+/// The files of the store: the database, and the write-ahead log.
 pub(crate) const DATABASE: &str = "database";
-pub(crate) const JOURNAL: &str = "journal";
+pub(crate) const WAL: &str = "journal";
 
-/// What a disk writes as one.
+/// The unit that a disk writes atomically, in bytes.
 const SECTOR: usize = 512;
-/// What a page cache writes as one.
+/// The unit of the page cache, in bytes.
 const PAGE: usize = 4096;
 
-/// Clones are the same disk.
+/// A simulated disk. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disk(Arc<(Mutex<State>, Condvar)>);
 
-/// A file on it.
+/// A file on the disk.
 #[derive(Debug)]
 struct File {
     disk: Disk,
@@ -39,22 +38,22 @@ struct File {
 struct State {
     files: BTreeMap<&'static str, Contents>,
     fault: Option<Fault>,
-    /// How many pages have room, and which ones have been written.
+    /// The capacity in pages, and the pages that have been written.
     capacity: Option<usize>,
     occupied: BTreeSet<(&'static str, usize)>,
-    /// So many changes before the power is cut, where it is to be.
-    life: Option<u64>,
-    dead: bool,
+    /// The number of changes until the power is cut, if it is to be cut.
+    changes_left: Option<u64>,
+    powered_off: bool,
 }
 
-/// What a file is.
+/// The contents of a file.
 #[derive(Clone, Default)]
 struct Contents {
-    /// What is read.
+    /// The page cache, which reads return.
     cache: Vec<u8>,
-    /// What is on the disk for sure.
+    /// The contents after the last successful fsync.
     durable: Vec<u8>,
-    /// What has been done since the last sync, and is on the disk perhaps.
+    /// The changes since then, which may or may not have reached the disk.
     unsynced: Vec<Change>,
 }
 
@@ -64,23 +63,23 @@ enum Change {
     Length(usize),
 }
 
-/// What is wrong with the disk.
+/// A fault of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Nothing can be written: the file system went read-only.
+    /// Writes fail: the file system is read-only.
     ReadOnly,
-    /// What is written does not get to the disk, and is forgotten.
-    Sync,
-    /// The same once, of this file, after so many that succeed: not where it only grows, before anything is written.
+    /// Every fsync fails and drops the dirty pages.
+    EverySync,
+    /// One fsync of this file fails, after N that succeed. An fsync after only a change of length does not count.
     OneSync(&'static str, u32),
-    /// A sync of the journal fails once, and then one of the database takes for ever.
-    JournalThenStuck,
-    /// Reading fails, once.
+    /// One fsync of the write-ahead log fails, and then every fsync of the database hangs.
+    WalThenHang,
+    /// One read fails.
     OneRead,
-    /// Reading what has these bytes in it fails, always.
+    /// Every read of these bytes fails.
     BadSector(&'static [u8]),
-    /// A sync of this file takes for ever.
-    Stuck(&'static str),
+    /// Every fsync of this file hangs.
+    Hang(&'static str),
 }
 
 impl Disk {
@@ -88,51 +87,51 @@ impl Disk {
         self.0.0.lock().unwrap()
     }
 
-    /// Nothing that is asked of it is done before this is dropped.
-    pub(crate) fn hold(&self) -> impl Drop {
+    /// Blocks all operations until the guard is dropped.
+    pub(crate) fn block(&self) -> impl Drop {
         self.state()
     }
 
-    /// Opens the store on it.
+    /// Opens a store on this disk.
     pub(crate) fn open(&self, limits: Limits) -> Result<RedbStore, OpenError> {
         let file = |name| File { disk: self.clone(), name };
-        RedbStore::open_on("/nowhere", file(DATABASE), file(JOURNAL), limits)
+        RedbStore::open_on("/simulated", file(DATABASE), file(WAL), limits)
     }
 
-    /// Breaks it, or mends it.
+    /// Injects a fault, or clears it.
     pub(crate) fn set_fault(&self, fault: Option<Fault>) {
         self.state().fault = fault;
         self.0.1.notify_all();
     }
 
-    /// What is wrong with it now.
+    /// The current fault.
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.state().fault
     }
 
-    /// Leaves room for so many pages beyond those that were ever written, or as many as one likes.
-    pub(crate) fn set_room(&self, pages: Option<usize>) {
+    /// Limits the free space to `pages` new pages, or removes the limit.
+    pub(crate) fn set_free_pages(&self, pages: Option<usize>) {
         let mut state = self.state();
         state.capacity = pages.map(|pages| state.occupied.len() + pages);
     }
 
-    /// Cuts the power after so many more changes: all that is asked of it from then on fails.
-    pub(crate) fn die_after(&self, changes: u64) {
-        self.state().life = Some(changes);
+    /// Cuts the power after this number of changes: every later operation fails.
+    pub(crate) fn cut_power_after(&self, changes: u64) {
+        self.state().changes_left = Some(changes);
     }
 
-    pub(crate) fn is_dead(&self) -> bool {
-        self.state().dead
+    pub(crate) fn is_powered_off(&self) -> bool {
+        self.state().powered_off
     }
 
-    /// What the next server finds where only this one ended.
+    /// The disk after a kill of the server: the page cache survives.
     pub(crate) fn after_kill(&self) -> Self {
         let state = self.state();
         let (files, occupied) = (state.files.clone(), state.occupied.clone());
         Self(Arc::new((Mutex::new(State { files, occupied, ..State::default() }), Condvar::new())))
     }
 
-    /// What is found when the power is back: of what was not synced, any part.
+    /// The disk after a power cut: any subset of the unsynced changes survives.
     pub(crate) fn after_power_cut(&self, random: &mut Random) -> Self {
         let mut files = BTreeMap::new();
         let mut occupied = BTreeSet::new();
@@ -175,8 +174,8 @@ impl Contents {
         image
     }
 
-    /// Each block as it was after any of the writes to it, whatever became of the others, and any of the
-    /// lengths there were.
+    /// Each block independently keeps any prefix of the writes to it (reordered and torn writes), and the file has any of
+    /// the lengths that it had.
     fn scatter(&self, block: usize, random: &mut Random, image: &mut Vec<u8>) {
         let mut lengths = vec![image.len()];
         let mut writes: BTreeMap<usize, u64> = BTreeMap::new();
@@ -214,20 +213,20 @@ impl Contents {
 }
 
 impl State {
-    /// One change more, if the power lasts.
+    /// Counts a change, and fails after the power cut.
     fn change(&mut self) -> io::Result<()> {
-        if let Some(life) = &mut self.life {
-            if *life == 0 {
-                self.dead = true;
+        if let Some(left) = &mut self.changes_left {
+            if *left == 0 {
+                self.powered_off = true;
             } else {
-                *life -= 1;
+                *left -= 1;
             }
         }
         self.check_power()
     }
 
     fn check_power(&self) -> io::Result<()> {
-        if self.dead { Err(io::Error::other("there is no power")) } else { Ok(()) }
+        if self.powered_off { Err(io::Error::other("the power is off")) } else { Ok(()) }
     }
 
     fn check_writable(&self) -> io::Result<()> {
@@ -238,7 +237,7 @@ impl State {
     }
 }
 
-/// The blocks that these bytes touch.
+/// The blocks that a write of `data` at `offset` touches.
 fn blocks(offset: usize, data: &[u8], block: usize) -> impl Iterator<Item = usize> + use<> {
     offset / block..=(offset + data.len() - 1) / block
 }
@@ -276,19 +275,19 @@ impl StorageBackend for File {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let is_stuck = |state: &mut State| state.fault == Some(Fault::Stuck(self.name));
-        let mut state = self.disk.0.1.wait_while(self.disk.state(), is_stuck).unwrap();
+        let hangs = |state: &mut State| state.fault == Some(Fault::Hang(self.name));
+        let mut state = self.disk.0.1.wait_while(self.disk.state(), hangs).unwrap();
         state.change()?;
         let fault = state.fault;
         let file = state.files.entry(self.name).or_default();
         match fault {
-            // With nothing to write there is nothing that fails.
+            // An fsync without dirty pages succeeds.
             Some(Fault::ReadOnly) if !file.unsynced.is_empty() => {
                 return Err(io::ErrorKind::ReadOnlyFilesystem.into());
             }
-            Some(Fault::Sync) if !file.unsynced.is_empty() => {
+            Some(Fault::EverySync) if !file.unsynced.is_empty() => {
                 file.unsynced.clear();
-                return Err(io::Error::other("what was written is lost"));
+                return Err(io::Error::other("the fsync failed, the dirty pages are lost"));
             }
             Some(Fault::OneSync(name, before))
                 if name == self.name
@@ -297,14 +296,14 @@ impl StorageBackend for File {
                 if before == 0 {
                     file.unsynced.clear();
                     state.fault = None;
-                    return Err(io::Error::other("what was written is lost"));
+                    return Err(io::Error::other("the fsync failed, the dirty pages are lost"));
                 }
                 state.fault = Some(Fault::OneSync(name, before - 1));
             }
-            Some(Fault::JournalThenStuck) if self.name == JOURNAL => {
+            Some(Fault::WalThenHang) if self.name == WAL => {
                 file.unsynced.clear();
-                state.fault = Some(Fault::Stuck(DATABASE));
-                return Err(io::Error::other("what was written is lost"));
+                state.fault = Some(Fault::Hang(DATABASE));
+                return Err(io::Error::other("the fsync failed, the dirty pages are lost"));
             }
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! What must be so, whatever dies: one app's events as its senders and clients see them.
+//! The ledger of one app: every event as its senders and clients saw it, and the invariants that must hold after a crash.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,54 +8,54 @@ use std::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-/// How long after it was answered an acknowledgement is on the disk for sure. It takes milliseconds; a slow
-/// machine must not be taken for a fault.
+/// An acknowledgement is certainly durable this long after its response. Usually that takes milliseconds; the margin is
+/// for slow machines.
 const DURABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// An event, by what its sender put into it.
+/// Identifies an event by the members of its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Name {
-    /// How often the app had been registered.
-    pub(crate) life: u32,
+pub(crate) struct EventKey {
+    /// The registration of the app: incremented each time the app registers.
+    pub(crate) epoch: u32,
     pub(crate) sender: u32,
     pub(crate) n: u32,
 }
 
-impl Name {
+impl EventKey {
     pub(crate) fn body(self, app: &str) -> String {
-        let Self { life, sender, n } = self;
-        json!({"app": app, "life": life, "sender": sender, "n": n, "text": "x".repeat(500)}).to_string()
+        let Self { epoch, sender, n } = self;
+        json!({"app": app, "epoch": epoch, "sender": sender, "n": n, "text": "x".repeat(500)}).to_string()
     }
 
-    /// Reads the name back, of an event that must be this app's.
-    fn read(app: &str, body: &[u8]) -> Self {
+    /// Parses the body of an event, which must belong to this app.
+    fn parse(app: &str, body: &[u8]) -> Self {
         let body: Value = serde_json::from_slice(body).unwrap();
-        assert_eq!(body["app"], app, "crossed over to {app}");
-        let number = |name: &str| u32::try_from(body[name].as_u64().unwrap()).unwrap();
-        Self { life: number("life"), sender: number("sender"), n: number("n") }
+        assert_eq!(body["app"], app, "delivered to the wrong app, {app}");
+        let number = |member: &str| u32::try_from(body[member].as_u64().unwrap()).unwrap();
+        Self { epoch: number("epoch"), sender: number("sender"), n: number("n") }
     }
 }
 
-/// One app's account.
+/// The events of one app.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     app: String,
     /// Answered 201.
-    accepted: HashSet<Name>,
+    accepted: HashSet<EventKey>,
     /// Delivered, under these ids.
-    delivered: HashMap<Name, HashSet<String>>,
+    delivered: HashMap<EventKey, HashSet<String>>,
     deliveries: usize,
-    /// Acknowledged, and that was answered then.
-    acked: HashMap<Name, Instant>,
-    /// Delivered although that had been answered.
-    came_back: HashSet<Name>,
-    /// The last id, and each sender's last event, of those that came for the first time.
+    /// Acknowledged, with the time of the response.
+    acked: HashMap<EventKey, Instant>,
+    /// Redelivered after the acknowledgement was answered.
+    redelivered_after_ack: HashSet<EventKey>,
+    /// The last id, and each sender's last event, of first deliveries.
     last_id: String,
-    last_of: HashMap<u32, Name>,
-    /// The events of these lives and of those before must not come any more.
-    over: u32,
-    /// When the server last died.
-    died: Option<Instant>,
+    last_of: HashMap<u32, EventKey>,
+    /// The last epoch whose events were purged by unregistering.
+    purged_epoch: u32,
+    /// When the server last ended.
+    last_crash: Option<Instant>,
 }
 
 impl Ledger {
@@ -63,76 +63,80 @@ impl Ledger {
         Self { app: app.into(), ..Self::default() }
     }
 
-    pub(crate) fn accept(&mut self, name: Name) {
-        self.accepted.insert(name);
+    pub(crate) fn accept(&mut self, key: EventKey) {
+        self.accepted.insert(key);
     }
 
-    pub(crate) fn ack(&mut self, names: impl IntoIterator<Item = Name>) {
+    pub(crate) fn ack(&mut self, keys: impl IntoIterator<Item = EventKey>) {
         let now = Instant::now();
-        self.acked.extend(names.into_iter().map(|name| (name, now)));
+        self.acked.extend(keys.into_iter().map(|key| (key, now)));
     }
 
-    pub(crate) fn die(&mut self) {
-        self.died = Some(Instant::now());
+    pub(crate) fn record_crash(&mut self) {
+        self.last_crash = Some(Instant::now());
     }
 
-    /// The app is about to be unregistered: what it has may come or not.
-    pub(crate) fn end_life(&mut self) {
+    /// The app is about to unregister: from now on its events may be delivered or purged.
+    pub(crate) fn begin_unregister(&mut self) {
         self.accepted.clear();
     }
 
-    /// The app was unregistered at the end of this life.
-    pub(crate) fn ended_life(&mut self, life: u32) {
-        self.over = life;
+    /// The app has unregistered at the end of this epoch.
+    pub(crate) fn end_unregister(&mut self, epoch: u32) {
+        self.purged_epoch = epoch;
     }
 
-    /// An event has come. It must be this app's, in its place, and none that is gone for sure. Says which it is,
-    /// and whether it came for the first time.
-    pub(crate) fn deliver(&mut self, id: &str, body: &[u8]) -> (Name, bool) {
-        let name = Name::read(&self.app, body);
-        assert!(name.life > self.over, "{}: {name:?} was deleted when the app was unregistered", self.app);
-        let is_first = !self.delivered.contains_key(&name);
+    /// Records a delivery, and checks app, order and that the event is not deleted for certain. Returns the event, and
+    /// whether this is its first delivery.
+    pub(crate) fn deliver(&mut self, id: &str, body: &[u8]) -> (EventKey, bool) {
+        let key = EventKey::parse(&self.app, body);
+        assert!(key.epoch > self.purged_epoch, "{}: {key:?} was purged when the app unregistered", self.app);
+        let is_first = !self.delivered.contains_key(&key);
         if is_first {
-            assert!(*id > *self.last_id, "{}: {name:?} came after one that came in later", self.app);
+            assert!(
+                *id > *self.last_id,
+                "{}: {key:?} was delivered after an event with a higher id",
+                self.app
+            );
             id.clone_into(&mut self.last_id);
-            if let Some(last) = self.last_of.insert(name.sender, name) {
-                let order = |name: Name| (name.life, name.n);
-                assert!(order(last) < order(name), "{}: {name:?} came after {last:?}", self.app);
+            if let Some(last) = self.last_of.insert(key.sender, key) {
+                let order = |key: EventKey| (key.epoch, key.n);
+                assert!(order(last) < order(key), "{}: {key:?} was delivered after {last:?}", self.app);
             }
         }
-        if let Some(&acked) = self.acked.get(&name) {
-            self.came_back.insert(name);
-            let is_durable = self.died.is_none_or(|died| acked + DURABLE_AFTER < died);
+        if let Some(&acked) = self.acked.get(&key) {
+            self.redelivered_after_ack.insert(key);
+            let is_durable = self.last_crash.is_none_or(|crash| acked + DURABLE_AFTER < crash);
             assert!(
                 !is_durable,
-                "{}: {name:?} came back, acknowledged long before the server died",
+                "{}: {key:?} was redelivered, although acknowledged long before the crash",
                 self.app
             );
         }
-        self.delivered.entry(name).or_default().insert(id.to_owned());
+        self.delivered.entry(key).or_default().insert(id.to_owned());
         self.deliveries += 1;
-        (name, is_first)
+        (key, is_first)
     }
 
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.len()
     }
 
-    pub(crate) fn came_back(&self) -> &HashSet<Name> {
-        &self.came_back
+    pub(crate) fn redelivered_after_ack(&self) -> &HashSet<EventKey> {
+        &self.redelivered_after_ack
     }
 
-    /// In the end: every event that was answered 201 was delivered, and none was stored twice.
+    /// Final check: every event answered 201 was delivered, and none was stored twice.
     pub(crate) fn check(&self) {
         println!(
-            "{:>10}: {} events answered 201, {} deliveries of {} events, {} of them after they were acknowledged",
+            "{:>13}: {} events answered 201, {} deliveries of {} events, {} redelivered after their acknowledgement",
             self.app,
             self.accepted.len(),
             self.deliveries,
             self.delivered.len(),
-            self.came_back.len()
+            self.redelivered_after_ack.len()
         );
-        let lost: Vec<_> = self.accepted.iter().filter(|name| !self.delivered.contains_key(*name)).collect();
+        let lost: Vec<_> = self.accepted.iter().filter(|key| !self.delivered.contains_key(*key)).collect();
         assert!(lost.is_empty(), "{}: lost: {lost:?}", self.app);
         let twice: Vec<_> = self.delivered.iter().filter(|(_, ids)| ids.len() > 1).collect();
         assert!(twice.is_empty(), "{}: stored twice: {twice:?}", self.app);

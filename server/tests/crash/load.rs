@@ -1,4 +1,4 @@
-//! Senders and clients that go on whatever happens to the server.
+//! Senders and clients that retry across server restarts.
 
 use std::{
     sync::{
@@ -27,39 +27,39 @@ use wwproxy_protocol::{
 
 use crate::{
     common::{App, DEADLINE, upgrade},
-    ledger::{Ledger, Name},
+    ledger::{EventKey, Ledger},
     random::Random,
 };
 
-/// How a client takes events.
+/// How a client receives events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum ReceiveMode {
     Lease,
-    Drain,
+    Poll,
     Legacy,
     V2,
 }
 
-/// One app under load. It lives through all the servers.
-pub(crate) struct World {
+/// The senders and the client of one app, across all restarts of the server.
+pub(crate) struct Workload {
     app: App,
-    /// Where the server is now.
+    /// The address of the running server.
     address: watch::Receiver<String>,
     ledger: Mutex<Ledger>,
-    /// Tells of every event that was stored.
+    /// Notified for every stored event.
     stored: Arc<Notify>,
     stopping: Arc<AtomicBool>,
-    /// Indexes of events, which no two have in common.
+    /// The index of the next event, unique within the app.
     next: AtomicU32,
 }
 
-/// One that goes on with the next server where this one has died.
-struct Visitor<'a> {
-    world: &'a World,
+/// A client that reconnects to the next server after a crash.
+struct RetryingClient<'a> {
+    workload: &'a Workload,
     address: watch::Receiver<String>,
 }
 
-impl World {
+impl Workload {
     pub(crate) fn new(
         app: App,
         address: watch::Receiver<String>,
@@ -74,168 +74,169 @@ impl World {
         self.ledger.lock().unwrap()
     }
 
-    /// The app where the server is now.
+    /// The app at the current address of the server.
     pub(crate) fn app(&self) -> App {
-        self.visitor().here()
+        self.client().app()
     }
 
-    pub(crate) fn deliver(&self, id: &str, body: &[u8]) -> Name {
+    pub(crate) fn deliver(&self, id: &str, body: &[u8]) -> EventKey {
         self.ledger().deliver(id, body).0
     }
 
-    /// The same, but `None` for an event that is not to be accepted yet: one of ten has to come again.
-    fn deliver_most(&self, id: &str, body: &[u8]) -> Option<Name> {
-        let (name, is_first) = self.ledger().deliver(id, body);
-        (!is_first || !name.n.is_multiple_of(10)).then_some(name)
+    /// Like `deliver`, but returns `None` for the first delivery of every tenth event, which the client does not
+    /// acknowledge so that it is redelivered.
+    fn deliver_unless_skipped(&self, id: &str, body: &[u8]) -> Option<EventKey> {
+        let (key, is_first) = self.ledger().deliver(id, body);
+        (!is_first || !key.n.is_multiple_of(10)).then_some(key)
     }
 
-    fn visitor(&self) -> Visitor<'_> {
-        Visitor { world: self, address: self.address.clone() }
+    fn client(&self) -> RetryingClient<'_> {
+        RetryingClient { workload: self, address: self.address.clone() }
     }
 
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Until the end: one event after the other.
+    /// Posts one event after the other until the test stops.
     pub(crate) async fn send(&self, sender: u32) {
-        let mut visitor = self.visitor();
+        let mut client = self.client();
         while !self.is_stopping() {
-            visitor.post(1, sender).await;
+            client.post(1, sender).await;
         }
     }
 
-    /// Until the end: takes events that way and accepts most of them.
-    pub(crate) async fn take(&self, way: Way) {
-        let mut visitor = self.visitor();
+    /// Receives events and acknowledges most of them until the test stops.
+    pub(crate) async fn receive(&self, mode: ReceiveMode) {
+        let mut client = self.client();
         while !self.is_stopping() {
-            let app = visitor.here();
-            let taken = match way {
-                Way::Lease => lease(self, &app).await,
-                Way::Drain => drain(self, &app).await,
-                Way::Legacy => listen(self, &app, false).await,
-                Way::V2 => listen(self, &app, true).await,
+            let app = client.app();
+            let received = match mode {
+                ReceiveMode::Lease => lease(self, &app).await,
+                ReceiveMode::Poll => poll(self, &app).await,
+                ReceiveMode::Legacy => listen(self, &app, false).await,
+                ReceiveMode::V2 => listen(self, &app, true).await,
             };
-            if taken.is_none() && !self.is_stopping() {
-                visitor.moved().await;
+            if received.is_none() && !self.is_stopping() {
+                client.wait_for_restart().await;
             }
         }
     }
 
-    /// Until the end: an app that comes and goes.
-    pub(crate) async fn come_and_go(&self, mut random: Random) {
-        let mut visitor = self.visitor();
+    /// Registers and unregisters the app until the test stops.
+    pub(crate) async fn register_repeatedly(&self, mut random: Random) {
+        let mut client = self.client();
         let registration = json!({"secret": self.app.secret});
-        for life in 1.. {
-            visitor.until_answered(|app| app.request(Method::PUT, "").json(&registration)).await;
+        for epoch in 1.. {
+            client.retry_until_success(|app| app.request(Method::PUT, "").json(&registration)).await;
             for _ in 0..random.below(60) {
-                visitor.post(life, 0).await;
-                if random.one_in(10) && lease(self, &visitor.here()).await.is_none() {
-                    visitor.moved().await;
+                client.post(epoch, 0).await;
+                if random.one_in(10) && lease(self, &client.app()).await.is_none() {
+                    client.wait_for_restart().await;
                 }
             }
             if self.is_stopping() {
                 return;
             }
-            self.ledger().end_life();
-            visitor.until_answered(|app| app.request(Method::DELETE, "")).await;
-            self.ledger().ended_life(life);
+            self.ledger().begin_unregister();
+            client.retry_until_success(|app| app.request(Method::DELETE, "")).await;
+            self.ledger().end_unregister(epoch);
         }
     }
 }
 
-impl Visitor<'_> {
-    fn here(&mut self) -> App {
-        App { address: self.address.borrow_and_update().clone(), ..self.world.app.clone() }
+impl RetryingClient<'_> {
+    fn app(&mut self) -> App {
+        App { address: self.address.borrow_and_update().clone(), ..self.workload.app.clone() }
     }
 
-    /// The server died, or is about to: waits for the next one.
-    async fn moved(&mut self) {
-        timeout(DEADLINE, self.address.changed()).await.expect("the server comes back").unwrap();
+    /// Waits for the next server, after a failed request.
+    async fn wait_for_restart(&mut self) {
+        timeout(DEADLINE, self.address.changed()).await.expect("the server restarts").unwrap();
     }
 
-    /// Asks server after server until one does it.
-    async fn until_answered(&mut self, request: impl Fn(&App) -> RequestBuilder) {
+    /// Sends a request until a server answers with success.
+    async fn retry_until_success(&mut self, request: impl Fn(&App) -> RequestBuilder) {
         loop {
-            let app = self.here();
+            let app = self.app();
             match request(&app).send().await {
-                Ok(answer) if answer.status().is_success() => return,
-                Ok(answer) if !answer.status().is_server_error() => panic!("{answer:?}"),
-                _ => self.moved().await,
+                Ok(response) if response.status().is_success() => return,
+                Ok(response) if !response.status().is_server_error() => panic!("{response:?}"),
+                _ => self.wait_for_restart().await,
             }
         }
     }
 
-    /// Posts one event until it is answered 201: as it was, as the platform does.
-    async fn post(&mut self, life: u32, sender: u32) {
-        let n = self.world.next.fetch_add(1, Ordering::Relaxed);
-        let name = Name { life, sender, n };
-        let body = name.body(&self.world.app.id);
-        self.until_answered(|app| app.indexed(n, &body)).await;
-        self.world.ledger().accept(name);
-        self.world.stored.notify_one();
+    /// Posts one event and retries it unchanged until it is answered 201, as the platform does.
+    async fn post(&mut self, epoch: u32, sender: u32) {
+        let n = self.workload.next.fetch_add(1, Ordering::Relaxed);
+        let key = EventKey { epoch, sender, n };
+        let body = key.body(&self.workload.app.id);
+        self.retry_until_success(|app| app.indexed(n, &body)).await;
+        self.workload.ledger().accept(key);
+        self.workload.stored.notify_one();
     }
 }
 
-/// Leases events and acknowledges most. `None` where the server does not answer.
-async fn lease(world: &World, app: &App) -> Option<()> {
-    let wanted = json!({"max": 50, "wait_ms": 100});
-    let answer = app.request(Method::POST, "/lease").json(&wanted).send().await.ok()?;
-    let answer = answer.error_for_status().ok()?.text().await.ok()?;
+/// Leases events and acknowledges most of them. Returns `None` if a request fails.
+async fn lease(workload: &Workload, app: &App) -> Option<()> {
+    let request = json!({"max": 50, "wait_ms": 100});
+    let response = app.request(Method::POST, "/lease").json(&request).send().await.ok()?;
+    let response = response.error_for_status().ok()?.text().await.ok()?;
     let mut receipts: Vec<Receipt> = Vec::new();
-    let mut names = Vec::new();
-    for event in api::decode_lease(&answer).unwrap() {
-        if let Some(name) = world.deliver_most(event.id.as_str(), &event.body) {
+    let mut keys = Vec::new();
+    for event in api::decode_lease(&response).unwrap() {
+        if let Some(key) = workload.deliver_unless_skipped(event.id.as_str(), &event.body) {
             receipts.push(event.receipt);
-            names.push(name);
+            keys.push(key);
         }
     }
     let settled = app.request(Method::POST, "/ack").json(&json!({"ack": receipts})).send().await.ok()?;
     let settled: Value = settled.error_for_status().ok()?.json().await.ok()?;
     if settled["stale"] == json!([]) {
-        world.ledger().ack(names);
+        workload.ledger().ack(keys);
     }
     Some(())
 }
 
-/// Takes what there is with GET.
-async fn drain(world: &World, app: &App) -> Option<()> {
-    let answer = app.request(Method::GET, "?max=50").send().await.ok()?;
-    let answer = answer.error_for_status().ok()?.text().await.ok()?;
-    let events = api::decode_poll(&answer).unwrap();
-    let names: Vec<_> = events.iter().map(|(id, body)| world.deliver(id.as_str(), body)).collect();
-    if names.is_empty() {
-        // It does not wait for events.
+/// Receives available events with `GET`, which also acknowledges them.
+async fn poll(workload: &Workload, app: &App) -> Option<()> {
+    let response = app.request(Method::GET, "?max=50").send().await.ok()?;
+    let response = response.error_for_status().ok()?.text().await.ok()?;
+    let events = api::decode_poll(&response).unwrap();
+    let keys: Vec<_> = events.iter().map(|(id, body)| workload.deliver(id.as_str(), body)).collect();
+    if keys.is_empty() {
+        // The poll returns at once if there are no events.
         sleep(Duration::from_millis(10)).await;
     }
-    world.ledger().ack(names);
+    workload.ledger().ack(keys);
     Some(())
 }
 
-/// Listens until the connection ends, and acknowledges most events. They count as acknowledged once the
-/// server has answered a ping that was sent after that.
-async fn listen(world: &World, app: &App, v2: bool) -> Option<()> {
+/// Listens until the connection ends, and acknowledges most events. The ledger records an acknowledgement when the server
+/// has answered a ping that was sent after it.
+async fn listen(workload: &Workload, app: &App, v2: bool) -> Option<()> {
     let protocol = v2.then_some(api::SUBPROTOCOL_V2);
     let request = upgrade(&app.address, &app.path(""), &app.token, protocol);
     let stream = TcpStream::connect(&app.address).await.ok()?;
     let (mut socket, _) = client_async(request, stream).await.ok()?;
-    let (mut said, mut asked) = (Vec::new(), Vec::new());
-    while !world.is_stopping() {
+    let (mut sent, mut confirming) = (Vec::new(), Vec::new());
+    while !workload.is_stopping() {
         let Ok(message) = timeout(Duration::from_millis(100), socket.next()).await else { continue };
         match message?.ok()? {
             Message::Text(text) => {
                 let Some((id, body)) = event(&text) else { continue };
-                if let Some(name) = world.deliver_most(id.as_str(), body.as_bytes()) {
+                if let Some(key) = workload.deliver_unless_skipped(id.as_str(), body.as_bytes()) {
                     socket.feed(Message::text(ClientMessage::ack(&[id]))).await.ok()?;
-                    said.push(name);
+                    sent.push(key);
                 }
             }
-            Message::Pong(_) => world.ledger().ack(std::mem::take(&mut asked)),
+            Message::Pong(_) => workload.ledger().ack(std::mem::take(&mut confirming)),
             Message::Close(_) => return None,
             _ => {}
         }
-        if asked.is_empty() && !said.is_empty() {
-            asked = std::mem::take(&mut said);
+        if confirming.is_empty() && !sent.is_empty() {
+            confirming = std::mem::take(&mut sent);
             socket.feed(Message::Ping(Bytes::new())).await.ok()?;
         }
         socket.flush().await.ok()?;
@@ -243,7 +244,7 @@ async fn listen(world: &World, app: &App, v2: bool) -> Option<()> {
     Some(())
 }
 
-/// Id and body of a message that is an event, with or without what `wwproxy.v2` adds.
+/// Parses the id and the body of an event message, with or without the members of `wwproxy.v2`.
 fn event(message: &str) -> Option<(EventId, String)> {
     let message: Value = serde_json::from_str(message).unwrap();
     (message["type"] == "event")

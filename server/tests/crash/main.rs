@@ -1,4 +1,4 @@
-//! What is left when the server dies, when the power goes, and while the disk fails.
+//! Crash tests: the server is killed, the power is cut, the disk fails. Answered events must survive.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,11 +1,11 @@
-//! Random choices that a seed repeats.
+//! Seeded random choices, so that a failed run can be repeated.
 
 use std::{
     env, thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Knuth's generator: any will do that gives the same again.
+/// Knuth's linear congruential generator: deterministic for a seed.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
@@ -19,31 +19,31 @@ impl Random {
         self.0 >> 33
     }
 
-    /// A number below this one.
+    /// A random number below `end`.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    /// Yes in one of so many cases.
+    /// True with probability 1 in `cases`.
     pub(crate) fn one_in(&mut self, cases: u64) -> bool {
         self.below(cases) == 0
     }
 
-    /// Another one that goes its own way.
+    /// An independent generator, seeded from this one.
     pub(crate) fn fork(&mut self) -> Self {
         Self(self.next() << 31 | self.next())
     }
 }
 
-/// The seed of this test: from `WWPROXY_CRASH_SEED`, or any. It is said, so that a failure can be tried again.
+/// The seed of this test: `WWPROXY_CRASH_SEED`, or a random one. It is printed, so that a failure can be repeated.
 pub(crate) fn seed() -> u64 {
-    let any = || u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
-    let seed = setting("WWPROXY_CRASH_SEED").unwrap_or_else(any);
+    let random = || u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos());
+    let seed = setting("WWPROXY_CRASH_SEED").unwrap_or_else(random);
     println!("{}: WWPROXY_CRASH_SEED={seed}", thread::current().name().unwrap_or_default());
     seed
 }
 
-/// A number in the environment.
+/// Reads a number from an environment variable.
 pub(crate) fn setting(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
