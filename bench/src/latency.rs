@@ -1,12 +1,12 @@
-//! How long things took.
+//! Latency samples and their percentiles.
 
 use std::{fmt, time::Duration};
 
-/// Every time that was taken, in microseconds.
+/// All samples, in microseconds.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Latencies(Vec<u32>);
 
-/// What half, 99 and 99.9 in a hundred stayed within.
+/// The 50th, 99th and 99.9th percentile.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Percentiles {
     pub(crate) p50: Duration,
@@ -15,8 +15,8 @@ pub(crate) struct Percentiles {
 }
 
 impl Latencies {
-    pub(crate) fn add(&mut self, took: Duration) {
-        self.0.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+    pub(crate) fn add(&mut self, latency: Duration) {
+        self.0.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_all_times() {
+    fn percentiles_cover_all_samples() {
         let mut latencies = Latencies::default();
         for ms in (1..=1000).rev() {
             latencies.add(Duration::from_millis(ms));

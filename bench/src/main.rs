@@ -1,17 +1,17 @@
-//! Measures a wwproxy server, as `BENCHMARKS.md` tells.
+//! Benchmarks of a wwproxy server; `BENCHMARKS.md` describes them.
 //!
-//! Senders and readers run in one thread, so that they take one processor at most; the server runs in a
-//! process of its own.
+//! The load generator (senders and clients) runs in one thread, so that it uses at most one core. The server under test
+//! runs in its own process.
 
-mod account;
 mod latency;
+mod ledger;
 mod null_store;
 mod plot;
 mod receive;
 mod scenario;
 mod send;
 mod serve;
-mod target;
+mod server;
 
 use std::{
     env,
@@ -28,13 +28,12 @@ use wwproxy_protocol::AppId;
 use self::{
     plot::Plot,
     scenario::{Apps, Backlog, Fairness, Growth, Idle, Ingest, Live},
-    target::{Setup, Target},
+    server::{ServerOptions, TestServer},
 };
 
-/// Measures a wwproxy server: events a second, latency, memory, and what a long backlog costs
+/// Benchmarks a wwproxy server: throughput, latency percentiles, memory, recovery time and fairness
 ///
-/// Prints tables in Markdown. Latencies are in milliseconds. Fails where an event that was accepted is missing or out
-/// of order.
+/// Prints Markdown tables. Latencies are in milliseconds. Fails if an accepted event is lost or delivered out of order.
 #[derive(Debug, Parser)]
 #[command(name = "wwproxy-bench", version, max_term_width = 100)]
 struct Cli {
@@ -44,22 +43,22 @@ struct Cli {
     command: Command,
 }
 
-/// Where it is measured.
+/// Options of all benchmarks.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// Where stores are put while they are measured: on the disk that is meant
+    /// Folder for the stores under test; choose the disk that is to be measured
     #[arg(long, global = true, value_name = "DIR", default_value = ".")]
     folder: PathBuf,
-    /// Draw plots into this folder
+    /// Write plots (SVG) into this folder
     #[arg(long, global = true, value_name = "DIR")]
     plots: Option<PathBuf>,
-    /// Measure the server that runs there, instead of starting one; `ingest`, `live` and `backlog` can
+    /// Measure a running server instead of starting one; only for `ingest`, `live` and `backlog`
     #[arg(long, global = true, value_name = "HOST:PORT", requires = "app")]
     address: Option<String>,
-    /// An app of that server. It is registered anew, and its events are taken
+    /// An app of the running server; its registration is replaced and its events are consumed
     #[arg(long, global = true, value_name = "ID")]
     app: Option<AppId>,
-    /// What the app gets its tokens with
+    /// The app secret of that app
     #[arg(long, global = true, value_name = "SECRET", env = "WWPROXY_APP_SECRET", hide_env_values = true)]
     app_secret: Option<String>,
 }
@@ -73,16 +72,16 @@ enum Command {
     Idle(Idle),
     Apps(Apps),
     Fairness(Fairness),
-    /// Everything, one after the other
+    /// Run all benchmarks, one after the other
     All {
-        /// With little of everything: to see that it works, not for its numbers
+        /// Small runs: a smoke test, not for its figures
         #[arg(long)]
         short: bool,
     },
-    /// Serve as the server under measurement
+    /// Run as the server under test
     #[command(hide = true)]
     Serve {
-        /// Keep nothing
+        /// Use the null store, which discards every event
         #[arg(long)]
         ceiling: bool,
         /// Flags of wwproxy-server
@@ -91,7 +90,7 @@ enum Command {
     },
 }
 
-/// A little of everything, as `all --short` does it.
+/// The benchmarks of `all --short`.
 const SHORT: [&str; 7] = [
     "ingest --senders 1,16 --seconds 1 --rounds 1",
     "live --rates 100,300 --seconds 1",
@@ -105,11 +104,11 @@ const LONG: [&str; 7] = ["ingest", "live", "backlog", "growth", "idle", "apps", 
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match &cli.command {
+    let result = match &cli.command {
         Command::Serve { ceiling, flags } => serve::serve(*ceiling, flags),
         command => measure(&cli.bench, command),
     };
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("wwproxy-bench: {error:#}");
@@ -131,7 +130,7 @@ async fn measure(bench: &Bench, command: &Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a report was made with, but for the secret: reports are shown around.
+/// The command line to print above a report, with the secret redacted.
 fn command_line(words: impl Iterator<Item = String>, secret: Option<&str>) -> String {
     let mut line = String::from("`wwproxy-bench");
     for word in words.skip(1) {
@@ -154,40 +153,41 @@ async fn run(bench: &Bench, command: &Command) -> anyhow::Result<()> {
         Command::Idle(idle) => idle.run(bench).await,
         Command::Apps(apps) => apps.run(bench).await,
         Command::Fairness(fairness) => fairness.run(bench).await,
-        Command::All { .. } | Command::Serve { .. } => unreachable!("these are not scenarios"),
+        Command::All { .. } | Command::Serve { .. } => unreachable!("handled by the callers"),
     }
 }
 
-/// A queue may be as long as it is here.
-const NO_LIMITS: [&str; 4] = ["--max-queued-events", "1000000000", "--max-queued-bytes", "1000GiB"];
+/// Queue limits that no benchmark reaches.
+const UNLIMITED: [&str; 4] = ["--max-queued-events", "1000000000", "--max-queued-bytes", "1000GiB"];
 
 impl Bench {
-    /// The server that is to be measured, with one app.
-    async fn target(&self) -> anyhow::Result<Target> {
+    /// Returns the server under test with one app: the running one, or a new one.
+    async fn server(&self) -> anyhow::Result<TestServer> {
         match (&self.address, &self.app) {
             (Some(address), Some(app)) => {
                 let secret = self.app_secret.as_deref().context("--address needs --app-secret")?;
-                Target::running(address, app, secret).await
+                TestServer::connect(address, app, secret).await
             }
             _ => self.start(1).await,
         }
     }
 
-    /// A server with so many apps.
-    async fn start(&self, apps: usize) -> anyhow::Result<Target> {
-        Target::start(Setup { folder: &self.folder, ceiling: false, apps, flags: &NO_LIMITS }).await
+    /// Starts a server with this number of apps.
+    async fn start(&self, apps: usize) -> anyhow::Result<TestServer> {
+        TestServer::start(ServerOptions { folder: &self.folder, ceiling: false, apps, flags: &UNLIMITED })
+            .await
     }
 
-    /// One that keeps nothing.
-    async fn ceiling(&self, apps: usize) -> anyhow::Result<Target> {
-        Target::start(Setup { folder: &self.folder, ceiling: true, apps, flags: &[] }).await
+    /// Starts a server with the null store.
+    async fn ceiling(&self, apps: usize) -> anyhow::Result<TestServer> {
+        TestServer::start(ServerOptions { folder: &self.folder, ceiling: true, apps, flags: &[] }).await
     }
 
     fn draw(&self, name: &str, plot: &Plot<'_>) -> anyhow::Result<()> {
         let Some(folder) = &self.plots else { return Ok(()) };
         fs::create_dir_all(folder)?;
         let path = Path::new(folder).join(name).with_extension("svg");
-        fs::write(&path, plot.svg()).with_context(|| format!("{} cannot be written", path.display()))
+        fs::write(&path, plot.svg()).with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -196,14 +196,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_tells_its_options_but_no_secret() {
+    fn the_printed_command_line_redacts_the_secret() {
         let line = |words: &str| command_line(words.split(' ').map(str::to_owned), Some("hush"));
-        for (words, told) in [
+        for (words, printed) in [
             ("bench ingest --senders 1,16", "`wwproxy-bench ingest --senders 1,16`"),
             ("bench live --app-secret hush --app a", "`wwproxy-bench live --app-secret *** --app a`"),
             ("bench live --app-secret=hush", "`wwproxy-bench live --app-secret=***`"),
         ] {
-            assert_eq!(line(words), told);
+            assert_eq!(line(words), printed);
         }
     }
 }

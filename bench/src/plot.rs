@@ -1,17 +1,17 @@
-//! Line plots as SVG. Small enough that a plotting library would be most of this program.
+//! Line plots as SVG, without a plotting library, which would be larger than this program.
 
 use std::fmt::Write as _;
 
-/// Size of the picture and of the space around the axes, in pixels.
+/// Size of the image and of its margins, in pixels.
 const SIZE: (f64, f64) = (720.0, 400.0);
 const LEFT: f64 = 80.0;
 const RIGHT: f64 = 150.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
-/// Told apart also by those who see no red or no green.
+/// Distinguishable with red-green colour blindness (Okabe-Ito palette).
 const COLOURS: [&str; 5] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"];
-/// About how many marks an axis gets.
-const MARKS: f64 = 5.0;
+/// The approximate number of ticks on an axis.
+const TICKS: f64 = 5.0;
 
 /// One line of a plot.
 #[derive(Debug)]
@@ -20,13 +20,13 @@ pub(crate) struct Line {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// A plot whose vertical axis begins at zero.
+/// A line plot whose vertical axis starts at zero.
 #[derive(Debug)]
 pub(crate) struct Plot<'a> {
     pub(crate) title: &'a str,
     pub(crate) x: &'a str,
     pub(crate) y: &'a str,
-    /// Whether each step to the right is a multiple of the one before.
+    /// Whether the horizontal axis is logarithmic.
     pub(crate) logarithmic: bool,
     pub(crate) lines: &'a [Line],
 }
@@ -49,9 +49,9 @@ impl Plot<'_> {
              <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"{LEFT}\" y=\"22\" font-size=\"15\">{}</text>\n",
             SIZE.0, SIZE.1, self.title
         );
-        let mut mark = 0.0;
-        while mark <= top + step / 2.0 {
-            let y = down(mark);
+        let mut tick = 0.0;
+        while tick <= top + step / 2.0 {
+            let y = down(tick);
             let end = SIZE.0 - RIGHT;
             let _ = writeln!(svg, "<path d=\"M{LEFT} {y:.1}H{end}\" stroke=\"#ddd\"/>");
             let _ = writeln!(
@@ -59,17 +59,17 @@ impl Plot<'_> {
                 "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                 LEFT - 8.0,
                 y + 4.0,
-                short(mark)
+                format_tick(tick)
             );
-            mark += step;
+            tick += step;
         }
-        for x in self.marks(left, right) {
+        for x in self.ticks(left, right) {
             let _ = writeln!(
                 svg,
                 "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
                 across(x),
                 SIZE.1 - BOTTOM + 18.0,
-                short(x)
+                format_tick(x)
             );
         }
         let middle = f64::midpoint(LEFT, SIZE.0 - RIGHT);
@@ -106,39 +106,39 @@ impl Plot<'_> {
         svg
     }
 
-    /// Where the horizontal axis is marked: at every point, as there are few.
-    fn marks(&self, left: f64, right: f64) -> Vec<f64> {
-        let mut marks: Vec<f64> =
+    /// The ticks of the horizontal axis: every point if there are few, otherwise regular steps.
+    fn ticks(&self, left: f64, right: f64) -> Vec<f64> {
+        let mut ticks: Vec<f64> =
             self.lines.iter().flat_map(|line| line.points.iter().map(|(x, _)| *x)).collect();
-        marks.sort_by(f64::total_cmp);
-        marks.dedup();
-        if marks.len() > 12 {
+        ticks.sort_by(f64::total_cmp);
+        ticks.dedup();
+        if ticks.len() > 12 {
             let step = step(right - left);
             let mut at = (left / step).ceil() * step;
-            marks.clear();
+            ticks.clear();
             while at <= right {
-                marks.push(at);
+                ticks.push(at);
                 at += step;
             }
         }
-        marks
+        ticks
     }
 }
 
-/// 1, 2 or 5 times a power of ten, so that about [`MARKS`] of it make the whole.
-fn step(whole: f64) -> f64 {
-    let rough = (whole / MARKS).max(f64::MIN_POSITIVE);
+/// The distance between ticks: 1, 2 or 5 times a power of ten, so that about [`TICKS`] of them cover the range.
+fn step(range: f64) -> f64 {
+    let rough = (range / TICKS).max(f64::MIN_POSITIVE);
     let power = 10_f64.powf(rough.log10().floor());
     [1.0, 2.0, 5.0].into_iter().map(|n| n * power).find(|step| *step >= rough).unwrap_or(10.0 * power)
 }
 
-fn short(number: f64) -> String {
+fn format_tick(number: f64) -> String {
     if number >= 1e6 {
         format!("{}M", number / 1e6)
     } else if number >= 1e3 {
         format!("{}k", number / 1e3)
     } else {
-        // Without the tail that a sum of steps may have.
+        // Rounds off the floating-point error of a sum of steps.
         format!("{}", (number * 1e3).round() / 1e3)
     }
 }
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plot_shows_every_point_and_names_every_line() {
+    fn a_plot_draws_every_point_and_labels_every_line() {
         let lines = [
             Line { name: "wwproxy".into(), points: vec![(1.0, 900.0), (64.0, 12_000.0)] },
             Line { name: "ceiling".into(), points: vec![(1.0, 4000.0), (64.0, 20_000.0)] },
@@ -158,6 +158,6 @@ mod tests {
         for text in ["wwproxy", "ceiling", "senders", ">20k<", ">64<"] {
             assert!(svg.contains(text), "{text}: {svg}");
         }
-        assert_eq!([4.9, 12_000.0, 1.0].map(|whole| short(step(whole))), ["1", "5k", "0.2"]);
+        assert_eq!([4.9, 12_000.0, 1.0].map(|range| format_tick(step(range))), ["1", "5k", "0.2"]);
     }
 }

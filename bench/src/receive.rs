@@ -1,4 +1,4 @@
-//! Listeners that acknowledge, and pollers.
+//! Clients that receive and acknowledge events: websocket listeners, leases and polls.
 
 use std::{
     sync::Arc,
@@ -19,101 +19,101 @@ use wwproxy_protocol::{
 };
 
 use crate::{
-    account::{Account, Name, Order},
     latency::Latencies,
-    target::{App, Target},
+    ledger::{EventKey, Ledger, OrderCheck},
+    server::{App, TestServer},
 };
 
-/// How many messages a listener takes before it acknowledges them together.
-const ACKED_AT_ONCE: usize = 256;
-/// How long nothing comes before a reader takes it that nothing is left.
-const SILENCE: Duration = Duration::from_secs(5);
+/// The maximum number of events in one acknowledgement of a listener.
+const ACK_BATCH: usize = 256;
+/// A client that receives nothing for this long considers the queue empty.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) type Socket = WebSocketStream<TcpStream>;
 
-/// How events are taken.
+/// How a client receives events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Way {
-    /// A websocket that speaks wwproxy.v2 and acknowledges what came together, in one message
+pub(crate) enum ReceiveMode {
+    /// Websocket with wwproxy.v2: one acknowledgement for all events read together
     Socket,
-    /// A websocket that acknowledges each event with a message of its own
+    /// Websocket without a subprotocol: one acknowledgement for each event
     Legacy,
-    /// Leases and their settlement
+    /// Lease and acknowledge requests
     Lease,
-    /// Polls with GET
+    /// Polling with GET, which also acknowledges
     Get,
 }
 
-/// What a reader took.
+/// What a client received.
 #[derive(Debug, Default)]
-pub(crate) struct Taken {
+pub(crate) struct ReceiveReport {
     pub(crate) events: usize,
     pub(crate) out_of_order: usize,
-    /// From before the first of them was asked for until the last was acknowledged.
-    pub(crate) took: Duration,
-    /// From the post of an event to its coming, of first deliveries.
+    /// From the first request to the last acknowledgement.
+    pub(crate) elapsed: Duration,
+    /// Delivery latency: from the post of an event to its first delivery.
     pub(crate) latencies: Latencies,
 }
 
-impl Taken {
+impl ReceiveReport {
     #[expect(clippy::cast_precision_loss, reason = "no run has 2^52 events")]
     pub(crate) fn rate(&self) -> f64 {
-        self.events as f64 / self.took.as_secs_f64()
+        self.events as f64 / self.elapsed.as_secs_f64()
     }
 }
 
-/// Notes what one reader sees, from now on.
-struct Reader {
-    account: Arc<Account>,
-    order: Order,
-    taken: Taken,
-    began: Instant,
+/// Records the deliveries to one client.
+struct Recorder {
+    ledger: Arc<Ledger>,
+    order: OrderCheck,
+    report: ReceiveReport,
+    started: Instant,
 }
 
-impl Reader {
-    fn new(account: &Arc<Account>) -> Self {
-        let (order, taken) = <(Order, Taken)>::default();
-        Self { account: Arc::clone(account), order, taken, began: Instant::now() }
+impl Recorder {
+    fn new(ledger: &Arc<Ledger>) -> Self {
+        let (order, report) = <(OrderCheck, ReceiveReport)>::default();
+        Self { ledger: Arc::clone(ledger), order, report, started: Instant::now() }
     }
 
-    fn see(&mut self, message: &str) -> anyhow::Result<()> {
-        let name = Name::find(message).context("an event that this program did not send")?;
-        self.taken.events += 1;
-        if let Some(posted) = self.account.delivered(name) {
-            self.taken.latencies.add(posted.elapsed());
-            self.order.first(name);
+    fn record(&mut self, message: &str) -> anyhow::Result<()> {
+        let key = EventKey::find(message).context("received an event that this run did not send")?;
+        self.report.events += 1;
+        if let Some(posted) = self.ledger.record_delivery(key) {
+            self.report.latencies.add(posted.elapsed());
+            self.order.record(key);
         }
         Ok(())
     }
 
-    /// What was seen is acknowledged.
-    fn acknowledged(&mut self) {
-        self.taken.took = self.began.elapsed();
+    /// Records that all events so far are acknowledged.
+    fn record_ack(&mut self) {
+        self.report.elapsed = self.started.elapsed();
     }
 
-    fn finish(mut self) -> Taken {
-        self.taken.out_of_order = self.order.out_of_order;
-        self.taken
+    fn finish(mut self) -> ReceiveReport {
+        self.report.out_of_order = self.order.out_of_order;
+        self.report
     }
 }
 
-/// Takes so many events, or all that come until there is silence.
+/// Receives and acknowledges this number of events, or fewer if the queue is empty before.
 pub(crate) async fn receive(
-    target: &Target,
+    server: &TestServer,
     app: &App,
-    way: Way,
+    mode: ReceiveMode,
     events: usize,
-    account: &Arc<Account>,
-) -> anyhow::Result<Taken> {
-    match way {
-        Way::Socket | Way::Legacy => {
-            let reader = Reader::new(account);
-            let socket = open(&target.address, app, api::MAX_WINDOW, way == Way::Socket).await?;
-            let (_all_wanted, wanted) = watch::channel(events);
-            listen(socket, way == Way::Socket, wanted, reader).await
+    ledger: &Arc<Ledger>,
+) -> anyhow::Result<ReceiveReport> {
+    match mode {
+        ReceiveMode::Socket | ReceiveMode::Legacy => {
+            let recorder = Recorder::new(ledger);
+            let socket = open(&server.address, app, api::MAX_WINDOW, mode == ReceiveMode::Socket).await?;
+            let (_wanted_tx, wanted) = watch::channel(events);
+            listen(socket, mode == ReceiveMode::Socket, wanted, recorder).await
         }
-        Way::Lease => lease(target, app, events, account).await,
-        Way::Get => poll(target, app, events, account).await,
+        ReceiveMode::Lease => lease(server, app, events, ledger).await,
+        ReceiveMode::Get => poll(server, app, events, ledger).await,
     }
 }
 
@@ -131,21 +131,21 @@ pub(crate) async fn open(address: &str, app: &App, window: u32, v2: bool) -> any
     Ok(client_async(request, stream).await?.0)
 }
 
-/// A listener in a task of its own.
+/// A websocket listener in its own task.
 pub(crate) struct Listener {
     wanted: watch::Sender<usize>,
-    task: JoinHandle<anyhow::Result<Taken>>,
+    task: JoinHandle<anyhow::Result<ReceiveReport>>,
 }
 
 impl Listener {
-    pub(crate) fn start(socket: Socket, account: &Arc<Account>) -> Self {
-        let (wanted, wanted_there) = watch::channel(usize::MAX);
-        let task = tokio::spawn(listen(socket, true, wanted_there, Reader::new(account)));
+    pub(crate) fn start(socket: Socket, ledger: &Arc<Ledger>) -> Self {
+        let (wanted, wanted_rx) = watch::channel(usize::MAX);
+        let task = tokio::spawn(listen(socket, true, wanted_rx, Recorder::new(ledger)));
         Self { wanted, task }
     }
 
-    /// What it took, once that are so many events or there is silence.
-    pub(crate) async fn finish(self, events: usize) -> anyhow::Result<Taken> {
+    /// Waits until the listener has received this number of events, or is idle, and returns its report.
+    pub(crate) async fn finish(self, events: usize) -> anyhow::Result<ReceiveReport> {
         self.wanted.send_replace(events);
         self.task.await?
     }
@@ -155,13 +155,13 @@ async fn listen(
     socket: Socket,
     v2: bool,
     mut wanted: watch::Receiver<usize>,
-    mut reader: Reader,
-) -> anyhow::Result<Taken> {
+    mut recorder: Recorder,
+) -> anyhow::Result<ReceiveReport> {
     let (mut sink, stream) = socket.split();
-    let mut stream = stream.ready_chunks(ACKED_AT_ONCE);
-    while reader.taken.events < *wanted.borrow_and_update() {
+    let mut stream = stream.ready_chunks(ACK_BATCH);
+    while recorder.report.events < *wanted.borrow_and_update() {
         let messages = tokio::select! {
-            messages = timeout(SILENCE, stream.next()) => messages,
+            messages = timeout(IDLE_TIMEOUT, stream.next()) => messages,
             Ok(()) = wanted.changed() => continue,
         };
         let Ok(Some(messages)) = messages else { break };
@@ -169,63 +169,73 @@ async fn listen(
         for message in messages {
             let Message::Text(text) = message? else { continue };
             if let Some(id) = id(&text) {
-                reader.see(&text)?;
+                recorder.record(&text)?;
                 ids.push(id);
             }
         }
-        for together in ids.chunks(if v2 { ACKED_AT_ONCE } else { 1 }) {
-            sink.feed(Message::text(ClientMessage::ack(together))).await?;
+        for batch in ids.chunks(if v2 { ACK_BATCH } else { 1 }) {
+            sink.feed(Message::text(ClientMessage::ack(batch))).await?;
         }
         sink.flush().await?;
         if !ids.is_empty() {
-            reader.acknowledged();
+            recorder.record_ack();
         }
     }
-    // What was said is heard before the connection goes.
+    // The close handshake ensures that the server has read the acknowledgements.
     sink.send(Message::Close(None)).await?;
-    let goodbye = async { while stream.next().await.is_some() {} };
-    let _ = timeout(SILENCE, goodbye).await;
-    Ok(reader.finish())
+    let closed = async { while stream.next().await.is_some() {} };
+    let _ = timeout(IDLE_TIMEOUT, closed).await;
+    Ok(recorder.finish())
 }
 
-/// The id of an event's message, which it begins with.
+/// Parses the id at the start of an event message. Cheaper than parsing the JSON.
 fn id(message: &str) -> Option<EventId> {
     message.strip_prefix("{\"type\":\"event\",\"id\":\"")?.split_once('"')?.0.parse().ok()
 }
 
-async fn lease(target: &Target, app: &App, events: usize, account: &Arc<Account>) -> anyhow::Result<Taken> {
-    let mut reader = Reader::new(account);
+async fn lease(
+    server: &TestServer,
+    app: &App,
+    events: usize,
+    ledger: &Arc<Ledger>,
+) -> anyhow::Result<ReceiveReport> {
+    let mut recorder = Recorder::new(ledger);
     let request = LeaseRequest { max: Some(api::MAX_LEASE_EVENTS), ..LeaseRequest::default() };
-    while reader.taken.events < events {
-        let leased = target.post(app, &api::path::lease(&app.id), serde_json::to_string(&request)?).await?;
+    while recorder.report.events < events {
+        let leased = server.post(app, &api::path::lease(&app.id), serde_json::to_string(&request)?).await?;
         let leased = api::decode_lease(&leased)?;
         if leased.is_empty() {
             break;
         }
         let mut settlement = AckRequest::default();
         for event in leased {
-            reader.see(std::str::from_utf8(&event.body)?)?;
+            recorder.record(std::str::from_utf8(&event.body)?)?;
             settlement.ack.push(event.receipt);
         }
-        target.post(app, &api::path::ack(&app.id), serde_json::to_string(&settlement)?).await?;
-        reader.acknowledged();
+        server.post(app, &api::path::ack(&app.id), serde_json::to_string(&settlement)?).await?;
+        recorder.record_ack();
     }
-    Ok(reader.finish())
+    Ok(recorder.finish())
 }
 
-async fn poll(target: &Target, app: &App, events: usize, account: &Arc<Account>) -> anyhow::Result<Taken> {
-    let mut reader = Reader::new(account);
-    while reader.taken.events < events {
-        let polled = target.get(app, &format!("{}?max=10000", api::path::webhooks(&app.id))).await?;
+async fn poll(
+    server: &TestServer,
+    app: &App,
+    events: usize,
+    ledger: &Arc<Ledger>,
+) -> anyhow::Result<ReceiveReport> {
+    let mut recorder = Recorder::new(ledger);
+    while recorder.report.events < events {
+        let polled = server.get(app, &format!("{}?max=10000", api::path::webhooks(&app.id))).await?;
         let polled = api::decode_poll(&polled)?;
         if polled.is_empty() {
             break;
         }
         for (_, body) in polled {
-            reader.see(std::str::from_utf8(&body)?)?;
+            recorder.record(std::str::from_utf8(&body)?)?;
         }
-        // With the answer, all of which has come.
-        reader.acknowledged();
+        // The server acknowledges when the whole response is sent.
+        recorder.record_ack();
     }
-    Ok(reader.finish())
+    Ok(recorder.finish())
 }

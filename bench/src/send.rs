@@ -1,4 +1,4 @@
-//! Signed senders.
+//! The load generator: senders of signed webhooks.
 
 use std::{
     sync::Arc,
@@ -15,130 +15,134 @@ use tokio::{
 use wwproxy_protocol::{Scheme, Secret, api};
 
 use crate::{
-    account::{Account, Name},
     latency::Latencies,
-    target::{App, Target},
+    ledger::{EventKey, Ledger},
+    server::{App, TestServer},
 };
 
-/// How long a sender waits after it was refused.
-const PAUSE: Duration = Duration::from_millis(5);
-/// More than the head of any answer.
-const ANSWER_BYTES: usize = 4096;
+/// How long a sender waits after a 503.
+const RETRY_DELAY: Duration = Duration::from_millis(5);
+/// The buffer for a response, in bytes: more than the head of any response.
+const RESPONSE_BYTES: usize = 4096;
 
-/// What is posted.
+/// The load of one run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
-    /// Connections, each with one request under way at most.
+    /// The number of connections, each with at most one request in flight.
     pub(crate) senders: usize,
-    /// The first one's number in the account.
+    /// The number of the first sender in the ledger.
     pub(crate) first_sender: usize,
     /// Bytes of a body.
     pub(crate) size: usize,
     pub(crate) until: Until,
-    /// Events a second of all senders together, or as fast as they are answered.
+    /// Open loop: events per second of all senders together. `None` is closed loop: each sender posts its next event after
+    /// the response.
     pub(crate) rate: Option<f64>,
 }
 
-/// When posting ends.
+/// When a run ends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Until {
     Time(Duration),
     Events(usize),
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug, Default)]
-pub(crate) struct Sent {
+pub(crate) struct SendReport {
     pub(crate) accepted: usize,
-    /// Answers 503.
-    pub(crate) refused: usize,
-    pub(crate) took: Duration,
-    /// From the post to its 201. At a given rate, from when the post was due, where the sender was still
-    /// waiting for an earlier answer: what a sender that keeps its rate would see.
+    /// Responses with 503.
+    pub(crate) rejected: usize,
+    pub(crate) elapsed: Duration,
+    /// Ingest latency: from the post to its 201. In an open loop, if the previous response delayed the post, from its
+    /// scheduled time: otherwise the figures would suffer from coordinated omission.
     pub(crate) latencies: Latencies,
 }
 
-impl Sent {
+impl SendReport {
     #[expect(clippy::cast_precision_loss, reason = "no run has 2^52 events")]
     pub(crate) fn rate(&self) -> f64 {
-        self.accepted as f64 / self.took.as_secs_f64()
+        self.accepted as f64 / self.elapsed.as_secs_f64()
     }
 }
 
-/// Posts to these apps in turn, until that is over or the account is closed.
+/// Posts to these apps, round robin, until the end of the run or until the ledger is closed.
 pub(crate) async fn send(
-    target: &Target,
+    server: &TestServer,
     apps: &[Arc<App>],
     load: Load,
-    account: &Arc<Account>,
-) -> anyhow::Result<Sent> {
-    let began = Instant::now();
+    ledger: &Arc<Ledger>,
+) -> anyhow::Result<SendReport> {
+    let started = Instant::now();
     let mut senders = JoinSet::new();
-    for place in 0..load.senders {
-        let connection = Connection::open(&target.address).await?;
+    for number in 0..load.senders {
+        let connection = Connection::open(&server.address).await?;
         let sender =
-            Sender { place, load, began, apps: apps.to_vec(), account: Arc::clone(account), connection };
+            Sender { number, load, started, apps: apps.to_vec(), ledger: Arc::clone(ledger), connection };
         senders.spawn(sender.run());
     }
-    let mut sent = Sent::default();
+    let mut sent = SendReport::default();
     while let Some(one) = senders.join_next().await {
         let one = one??;
         sent.accepted += one.accepted;
-        sent.refused += one.refused;
+        sent.rejected += one.rejected;
         sent.latencies.merge(&one.latencies);
     }
-    sent.took = began.elapsed();
+    sent.elapsed = started.elapsed();
     Ok(sent)
 }
 
 struct Sender {
-    place: usize,
+    /// Counts from 0 in each run.
+    number: usize,
     load: Load,
-    began: Instant,
+    started: Instant,
     apps: Vec<Arc<App>>,
-    account: Arc<Account>,
+    ledger: Arc<Ledger>,
     connection: Connection,
 }
 
 impl Sender {
-    async fn run(mut self) -> anyhow::Result<Sent> {
-        let mut sent = Sent::default();
+    async fn run(mut self) -> anyhow::Result<SendReport> {
+        let mut sent = SendReport::default();
         match self.post_all(&mut sent).await {
-            // It may have been closed because the server is killed.
-            Err(_) if self.account.is_closed() => Ok(sent),
+            // The ledger is closed before the server is killed.
+            Err(_) if self.ledger.is_closed() => Ok(sent),
             posted => posted.map(|()| sent),
         }
     }
 
-    async fn post_all(&mut self, sent: &mut Sent) -> anyhow::Result<()> {
-        let mut turn = self.place;
-        while self.goes_on(turn) {
-            let posted = self.turn_begins(turn).await;
-            let app = Arc::clone(&self.apps[turn % self.apps.len()]);
-            let Some(name) = self.account.post(self.load.first_sender + self.place, posted) else { break };
-            let request = request(&app, name, self.load.size);
+    async fn post_all(&mut self, sent: &mut SendReport) -> anyhow::Result<()> {
+        let mut index = self.number;
+        while !self.is_over(index) {
+            let posted = self.wait_for_schedule(index).await;
+            let app = Arc::clone(&self.apps[index % self.apps.len()]);
+            let Some(key) = self.ledger.record_post(self.load.first_sender + self.number, posted) else {
+                break;
+            };
+            let request = request(&app, key, self.load.size);
             while !self.connection.post(&request).await? {
-                sent.refused += 1;
-                if !self.goes_on(turn) {
+                sent.rejected += 1;
+                if self.is_over(index) {
                     return Ok(());
                 }
-                sleep(PAUSE).await;
+                sleep(RETRY_DELAY).await;
             }
-            self.account.accepted(name);
+            self.ledger.record_accepted(key);
             sent.latencies.add(posted.elapsed());
             sent.accepted += 1;
-            turn += self.load.senders;
+            index += self.load.senders;
         }
         Ok(())
     }
 
-    /// Waits until the event is due, and says from when its time counts.
-    async fn turn_begins(&self, turn: usize) -> Instant {
-        match self.due(turn) {
-            // Waited for an earlier answer.
+    /// Waits until the event is due, and returns the start of its latency.
+    async fn wait_for_schedule(&self, index: usize) -> Instant {
+        match self.due(index) {
+            // The previous response delayed this post: count from the schedule (coordinated omission).
             Some(due) if due <= Instant::now() => due,
             Some(due) => {
-                // To wake up late is not the server's fault.
+                // A late wakeup of the timer does not count as latency of the server.
                 sleep_until(due.into()).await;
                 Instant::now()
             }
@@ -146,21 +150,21 @@ impl Sender {
         }
     }
 
-    fn goes_on(&self, turn: usize) -> bool {
+    fn is_over(&self, index: usize) -> bool {
         match self.load.until {
-            Until::Time(time) => self.began.elapsed() < time,
-            Until::Events(events) => turn < events,
+            Until::Time(time) => self.started.elapsed() >= time,
+            Until::Events(events) => index >= events,
         }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "no run has 2^52 events")]
-    fn due(&self, turn: usize) -> Option<Instant> {
-        Some(self.began + Duration::from_secs_f64(turn as f64 / self.load.rate?))
+    fn due(&self, index: usize) -> Option<Instant> {
+        Some(self.started + Duration::from_secs_f64(index as f64 / self.load.rate?))
     }
 }
 
-fn request(app: &App, name: Name, size: usize) -> Vec<u8> {
-    let body = name.body(size);
+fn request(app: &App, key: EventKey, size: usize) -> Vec<u8> {
+    let body = key.body(size);
     let signature = sign(&app.webhook_secret, body.as_bytes());
     format!(
         "POST {} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{}: {signature}\r\n\
@@ -169,7 +173,7 @@ fn request(app: &App, name: Name, size: usize) -> Vec<u8> {
         body.len(),
         api::OUTBOUND_TOKEN,
         api::OUTBOUND_INDEX,
-        name.number,
+        key.number,
         api::OUTBOUND_RETRY_COUNT,
     )
     .into_bytes()
@@ -179,8 +183,8 @@ fn sign(secret: &Secret, body: &[u8]) -> String {
     Scheme::WatsonWork.sign(secret, body)
 }
 
-/// A connection that is kept open. It reads no more of an answer than it must: what the sender costs
-/// would be taken for what the server costs, as both are on one machine.
+/// A keep-alive connection with a minimal HTTP client: sender and server share the machine, so the sender must use little
+/// CPU time.
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -190,10 +194,10 @@ impl Connection {
     async fn open(address: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: Vec::with_capacity(ANSWER_BYTES) })
+        Ok(Self { stream, buffer: Vec::with_capacity(RESPONSE_BYTES) })
     }
 
-    /// Whether the answer was 201; not where it was 503.
+    /// Posts a request. Returns true for 201, false for 503.
     async fn post(&mut self, request: &[u8]) -> anyhow::Result<bool> {
         self.stream.write_all(request).await?;
         self.buffer.clear();
@@ -205,8 +209,8 @@ impl Connection {
                 break end + 4;
             }
         };
-        let head = std::str::from_utf8(&self.buffer[..end]).context("an answer's head is text")?;
-        let status = head.get(9..12).context("an answer has a status")?.to_owned();
+        let head = std::str::from_utf8(&self.buffer[..end]).context("the response head is not UTF-8")?;
+        let status = head.get(9..12).context("the response has no status")?.to_owned();
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
         let length: usize = length.map_or(Ok(0), str::parse)?;
         while self.buffer.len() < end + length {
@@ -217,7 +221,7 @@ impl Connection {
         match status.as_str() {
             "201" => Ok(true),
             "503" => Ok(false),
-            other => bail!("a post was answered {other}"),
+            other => bail!("a post was answered with {other}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The server under measurement, in a process of its own.
+//! The server under test, as a child process.
 
 use std::{ffi::OsString, sync::Arc};
 
@@ -7,8 +7,7 @@ use wwproxy_server::{Server, config::Config, store::Store};
 
 use crate::null_store::NullStore;
 
-/// Serves as `wwproxy-server` does with these flags, until SIGTERM. The ceiling is the same over a
-/// store that keeps nothing.
+/// Serves like `wwproxy-server` with these flags, until SIGTERM. The ceiling is the same server with the null store.
 #[tokio::main]
 pub(crate) async fn serve(ceiling: bool, flags: &[OsString]) -> anyhow::Result<()> {
     let config = Config::parse_from([OsString::from("wwproxy-server")].iter().chain(flags));

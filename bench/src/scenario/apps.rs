@@ -5,18 +5,18 @@ use clap::Args;
 use super::MIB;
 use crate::{
     Bench,
-    account::Account,
+    ledger::Ledger,
     send::{Load, Until, send},
-    target::End,
+    server::Shutdown,
 };
 
-/// How many events are posted to see what many registrations cost.
+/// How many events are posted after the registrations.
 const EVENTS: usize = 100_000;
 
-/// What many registered apps cost: memory, opening, and storing an event of any of them
+/// The cost of many registered apps: registrations per second, memory, recovery time and ingest throughput
 #[derive(Debug, Args)]
 pub(crate) struct Apps {
-    /// How many are registered
+    /// Number of registered apps
     #[arg(long, default_value_t = 100_000)]
     apps: usize,
 }
@@ -24,30 +24,30 @@ pub(crate) struct Apps {
 impl Apps {
     pub(crate) async fn run(&self, bench: &Bench) -> anyhow::Result<()> {
         println!(
-            "| apps | registered a second | memory MiB | opened in ms | memory MiB then | events/s | of one app alone |"
+            "| apps | registrations/s | RSS MiB | open ms | RSS MiB after open | events/s | events/s, one app |"
         );
         println!("|{}", "--:|".repeat(7));
-        let began = Instant::now();
-        let mut target = bench.start(self.apps).await?;
-        let registering = began.elapsed();
-        let usage = target.usage();
-        let opened = target.restart(End::Kill).await?;
-        let memory = target.usage().memory;
+        let started = Instant::now();
+        let mut server = bench.start(self.apps).await?;
+        let registering = started.elapsed();
+        let usage = server.usage();
+        let opened = server.restart(Shutdown::Kill).await?;
+        let rss = server.usage().rss;
         let load =
             Load { senders: 64, first_sender: 0, size: 1024, until: Until::Events(EVENTS), rate: None };
-        let account: Arc<Account> = Arc::default();
-        let all = send(&target, &target.apps, load, &account).await?;
-        let account: Arc<Account> = Arc::default();
-        let alone = send(&target, &target.apps[..1], load, &account).await?;
+        let ledger: Arc<Ledger> = Arc::default();
+        let all = send(&server, &server.apps, load, &ledger).await?;
+        let ledger: Arc<Ledger> = Arc::default();
+        let one = send(&server, &server.apps[..1], load, &ledger).await?;
         println!(
             "| {} | {:.0} | {} | {} | {} | {:.0} | {:.0} |",
             self.apps,
             f64::from(u32::try_from(self.apps)?) / registering.as_secs_f64(),
-            usage.memory / MIB,
+            usage.rss / MIB,
             opened.as_millis(),
-            memory / MIB,
+            rss / MIB,
             all.rate(),
-            alone.rate(),
+            one.rate(),
         );
         Ok(())
     }

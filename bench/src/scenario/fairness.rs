@@ -16,72 +16,72 @@ use wwproxy_protocol::api;
 use super::{MIB, median_ratio};
 use crate::{
     Bench,
-    account::Account,
     latency::Latencies,
-    receive::{Listener, Way, open, receive},
+    ledger::Ledger,
+    receive::{Listener, ReceiveMode, open, receive},
     send::{Load, Until, send},
-    target::{App, Setup, Target},
+    server::{App, ServerOptions, TestServer},
 };
 
-/// How many senders the other app has.
-const FLOOD: usize = 64;
-/// The bytes of a large body.
-const LARGE: usize = 256 << 10;
-/// A turn has at least so many events of the app that is measured: of fewer there are no percentiles.
-const FEWEST: usize = 10;
+/// The number of senders of the noisy neighbour.
+const FLOOD_SENDERS: usize = 64;
+/// The size of a large body, in bytes.
+const LARGE_BODY: usize = 256 << 10;
+/// The minimum number of samples of a run: percentiles of fewer are meaningless.
+const MIN_EVENTS: usize = 10;
 
-/// What one app's flood, full queue or stuck client does to another app's latency
+/// Latency of one app beside a noisy neighbour: an app with a flood, a full queue or a stuck client
 ///
-/// The app that is measured has senders that keep a rate, and a listener that acknowledges.
+/// The measured app has open-loop senders and a listener that acknowledges.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Fairness {
-    /// Events a second of the app that is measured
+    /// Events per second of the measured app
     #[arg(long, default_value_t = 200.0)]
     rate: f64,
-    /// Events a second of a flood; it also comes as fast as it is answered
+    /// Events per second of the neighbour in `flood`
     #[arg(long, default_value_t = 10_000.0)]
     flood: f64,
-    /// Bytes of a body
+    /// Body size, in bytes
     #[arg(long, default_value_t = 1024)]
     size: usize,
-    /// Seconds of one turn, or less where the other app's client has taken its backlog before
+    /// Seconds of one run; a `drain` run ends earlier when the backlog is drained
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Turns of each, the quiet and the disturbed
+    /// Number of rounds; each has one run alone and one beside the neighbour
     #[arg(long, default_value_t = 10)]
     rounds: usize,
-    /// Events that wait for the other app's client
+    /// Backlog of the neighbour, in events
     #[arg(long, default_value_t = 100_000)]
     backlog: usize,
-    /// What the other app does
+    /// What the neighbour does
     #[arg(
-        long,
+        long = "others",
         value_delimiter = ',',
         value_enum,
         default_value = "flood,unbounded-flood,large-bodies,full-queue,drain,acks-nothing,reads-nothing"
     )]
-    others: Vec<Disturbance>,
+    neighbours: Vec<Neighbour>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Disturbance {
+enum Neighbour {
     /// Posts at the rate of `--flood`
     Flood,
-    /// Posts as fast as it is answered
+    /// Posts in a closed loop: each sender as fast as it is answered
     UnboundedFlood,
     /// The same with bodies of 256 KiB
     LargeBodies,
-    /// Posts to a queue that is full: each sender waits 5 ms after it is refused, and posts again
+    /// Posts to a full queue; each sender retries 5 ms after a rejection
     FullQueue,
-    /// A client that takes and acknowledges a backlog
+    /// Drains a backlog with one client
     Drain,
-    /// A client that takes its events and acknowledges none: once its window is full there is nothing more to do
+    /// Has a client that never acknowledges: its prefetch window fills and stays full
     AcksNothing,
-    /// A client that does not even read
+    /// Has a client that never reads from its websocket
     ReadsNothing,
 }
 
-impl Disturbance {
+impl Neighbour {
     fn needs_backlog(self, round: usize) -> bool {
         match self {
             Self::Flood | Self::UnboundedFlood | Self::LargeBodies => false,
@@ -94,100 +94,110 @@ impl Disturbance {
 impl Fairness {
     pub(crate) async fn run(&self, bench: &Bench) -> anyhow::Result<()> {
         println!(
-            "| the other app | post p50 | p99 | p999 | received p50 | p99 | p999 | post p99, times the quiet | received p99 | memory MiB |"
+            "| neighbour | ingest p50 | p99 | p99.9 | delivery p50 | p99 | p99.9 | ingest p99 ratio | delivery p99 ratio | RSS MiB |"
         );
         println!("|--|{}", "--:|".repeat(9));
-        for &disturbance in &self.others {
-            self.measure(bench, disturbance).await?;
+        for &neighbour in &self.neighbours {
+            self.measure(bench, neighbour).await?;
         }
         Ok(())
     }
 
-    async fn measure(&self, bench: &Bench, disturbance: Disturbance) -> anyhow::Result<()> {
+    async fn measure(&self, bench: &Bench, neighbour: Neighbour) -> anyhow::Result<()> {
         let queued = self.backlog.to_string();
-        let flags = [
-            "--max-queued-events",
-            if disturbance == Disturbance::FullQueue { &queued } else { "100000000" },
-        ];
+        let flags =
+            ["--max-queued-events", if neighbour == Neighbour::FullQueue { &queued } else { "100000000" }];
         let flags = [&flags[..], &["--max-queued-bytes", "1000GiB"]].concat();
-        let target =
-            Target::start(Setup { folder: &bench.folder, ceiling: false, apps: 2, flags: &flags }).await?;
-        let target = Arc::new(target);
-        let (mut quiet, mut disturbed) = <(Turns, Turns)>::default();
-        let (measured, other) = (&target.apps[0], &target.apps[1]);
+        let server = TestServer::start(ServerOptions {
+            folder: &bench.folder,
+            ceiling: false,
+            apps: 2,
+            flags: &flags,
+        })
+        .await?;
+        let server = Arc::new(server);
+        let (mut alone, mut beside) = <(Runs, Runs)>::default();
+        let (measured, other) = (&server.apps[0], &server.apps[1]);
         for round in 0..self.rounds {
-            if disturbance.needs_backlog(round) {
-                let load = Load { until: Until::Events(self.backlog), ..self.flood(disturbance) };
-                send(&target, std::slice::from_ref(other), load, &Arc::<Account>::default()).await?;
+            if neighbour.needs_backlog(round) {
+                let load = Load { until: Until::Events(self.backlog), ..self.flood(neighbour) };
+                send(&server, std::slice::from_ref(other), load, &Arc::<Ledger>::default()).await?;
             }
-            target.rest().await?;
-            quiet.add(self.turn(&target, measured, pending()).await?);
-            let mut other = Other::start(self, &target, other, disturbance);
-            let turn = self.turn(&target, measured, other.ended()).await;
-            // What it failed with says more than what that did to the turn.
-            other.end()?;
-            disturbed.add(turn?);
+            server.wait_until_idle().await?;
+            alone.add(self.run_once(&server, measured, pending()).await?);
+            let mut noise = NeighbourThread::start(self, &server, other, neighbour);
+            let run = self.run_once(&server, measured, noise.ended()).await;
+            // Report the neighbour's error first: it may be the cause of a failed run.
+            noise.stop()?;
+            beside.add(run?);
         }
-        println!("| quiet | {} | {} | | | |", quiet.post.all.percentiles(), quiet.received.all.percentiles());
+        println!(
+            "| none | {} | {} | | | |",
+            alone.ingest.all.percentiles(),
+            alone.delivery.all.percentiles()
+        );
         println!(
             "| {} | {} | {} | {:.2} | {:.2} | {} |",
-            self.name(disturbance),
-            disturbed.post.all.percentiles(),
-            disturbed.received.all.percentiles(),
-            median_ratio(&disturbed.post.p99s, &quiet.post.p99s),
-            median_ratio(&disturbed.received.p99s, &quiet.received.p99s),
-            target.usage().memory / MIB,
+            self.label(neighbour),
+            beside.ingest.all.percentiles(),
+            beside.delivery.all.percentiles(),
+            median_ratio(&beside.ingest.p99s, &alone.ingest.p99s),
+            median_ratio(&beside.delivery.p99s, &alone.delivery.p99s),
+            server.usage().rss / MIB,
         );
         Ok(())
     }
 
-    /// The times from post to 201, and from post to the listener, of what is posted until that is over.
-    async fn turn(
+    /// Runs the measured app until `--seconds` have passed or `neighbour_ended` completes. Returns the ingest and the
+    /// delivery latencies.
+    async fn run_once(
         &self,
-        target: &Target,
+        server: &TestServer,
         app: &Arc<App>,
-        over: impl Future<Output = ()>,
+        neighbour_ended: impl Future<Output = ()>,
     ) -> anyhow::Result<(Latencies, Latencies)> {
-        let account: Arc<Account> = Arc::default();
-        let socket = open(&target.address, app, api::MAX_WINDOW, true).await?;
-        let listener = Listener::start(socket, &account);
+        let ledger: Arc<Ledger> = Arc::default();
+        let socket = open(&server.address, app, api::MAX_WINDOW, true).await?;
+        let listener = Listener::start(socket, &ledger);
         let until = Until::Time(Duration::from_secs_f64(self.seconds));
         let load = Load { senders: 8, first_sender: 0, size: self.size, until, rate: Some(self.rate) };
         let close = async {
-            over.await;
-            account.close();
+            neighbour_ended.await;
+            ledger.close();
             pending().await
         };
         let sent = tokio::select! {
-            sent = send(target, std::slice::from_ref(app), load, &account) => sent?,
+            sent = send(server, std::slice::from_ref(app), load, &ledger) => sent?,
             never = close => never,
         };
-        let taken = listener.finish(sent.accepted).await?;
-        account.sum().ensure_complete(taken.out_of_order)?;
+        let received = listener.finish(sent.accepted).await?;
+        ledger.reconcile().ensure_complete(received.out_of_order)?;
         ensure!(
-            sent.accepted >= FEWEST,
-            "a turn was over after {} events, too few to measure: try more --seconds, --backlog or --rate",
+            sent.accepted >= MIN_EVENTS,
+            "a run had only {} events, too few for percentiles: increase --seconds, --backlog or --rate",
             sent.accepted
         );
-        Ok((sent.latencies, taken.latencies))
+        Ok((sent.latencies, received.latencies))
     }
 
-    /// Goes on until it is dropped, or the backlog is taken that there was to drain.
-    async fn disturb(&self, target: &Target, app: &Arc<App>, disturbance: Disturbance) -> anyhow::Result<()> {
+    /// Runs the neighbour until it is cancelled, or, for `Drain`, until the backlog is drained.
+    async fn run_neighbour(
+        &self,
+        server: &TestServer,
+        app: &Arc<App>,
+        neighbour: Neighbour,
+    ) -> anyhow::Result<()> {
         let apps = std::slice::from_ref(app);
-        match disturbance {
-            Disturbance::Flood
-            | Disturbance::UnboundedFlood
-            | Disturbance::LargeBodies
-            | Disturbance::FullQueue => {
-                send(target, apps, self.flood(disturbance), &Arc::<Account>::default()).await?;
+        match neighbour {
+            Neighbour::Flood | Neighbour::UnboundedFlood | Neighbour::LargeBodies | Neighbour::FullQueue => {
+                send(server, apps, self.flood(neighbour), &Arc::<Ledger>::default()).await?;
             }
-            Disturbance::Drain => {
-                receive(target, app, Way::Socket, self.backlog, &Arc::default()).await?;
+            Neighbour::Drain => {
+                receive(server, app, ReceiveMode::Socket, self.backlog, &Arc::default()).await?;
             }
-            Disturbance::AcksNothing | Disturbance::ReadsNothing => {
-                let mut socket = open(&target.address, app, api::MAX_WINDOW, true).await?;
-                if disturbance == Disturbance::AcksNothing {
+            Neighbour::AcksNothing | Neighbour::ReadsNothing => {
+                let mut socket = open(&server.address, app, api::MAX_WINDOW, true).await?;
+                if neighbour == Neighbour::AcksNothing {
                     while let Some(message) = socket.next().await {
                         message?;
                     }
@@ -198,102 +208,102 @@ impl Fairness {
         Ok(())
     }
 
-    fn name(&self, disturbance: Disturbance) -> String {
-        match disturbance {
-            Disturbance::Flood => format!("{FLOOD} senders, {} events/s", self.flood),
-            Disturbance::UnboundedFlood => format!("{FLOOD} senders, as fast as they are answered"),
-            Disturbance::LargeBodies => {
-                format!("{FLOOD} senders of bodies of {} KiB, as fast as they are answered", LARGE >> 10)
+    fn label(&self, neighbour: Neighbour) -> String {
+        match neighbour {
+            Neighbour::Flood => format!("{FLOOD_SENDERS} senders, {} events/s", self.flood),
+            Neighbour::UnboundedFlood => format!("{FLOOD_SENDERS} senders, closed loop"),
+            Neighbour::LargeBodies => {
+                format!("{FLOOD_SENDERS} senders, closed loop, {} KiB bodies", LARGE_BODY >> 10)
             }
-            Disturbance::FullQueue => format!("{FLOOD} senders to a full queue"),
-            Disturbance::Drain => format!("a client that takes {} events", self.backlog),
-            Disturbance::AcksNothing => "a client that acknowledges nothing".to_owned(),
-            Disturbance::ReadsNothing => "a client that reads nothing".to_owned(),
+            Neighbour::FullQueue => format!("{FLOOD_SENDERS} senders to a full queue"),
+            Neighbour::Drain => format!("a client that drains {} events", self.backlog),
+            Neighbour::AcksNothing => "a client that acknowledges nothing".to_owned(),
+            Neighbour::ReadsNothing => "a client that reads nothing".to_owned(),
         }
     }
 
-    /// What the other app's senders post.
-    fn flood(&self, disturbance: Disturbance) -> Load {
-        let size = if disturbance == Disturbance::LargeBodies { LARGE } else { self.size };
-        let rate = (disturbance == Disturbance::Flood).then_some(self.flood);
-        let ever = Until::Time(Duration::from_secs(3600));
-        Load { senders: FLOOD, first_sender: 0, size, until: ever, rate }
+    /// The load of the neighbour's senders.
+    fn flood(&self, neighbour: Neighbour) -> Load {
+        let size = if neighbour == Neighbour::LargeBodies { LARGE_BODY } else { self.size };
+        let rate = (neighbour == Neighbour::Flood).then_some(self.flood);
+        let unlimited = Until::Time(Duration::from_secs(3600));
+        Load { senders: FLOOD_SENDERS, first_sender: 0, size, until: unlimited, rate }
     }
 }
 
-/// All turns with a disturbance, or all without.
+/// All runs beside a neighbour, or all runs alone.
 #[derive(Default)]
-struct Turns {
-    post: Times,
-    received: Times,
+struct Runs {
+    ingest: Samples,
+    delivery: Samples,
 }
 
 #[derive(Default)]
-struct Times {
+struct Samples {
     all: Latencies,
-    /// Of each turn: where the machine stands still for a moment, that is one turn's.
+    /// The p99 of each run, so that a stall of the machine affects one run only.
     p99s: Vec<f64>,
 }
 
-impl Turns {
-    fn add(&mut self, (post, received): (Latencies, Latencies)) {
-        for (times, turn) in [(&mut self.post, post), (&mut self.received, received)] {
-            times.p99s.push(turn.percentiles().p99.as_secs_f64());
-            times.all.merge(&turn);
+impl Runs {
+    fn add(&mut self, (ingest, delivery): (Latencies, Latencies)) {
+        for (samples, run) in [(&mut self.ingest, ingest), (&mut self.delivery, delivery)] {
+            samples.p99s.push(run.percentiles().p99.as_secs_f64());
+            samples.all.merge(&run);
         }
     }
 }
 
-/// What the other app does, in a thread of its own: nobody is to wait for it but in the server. It gets the processor
-/// when nobody else wants it, as far as the system can do that: in truth its clients are on other machines.
-struct Other {
+/// The neighbour's load in its own thread, so that it interferes with the measured app in the server only. The thread has
+/// idle scheduling priority, because in production the neighbour's clients run on other machines.
+struct NeighbourThread {
     stop: oneshot::Sender<()>,
     /// Closed when the thread ends.
     ended: oneshot::Receiver<()>,
     thread: JoinHandle<anyhow::Result<()>>,
 }
 
-impl Other {
-    fn start(fairness: &Fairness, target: &Arc<Target>, app: &Arc<App>, disturbance: Disturbance) -> Self {
-        let (fairness, target, app) = (fairness.clone(), Arc::clone(target), Arc::clone(app));
+impl NeighbourThread {
+    fn start(fairness: &Fairness, server: &Arc<TestServer>, app: &Arc<App>, neighbour: Neighbour) -> Self {
+        let (fairness, server, app) = (fairness.clone(), Arc::clone(server), Arc::clone(app));
         let (stop, stopped) = oneshot::channel();
         let (ends, ended) = oneshot::channel::<()>();
-        // To stand back takes a while in which nobody is disturbed.
-        let begins = Arc::new(Barrier::new(2));
-        let has_stood_back = Arc::clone(&begins);
+        // Start the run after the priority is set, which takes a while.
+        let ready = Arc::new(Barrier::new(2));
+        let thread_ready = Arc::clone(&ready);
         let thread = thread::spawn(move || {
             let _ends = ends;
-            stand_back();
-            has_stood_back.wait();
+            set_idle_priority();
+            thread_ready.wait();
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
                 tokio::select! {
-                    ended = fairness.disturb(&target, &app, disturbance) => ended,
+                    ended = fairness.run_neighbour(&server, &app, neighbour) => ended,
                     _ = stopped => Ok(()),
                 }
             })
         });
-        begins.wait();
+        ready.wait();
         Self { stop, ended, thread }
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the thread ends by itself.
     async fn ended(&mut self) {
-        // Nothing is sent: the sender goes with the thread.
+        // The channel closes when the thread drops the sender.
         let _ = (&mut self.ended).await;
     }
 
-    fn end(self) -> anyhow::Result<()> {
+    fn stop(self) -> anyhow::Result<()> {
         drop(self.stop);
-        self.thread.join().map_err(|_| anyhow!("the other app's thread panicked"))?
+        self.thread.join().map_err(|_| anyhow!("the neighbour's thread panicked"))?
     }
 }
 
-/// Lets this thread run only when no other wants the processor.
-fn stand_back() {
+/// Gives this thread idle scheduling priority (`SCHED_IDLE`).
+fn set_idle_priority() {
     let Ok(thread) = fs::read_link("/proc/thread-self") else { return };
     let Some(thread) = thread.file_name() else { return };
-    let done = Command::new("chrt").args(["--idle", "--pid", "0"]).arg(thread).status();
-    if !done.is_ok_and(|status| status.success()) {
-        eprintln!("without chrt the other app's clients compete with the server for the processor");
+    let status = Command::new("chrt").args(["--idle", "--pid", "0"]).arg(thread).status();
+    if !status.is_ok_and(|status| status.success()) {
+        eprintln!("chrt failed: the neighbour's clients compete with the server for CPU time");
     }
 }

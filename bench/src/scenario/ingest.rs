@@ -5,37 +5,36 @@ use clap::Args;
 use super::{MIB, median, median_ratio};
 use crate::{
     Bench,
-    account::Account,
     latency::Latencies,
+    ledger::Ledger,
     plot::{Line, Plot},
-    receive::{Way, receive},
-    send::{Load, Sent, Until, send},
-    target::Target,
+    receive::{ReceiveMode, receive},
+    send::{Load, SendReport, Until, send},
+    server::TestServer,
 };
 
-/// Events a second that are answered 201, by the number of senders, beside the ceiling: the same server
-/// over a store that keeps nothing
+/// Ingest throughput and latency by number of senders, compared with the ceiling: the same server with a null store
 ///
-/// Both are measured in turns. What was accepted is then taken with GET, and both are compared event by event.
+/// Runs of both alternate. Then a client polls all events, and the ledger of accepted and delivered events is reconciled.
 #[derive(Debug, Args)]
 pub(crate) struct Ingest {
-    /// How many senders at once
+    /// Numbers of concurrent senders
     #[arg(long, value_delimiter = ',', default_value = "1,4,16,64,256")]
     senders: Vec<usize>,
-    /// Bytes of a body
+    /// Body size, in bytes
     #[arg(long, default_value_t = 1024)]
     size: usize,
-    /// Seconds of one turn
+    /// Seconds of one run
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Turns of each
+    /// Number of rounds; each has one run with the durable store and one with the null store
     #[arg(long, default_value_t = 5)]
     rounds: usize,
 }
 
-/// All turns of one server with so many senders.
+/// All runs of one server with the same number of senders.
 #[derive(Default)]
-struct Turns {
+struct Runs {
     rates: Vec<f64>,
     latencies: Latencies,
     accepted: usize,
@@ -44,51 +43,51 @@ struct Turns {
 
 impl Ingest {
     pub(crate) async fn run(&self, bench: &Bench) -> anyhow::Result<()> {
-        let target = bench.target().await?;
+        let server = bench.server().await?;
         let ceiling = if bench.address.is_none() { Some(bench.ceiling(1).await?) } else { None };
         println!(
-            "| senders | events/s | ceiling | ratio | p50 | p99 | p999 | CPU µs/event | memory MiB | file MiB \
-             | accepted | delivered | missing | repeated | out of order |"
+            "| senders | events/s | ceiling events/s | ratio | p50 | p99 | p99.9 | CPU µs/event | RSS MiB | disk MiB \
+             | accepted | delivered | lost | duplicates | out of order |"
         );
         println!("|{}", "--:|".repeat(15));
         let mut lines = [("wwproxy", Vec::new()), ("ceiling", Vec::new())];
         for &senders in &self.senders {
-            let account = Arc::default();
-            // What the readers before took is still to be deleted.
-            target.rest().await?;
-            let (mut durable, mut highest) = (Turns::default(), Turns::default());
+            let ledger = Arc::default();
+            // The deletions of the previous client may still be in progress.
+            server.wait_until_idle().await?;
+            let (mut durable, mut null) = (Runs::default(), Runs::default());
             for _ in 0..self.rounds {
-                durable.add(&target, self.turn(&target, senders, &account)).await?;
+                durable.add(&server, self.run_once(&server, senders, &ledger)).await?;
                 if let Some(ceiling) = &ceiling {
-                    highest.add(ceiling, self.turn(ceiling, senders, &Arc::default())).await?;
+                    null.add(ceiling, self.run_once(ceiling, senders, &Arc::default())).await?;
                 }
             }
-            let usage = target.usage();
-            let taken = receive(&target, &target.apps[0], Way::Get, usize::MAX, &account).await?;
-            let sum = account.sum();
-            let ratio = median_ratio(&durable.rates, &highest.rates);
-            let (rate, highest) = (median(durable.rates), median(highest.rates));
+            let usage = server.usage();
+            let received = receive(&server, &server.apps[0], ReceiveMode::Get, usize::MAX, &ledger).await?;
+            let totals = ledger.reconcile();
+            let ratio = median_ratio(&durable.rates, &null.rates);
+            let (rate, ceiling_rate) = (median(durable.rates), median(null.rates));
             println!(
-                "| {senders} | {rate:.0} | {highest:.0} | {ratio:.2} | {} | {:.0} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {senders} | {rate:.0} | {ceiling_rate:.0} | {ratio:.2} | {} | {:.0} | {} | {} | {} | {} | {} | {} | {} |",
                 durable.latencies.percentiles(),
                 durable.cpu.as_secs_f64() * 1e6 / count(durable.accepted),
-                usage.memory / MIB,
-                usage.file / MIB,
-                sum.accepted,
-                sum.delivered,
-                sum.missing,
-                sum.repeated,
-                taken.out_of_order,
+                usage.rss / MIB,
+                usage.disk / MIB,
+                totals.accepted,
+                totals.delivered,
+                totals.lost,
+                totals.duplicates,
+                received.out_of_order,
             );
-            sum.ensure_complete(taken.out_of_order)?;
+            totals.ensure_complete(received.out_of_order)?;
             lines[0].1.push((count(senders), rate));
-            lines[1].1.push((count(senders), highest));
+            lines[1].1.push((count(senders), ceiling_rate));
         }
         let lines = lines.map(|(name, points)| Line { name: name.into(), points });
         bench.draw(
             "throughput",
             &Plot {
-                title: "Throughput by senders",
+                title: "Ingest throughput by number of senders",
                 x: "senders",
                 y: "events/s",
                 logarithmic: true,
@@ -97,31 +96,31 @@ impl Ingest {
         )
     }
 
-    async fn turn(&self, target: &Target, senders: usize, account: &Arc<Account>) -> anyhow::Result<Sent> {
+    async fn run_once(
+        &self,
+        server: &TestServer,
+        senders: usize,
+        ledger: &Arc<Ledger>,
+    ) -> anyhow::Result<SendReport> {
         let until = Until::Time(Duration::from_secs_f64(self.seconds));
-        // Each turn has connections of its own, and with them names of its own.
-        let first_sender = account.senders();
-        send(
-            target,
-            &target.apps,
-            Load { senders, first_sender, size: self.size, until, rate: None },
-            account,
-        )
-        .await
+        // Each run has new connections, and a new range of sender numbers in the ledger.
+        let first_sender = ledger.sender_count();
+        send(server, &server.apps, Load { senders, first_sender, size: self.size, until, rate: None }, ledger)
+            .await
     }
 }
 
-impl Turns {
-    /// To a turn belongs all that it gives the server to do, also when nobody waits for that.
+impl Runs {
+    /// The CPU time of a run includes the checkpoint after it.
     async fn add(
         &mut self,
-        target: &Target,
-        turn: impl Future<Output = anyhow::Result<Sent>>,
+        server: &TestServer,
+        run: impl Future<Output = anyhow::Result<SendReport>>,
     ) -> anyhow::Result<()> {
-        let before = target.usage().cpu;
-        let sent = turn.await?;
-        target.rest().await?;
-        self.cpu += target.usage().cpu.saturating_sub(before);
+        let before = server.usage().cpu;
+        let sent = run.await?;
+        server.wait_until_idle().await?;
+        self.cpu += server.usage().cpu.saturating_sub(before);
         self.rates.push(sent.rate());
         self.accepted += sent.accepted;
         self.latencies.merge(&sent.latencies);

@@ -5,69 +5,75 @@ use wwproxy_protocol::api;
 
 use crate::{
     Bench,
-    account::Account,
+    ledger::Ledger,
     plot::{Line, Plot},
     receive::{Listener, open},
     send::{Load, Until, send},
 };
 
-/// How long an event takes to its 201 and to a listener that acknowledges it, by events a second
+/// Ingest and delivery latency by offered load, with a websocket listener that acknowledges
 #[derive(Debug, Args)]
 pub(crate) struct Live {
-    /// Events a second
+    /// Offered loads, in events per second
     #[arg(long, value_delimiter = ',', default_value = "100,500,1000,2000,4000,8000")]
     rates: Vec<f64>,
-    /// How many senders keep the rate together
+    /// Number of senders that share the load
     #[arg(long, default_value_t = 64)]
     senders: usize,
-    /// Bytes of a body
+    /// Body size, in bytes
     #[arg(long, default_value_t = 1024)]
     size: usize,
-    /// Seconds of each rate
+    /// Seconds of one run
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
 }
 
 impl Live {
     pub(crate) async fn run(&self, bench: &Bench) -> anyhow::Result<()> {
-        let target = bench.target().await?;
+        let server = bench.server().await?;
         println!(
-            "| events/s | reached | post p50 | p99 | p999 | received p50 | p99 | p999 | ratio of p99 \
-             | accepted | delivered | missing | repeated | out of order |"
+            "| offered events/s | achieved | ingest p50 | p99 | p99.9 | delivery p50 | p99 | p99.9 | p99 ratio \
+             | accepted | delivered | lost | duplicates | out of order |"
         );
         println!("|{}", "--:|".repeat(14));
-        let names = ["post, p50", "post, p99", "received, p50", "received, p99"];
+        let names = ["ingest p50", "ingest p99", "delivery p50", "delivery p99"];
         let mut lines = names.map(|name| Line { name: name.into(), points: Vec::new() });
         for &rate in &self.rates {
-            let account: Arc<Account> = Arc::default();
-            let app = &target.apps[0];
-            let socket = open(&target.address, app, api::MAX_WINDOW, true).await?;
-            let listener = Listener::start(socket, &account);
+            let ledger: Arc<Ledger> = Arc::default();
+            let app = &server.apps[0];
+            let socket = open(&server.address, app, api::MAX_WINDOW, true).await?;
+            let listener = Listener::start(socket, &ledger);
             let until = Until::Time(Duration::from_secs_f64(self.seconds));
             let load =
                 Load { senders: self.senders, first_sender: 0, size: self.size, until, rate: Some(rate) };
-            let sent = send(&target, &target.apps, load, &account).await?;
-            let taken = listener.finish(sent.accepted).await?;
-            let (post, received) = (sent.latencies.percentiles(), taken.latencies.percentiles());
-            let sum = account.sum();
+            let sent = send(&server, &server.apps, load, &ledger).await?;
+            let received = listener.finish(sent.accepted).await?;
+            let (ingest, delivery) = (sent.latencies.percentiles(), received.latencies.percentiles());
+            let totals = ledger.reconcile();
             println!(
-                "| {rate} | {:.0} | {post} | {received} | {:.2} | {} | {} | {} | {} | {} |",
+                "| {rate} | {:.0} | {ingest} | {delivery} | {:.2} | {} | {} | {} | {} | {} |",
                 sent.rate(),
-                received.p99.as_secs_f64() / post.p99.as_secs_f64(),
-                sum.accepted,
-                sum.delivered,
-                sum.missing,
-                sum.repeated,
-                taken.out_of_order,
+                delivery.p99.as_secs_f64() / ingest.p99.as_secs_f64(),
+                totals.accepted,
+                totals.delivered,
+                totals.lost,
+                totals.duplicates,
+                received.out_of_order,
             );
-            sum.ensure_complete(taken.out_of_order)?;
-            for (line, time) in lines.iter_mut().zip([post.p50, post.p99, received.p50, received.p99]) {
+            totals.ensure_complete(received.out_of_order)?;
+            for (line, time) in lines.iter_mut().zip([ingest.p50, ingest.p99, delivery.p50, delivery.p99]) {
                 line.points.push((rate, time.as_secs_f64() * 1000.0));
             }
         }
         bench.draw(
             "latency",
-            &Plot { title: "Latency by load", x: "events/s", y: "ms", logarithmic: true, lines: &lines },
+            &Plot {
+                title: "Latency by offered load",
+                x: "offered events/s",
+                y: "latency, ms",
+                logarithmic: true,
+                lines: &lines,
+            },
         )
     }
 }

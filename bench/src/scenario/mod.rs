@@ -1,4 +1,4 @@
-//! What is measured, each by a command of its own.
+//! The benchmarks, one for each subcommand.
 
 mod apps;
 mod backlog;
@@ -14,13 +14,13 @@ pub(crate) use self::{
 
 const MIB: u64 = 1 << 20;
 
-/// The middle one of each turn's ratio to the turn beside it: a machine that is slow for a while is so for both.
-fn median_ratio(turns: &[f64], beside: &[f64]) -> f64 {
-    median(turns.iter().zip(beside).map(|(turn, beside)| turn / beside).collect())
+/// The median of paired ratios: run and baseline of a pair follow each other, so a slow phase of the machine affects both.
+fn median_ratio(runs: &[f64], baselines: &[f64]) -> f64 {
+    median(runs.iter().zip(baselines).map(|(run, baseline)| run / baseline).collect())
 }
 
-/// The middle one of these measurements.
-fn median(mut measured: Vec<f64>) -> f64 {
-    measured.sort_by(f64::total_cmp);
-    measured.get(measured.len() / 2).copied().unwrap_or(0.0)
+/// The median, or 0 without samples.
+fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().unwrap_or(0.0)
 }

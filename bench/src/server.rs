@@ -1,4 +1,4 @@
-//! The server that is measured: one started for it, or one that runs already.
+//! The server under test: a child process, or a server that is already running.
 
 use std::{
     ffi::OsString,
@@ -21,24 +21,24 @@ use wwproxy_protocol::{
     api::{self, Status},
 };
 
-/// What every app of a started server gets its token with.
+/// The app secret of every app of a started server.
 const APP_SECRET: &str = "bench-app-secret";
-/// What every app's webhooks are signed with.
+/// The webhook secret of every app.
 const WEBHOOK_SECRET: &str = "bench-webhook-secret";
-/// The kernel counts CPU time in so many ticks a second (`USER_HZ`, the same on every Linux).
-const TICKS_A_SECOND: u32 = 100;
-/// How long at most a server waits before it files what it has stored: `LINGER` in its `store/redb/pending.rs`.
-const LINGER: Duration = Duration::from_secs(5);
-/// At rest is a server that uses no more than one tick of CPU time in so long.
-const QUIET: Duration = Duration::from_millis(200);
-/// Filing takes less, on a slow disk too.
-const REST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many apps are registered at once.
-const REGISTERING: usize = 256;
+/// The unit of CPU time in `/proc`: `USER_HZ`, the same on every Linux.
+const TICKS_PER_SECOND: u32 = 100;
+/// The longest delay of a checkpoint: `LINGER` in the server's `store/redb/pending.rs`.
+const CHECKPOINT_DELAY: Duration = Duration::from_secs(5);
+/// A server is idle if it uses at most one tick of CPU time in this interval.
+const IDLE_INTERVAL: Duration = Duration::from_millis(200);
+/// The limit for a checkpoint to complete, also on a slow disk.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many apps are registered concurrently.
+const CONCURRENT_REGISTRATIONS: usize = 256;
 
-/// Where a server is, and which apps it has.
+/// A server and its registered apps.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct TestServer {
     /// Such as `127.0.0.1:4711`.
     pub(crate) address: String,
     pub(crate) apps: Vec<Arc<App>>,
@@ -46,14 +46,16 @@ pub(crate) struct Target {
     http: reqwest::Client,
 }
 
-/// How a server ends before it is started again.
+/// How a server is ended before a restart.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum End {
-    Stop,
+pub(crate) enum Shutdown {
+    /// SIGTERM.
+    Term,
+    /// SIGKILL.
     Kill,
 }
 
-/// An app that is registered.
+/// A registered app.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) id: AppId,
@@ -63,10 +65,10 @@ pub(crate) struct App {
 
 /// How to start a server.
 #[derive(Debug, Clone)]
-pub(crate) struct Setup<'a> {
-    /// The folder in which it gets one for its store.
+pub(crate) struct ServerOptions<'a> {
+    /// The parent of the store's folder.
     pub(crate) folder: &'a Path,
-    /// Whether it keeps nothing.
+    /// Whether to use the null store.
     pub(crate) ceiling: bool,
     pub(crate) apps: usize,
     /// Flags of `wwproxy-server`.
@@ -81,42 +83,42 @@ struct Process {
     flags: Vec<String>,
 }
 
-/// What the system says of the server's process.
+/// Resource usage of the server's process.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Usage {
+pub(crate) struct ResourceUsage {
     pub(crate) cpu: Duration,
-    /// What is in memory of it, in bytes.
-    pub(crate) memory: u64,
-    /// The store's file, in bytes on disk.
-    pub(crate) file: u64,
+    /// Resident set size, in bytes.
+    pub(crate) rss: u64,
+    /// Space of the store's files on disk, in bytes.
+    pub(crate) disk: u64,
 }
 
-impl Target {
-    /// Starts a server with so many registered apps.
-    pub(crate) async fn start(setup: Setup<'_>) -> anyhow::Result<Self> {
-        let home = tempfile::Builder::new().prefix("wwproxy-bench-").tempdir_in(setup.folder)?;
-        let ids = (0..setup.apps).map(|n| format!("app-{n}").parse()).collect::<Result<Vec<AppId>, _>>()?;
+impl TestServer {
+    /// Starts a server and registers the apps.
+    pub(crate) async fn start(options: ServerOptions<'_>) -> anyhow::Result<Self> {
+        let home = tempfile::Builder::new().prefix("wwproxy-bench-").tempdir_in(options.folder)?;
+        let ids = (0..options.apps).map(|n| format!("app-{n}").parse()).collect::<Result<Vec<AppId>, _>>()?;
         fs::write(home.path().join("apps.toml"), credentials(&ids))?;
-        let flags = setup.flags.iter().map(ToString::to_string).collect();
-        let (child, address) = spawn(home.path(), setup.ceiling, &flags)?;
-        let process = Process { child: Mutex::new(child), home, ceiling: setup.ceiling, flags };
-        let mut target = Self { address, apps: Vec::new(), process: Some(process), http: http_client()? };
-        for ids in ids.chunks(REGISTERING) {
-            let registered = ids.iter().map(|id| target.register(id, APP_SECRET));
+        let flags = options.flags.iter().map(ToString::to_string).collect();
+        let (child, address) = spawn(home.path(), options.ceiling, &flags)?;
+        let process = Process { child: Mutex::new(child), home, ceiling: options.ceiling, flags };
+        let mut server = Self { address, apps: Vec::new(), process: Some(process), http: http_client()? };
+        for ids in ids.chunks(CONCURRENT_REGISTRATIONS) {
+            let registered = ids.iter().map(|id| server.register(id, APP_SECRET));
             for app in futures_util::future::join_all(registered).await {
-                target.apps.push(Arc::new(app?));
+                server.apps.push(Arc::new(app?));
             }
         }
-        Ok(target)
+        Ok(server)
     }
 
-    /// A server that runs already, and one of its apps, which is registered anew.
-    pub(crate) async fn running(address: &str, app: &AppId, secret: &str) -> anyhow::Result<Self> {
-        let mut target =
+    /// Connects to a running server and replaces the registration of one of its apps.
+    pub(crate) async fn connect(address: &str, app: &AppId, secret: &str) -> anyhow::Result<Self> {
+        let mut server =
             Self { address: address.into(), apps: Vec::new(), process: None, http: http_client()? };
-        let app = target.register(app, secret).await?;
-        target.apps.push(Arc::new(app));
-        Ok(target)
+        let app = server.register(app, secret).await?;
+        server.apps.push(Arc::new(app));
+        Ok(server)
     }
 
     async fn register(&self, id: &AppId, secret: &str) -> anyhow::Result<App> {
@@ -124,56 +126,57 @@ impl Target {
         let token = self.http.post(url(api::path::TOKEN)).basic_auth(id, Some(secret));
         let token = token.form(&[("grant_type", "client_credentials")]).send().await?.error_for_status()?;
         let token: serde_json::Value = token.json().await?;
-        let token = token["access_token"].as_str().context("a token was expected")?.to_owned();
+        let token =
+            token["access_token"].as_str().context("the token response has no access_token")?.to_owned();
         let registration = serde_json::json!({"secret": WEBHOOK_SECRET});
         let put = self.http.put(url(&api::path::webhooks(id))).bearer_auth(&token).json(&registration);
         put.send().await?.error_for_status()?;
         Ok(App { id: id.clone(), token, webhook_secret: Secret::new(WEBHOOK_SECRET) })
     }
 
-    /// Ends the server that way and starts it on the same store. Says how long it took until it could store.
-    pub(crate) async fn restart(&mut self, how: End) -> anyhow::Result<Duration> {
-        let Some(process) = &self.process else { bail!("only a server that was started can be restarted") };
+    /// Ends the server and starts it on the same store. Returns the time until it is ready.
+    pub(crate) async fn restart(&mut self, how: Shutdown) -> anyhow::Result<Duration> {
+        let Some(process) = &self.process else {
+            bail!("a running server given with --address cannot be restarted")
+        };
         end(&process.child, how);
-        let began = std::time::Instant::now();
+        let started = std::time::Instant::now();
         let (child, address) = spawn(process.home.path(), process.ceiling, &process.flags)?;
         *process.child.lock().unwrap_or_else(PoisonError::into_inner) = child;
         self.address = address;
         self.http.get(format!("http://{}/readyz", self.address)).send().await?.error_for_status()?;
-        Ok(began.elapsed())
+        Ok(started.elapsed())
     }
 
-    /// Kills the server, also while something is asked of it.
+    /// Kills the server; requests may be in flight.
     pub(crate) fn kill(&self) {
         if let Some(process) = &self.process {
-            end(&process.child, End::Kill);
+            end(&process.child, Shutdown::Kill);
         }
     }
 
-    /// Waits until the server has filed what it stored, so that this is not done in what is measured next. Nothing
-    /// may be asked of it meanwhile.
-    pub(crate) async fn rest(&self) -> anyhow::Result<()> {
-        // The ceiling has nothing to file.
+    /// Waits until the server has completed its checkpoint and is idle, so that the checkpoint does not disturb the next
+    /// run. No requests may be in flight.
+    pub(crate) async fn wait_until_idle(&self) -> anyhow::Result<()> {
+        // The null store has no checkpoint.
         if self.process.as_ref().is_none_or(|process| !process.ceiling) {
-            sleep(LINGER).await;
+            sleep(CHECKPOINT_DELAY).await;
         }
-        let resting = async {
+        let idle = async {
             let mut before = self.usage().cpu;
             loop {
-                sleep(QUIET).await;
+                sleep(IDLE_INTERVAL).await;
                 let cpu = self.usage().cpu;
-                if cpu.saturating_sub(before) <= Duration::from_secs(1) / TICKS_A_SECOND {
+                if cpu.saturating_sub(before) <= Duration::from_secs(1) / TICKS_PER_SECOND {
                     break;
                 }
                 before = cpu;
             }
         };
-        timeout(REST_TIMEOUT, resting)
-            .await
-            .context("the server does not come to rest, though nobody asks for anything")
+        timeout(IDLE_TIMEOUT, idle).await.context("the server does not become idle")
     }
 
-    /// The state of the app's queue.
+    /// Returns the status of the app's queue.
     pub(crate) async fn status(&self, app: &App) -> anyhow::Result<Status> {
         Ok(serde_json::from_str(&self.get(app, &api::path::status(&app.id)).await?)?)
     }
@@ -192,17 +195,17 @@ impl Target {
         Ok(request.body(body).send().await?.error_for_status()?.text().await?)
     }
 
-    /// What it uses, as far as this system tells: zeros for a server that was not started here.
-    pub(crate) fn usage(&self) -> Usage {
+    /// Reads the resource usage: zeros without `/proc`, and for a server given with `--address`.
+    pub(crate) fn usage(&self) -> ResourceUsage {
         self.process.as_ref().and_then(Process::usage).unwrap_or_default()
     }
 }
 
 impl Process {
-    fn usage(&self) -> Option<Usage> {
+    fn usage(&self) -> Option<ResourceUsage> {
         let pid = self.child.lock().unwrap_or_else(PoisonError::into_inner).id();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // After the name in brackets, which may hold anything: user and system time are 12th and 13th.
+        // utime and stime are the 12th and 13th field after the process name, which may contain spaces and brackets.
         let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
         let ticks: u32 = fields.get(11)?.parse::<u32>().ok()? + fields.get(12)?.parse::<u32>().ok()?;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -210,17 +213,17 @@ impl Process {
         let kib: u64 = resident.trim().strip_suffix(" kB")?.parse().ok()?;
         let files = ["events.redb", "events.journal"]
             .map(|name| fs::metadata(self.home.path().join("store").join(name)));
-        Some(Usage {
-            cpu: Duration::from_secs(1) * ticks / TICKS_A_SECOND,
-            memory: kib << 10,
-            file: files.iter().flatten().map(on_disk).sum(),
+        Some(ResourceUsage {
+            cpu: Duration::from_secs(1) * ticks / TICKS_PER_SECOND,
+            rss: kib << 10,
+            disk: files.iter().flatten().map(on_disk).sum(),
         })
     }
 }
 
 #[cfg(unix)]
 fn on_disk(file: &fs::Metadata) -> u64 {
-    /// In which a file's blocks are counted, whatever those of the file system are.
+    /// The unit of `st_blocks`, independent of the file system.
     const BLOCK_BYTES: u64 = 512;
     std::os::unix::fs::MetadataExt::blocks(file) * BLOCK_BYTES
 }
@@ -232,21 +235,21 @@ fn on_disk(file: &fs::Metadata) -> u64 {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        end(&self.child, End::Kill);
+        end(&self.child, Shutdown::Kill);
     }
 }
 
-/// Waits until it has ended. It may have before.
-fn end(child: &Mutex<Child>, how: End) {
+/// Ends the process, if it has not ended already, and waits for it.
+fn end(child: &Mutex<Child>, how: Shutdown) {
     let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
     let _ = match how {
-        End::Stop => Command::new("kill").args(["-TERM", &child.id().to_string()]).status().map(drop),
-        End::Kill => child.kill(),
+        Shutdown::Term => Command::new("kill").args(["-TERM", &child.id().to_string()]).status().map(drop),
+        Shutdown::Kill => child.kill(),
     };
     let _ = child.wait();
 }
 
-/// Starts this program as a server, and gives its address.
+/// Starts this program as a server, and returns the process and its address.
 fn spawn(home: &Path, ceiling: bool, flags: &Vec<String>) -> anyhow::Result<(Child, String)> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("serve");
@@ -262,16 +265,16 @@ fn spawn(home: &Path, ceiling: bool, flags: &Vec<String>) -> anyhow::Result<(Chi
     command.args(["--listen", "127.0.0.1:0", "--log-level", "error"]).args(flags);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let mut address = String::new();
-    let stdout = child.stdout.take().context("the server has an output")?;
+    let stdout = child.stdout.take().context("stdout is not piped")?;
     BufReader::new(stdout).read_line(&mut address)?;
     if address.is_empty() {
-        // Why stands on stderr, which is this program's.
+        // The server inherits stderr, so its error message is there.
         bail!("the server did not start");
     }
     Ok((child, address.trim_end().to_owned()))
 }
 
-/// A credentials file, as `wwproxy-server app add` writes it.
+/// The content of a credentials file, in the format of `wwproxy-server app add`.
 fn credentials(ids: &[AppId]) -> String {
     let mut hash = String::new();
     for byte in Sha256::digest(APP_SECRET) {
@@ -285,7 +288,7 @@ fn credentials(ids: &[AppId]) -> String {
 }
 
 fn http_client() -> anyhow::Result<reqwest::Client> {
-    // The first one that is installed stays.
+    // Fails if a provider is installed already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Ok(reqwest::Client::builder().no_proxy().build()?)
 }
