@@ -29,12 +29,15 @@ use super::{
     error::ApiError,
     request::{Request, empty},
 };
-use crate::session::{self, Terms};
+use crate::session::{self, MAX_FRAME, Terms};
 
 /// Read and write buffers of one websocket, in bytes: it has both for as long as it is open.
 const BUFFER: usize = 8 << 10;
 /// The longest message of a client, in bytes. It has acknowledgements to say.
 const MAX_MESSAGE: usize = 256 << 10;
+/// The most output of one websocket that stands in its write buffer, in bytes: what is written together, one frame,
+/// and pongs.
+const MAX_WRITE_BUFFER: usize = MAX_FRAME + 2 * BUFFER;
 
 /// Whether the request is for a websocket. Half an upgrade is one too, and gets an error: answered as
 /// a poll it would take events that its client never sees.
@@ -75,6 +78,7 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(BUFFER)
+            .max_write_buffer_size(MAX_WRITE_BUFFER)
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
         let socket =

@@ -1,5 +1,8 @@
-//! A websocket that is read and written at the same time: a peer that does not read does not stop
-//! the server from reading, and none of it is lost when another branch of a `select!` wins.
+//! A websocket that is read and written at the same time: acknowledgements are read also while output is
+//! unsent, and no message is lost when another branch of a `select!` wins.
+//!
+//! Output is bounded: events are queued only when all earlier output was sent, pings are not read while too many
+//! pongs are unsent, and unsent output has a deadline.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +23,13 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Error, Message, Utf8Bytes,
-        protocol::{CloseFrame, frame::coding::CloseCode},
+        protocol::{
+            CloseFrame,
+            frame::{
+                Frame,
+                coding::{CloseCode, Data, OpCode},
+            },
+        },
     },
 };
 
@@ -28,13 +37,31 @@ use crate::give_way::give_way;
 
 /// How long a client has to take its close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest frame, in bytes. A longer message is sent in fragments (RFC 6455, section 5.4), so that the write
+/// buffer has a bound whatever `--max-body` is.
+pub(crate) const MAX_FRAME: usize = 16 << 20;
+/// The rate at which a client must take output, in bytes a second.
+const MIN_OUTPUT_RATE: u64 = 16 << 10;
+/// How much longer a client may take than at the minimum rate.
+const OUTPUT_GRACE: Duration = Duration::from_secs(30);
+/// How many pings are read and answered while output is unsent. A client that needs more does not read the answers.
+const MAX_UNSENT_PONGS: u32 = 16;
 
 pub(super) struct Connection<S> {
     socket: WebSocketStream<S>,
     outbox: VecDeque<Message>,
-    /// Whether something written may still stand in a buffer.
-    unflushed: bool,
+    /// Set while output is queued or stands in a buffer.
+    unsent: Option<Unsent>,
+    /// When the client was last heard, not counting the time in which output was unsent.
     heard: Instant,
+}
+
+/// Output that the client has not taken.
+struct Unsent {
+    since: Instant,
+    /// When all of it must be sent.
+    deadline: Instant,
+    pongs: u32,
 }
 
 /// What a client said, or what became of the connection.
@@ -54,26 +81,66 @@ pub(super) enum Said {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn new(socket: WebSocketStream<S>) -> Self {
-        Self { socket, outbox: VecDeque::new(), unflushed: false, heard: Instant::now() }
+        Self { socket, outbox: VecDeque::new(), unsent: None, heard: Instant::now() }
     }
 
     /// Queues a message; [`next`](Self::next) sends it.
     pub(super) fn push(&mut self, text: String) {
-        self.outbox.push_back(Message::text(text));
+        self.expect_sending(text.len());
+        let mut rest = Bytes::from(text);
+        let mut kind = Data::Text;
+        loop {
+            let payload = rest.split_to(rest.len().min(MAX_FRAME));
+            let frame = Frame::message(payload, OpCode::Data(kind), rest.is_empty());
+            self.outbox.push_back(Message::Frame(frame));
+            if rest.is_empty() {
+                return;
+            }
+            kind = Data::Continue;
+        }
     }
 
     pub(super) fn ping(&mut self) {
+        self.expect_sending(0);
         self.outbox.push_back(Message::Ping(Bytes::new()));
     }
 
-    /// Whether everything queued has been sent.
+    /// Whether all output has been sent.
     pub(super) fn is_drained(&self) -> bool {
-        self.outbox.is_empty() && !self.unflushed
+        self.unsent.is_none()
     }
 
-    /// When the client was last heard.
+    /// When the client must have taken all output, if any is unsent.
+    pub(super) fn output_deadline(&self) -> Option<Instant> {
+        self.unsent.as_ref().map(|unsent| unsent.deadline)
+    }
+
+    /// When the client was last heard, not counting the time in which output was unsent: a client cannot answer a
+    /// ping that has not reached it.
     pub(super) fn heard(&self) -> Instant {
         self.heard
+    }
+
+    /// Notes that this many more bytes have to be sent.
+    fn expect_sending(&mut self, bytes: usize) -> &mut Unsent {
+        let unsent = self.unsent.get_or_insert_with(|| {
+            let since = Instant::now();
+            Unsent { since, deadline: since + OUTPUT_GRACE, pongs: 0 }
+        });
+        unsent.deadline += Duration::from_millis(bytes as u64 * 1000 / MIN_OUTPUT_RATE);
+        unsent
+    }
+
+    fn all_sent(&mut self) {
+        if let Some(Unsent { since, .. }) = self.unsent.take() {
+            let now = Instant::now();
+            self.heard = now.min(self.heard + (now - since));
+        }
+    }
+
+    /// Whether more pings may be read, which are answered as they are read.
+    fn has_room_for_pongs(&self) -> bool {
+        self.unsent.as_ref().is_none_or(|unsent| unsent.pongs < MAX_UNSENT_PONGS)
     }
 
     /// The next thing that the client says; sends what is queued meanwhile. Can be dropped at any time.
@@ -125,7 +192,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Ok(turn_is_over) => turn_is_over,
             Err(error) => return Poll::Ready(Some(ended(&error))),
         };
-        let said = match Pin::new(&mut self.socket).poll_next(context) {
+        let read = if self.has_room_for_pongs() {
+            Pin::new(&mut self.socket).poll_next(context)
+        } else {
+            // Sending wakes this task.
+            Poll::Pending
+        };
+        let said = match read {
             Poll::Pending if turn_is_over => return Poll::Ready(None),
             Poll::Pending if was_busy && self.is_drained() => return Poll::Ready(Some(Said::Drained)),
             Poll::Pending => return Poll::Pending,
@@ -133,8 +206,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Poll::Ready(Some(Err(error))) => ended(&error),
             Poll::Ready(Some(Ok(message))) => {
                 self.heard = Instant::now();
-                // The answer to a ping goes out with the next flush.
-                self.unflushed = true;
+                // The answer to a ping or a close frame goes out with the next flush.
+                let unsent = self.expect_sending(0);
+                if matches!(message, Message::Ping(_)) {
+                    unsent.pongs += 1;
+                }
                 match message {
                     Message::Text(text) => Said::Text(text),
                     Message::Binary(_) => Said::Binary,
@@ -158,15 +234,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(true);
             }
             if let Some(message) = self.outbox.pop_front() {
-                self.unflushed = true;
                 socket.as_mut().start_send(message)?;
             }
         }
-        if self.unflushed
+        if self.unsent.is_some()
             && let Poll::Ready(flushed) = socket.poll_flush(context)
         {
             flushed?;
-            self.unflushed = false;
+            self.all_sent();
         }
         Ok(false)
     }

@@ -17,7 +17,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
 use wwproxy_protocol::{AppId, ClientMessage, Secret};
 
-pub(crate) use self::tap::run_tap;
+pub(crate) use self::{connection::MAX_FRAME, tap::run_tap};
 use self::{
     connection::Said,
     peer::{End, Peer, understand},
@@ -57,7 +57,7 @@ pub(crate) struct Terms {
     pub(crate) tap: bool,
 }
 
-/// Serves one client until it goes, breaks the protocol, falls silent, loses its app, or the server stops.
+/// Serves one client until it goes, breaks the protocol, falls silent, reads too slowly, loses its app, or the server stops.
 ///
 /// One `select!` over: the client, with its heartbeat and shutdown; a lease that waits for events, while
 /// the window has room; the end of the oldest lease, or of the pause after a failure. However it ends,

@@ -56,11 +56,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
 
     /// The next thing that the client says; sends what is queued meanwhile. Can be dropped at any time.
     ///
-    /// One `select!` over: shutdown; the token's check; the socket (messages in, and room for messages out);
-    /// the heartbeat; silence. Where the session must end, it says why.
+    /// One `select!` over: shutdown; the token's check; the heartbeat; the socket (messages in, and room for
+    /// messages out); the time at which the client is given up. The socket is after those that a client could
+    /// delay by sending without a pause. Where the session must end, it says why.
     pub(super) async fn next(&mut self) -> Result<Said, End> {
         loop {
-            let silence = self.connection.heard() + IDLE;
+            let (give_up, reason) = self.give_up();
+            if give_up <= Instant::now() {
+                return Err(End::Told(CloseCode::Policy, reason));
+            }
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => {
@@ -72,18 +76,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                         return Err(End::Told(CloseCode::Policy, "the token is refused: get a new one"));
                     }
                 }
-                said = self.connection.next() => return Ok(said),
                 _ = self.heartbeat.tick() => self.beat(),
-                () = sleep_until(silence) => {
-                    return Err(End::Told(CloseCode::Policy, "the client was silent for too long"));
-                }
+                said = self.connection.next() => return Ok(said),
+                () = sleep_until(give_up) => {}
             }
+        }
+    }
+
+    /// When the client is given up, and why. A client that is slow to take its output is not silent.
+    fn give_up(&self) -> (Instant, &'static str) {
+        match self.connection.output_deadline() {
+            Some(deadline) => (deadline, "the client reads too slowly"),
+            None => (self.connection.heard() + IDLE, "the client was silent for too long"),
         }
     }
 
     /// Pings, and checks the token again: it may have been revoked since the websocket was opened.
     fn beat(&mut self) {
-        self.connection.ping();
+        // A ping behind unsent output would only be answered once that has arrived.
+        if self.connection.is_drained() {
+            self.connection.ping();
+        }
         if self.check.is_none() {
             let (proxy, terms) = (Arc::clone(&self.proxy), self.terms.clone());
             self.check = Some(Box::pin(async move { proxy.may_stay(&terms.app, &terms.token).await }));

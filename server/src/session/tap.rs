@@ -19,8 +19,8 @@ use crate::{
 /// The attempt of an event that is shown: that is no handing out.
 const NO_ATTEMPT: u32 = 0;
 
-/// Shows a client what arrives until it goes, breaks the protocol, falls silent, loses its app, or the
-/// server stops.
+/// Shows a client what arrives until it goes, breaks the protocol, falls silent, reads too slowly, loses its
+/// app, or the server stops.
 ///
 /// One `select!` over: the client, with its heartbeat and shutdown; the tap, while nothing is left to
 /// send. What arrives meanwhile waits in the tap, or becomes a gap.

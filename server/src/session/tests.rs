@@ -4,8 +4,9 @@ use std::sync::Mutex;
 
 use futures_util::{SinkExt, StreamExt, future::BoxFuture};
 use tokio::{
-    io::{DuplexStream, duplex},
+    io::{AsyncReadExt, DuplexStream, duplex},
     task::JoinHandle,
+    time::timeout,
 };
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
 use wwproxy_protocol::{Scheme, Secret, ServerMessage, message::EventMessage};
@@ -91,25 +92,37 @@ impl Fixture {
     /// A client whose pipe holds no more than so many bytes.
     async fn connect_through(&self, window: u32, pipe: usize) -> (Client, JoinHandle<()>) {
         let (terms, socket, client) = self.accept(window, pipe).await;
-        let session = tokio::spawn(run(Arc::clone(&self.proxy), terms, socket, self.shutdown.clone()));
+        let session = self.start(false, terms, socket).await;
         (greeted(client).await, session)
     }
 
     /// A tap whose pipe holds no more than so many bytes.
     async fn tap_through(&self, pipe: usize) -> (Client, JoinHandle<()>) {
         let (terms, socket, client) = self.accept(1, pipe).await;
-        let tap = self.proxy.tap(&self.app).await.unwrap();
-        let session =
-            tokio::spawn(run_tap(Arc::clone(&self.proxy), terms, tap, socket, self.shutdown.clone()));
+        let session = self.start(true, terms, socket).await;
         (greeted(client).await, session)
+    }
+
+    /// Serves a websocket.
+    async fn start(&self, is_tap: bool, terms: Terms, socket: Client) -> JoinHandle<()> {
+        let (proxy, shutdown) = (Arc::clone(&self.proxy), self.shutdown.clone());
+        if is_tap {
+            let tap = self.proxy.tap(&self.app).await.unwrap();
+            tokio::spawn(run_tap(proxy, terms, tap, socket, shutdown))
+        } else {
+            tokio::spawn(run(proxy, terms, socket, shutdown))
+        }
+    }
+
+    fn terms(&self, window: u32) -> Terms {
+        Terms { app: self.app.clone(), token: Secret::new("t"), window, v2: true, tap: false }
     }
 
     /// The terms and both ends of a websocket.
     async fn accept(&self, window: u32, pipe: usize) -> (Terms, Client, Client) {
         let (ours, theirs) = duplex(pipe);
-        let terms = Terms { app: self.app.clone(), token: Secret::new("t"), window, v2: true, tap: false };
         let socket = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
-        (terms, socket, WebSocketStream::from_raw_socket(theirs, Role::Client, None).await)
+        (self.terms(window), socket, WebSocketStream::from_raw_socket(theirs, Role::Client, None).await)
     }
 
     async fn leased(&self) -> usize {
@@ -362,4 +375,129 @@ async fn the_end_of_a_tap_says_why() {
     let (mut client, _session) = fixture.tap_through(1024).await;
     fixture.shutdown.cancel();
     assert_eq!(close_code(&mut client).await, 1012);
+}
+
+/// Sends pings and reads nothing, until the server reads no more of them.
+async fn flood_with_pings(client: &mut Client) -> usize {
+    const FAR_TOO_MANY: usize = 10_000;
+    let mut sent = 0;
+    let flood = async {
+        while sent < FAR_TOO_MANY {
+            client.send(Message::Ping(vec![b'x'; 125].into())).await.unwrap();
+            sent += 1;
+        }
+    };
+    timeout(Duration::from_secs(1), flood).await.expect_err("the server reads all there is");
+    sent
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_pings_and_does_not_read_is_not_read_and_closed_with_1008() {
+    const PIPE: usize = 256;
+    let fixture = Fixture::new().await;
+    for is_tap in [false, true] {
+        let (mut client, session) =
+            if is_tap { fixture.tap_through(PIPE).await } else { fixture.connect_through(1, PIPE).await };
+        let start = Instant::now();
+        let sent = flood_with_pings(&mut client).await;
+        assert!(sent < 64, "{sent} pings were read");
+        tokio::time::sleep_until(start + Duration::from_secs(29)).await;
+        assert!(!session.is_finished());
+        tokio::time::sleep_until(start + Duration::from_secs(30)).await;
+        assert_eq!(close_code(&mut client).await, 1008);
+        assert!(start.elapsed() < Duration::from_secs(32), "{:?}", start.elapsed());
+        session.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_pings_and_reads_stays() {
+    let fixture = Fixture::new().await;
+    for is_tap in [false, true] {
+        let (mut client, session) =
+            if is_tap { fixture.tap_through(256).await } else { fixture.connect_through(1, 256).await };
+        for _ in 0..1000 {
+            client.send(Message::Ping(vec![b'x'; 125].into())).await.unwrap();
+            assert!(matches!(client.next().await, Some(Ok(Message::Pong(_)))));
+        }
+        assert!(!session.is_finished());
+    }
+}
+
+/// Reads one message at this rate a second.
+async fn read_slowly(pipe: &mut DuplexStream, rate: usize) {
+    const LONG_HEADER: usize = 10;
+    let mut header = [0; LONG_HEADER];
+    pipe.read_exact(&mut header).await.unwrap();
+    assert_eq!(header[..2], [0x81, 127], "one text frame of more than 64 KiB");
+    let mut left = usize::try_from(u64::from_be_bytes(header[2..].try_into().unwrap())).unwrap();
+    let mut buffer = vec![0; rate];
+    while left > 0 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let wanted = rate.min(left);
+        let read = timeout(IDLE, pipe.read_exact(&mut buffer[..wanted])).await;
+        read.expect("the server goes on sending").unwrap();
+        left -= wanted;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_minutes_for_a_large_event_stays() {
+    const SIZE: usize = 8 << 20;
+    const RATE: usize = 16 << 10;
+    let fixture = Fixture::new().await;
+    let large: &'static str = Box::leak(format!("[\"{}\"]", "x".repeat(SIZE)).into_boxed_str());
+    for is_tap in [false, true] {
+        let (ours, mut pipe) = duplex(64 << 10);
+        let terms = Terms { v2: false, ..fixture.terms(1) };
+        let socket = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
+        let session = fixture.start(is_tap, terms, socket).await;
+        fixture.append(large).await;
+        let start = Instant::now();
+        read_slowly(&mut pipe, RATE).await;
+        assert!(start.elapsed() > IDLE * 8, "{:?}", start.elapsed());
+        // It is heard again from here on: a lease that ended meanwhile is given again.
+        let mut client = WebSocketStream::from_raw_socket(pipe, Role::Client, None).await;
+        if !is_tap {
+            let again = event(&mut client).await;
+            client.send(Message::text(ClientMessage::ack(&[again.id]))).await.unwrap();
+        }
+        for _ in 0..2 * IDLE.as_secs() / PING.as_secs() {
+            assert!(matches!(client.next().await, Some(Ok(Message::Ping(_)))));
+            client.flush().await.unwrap();
+        }
+        assert!(!session.is_finished());
+        let stored = fixture.proxy.store().stats(&fixture.app).await.unwrap().stored;
+        assert_eq!(stored, usize::from(is_tap));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_too_slowly_is_closed_and_its_event_goes_back() {
+    const SIZE: u64 = 1 << 20;
+    let fixture = Fixture::new().await;
+    let large: &'static str = Box::leak(format!("[\"{}\"]", "x".repeat(1 << 20)).into_boxed_str());
+    let (ours, mut pipe) = duplex(64 << 10);
+    let terms = Terms { v2: false, ..fixture.terms(1) };
+    let socket = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
+    let mut session = fixture.start(false, terms, socket).await;
+    fixture.append(large).await;
+    let start = Instant::now();
+    tokio::select! {
+        () = read_slowly(&mut pipe, 4 << 10) => panic!("it took {:?}", start.elapsed()),
+        ended = &mut session => ended.unwrap(),
+    }
+    let allowed = Duration::from_secs(30 + SIZE / (16 << 10));
+    assert!((allowed..allowed + 2 * PING).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert_eq!(fixture.leased().await, 0);
+}
+
+#[tokio::test]
+async fn an_event_larger_than_a_frame_is_one_message_in_fragments() {
+    let fixture = Fixture::new().await;
+    let body: &'static str =
+        Box::leak(format!("[\"{}\"]", "ä".repeat(connection::MAX_FRAME / 2)).into_boxed_str());
+    fixture.append(body).await;
+    let (mut client, _session) = fixture.connect(1).await;
+    assert!(event(&mut client).await.body == body);
 }
