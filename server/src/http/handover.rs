@@ -16,9 +16,12 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
-use warp::{http::Response as HttpResponse, reply::Response};
+use warp::{
+    http::{Response as HttpResponse, StatusCode},
+    reply::Response,
+};
 
-use super::Context;
+use super::{Context, connections::Serving};
 use crate::proxy::Handover;
 
 impl Context {
@@ -103,12 +106,24 @@ pub(super) struct Tracked<B> {
     pending: Option<Arc<Pending>>,
     wire: Arc<Wire>,
     complete: bool,
+    /// The request is served until the connection has taken the body; `None` once it is a websocket.
+    _serving: Option<Serving>,
 }
 
 /// Takes the handover from beside the response into its body.
-pub(super) fn track<B>(mut response: HttpResponse<B>, wire: &Arc<Wire>) -> HttpResponse<Tracked<B>> {
+pub(super) fn track<B>(
+    mut response: HttpResponse<B>,
+    wire: &Arc<Wire>,
+    serving: Serving,
+) -> HttpResponse<Tracked<B>> {
     let pending = response.extensions_mut().remove();
-    response.map(|body| Tracked { body, pending, wire: Arc::clone(wire), complete: false })
+    let serving = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        serving.upgraded();
+        None
+    } else {
+        Some(serving)
+    };
+    response.map(|body| Tracked { body, pending, wire: Arc::clone(wire), complete: false, _serving: serving })
 }
 
 impl<B: Body + Unpin> Body for Tracked<B> {

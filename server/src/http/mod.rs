@@ -6,6 +6,7 @@
 mod accept;
 mod ack;
 mod body;
+mod connections;
 mod error;
 mod forwarded;
 mod graphql;
@@ -17,7 +18,9 @@ mod metadata;
 mod poll;
 mod register;
 mod request;
+mod socket;
 mod status;
+mod strict;
 mod subscribe;
 mod token;
 mod webhooks;

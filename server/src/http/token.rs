@@ -44,10 +44,12 @@ async fn token(context: &Context, request: Request) -> Result<Response, ApiError
         return Err(ApiError::bad_request("The form must say grant_type=client_credentials.")
             .oauth("unsupported_grant_type"));
     }
-    let basic = headers.get(header::AUTHORIZATION).map(|value| basic_credentials(value).ok_or_else(refused));
-    let (app, secret) = match basic {
-        Some(credentials) => credentials?,
-        None => match (form.get("client_id"), form.get("client_secret")) {
+    let mut authorizations = headers.get_all(header::AUTHORIZATION).iter();
+    let (app, secret) = match (authorizations.next(), authorizations.next()) {
+        (Some(basic), None) => basic_credentials(basic).ok_or_else(refused)?,
+        // Others could read another one of the two.
+        (Some(_), Some(_)) => return Err(refused()),
+        (None, _) => match (form.get("client_id"), form.get("client_secret")) {
             (Some(app), Some(secret)) => (app.to_owned(), Secret::new(secret)),
             _ => return Err(refused()),
         },

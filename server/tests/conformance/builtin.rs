@@ -93,6 +93,12 @@ async fn wrong_credentials_are_401() {
         );
         problem(response, 401).await;
     }
+    let right = basic(format!("bot:{secret}"));
+    for second in [right.clone(), basic(format!("other:{other}")), "Bearer x".into(), String::new()] {
+        let post = server.http.post(server.url("/oauth/token")).body(FORM);
+        let twice = post.header("Authorization", &right).header("Authorization", &second);
+        problem(twice.send().await.unwrap(), 401).await;
+    }
     let post = server.http.post(server.url("/oauth/token")).body(FORM);
     let refused: Value = post.send().await.unwrap().json().await.unwrap();
     assert_eq!(refused["error"], "invalid_client", "RFC 6749, section 5.2");

@@ -27,6 +27,7 @@ mod sharing;
 mod shutdown;
 mod sizes;
 mod startup;
+mod strict;
 mod tap;
 mod v2;
 mod verification;

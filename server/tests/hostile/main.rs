@@ -4,6 +4,7 @@
 mod bombs;
 #[path = "../common/mod.rs"]
 mod common;
+mod flood;
 mod many;
 mod silent;
 mod slow;

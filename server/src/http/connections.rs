@@ -1,0 +1,227 @@
+//! All open connections: how many there may be, how long each may be without a request, and which one is evicted
+//! when all places are taken.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
+
+use crate::tally::Tally;
+
+/// How long a request's head may take, from its first byte on.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may be open without the first byte of a request.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For how long an unfinished head is not evicted: most come in one piece, right after the connection.
+const HEAD_SHELTER: Duration = Duration::from_millis(250);
+/// For how long a connection that was answered is not evicted while it waits for its next request.
+const IDLE_SHELTER: Duration = Duration::from_secs(5);
+/// How long an evicted connection has to end before the next one is evicted.
+const EVICTION_PAUSE: Duration = Duration::from_millis(50);
+/// How often evictions are logged in a minute.
+const LOGGED_EVICTIONS: u32 = 1;
+
+#[derive(Debug)]
+pub(super) struct Connections {
+    places: Arc<Semaphore>,
+    /// Connections that wait for a request, by the time from which each may be evicted, and by number.
+    waiting: Mutex<BTreeMap<(Instant, u64), Arc<Connection>>>,
+    next_number: AtomicU64,
+    evictions: Tally,
+}
+
+/// One connection, as far as it concerns others.
+#[derive(Debug)]
+pub(super) struct Connection {
+    connections: Arc<Connections>,
+    number: u64,
+    state: Mutex<State>,
+    evicted: Notify,
+    /// Taken for as long as the connection is open, websocket or not.
+    _place: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// The connection's time in [`Connections::waiting`].
+    listed: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing has come yet.
+    New { since: Instant },
+    /// Some of a request's head has come.
+    Head { since: Instant },
+    /// A request is being served, or the connection was upgraded.
+    Serving,
+    /// The whole answer was given to the HTTP server, which has not sent all of it.
+    Answered,
+    /// Waits for another request.
+    Idle { since: Instant },
+    /// Was evicted, or closed otherwise.
+    Closed,
+}
+
+impl Phase {
+    /// When the connection is closed, and from when on it may be evicted, if it waits for a request.
+    fn limits(self) -> Option<(Instant, Instant)> {
+        match self {
+            Self::New { since } => Some((since + IDLE_TIMEOUT, since + HEAD_SHELTER)),
+            Self::Head { since } => Some((since + HEAD_TIMEOUT, since + HEAD_SHELTER)),
+            Self::Idle { since } => Some((since + IDLE_TIMEOUT, since + IDLE_SHELTER)),
+            Self::Serving | Self::Answered | Self::Closed => None,
+        }
+    }
+}
+
+impl Connections {
+    pub(super) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            places: Arc::new(Semaphore::new(max)),
+            waiting: Mutex::default(),
+            next_number: AtomicU64::new(0),
+            evictions: Tally::new(LOGGED_EVICTIONS),
+        })
+    }
+
+    /// Waits for a place for one more connection. When all are taken, the connection goes that has waited for a
+    /// request longest.
+    pub(super) async fn admit(self: &Arc<Self>) -> Arc<Connection> {
+        let place = loop {
+            let free = Arc::clone(&self.places).acquire_owned();
+            if self.places.available_permits() == 0 {
+                self.evict_oldest();
+            }
+            if let Ok(place) = timeout(EVICTION_PAUSE, free).await {
+                break place.expect("the semaphore is never closed");
+            }
+        };
+        Arc::new(Connection {
+            connections: Arc::clone(self),
+            number: self.next_number.fetch_add(1, Ordering::Relaxed),
+            state: Mutex::new(State { phase: Phase::New { since: Instant::now() }, listed: None }),
+            evicted: Notify::new(),
+            _place: place,
+        })
+    }
+
+    fn evict_oldest(&self) {
+        let now = Instant::now();
+        loop {
+            // Not locked together with the connection, which locks the other way round.
+            let oldest = match lock(&self.waiting).first_entry() {
+                Some(first) if first.key().0 <= now => first.remove(),
+                _ => return,
+            };
+            if oldest.evict() {
+                if let Some(evicted) = self.evictions.add(1) {
+                    tracing::warn!(
+                        evicted,
+                        "all connections are taken: closed the oldest that had sent no whole request"
+                    );
+                }
+                return;
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Notes that bytes have come.
+    pub(super) fn received(&self) {
+        let mut state = lock(&self.state);
+        if matches!(state.phase, Phase::New { .. } | Phase::Idle { .. }) {
+            self.enter(&mut state, Phase::Head { since: Instant::now() });
+        }
+    }
+
+    /// Notes that no bytes have come. Returns when the connection is closed unless more come.
+    pub(super) fn deadline(self: &Arc<Self>) -> Option<Instant> {
+        let mut state = lock(&self.state);
+        let (deadline, evictable) = state.phase.limits()?;
+        if state.listed.is_none() {
+            state.listed = Some(evictable);
+            lock(&self.connections.waiting).insert((evictable, self.number), Arc::clone(self));
+        }
+        Some(deadline)
+    }
+
+    /// Notes that a whole head has come.
+    pub(super) fn serve(self: &Arc<Self>) -> Serving {
+        self.enter(&mut lock(&self.state), Phase::Serving);
+        Serving(Some(Arc::clone(self)))
+    }
+
+    /// Notes that all output was sent.
+    pub(super) fn flushed(&self) {
+        let mut state = lock(&self.state);
+        if state.phase == Phase::Answered {
+            self.enter(&mut state, Phase::Idle { since: Instant::now() });
+        }
+    }
+
+    /// Waits until the connection is evicted.
+    pub(super) async fn evicted(&self) {
+        // One whose request came at the last moment is served.
+        while lock(&self.state).phase != Phase::Closed {
+            self.evicted.notified().await;
+        }
+    }
+
+    /// Notes that the connection is closed.
+    pub(super) fn closed(&self) {
+        self.enter(&mut lock(&self.state), Phase::Closed);
+    }
+
+    fn enter(&self, state: &mut State, phase: Phase) {
+        state.phase = phase;
+        if let Some(listed) = state.listed.take() {
+            lock(&self.connections.waiting).remove(&(listed, self.number));
+        }
+    }
+
+    /// Evicts the connection, unless it has a request by now.
+    fn evict(&self) -> bool {
+        let mut state = lock(&self.state);
+        let waits = state.phase.limits().is_some();
+        if waits {
+            self.enter(&mut state, Phase::Closed);
+            self.evicted.notify_one();
+        }
+        waits
+    }
+}
+
+/// A request that is being served, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Serving(Option<Arc<Connection>>);
+
+impl Serving {
+    /// The connection is no longer one of HTTP.
+    pub(super) fn upgraded(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.0 {
+            connection.enter(&mut lock(&connection.state), Phase::Answered);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
