@@ -113,7 +113,7 @@ impl Failure {
             FailureCause::ConnectTimeout => "check the address, the network and its firewall",
             FailureCause::Timeout | FailureCause::Network(_) => "check the address and the network",
             FailureCause::Untrusted => {
-                "check the address, or give the certificate of the authority that issued it (--ca-cert, ca_certificates)"
+                "check the address, or give this certificate or that of its authority (--ca-cert, ca_certificates)"
             }
             FailureCause::Expired(_) => {
                 "the server's operator has to renew it, unless this machine's clock is wrong"

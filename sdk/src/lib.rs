@@ -52,8 +52,9 @@
 //! proxies are those of the environment, as curl reads them, or what [`HttpOptions`] say; redirects are never followed.
 //!
 //! # Features
-//! `reqwest` (off): HTTP clients of reqwest 0.13 as part of the API: `HttpOptions::client_builder`, for a program that
-//! speaks to others in the same way, and `ClientBuilder::http_client`, for one that brings its own.
+//! `reqwest` (off): types of reqwest 0.13 as part of the API. `HttpOptions::client_builder` makes a client for other servers that
+//! connects in the same way, `HttpOptions::explain` says why one of its requests got no answer, and
+//! `ClientBuilder::http_client` takes a client of the caller's own.
 
 mod backoff;
 mod client;

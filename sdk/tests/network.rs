@@ -7,7 +7,11 @@ use std::{env, error::Error as _, process::Command};
 
 use common::{Answer, Fake};
 use futures_util::{SinkExt, StreamExt};
-use tls::{AUTHORITY, EXPIRED, SELF_SIGNED, SERVER, proxy, tls};
+use tls::{AUTHORITY, EXPIRED, SELF_SIGNED, SERVER, proxy, serve, tls};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::TcpStream,
+};
 use tokio_tungstenite::tungstenite::Message;
 use wwproxy_sdk::{Client, Error, ErrorKind, HttpOptions, ListenOptions};
 
@@ -81,7 +85,11 @@ async fn a_self_signed_certificate_is_trusted_once_it_is_given() {
     let given = || HttpOptions::new().ca_certificates(SELF_SIGNED).unwrap();
     client(&right, given()).status().await.unwrap();
     for (server, http, says) in [
-        (&right, trusting(), "its certificate is not trusted; check the address, or give"),
+        (
+            &right,
+            trusting(),
+            "its certificate is not trusted; check the address, or give this certificate or",
+        ),
         (&wrong, given(), "its certificate is for another name (127.0.0.1)"),
     ] {
         let error = client(server, http).status().await.unwrap_err();
@@ -133,6 +141,30 @@ async fn a_websocket_goes_through_the_proxy_that_was_given() {
     // "ada:hunter 2"
     assert!(heads[0].to_lowercase().contains("proxy-authorization: basic ywrhomh1bnrlciay\r\n"), "{heads:?}");
     assert!(!heads[0].contains("Bearer"), "the proxy is not told the token");
+}
+
+#[tokio::test]
+async fn a_websocket_goes_through_a_socks_proxy() {
+    let mut fake = fake().await;
+    let target = tls(&fake, SERVER).await;
+    let proxy = serve(move |mut client: TcpStream| async move {
+        // RFC 1928: a greeting without authentication, then the request with the host by its name.
+        let mut greeting = [0; 3];
+        client.read_exact(&mut greeting).await?;
+        assert_eq!(greeting, [5, 1, 0]);
+        client.write_all(&[5, 0]).await?;
+        let mut request = vec![0; 4 + 1 + "proxy.example".len() + 2];
+        client.read_exact(&mut request).await?;
+        assert_eq!(request, [&[5, 1, 0, 3, 13], &b"proxy.example"[..], &443_u16.to_be_bytes()].concat());
+        client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
+        copy_bidirectional(&mut client, &mut TcpStream::connect(target).await?).await.map(drop)
+    })
+    .await;
+    let http = trusting().proxy(&format!("socks5h://{proxy}")).unwrap();
+    let mut events = client("https://proxy.example", http).listen(ListenOptions::new());
+    let mut socket = fake.socket().await;
+    socket.send(Message::text(r#"{"type":"event","id":"a","data":{}}"#)).await.unwrap();
+    assert_eq!(events.next().await.unwrap().unwrap().id().as_str(), "a");
 }
 
 #[tokio::test]
