@@ -85,7 +85,8 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BODY", default_value = "8MiB")]
     pub max_body: ByteSize,
 
-    /// Most bytes of bodies that are being read or stored at once, over all connections; further ones get 503
+    /// Most bytes of webhook bodies that are being read or stored at once, a quarter of it for one app; beyond it the oldest
+    /// that is not verified yet gets 503
     #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BUFFERED_BYTES", default_value = "256MiB")]
     pub max_buffered_bytes: ByteSize,
 

@@ -36,14 +36,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
-    sync::Semaphore,
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::address::{PublicUrl, TrustedProxy};
 use self::{
-    http::{Context, Refusals},
+    http::{Budgets, Context, Refusals},
     identity::IdentityProvider,
     proxy::Proxy,
     store::Store,
@@ -62,7 +61,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How long requests and websockets may take to end when the server stops.
     pub shutdown_grace: Duration,
-    /// The most bytes of bodies that are being read or stored at once; further ones are refused.
+    /// The most bytes of webhook bodies that are being read or stored at once. An app has at most a quarter; where there is no room
+    /// the oldest body that is not verified yet is refused.
     pub max_buffered_bytes: u64,
     /// The most connections at once; further ones wait.
     pub max_connections: usize,
@@ -102,10 +102,9 @@ impl Server {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, identity: Arc<dyn IdentityProvider>, settings: Settings) -> Self {
         let proxy = Proxy::new(Arc::clone(&store), identity, settings.lease, settings.max_clients_per_app);
-        let buffer = usize::try_from(settings.max_buffered_bytes).unwrap_or(usize::MAX);
         let context = Context {
             proxy: Arc::new(proxy),
-            buffer: Arc::new(Semaphore::new(buffer.min(Semaphore::MAX_PERMITS))),
+            budgets: Budgets::new(&settings),
             settings: Arc::new(settings),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),

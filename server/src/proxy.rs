@@ -5,7 +5,11 @@ mod webhook;
 
 use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+    time::timeout,
+};
 use wwproxy_protocol::{
     AppId, Secret,
     api::{self, AckRequest, AckResponse, Receipt, RegistrationStatus, Status},
@@ -86,6 +90,10 @@ pub(crate) enum Received {
     /// It was a challenge: the body to answer with, and that body's signature.
     Challenge { body: String, signature: String },
 }
+
+/// Leave to verify a webhook.
+#[derive(Debug)]
+pub(crate) struct VerificationTurn(Option<OwnedSemaphorePermit>);
 
 /// Events handed out that still have to be settled, whatever becomes of the answer they are in.
 #[derive(Debug)]
@@ -172,8 +180,13 @@ impl Proxy {
 
     /// Verifies a webhook and stores it, or answers its challenge. Nothing unverified is looked into, and
     /// the secret is that of now: while the body came, it may have been replaced.
-    pub(crate) async fn receive(&self, app: &AppId, webhook: Webhook) -> Result<Received, ProxyError> {
-        let (event, dedupe) = match self.examine(app, webhook).await? {
+    pub(crate) async fn receive(
+        &self,
+        app: &AppId,
+        webhook: Webhook,
+        turn: VerificationTurn,
+    ) -> Result<Received, ProxyError> {
+        let (event, dedupe) = match self.examine(app, webhook, turn).await? {
             Examined::Event(event, dedupe) => (event, dedupe),
             Examined::Challenge { body, signature } => return Ok(Received::Challenge { body, signature }),
         };
@@ -189,15 +202,28 @@ impl Proxy {
         }
     }
 
-    /// Looks into a webhook: for a large one that is work, which the connections of others do not wait for.
-    async fn examine(&self, app: &AppId, webhook: Webhook) -> Result<Examined, ProxyError> {
+    /// Waits until the webhook may be verified. Verifying a large one takes a while, so there are only a few at once.
+    pub(crate) async fn verification_turn(&self, webhook: &Webhook) -> VerificationTurn {
         if webhook.body.len() < LARGE_BODY {
-            return webhook.examine(&*self.registration(app).await?);
+            return VerificationTurn(None);
         }
-        let turn = Arc::clone(&self.large_bodies).acquire_owned().await.expect("nobody closes it");
+        let turn = Arc::clone(&self.large_bodies).acquire_owned().await;
+        VerificationTurn(Some(turn.expect("the semaphore is never closed")))
+    }
+
+    /// Verifies a webhook, a large one on a thread of its own: other connections do not wait for it.
+    async fn examine(
+        &self,
+        app: &AppId,
+        webhook: Webhook,
+        turn: VerificationTurn,
+    ) -> Result<Examined, ProxyError> {
         let registration = self.registration(app).await?;
+        if turn.0.is_none() {
+            return webhook.examine(&registration);
+        }
         let examined = spawn_blocking(move || {
-            // It ends with this, also where nobody waits for it any more.
+            // The turn ends with the work, also if the sender has gone.
             let _turn = turn;
             webhook.examine(&registration)
         });

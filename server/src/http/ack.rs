@@ -19,7 +19,7 @@ async fn settle(app: AppId, context: Context, request: Request) -> Result<Respon
         return Err(request.refuse_method(&[Method::POST]).await);
     }
     let request = request.authorised(&context.proxy, &app).await?;
-    let body = request.body.collect(MAX_REQUEST, &context.buffer).await?.bytes;
+    let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
     let settlement: AckRequest = serde_json::from_slice(&body).map_err(|_| {
         ApiError::bad_request(
             "The body must be a JSON object with \"ack\" and \"release\", lists of receipts.",

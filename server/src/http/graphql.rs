@@ -44,7 +44,7 @@ async fn graphql(context: &Context, request: Request) -> Result<Response, ApiErr
         Err(refusal) => return Err(request.refuse(refusal).await),
     };
     let is_json = is_json(&request);
-    let body = request.body.collect(MAX_REQUEST, &context.buffer).await?.bytes;
+    let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, owner.parse().ok()).await?.bytes;
     let answer = if asks_for_me(&query(is_json, &body)?) {
         json!({"data": {"me": {"id": owner}}})
     } else {

@@ -60,9 +60,12 @@ async fn receive(app: AppId, context: Context, request: Request) -> Result<Respo
         return Err(request.refuse(error.into()).await);
     }
     let Request { headers, query, body, .. } = request;
-    let body = body.collect(context.settings.max_body, &context.buffer).await?;
+    let mut body = body.collect(context.settings.max_body, &context.budgets.hooks, Some(app.clone())).await?;
     let webhook = Webhook { headers, query, body: body.bytes.clone() };
-    match context.proxy.receive(&app, webhook).await {
+    // What waits for its verification gives way to the bodies of others.
+    let turn = body.unless_evicted(context.proxy.verification_turn(&webhook)).await?;
+    body.keep()?;
+    match context.proxy.receive(&app, webhook, turn).await {
         Ok(Received::Stored) => Ok(empty(StatusCode::CREATED)),
         Ok(Received::Challenge { body, signature }) => {
             let signature = HeaderValue::from_str(&signature).expect("hex is a header value");

@@ -24,7 +24,8 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
         return Err(request.refuse_method(&[Method::POST]).await);
     }
     let request = request.authorised(&context.proxy, &app).await?;
-    let wanted = read(&request.body.collect(MAX_REQUEST, &context.buffer).await?.bytes)?;
+    let wanted =
+        read(&request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes)?;
     // A wait must not outlast the server.
     let (deliveries, handover) = tokio::select! {
         leased = context.proxy.lease(&app, &wanted) => leased?,

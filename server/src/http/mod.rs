@@ -6,6 +6,7 @@
 mod accept;
 mod ack;
 mod body;
+mod budget;
 mod connections;
 mod error;
 mod forwarded;
@@ -28,7 +29,6 @@ mod webhooks;
 use std::{convert::Infallible, sync::Arc};
 
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{
     Filter, Rejection,
@@ -39,6 +39,7 @@ use wwproxy_protocol::AppId;
 
 pub(crate) use self::{accept::serve, hook::Refusals};
 use self::{
+    budget::Budget,
     error::ApiError,
     request::{Request, answer, request},
 };
@@ -47,14 +48,40 @@ use crate::{Settings, proxy::Proxy, tally::Tally};
 /// The longest body of a request that is no webhook, in bytes.
 const MAX_REQUEST: u64 = 1 << 20;
 
+/// The most bytes of such bodies at once, over all connections. An app has at most an eighth of it.
+const MAX_REQUESTS: u64 = 32 << 20;
+/// The most bytes of forms of the token endpoint at once, over all connections: they come without a token.
+const MAX_FORMS: u64 = 8 << 20;
+/// An app has at most this part of the bytes for webhooks, though never less than one webhook.
+const HOOK_SHARE: u64 = 4;
+
+/// Memory for the bodies that are being read or stored, over all connections. Each kind has its own, so that webhooks,
+/// which anybody can send, never block clients.
+#[derive(Debug, Clone)]
+pub(crate) struct Budgets {
+    hooks: Arc<Budget>,
+    requests: Arc<Budget>,
+    forms: Arc<Budget>,
+}
+
+impl Budgets {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let hooks = settings.max_buffered_bytes;
+        Self {
+            hooks: Budget::new(hooks, (hooks / HOOK_SHARE).max(settings.max_body)),
+            requests: Budget::new(MAX_REQUESTS, MAX_REQUESTS / 8),
+            forms: Budget::new(MAX_FORMS, MAX_FORMS),
+        }
+    }
+}
+
 /// What the handlers share.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) shutdown: CancellationToken,
-    /// Room for bodies that are being read or stored, in bytes, over all connections.
-    pub(crate) buffer: Arc<Semaphore>,
+    pub(crate) budgets: Budgets,
     /// Websockets and settlements that go on after their request.
     pub(crate) tasks: TaskTracker,
     pub(crate) refusals: Arc<Refusals>,

@@ -16,7 +16,8 @@ const MAX_SECRET: usize = 4096;
 /// `{"secret":"…"}`, whatever the `Content-Type` says.
 pub(super) async fn register(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
     let request = request.authorised(&context.proxy, app).await?;
-    let body = Zeroizing::new(request.body.collect(MAX_REQUEST, &context.buffer).await?.bytes.to_vec());
+    let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
+    let body = Zeroizing::new(body.to_vec());
     let secret = read_secret(&body).ok_or_else(|| {
         ApiError::bad_request("The body must be a JSON object with the webhook secret: {\"secret\":\"…\"}.")
     })?;

@@ -39,7 +39,7 @@ async fn token(context: &Context, request: Request) -> Result<Response, ApiError
         return Err(request.refuse_method(&[Method::POST]).await);
     }
     let Request { headers, body, .. } = request;
-    let form = Form::parse(&body.collect(MAX_FORM, &context.buffer).await?.bytes);
+    let form = Form::parse(&body.collect(MAX_FORM, &context.budgets.forms, None).await?.bytes);
     if form.get("grant_type") != Some("client_credentials") {
         return Err(ApiError::bad_request("The form must say grant_type=client_credentials.")
             .oauth("unsupported_grant_type"));

@@ -1,6 +1,7 @@
 //! Peers that mean harm, or do it without meaning to, against the built server over a real port: what each
 //! of them costs, what it sees, and that nobody else notices.
 
+mod bodies;
 mod bombs;
 #[path = "../common/mod.rs"]
 mod common;

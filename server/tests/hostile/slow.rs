@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    common::{App, Raw, Server, eventually},
+    common::{App, Raw, Server, eventually, sign},
     head, works,
 };
 
@@ -66,7 +66,7 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
 }
 
 #[tokio::test]
-async fn a_body_that_never_ends_is_408() {
+async fn a_body_that_trickles_is_408() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut slow = app.raw().await;
@@ -83,8 +83,26 @@ async fn a_body_that_never_ends_is_408() {
         slow.send(" ").await;
     }
     assert_eq!(String::from_utf8(answer).unwrap(), "HTTP/1.1 408");
-    assert!(began.elapsed() > TOO_SOON);
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(4) && took < TOO_SOON, "after the grace of 5 s: {took:?}");
     assert_eq!(app.figure("stored").await, 0);
+}
+
+#[tokio::test]
+async fn a_body_that_comes_steadily_may_take_longer_than_the_grace() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let body = format!("[\"{}\"]", "x".repeat(1 << 20));
+    let mut steady = app.raw().await;
+    let began = Instant::now();
+    let signature = sign(&app.secret, &body);
+    steady.send(format!("{}x-outbound-token: {signature}\r\n\r\n", head(&app, body.len()))).await;
+    for piece in body.as_bytes().chunks(body.len() / 15) {
+        steady.send(piece).await;
+        sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!(steady.answer().await.status, 201);
+    assert!(began.elapsed() > Duration::from_secs(6));
 }
 
 /// An app with more than fits into the buffers of a socket.
