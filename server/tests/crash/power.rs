@@ -155,7 +155,12 @@ impl App {
         let mut settlement = Settlement::default();
         for delivery in deliveries {
             let n = number(&delivery);
-            assert_eq!(self.events.get(&n), Some(&EventState::Stored), "{} {n} was delivered", self.id);
+            assert_eq!(
+                self.events.get(&n),
+                Some(&EventState::Stored),
+                "{} {n} was delivered, but is not stored",
+                self.id
+            );
             if self.random.one_in(3) {
                 settlement.releases.push((delivery.receipt, Duration::ZERO));
             } else {
@@ -313,7 +318,7 @@ fn a_store_can_be_created_after_a_power_cut_during_its_creation() {
             let disk = Disk::default();
             disk.cut_power_after(changes);
             if disk.open(Limits::default()).is_ok() {
-                assert!(changes > 10, "creation makes at least ten changes");
+                assert!(changes > 10, "creation makes more than ten changes");
                 return;
             }
             let restarted = disk.after_power_cut(&mut random);

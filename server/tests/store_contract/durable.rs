@@ -246,7 +246,7 @@ async fn a_second_open_is_rejected() {
 }
 
 #[tokio::test]
-async fn what_is_no_store_is_rejected_and_left_alone() {
+async fn an_invalid_database_file_is_rejected_and_left_unchanged() {
     for garbage in ["hello", &"x".repeat(100_000), "redb\x1a\x0a\u{a9}"] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("events.redb");
@@ -260,7 +260,7 @@ async fn what_is_no_store_is_rejected_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_damaged_store_is_rejected() {
+async fn a_truncated_database_file_is_rejected() {
     let (folder, queue) = new_store().await;
     for n in 0..50 {
         queue.try_append(larger(n, 5000), None).await;

@@ -205,7 +205,7 @@ pub(crate) async fn taps_per_app_are_limited_and_a_dropped_tap_frees_its_slot(op
     tap(&other).await;
     taps.remove(3);
     let mut newest = tap(&queue).await;
-    assert!(queue.store.tap(&queue.app).await.unwrap().is_none(), "the rejected tap was counted");
+    assert!(queue.store.tap(&queue.app).await.unwrap().is_none(), "the limit is reached again");
     queue.append(1).await;
     assert_eq!(shown_numbers(&mut newest, 1).await, [1]);
     for tap in &mut taps {
