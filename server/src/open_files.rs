@@ -18,7 +18,7 @@ pub fn fit_connections(max_connections: usize) -> usize {
             "the limit of open files is too low for --max-connections: raise it with `ulimit -n` or LimitNOFILE="
         );
     } else {
-        tracing::info!(open_files, max_connections, "limits");
+        tracing::info!(open_files, max_connections, "the limit of open files has room for all connections");
     }
     fitting
 }

@@ -7,6 +7,8 @@ mod bombs;
 mod common;
 mod flood;
 mod many;
+#[cfg(unix)]
+mod open_files;
 mod silent;
 mod slow;
 

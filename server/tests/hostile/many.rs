@@ -1,18 +1,9 @@
 //! Very many peers at one address.
 
-use std::{process::Command, sync::Arc, thread, time::Duration};
-
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    runtime,
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
-    common::{App, Home, Raw, Server, eventually, http_client, number},
+    common::{Raw, Server, eventually},
     head, memory, works,
 };
 
@@ -20,12 +11,6 @@ use crate::{
 const CONNECTIONS: usize = 10_000;
 /// The most memory that one of them may take, in bytes: its buffers and its task.
 const CONNECTION_BYTES: u64 = 24 << 10;
-
-/// Lets this process have as many open files as the system grants.
-fn raise_open_files() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
-}
 
 /// How many of them this machine lets a process have, whose own files count as well.
 fn possible() -> usize {
@@ -114,73 +99,6 @@ async fn bodies_that_are_never_finished_take_no_more_than_their_share() {
     assert!(taken < 48 << 20, "{taken} bytes");
     drop(peers);
     eventually("there is room again", async || app.hook("[1]").send().await.unwrap().status() == 201).await;
-}
-
-/// Opens a connection, sends half a head, and comes again whenever it is closed.
-async fn reconnect_forever(address: String, half: String) {
-    loop {
-        let Ok(mut peer) = TcpStream::connect(&address).await else { continue };
-        if peer.write_all(half.as_bytes()).await.is_ok() {
-            // It ends when the server closes.
-            let _ = peer.read_to_end(&mut Vec::new()).await;
-        }
-    }
-}
-
-/// A server with at most this many open files, which a shell may set where a test cannot.
-fn server_with_open_files(limits: &str) -> Server {
-    let home = Arc::new(Home::new());
-    let server = home.command();
-    let mut shell = Command::new("/bin/sh");
-    shell.env_clear().arg("-c").arg(format!("{limits} && exec \"$@\"")).arg("sh").arg(server.get_program());
-    shell.args(server.get_args()).args(["--store", "memory:", "--listen", "127.0.0.1:0"]);
-    Server::launch(home, shell)
-}
-
-#[tokio::test]
-async fn half_open_heads_beyond_the_open_file_limit_are_evicted_and_hooks_answered() {
-    const PEERS: usize = 1500;
-    const HOOKS: usize = 20;
-    raise_open_files();
-    let server = server_with_open_files("ulimit -n 1024");
-    assert!(server.log().contains("open_files=1024 wanted=20000 max_connections=896"), "{}", server.log());
-    let app = server.app("bot").await;
-    let half = format!("{}x-", head(&app, 10));
-    let (address, end) = (server.address.clone(), CancellationToken::new());
-    let attack = end.clone();
-    // In a thread of their own, so that they do not delay the senders of hooks.
-    let peers = thread::spawn(move || {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            for _ in 0..PEERS {
-                runtime.spawn(reconnect_forever(address.clone(), half.clone()));
-            }
-            attack.cancelled().await;
-        });
-    });
-    eventually("all places are taken", async || server.log().contains("all connections are taken")).await;
-    let mut slowest = Duration::ZERO;
-    for n in 0..HOOKS {
-        // Each on a connection of its own, as those of senders mostly are.
-        let fresh = App { http: http_client(), ..app.clone() };
-        let start = Instant::now();
-        fresh.receive(number(n)).await;
-        slowest = slowest.max(start.elapsed());
-    }
-    println!("{PEERS} half-open heads: the slowest hook took {slowest:?}");
-    end.cancel();
-    peers.join().unwrap();
-    eventually("all hooks are stored", async || app.figure("stored").await == HOOKS as u64).await;
-}
-
-#[tokio::test]
-async fn a_soft_limit_of_open_files_is_raised_to_the_hard_one() {
-    let server = server_with_open_files("ulimit -S -n 64");
-    let hard = std::fs::read_to_string(format!("/proc/{}/limits", server.process())).unwrap();
-    let line = hard.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
-    let mut limits = line.split_whitespace();
-    assert_eq!(limits.next(), limits.next());
-    works(&server.app("bot").await).await;
 }
 
 /// A connection that was answered is evicted only when it has waited for a while.
