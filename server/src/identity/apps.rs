@@ -4,13 +4,14 @@
 //! [apps.my-bot]
 //! secret-sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 //! created = 2026-01-31T12:00:00Z
+//! disabled = true # or absent
 //! ```
 //!
 //! Secrets are 32 random bytes made here, so one round of SHA-256 is all the hash they need.
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
@@ -18,12 +19,12 @@ use std::{
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use toml_edit::{DocumentMut, Item, Table, value};
+use toml_edit::{DocumentMut, Item, Table, TableLike, value};
 use wwproxy_protocol::{AppId, Secret};
 
 /// The hash of an app's secret.
 pub(super) type SecretHash = [u8; 32];
-type Known = BTreeMap<AppId, SecretHash>;
+type Known = BTreeMap<AppId, Entry>;
 
 /// The apps of a credentials file, read again whenever it changes.
 #[derive(Debug)]
@@ -64,7 +65,7 @@ pub enum AppsError {
     )]
     InvalidEntry(PathBuf, #[source] toml_edit::de::Error),
     /// The app is there already.
-    #[error("the app {0} is there already: remove it first to give it a new secret")]
+    #[error("the app {0} is there already: `wwproxy-server app rotate {0}` gives it a new secret")]
     Exists(AppId),
     /// The app is not there.
     #[error("there is no app {0}: `wwproxy-server app list` shows those there are")]
@@ -80,15 +81,23 @@ struct Contents {
     apps: BTreeMap<AppId, Entry>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Entry {
     secret_sha256: HexHash,
+    #[serde(default)]
+    disabled: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 struct HexHash(SecretHash);
+
+impl fmt::Debug for HexHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HexHash(…)")
+    }
+}
 
 impl TryFrom<String> for HexHash {
     type Error = &'static str;
@@ -119,9 +128,21 @@ impl Apps {
         &self.path
     }
 
-    /// The hash of the app's secret, as the file says now.
+    /// The hash of the app's secret, as the file says now. A disabled app has none.
     pub(super) fn secret_hash(&self, app: &AppId) -> Result<Option<SecretHash>, AppsError> {
-        Ok(self.known()?.get(app).copied())
+        let known = self.known()?;
+        let entry = known.get(app).filter(|entry| !entry.disabled);
+        Ok(entry.map(|entry| entry.secret_sha256.0))
+    }
+
+    /// Whether the app is disabled: as the file says now, or said when it was valid.
+    #[must_use]
+    pub fn is_disabled(&self, app: &AppId) -> bool {
+        let known = self.known().ok().or_else(|| {
+            let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+            read.as_ref().map(|(_, known)| Arc::clone(known))
+        });
+        known.is_some_and(|known| known.get(app).is_some_and(|entry| entry.disabled))
     }
 
     /// The ids of all apps.
@@ -131,9 +152,7 @@ impl Apps {
 
     /// Adds an app and gives its secret, which stands nowhere else.
     pub fn add(&self, app: &AppId) -> Result<Secret, AppsError> {
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(|error| AppsError::Random(error.into()))?;
-        let secret = hex(&random);
+        let secret = new_secret()?;
         self.change(|apps| {
             if apps.contains_key(app.as_str()) {
                 return Err(AppsError::Exists(app.clone()));
@@ -147,6 +166,26 @@ impl Apps {
             Ok(())
         })?;
         Ok(Secret::new(secret))
+    }
+
+    /// Gives an app a new secret. The old one and its tokens are refused from now on.
+    pub fn rotate(&self, app: &AppId) -> Result<Secret, AppsError> {
+        let secret = new_secret()?;
+        self.change_entry(app, |entry| {
+            entry.insert("secret-sha256", value(hex(&hash(&secret))));
+        })?;
+        Ok(Secret::new(secret))
+    }
+
+    /// Disables an app, whose secret and tokens are refused from now on, or enables it again.
+    pub fn set_disabled(&self, app: &AppId, disabled: bool) -> Result<(), AppsError> {
+        self.change_entry(app, |entry| {
+            if disabled {
+                entry.insert("disabled", value(true));
+            } else {
+                entry.remove("disabled");
+            }
+        })
     }
 
     /// Removes an app; its tokens are refused from now on.
@@ -172,8 +211,7 @@ impl Apps {
         let text = self.text()?;
         let contents: Contents = toml_edit::de::from_str(&text)
             .map_err(|error| AppsError::InvalidEntry(self.path.clone(), error))?;
-        let apps = contents.apps.into_iter().map(|(app, entry)| (app, entry.secret_sha256.0));
-        let known = Arc::new(apps.collect::<Known>());
+        let known = Arc::new(contents.apps);
         *read = Some((stamp, Arc::clone(&known)));
         Ok(known)
     }
@@ -183,6 +221,14 @@ impl Apps {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             read => read.map_err(|error| AppsError::Read(self.path.clone(), error)),
         }
+    }
+
+    fn change_entry(&self, app: &AppId, change: impl FnOnce(&mut dyn TableLike)) -> Result<(), AppsError> {
+        self.change(|apps| {
+            let entry = apps.get_mut(app.as_str()).ok_or_else(|| AppsError::Missing(app.clone()))?;
+            change(entry.as_table_like_mut().expect("`known` found a table"));
+            Ok(())
+        })
     }
 
     /// Changes the table of apps and leaves the rest of the file as it is. A reader sees the file
@@ -195,7 +241,7 @@ impl Apps {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        let lock = fs::File::create(path.with_extension("lock")).map_err(failed)?;
+        let lock = open_lock(&path.with_extension("lock")).map_err(failed)?;
         lock.lock().map_err(failed)?;
         let mut document: DocumentMut =
             self.text()?.parse().map_err(|error| AppsError::Invalid(self.path.clone(), error))?;
@@ -219,17 +265,44 @@ impl Stamp {
     }
 }
 
+fn new_secret() -> Result<String, AppsError> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|error| AppsError::Random(error.into()))?;
+    Ok(hex(&random))
+}
+
 /// The hash of a secret.
 pub(super) fn hash(secret: &str) -> SecretHash {
     Sha256::digest(secret.as_bytes()).into()
+}
+
+/// Opens the lock of a credentials file, for its owner only: who else could open it could hold up every change.
+fn open_lock(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    }
+    let file = options.open(path)?;
+    // One of an earlier version could be read by others. Of another user's the mode stays as it is.
+    #[cfg(unix)]
+    let _ = file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
+    Ok(file)
 }
 
 /// Writes beside the file and moves it there, readable by its owner only where it is new.
 pub(super) fn write_durably(path: &Path, contents: &[u8]) -> io::Result<()> {
     use io::Write;
     let beside = path.with_extension("new");
+    // One that is there was left by a process that was killed, or is a link that must not be followed.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(&beside)?;

@@ -4,8 +4,9 @@
 //! and the secret it was got with, so it dies with either; nothing is stored for it.
 
 use std::{
-    fmt, fs, io,
-    path::Path,
+    fmt, fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -43,10 +44,22 @@ pub struct TokenKey(Zeroizing<[u8; 32]>);
 
 /// Why there is no [`TokenKey`].
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the key that signs tokens, {0}, cannot be kept: check that its folder is writable and the file 32 bytes"
-)]
-pub struct TokenKeyError(String, #[source] io::Error);
+pub enum TokenKeyError {
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers for a key")]
+    Random(#[source] io::Error),
+    /// The file cannot be read or written.
+    #[error(
+        "the key that signs tokens, {0}, cannot be kept: check that its folder is writable and the file 32 bytes"
+    )]
+    File(PathBuf, #[source] io::Error),
+    /// Whoever read the file can forge tokens.
+    #[error(
+        "the key that signs tokens, {0}, is open to other users (mode {1:03o}), who can forge the tokens of all apps: delete \
+         it, so that a new one is made and clients fetch new tokens, or `chmod 600` it if nobody has read it"
+    )]
+    Exposed(PathBuf, u32),
+}
 
 #[derive(Serialize, Deserialize)]
 struct Claims {
@@ -62,16 +75,27 @@ impl TokenKey {
     /// A key of its own for this process: its tokens do not outlive it.
     pub fn random() -> Result<Self, TokenKeyError> {
         let mut key = Zeroizing::new([0; 32]);
-        getrandom::fill(key.as_mut_slice()).map_err(|error| TokenKeyError("random".into(), error.into()))?;
+        getrandom::fill(key.as_mut_slice()).map_err(|error| TokenKeyError::Random(error.into()))?;
         Ok(Self(key))
     }
 
-    /// The key in this file, which is made if need be, readable by its owner only.
+    /// The key in this file, which is made if need be, readable by its owner only. One that others can read or write
+    /// is refused.
     pub fn load_or_create(path: &Path) -> Result<Self, TokenKeyError> {
-        let failed = |error| TokenKeyError(path.display().to_string(), error);
-        match fs::read(path).map(Zeroizing::new) {
-            Ok(bytes) => {
-                let key = bytes.as_slice().try_into();
+        let failed = |error| TokenKeyError::File(path.to_owned(), error);
+        match fs::File::open(path) {
+            Ok(file) => {
+                #[cfg(unix)]
+                {
+                    use std::os::unix::fs::PermissionsExt;
+                    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+                    if mode & 0o077 != 0 {
+                        return Err(TokenKeyError::Exposed(path.to_owned(), mode));
+                    }
+                }
+                let mut key = Zeroizing::new(Vec::with_capacity(33));
+                file.take(33).read_to_end(&mut key).map_err(failed)?;
+                let key = key.as_slice().try_into();
                 let key = key
                     .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, "it is not 32 bytes")))?;
                 Ok(Self(Zeroizing::new(key)))
@@ -192,6 +216,10 @@ impl IdentityProvider for Builtin {
     fn revalidate<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
         let owner = self.claims(token.expose()).map(|claims| claims.client_id.as_str().to_owned());
         Box::pin(std::future::ready(owner))
+    }
+
+    fn is_disabled(&self, app: &AppId) -> bool {
+        self.apps.is_disabled(app)
     }
 
     fn platform(&self) -> Platform<'_> {

@@ -34,6 +34,12 @@ pub trait IdentityProvider: fmt::Debug + Send + Sync {
         true
     }
 
+    /// Whether the operator has disabled the app: its clients are refused, and so are its webhooks.
+    fn is_disabled(&self, app: &AppId) -> bool {
+        let _ = app;
+        false
+    }
+
     /// Who gives out the tokens.
     fn platform(&self) -> Platform<'_>;
 }
