@@ -23,6 +23,7 @@
 
 mod address;
 pub mod config;
+pub mod control;
 mod give_way;
 mod http;
 pub mod identity;
@@ -95,6 +96,8 @@ impl Default for Settings {
 pub struct Server {
     context: Context,
     store: Arc<dyn Store>,
+    #[cfg(unix)]
+    control: Option<control::ControlListener>,
 }
 
 impl Server {
@@ -111,15 +114,33 @@ impl Server {
             refusals: Arc::new(Refusals::default()),
             untrusted_forwards: Arc::new(Tally::new(1)),
         };
-        Self { context, store }
+        Self {
+            context,
+            store,
+            #[cfg(unix)]
+            control: None,
+        }
+    }
+
+    /// Also answers the operator's commands on this socket.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn with_control(self, listener: control::ControlListener) -> Self {
+        Self { control: Some(listener), ..self }
     }
 
     /// Serves until `shutdown` is done, then drains: no new connection, requests under way finish,
     /// websockets are told to come again, and the store is closed.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let Self { context, store } = self;
-        let Context { shutdown: stop, tasks, settings, .. } = context.clone();
-        tokio::join!(http::serve(listener, context), async {
+        let Self { context, store, .. } = self;
+        let Context { proxy, shutdown: stop, tasks, settings, .. } = context.clone();
+        let control = async {
+            #[cfg(unix)]
+            if let Some(control) = self.control {
+                control.serve(proxy, stop.clone(), tasks.clone()).await;
+            }
+        };
+        tokio::join!(http::serve(listener, context), control, async {
             shutdown.await;
             stop.cancel();
         });

@@ -1,5 +1,6 @@
 //! The proxy as a program: parse, build, serve until a signal, drain.
 
+mod admin;
 mod log;
 mod signals;
 
@@ -7,13 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+#[cfg(unix)]
+use wwproxy_server::control::ControlListener;
 use wwproxy_server::{
     Server, Settings,
-    config::{AppCommand, Command, Config, Identity, LogFormat},
+    config::{Command, Config, Identity, LogFormat, StoreAddress},
     open_files,
 };
-
-use self::log::say;
 
 /// The exit code of a usage error, as clap's.
 const USAGE: u8 = 2;
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let done = match &config.command {
-        Some(Command::App(command)) => manage_apps(&config, command),
+        Some(Command::App(command)) => admin::run(&config, command),
         None => serve(&config),
     };
     match done {
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
             } else {
                 eprintln!("wwproxy-server: {error:#}");
             }
-            ExitCode::FAILURE
+            if error.is::<admin::Usage>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -64,11 +65,34 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         format!("cannot listen on {}: choose another address with --listen", config.listen)
     })?;
     let (address, store_address) = (listener.local_addr()?, config.store_address()?);
+    let server = with_control(Server::new(store, identity, settings.clone()), &store_address);
     log::announce(config, address, &store_address);
     log::log_start(config, &settings, address, &store_address);
     warn_without_apps(config)?;
-    Server::new(store, identity, settings).serve(listener, stop).await;
+    server.serve(listener, stop).await;
     Ok(())
+}
+
+/// Adds the control socket to a server whose store has a folder. Without it the server works, but not the operator's
+/// commands.
+#[cfg(unix)]
+fn with_control(server: Server, store: &StoreAddress) -> Server {
+    let StoreAddress::File(folder) = store else { return server };
+    match ControlListener::bind(folder) {
+        Ok(listener) => server.with_control(listener),
+        Err(error) => {
+            tracing::warn!(
+                %error, folder = %folder.display(),
+                "there is no control socket: before a command such as `app remove` the server must be stopped"
+            );
+            server
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn with_control(server: Server, _store: &StoreAddress) -> Server {
+    server
 }
 
 /// On a public address a missing credentials file is likely a wrong path.
@@ -83,25 +107,6 @@ fn warn_without_apps(config: &Config) -> anyhow::Result<()> {
             "there is no credentials file, so no client can get a token: add an app with `wwproxy-server app add ID`, or \
              name the file with --apps"
         );
-    }
-    Ok(())
-}
-
-fn manage_apps(config: &Config, command: &AppCommand) -> anyhow::Result<()> {
-    let apps = config.apps()?;
-    match command {
-        AppCommand::Add { id } => {
-            let secret = apps.add(id)?;
-            eprintln!("The secret of the app {id}, shown this once:");
-            say(secret.expose())
-                .context("the secret could not be printed: remove the app and add it again")?;
-        }
-        AppCommand::List => {
-            for id in apps.list()? {
-                say(id.as_str())?;
-            }
-        }
-        AppCommand::Remove { id } => apps.remove(id)?,
     }
     Ok(())
 }

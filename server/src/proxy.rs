@@ -1,12 +1,13 @@
 //! What the proxy does for senders and clients, without a word of HTTP.
 
 mod clients;
+mod operator;
 mod webhook;
 
 use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, RwLock, Semaphore, watch},
     task::spawn_blocking,
     time::timeout,
 };
@@ -51,6 +52,10 @@ pub(crate) struct Proxy {
     /// How many large bodies may be looked into at once.
     large_bodies: Arc<Semaphore>,
     clients: Arc<Clients>,
+    /// Shared by clients that change their registration, exclusive while the operator purges an app.
+    registration_changes: RwLock<()>,
+    /// Changes whenever tokens may have been revoked.
+    revocations: watch::Sender<()>,
 }
 
 /// Why the proxy did not do what it was asked.
@@ -60,6 +65,8 @@ pub(crate) enum ProxyError {
     Refused,
     #[error("this server does not serve the app")]
     NotServed,
+    #[error("the operator has disabled the app")]
+    Disabled,
     #[error("the platform could not be asked whose token it is")]
     IdentityUnavailable(#[source] IdentityError),
     #[error("the app is not registered")]
@@ -120,6 +127,8 @@ impl Proxy {
             lease_time,
             large_bodies,
             clients: Arc::new(Clients::new(max_clients_per_app)),
+            registration_changes: RwLock::default(),
+            revocations: watch::Sender::default(),
         }
     }
 
@@ -157,14 +166,25 @@ impl Proxy {
         }
     }
 
-    pub(crate) async fn register(&self, app: &AppId, secret: Secret) -> Result<(), ProxyError> {
+    /// Checks the token once more, since it may have been revoked and the app purged while the request came.
+    pub(crate) async fn register(
+        &self,
+        app: &AppId,
+        token: &Secret,
+        secret: Secret,
+    ) -> Result<(), ProxyError> {
+        let _shared = self.registration_changes.read().await;
+        self.authorise(app, token).await?;
         let registration =
             Registration { scheme: wwproxy_protocol::Scheme::default(), secrets: vec![secret] };
         tracing::info!(%app, scheme = %registration.scheme, "registered");
         Ok(self.store.put_registration(app, registration).await?)
     }
 
-    pub(crate) async fn unregister(&self, app: &AppId) -> Result<(), ProxyError> {
+    /// Checks the token once more, as [`Proxy::register`] does.
+    pub(crate) async fn unregister(&self, app: &AppId, token: &Secret) -> Result<(), ProxyError> {
+        let _shared = self.registration_changes.read().await;
+        self.authorise(app, token).await?;
         self.store.remove_registration(app).await?;
         tracing::info!(%app, "unregistered");
         Ok(())
@@ -175,7 +195,8 @@ impl Proxy {
         if !self.identity.serves(app) {
             return Err(ProxyError::NotRegistered);
         }
-        self.store.registration(app).await?.ok_or(ProxyError::NotRegistered)
+        let registration = self.store.registration(app).await?.ok_or(ProxyError::NotRegistered)?;
+        if self.identity.is_disabled(app) { Err(ProxyError::Disabled) } else { Ok(registration) }
     }
 
     /// Verifies a webhook and stores it, or answers its challenge. Nothing unverified is looked into, and

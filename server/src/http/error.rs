@@ -78,6 +78,9 @@ impl From<ProxyError> for ApiError {
                 StatusCode::FORBIDDEN,
                 "This server does not serve this app: ask its operator to allow the app id (--allow-app).",
             ),
+            ProxyError::Disabled => Self::unavailable(
+                "The operator of this server has disabled the app: send this again later, when the app is enabled.",
+            ),
             ProxyError::IdentityUnavailable(error) => error.into(),
             ProxyError::NotRegistered => Self::new(
                 StatusCode::NOT_FOUND,

@@ -24,10 +24,13 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
         return Err(request.refuse_method(&[Method::POST]).await);
     }
     let request = request.authorised(&context.proxy, &app).await?;
+    let token = request.bearer_token()?;
     let wanted =
         read(&request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes)?;
-    // A wait must not outlast the server.
+    // A wait must outlast neither the token nor the server.
     let (deliveries, handover) = tokio::select! {
+        biased;
+        refusal = context.proxy.refused(&app, &token) => return Err(refusal.into()),
         leased = context.proxy.lease(&app, &wanted) => leased?,
         () = context.shutdown.cancelled() => {
             return Err(ApiError::unavailable("The server restarts: ask again."));

@@ -16,6 +16,7 @@ const MAX_SECRET: usize = 4096;
 /// `{"secret":"…"}`, whatever the `Content-Type` says.
 pub(super) async fn register(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
     let request = request.authorised(&context.proxy, app).await?;
+    let token = request.bearer_token()?;
     let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
     let body = Zeroizing::new(body.to_vec());
     let secret = read_secret(&body).ok_or_else(|| {
@@ -26,7 +27,7 @@ pub(super) async fn register(app: &AppId, context: &Context, request: Request) -
             "The webhook secret must have at most {MAX_SECRET} bytes."
         )));
     }
-    context.proxy.register(app, secret).await?;
+    context.proxy.register(app, &token, secret).await?;
     Ok(empty(StatusCode::CREATED))
 }
 
@@ -41,7 +42,7 @@ pub(super) async fn unregister(
     context: &Context,
     request: Request,
 ) -> Result<Response, ApiError> {
-    request.authorised(&context.proxy, app).await?;
-    context.proxy.unregister(app).await?;
+    let token = request.authorised(&context.proxy, app).await?.bearer_token()?;
+    context.proxy.unregister(app, &token).await?;
     Ok(empty(StatusCode::OK))
 }

@@ -51,6 +51,7 @@ pub(super) fn is_wanted(request: &Request) -> bool {
 }
 
 pub(super) async fn subscribe(app: AppId, context: Context, request: Request) -> Result<Response, ApiError> {
+    let revocations = context.proxy.revocations();
     let request = request.authorised(&context.proxy, &app).await?;
     let token = request.bearer_token()?;
     let window = request.count("window")?.unwrap_or(DEFAULT_WINDOW).min(MAX_WINDOW);
@@ -69,7 +70,7 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
             .headers_mut()
             .insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL_V2));
     }
-    let terms = Terms { app, token, window, v2, tap: is_tap };
+    let terms = Terms { app, token, revocations, window, v2, tap: is_tap };
     let (proxy, shutdown) = (Arc::clone(&context.proxy), context.shutdown.clone());
     context.tasks.spawn(async move {
         let _counted = client;

@@ -11,6 +11,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    sync::watch,
     time::{Instant, sleep_until},
 };
 use tokio_tungstenite::WebSocketStream;
@@ -49,6 +50,8 @@ pub(crate) struct Terms {
     pub(crate) app: AppId,
     /// What it was opened with.
     pub(crate) token: Secret,
+    /// Changes whenever tokens may have been revoked, from before the token was checked.
+    pub(crate) revocations: watch::Receiver<()>,
     /// How many events are outstanding at once.
     pub(crate) window: u32,
     /// Whether it speaks `wwproxy.v2`.

@@ -56,7 +56,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
 
     /// The next thing that the client says; sends what is queued meanwhile. Can be dropped at any time.
     ///
-    /// One `select!` over: shutdown; the token's check; the heartbeat; the socket (messages in, and room for
+    /// One `select!` over: shutdown; revocations; the token's check; the heartbeat; the socket (messages in, and room for
     /// messages out); the time at which the client is given up. The socket is after those that a client could
     /// delay by sending without a pause. Where the session must end, it says why.
     pub(super) async fn next(&mut self) -> Result<Said, End> {
@@ -70,6 +70,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                 () = self.shutdown.cancelled() => {
                     return Err(End::Told(CloseCode::Restart, "the server restarts"));
                 }
+                // The sender lives as long as the proxy.
+                Ok(()) = self.terms.revocations.changed() => self.check_token(),
                 may_stay = async { self.check.as_mut().expect("guarded").await }, if self.check.is_some() => {
                     self.check = None;
                     if !may_stay {
@@ -98,9 +100,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             self.connection.ping();
         }
         if self.check.is_none() {
-            let (proxy, terms) = (Arc::clone(&self.proxy), self.terms.clone());
-            self.check = Some(Box::pin(async move { proxy.may_stay(&terms.app, &terms.token).await }));
+            self.check_token();
         }
+    }
+
+    /// Checks the token, also if an earlier check is under way: its answer may be of before the revocation.
+    fn check_token(&mut self) {
+        let (proxy, terms) = (Arc::clone(&self.proxy), self.terms.clone());
+        self.check = Some(Box::pin(async move { proxy.may_stay(&terms.app, &terms.token).await }));
     }
 
     /// Tells the client why, where it is still there.

@@ -115,7 +115,14 @@ impl Fixture {
     }
 
     fn terms(&self, window: u32) -> Terms {
-        Terms { app: self.app.clone(), token: Secret::new("t"), window, v2: true, tap: false }
+        Terms {
+            app: self.app.clone(),
+            token: Secret::new("t"),
+            revocations: self.proxy.revocations(),
+            window,
+            v2: true,
+            tap: false,
+        }
     }
 
     /// The terms and both ends of a websocket.

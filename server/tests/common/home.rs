@@ -41,8 +41,21 @@ impl Home {
         String::from_utf8(added.stdout).unwrap().trim().to_owned()
     }
 
+    /// Runs `wwproxy-server app …` on the store in this folder.
+    pub(crate) fn operate(&self, arguments: &[&str]) -> Output {
+        self.operate_command(arguments).output().unwrap()
+    }
+
+    /// The command of [`Home::operate`].
+    pub(crate) fn operate_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command();
+        command.arg("--store").arg(format!("file:{}", self.store().display())).arg("app").args(arguments);
+        command
+    }
+
+    /// Removes the credentials of an app.
     pub(crate) fn remove_app(&self, id: &str) {
-        let removed = self.app_command(&["remove", id]);
+        let removed = self.app_command(&["remove", id, "--yes", "--store", "memory:"]);
         assert!(removed.status.success(), "{removed:?}");
     }
 }

@@ -149,7 +149,10 @@ async fn websockets_and_waiting_leases_beyond_the_limit_of_an_app_are_429_with_r
     let _socket = app.listen("").await;
     let waiting = {
         let app = app.clone();
-        tokio::spawn(async move { app.lease(json!({"max": 1, "wait_ms": 20_000})).await })
+        // It is refused while a websocket that looks for it has the place.
+        tokio::spawn(async move {
+            while app.lease_response(json!({"max": 1, "wait_ms": 20_000})).await.status() == 429 {}
+        })
     };
     // The lease waits once a second websocket has no place any more.
     eventually("the lease waits", async || upgrade(&app, "").await.status() == 429).await;

@@ -4,9 +4,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod admin;
 mod auth;
 mod bodies;
 mod builtin;
+mod control;
 mod dedupe;
 mod durability;
 mod fixtures;
@@ -20,6 +22,7 @@ mod operations;
 mod paths;
 mod platform;
 mod poll;
+mod private_files;
 mod races;
 mod register;
 mod shapes;

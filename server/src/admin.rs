@@ -1,0 +1,153 @@
+//! `wwproxy-server app …`: the operator's commands.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::{Context, bail};
+use wwproxy_protocol::{AppId, Secret};
+use wwproxy_server::{
+    config::{AppCommand, Config, StoreAddress},
+    control::{Operator, Stored},
+    identity::{Apps, AppsError},
+};
+
+use crate::log::say;
+
+/// The command cannot be carried out as it was given. Its exit code is that of a usage error.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(String);
+
+pub(crate) fn run(config: &Config, command: &AppCommand) -> anyhow::Result<()> {
+    let apps = config.apps()?;
+    match command {
+        AppCommand::Add { id, keep_events } => add(config, &apps, id, *keep_events)?,
+        AppCommand::List => {
+            for app in apps.list()? {
+                let state = if apps.is_disabled(&app) { "\tdisabled" } else { "" };
+                say(&format!("{app}{state}"))?;
+            }
+        }
+        AppCommand::Rotate { id } => {
+            let secret = apps.rotate(id)?;
+            close_connections(config);
+            show(id, &secret, "rotate it again")?;
+        }
+        AppCommand::Disable { id } => {
+            apps.set_disabled(id, true)?;
+            close_connections(config);
+        }
+        AppCommand::Enable { id } => apps.set_disabled(id, false)?,
+        AppCommand::Remove { id, yes } => remove(config, &apps, id, *yes)?,
+    }
+    Ok(())
+}
+
+fn add(config: &Config, apps: &Apps, app: &AppId, keep_events: bool) -> anyhow::Result<()> {
+    if !keep_events && !apps.list()?.contains(app) {
+        refuse_inheritance(config, app)?;
+    }
+    let secret = apps.add(app)?;
+    show(app, &secret, "remove the app and add it again")
+}
+
+/// A new app must not get the events of an earlier one of its id. Where the store cannot be asked, as on another machine
+/// than the server's, there is only a warning.
+fn refuse_inheritance(config: &Config, app: &AppId) -> anyhow::Result<()> {
+    let Ok(StoreAddress::File(folder)) = config.store_address() else { return Ok(()) };
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    match Operator::new(&folder).inspect(app) {
+        Ok(stored) if !stored.is_nothing() => bail!(
+            "the store in {} has {} of an earlier app {app}: `wwproxy-server app remove {app}` deletes it, \
+             `app add {app} --keep-events` gives it to the new app",
+            folder.display(),
+            describe(&stored)
+        ),
+        Ok(_) => {}
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            eprintln!(
+                "wwproxy-server: whether there are events of an earlier app {app} is not known: {error:#}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Ends an app. Its clients are refused first, so that none of them registers it again, and its entry goes last, so that
+/// the command can be repeated after a failure.
+fn remove(config: &Config, apps: &Apps, app: &AppId, yes: bool) -> anyhow::Result<()> {
+    if !yes && !is_on_terminal() {
+        return Err(Usage(format!(
+            "`app remove {app}` deletes the app's registration and events for good: add --yes, as there is no terminal \
+             to ask on"
+        ))
+        .into());
+    }
+    let store = config.store_address()?;
+    let operator = match &store {
+        StoreAddress::File(folder) => Some(Operator::new(folder)),
+        StoreAddress::Memory => None,
+    };
+    let listed = apps.list()?.contains(app);
+    let stored = operator.as_ref().map_or(Ok(Stored::default()), |operator| operator.inspect(app))?;
+    if !listed && stored.is_nothing() {
+        return Err(AppsError::Missing(app.clone()).into());
+    }
+    if !yes && !confirm(&format!("Remove the app {app} for good, with {} in {store}?", describe(&stored)))? {
+        bail!("the app {app} was not removed");
+    }
+    if listed {
+        apps.set_disabled(app, true)?;
+    }
+    let purged = operator.as_ref().map_or(Ok(Stored::default()), |operator| operator.purge(app))?;
+    if listed {
+        apps.remove(app)?;
+    }
+    match store {
+        StoreAddress::File(_) => {
+            eprintln!("The app {app} is removed, with {} in {store}.", describe(&purged));
+        }
+        StoreAddress::Memory => eprintln!(
+            "The credentials of the app {app} are removed. A server with --store memory: cannot be reached: it has the \
+             app's registration and events until it ends."
+        ),
+    }
+    Ok(())
+}
+
+fn describe(stored: &Stored) -> String {
+    let registration = if stored.registered { "its registration" } else { "no registration" };
+    let plural = if stored.events == 1 { "" } else { "s" };
+    format!("{registration} and {} event{plural} ({} bytes)", stored.events, stored.bytes)
+}
+
+/// Has a running server end the connections of tokens that are refused from now on. Without it a websocket ends at its
+/// next heartbeat.
+fn close_connections(config: &Config) {
+    let Ok(StoreAddress::File(folder)) = config.store_address() else { return };
+    if let Err(error) = Operator::new(folder).recheck_tokens() {
+        let error = anyhow::Error::from(error);
+        eprintln!("wwproxy-server: open websockets of the app end within 20 s: {error:#}");
+    }
+}
+
+/// Prints a secret on stdout, and what it is on stderr.
+fn show(app: &AppId, secret: &Secret, otherwise: &str) -> anyhow::Result<()> {
+    eprintln!("The secret of the app {app}, shown this once:");
+    say(secret.expose()).with_context(|| format!("the secret could not be printed: {otherwise}"))
+}
+
+fn is_on_terminal() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+fn confirm(question: &str) -> io::Result<bool> {
+    let mut stderr = io::stderr();
+    write!(stderr, "{question} [y/N] ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}

@@ -1,0 +1,175 @@
+//! Commands of the operator for a server, through a Unix socket in the store's folder.
+//!
+//! A connection carries one request and one answer, each a line of JSON:
+//!
+//! ```json
+//! {"version":1,"command":"purge","app":"my-bot"}
+//! {"version":1,"result":{"registered":true,"events":3,"bytes":674}}
+//! {"version":1,"error":"the store failed: no space left on device"}
+//! ```
+//!
+//! Whoever may connect is the operator: the socket has mode 0600, and the server checks the user of the peer. Without
+//! a running server the same commands work on the store itself ([`Operator`]).
+
+#[cfg(unix)]
+mod address;
+mod client;
+#[cfg(unix)]
+mod listener;
+
+use std::error::Error;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use wwproxy_protocol::AppId;
+
+pub use self::client::{ControlError, Operator};
+#[cfg(unix)]
+pub use self::listener::ControlListener;
+use crate::proxy::Proxy;
+
+/// The version of the protocol. A server refuses any other.
+#[cfg(unix)]
+const VERSION: u32 = 1;
+/// The name of the socket, in the store's folder.
+#[cfg(unix)]
+const SOCKET_NAME: &str = "control.sock";
+
+/// What the operator asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+enum Command {
+    /// Tells what is stored of an app.
+    Inspect { app: AppId },
+    /// Ends the app's registration and deletes its events. Tells what was deleted.
+    Purge { app: AppId },
+    /// Checks the token of every open websocket and waiting lease again, as some may have been revoked.
+    RecheckTokens,
+}
+
+/// What a store has of an app.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Whether the app is registered.
+    pub registered: bool,
+    /// Its events.
+    pub events: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
+}
+
+impl Stored {
+    /// Whether there is nothing of the app.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        !self.registered && self.events == 0
+    }
+}
+
+#[cfg(unix)]
+#[derive(Serialize, Deserialize)]
+struct Request {
+    version: u32,
+    #[serde(flatten)]
+    command: Command,
+}
+
+#[cfg(unix)]
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    version: u32,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+/// The result of a command, or a sentence on why there is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    Result(Value),
+    Error(String),
+}
+
+impl Command {
+    /// Carries it out.
+    async fn execute(self, proxy: &Proxy) -> Outcome {
+        let stored = match self {
+            Self::Inspect { app } => proxy.inspect(&app).await,
+            Self::Purge { app } => proxy.purge(&app).await,
+            Self::RecheckTokens => {
+                proxy.recheck_tokens();
+                return Outcome::Result(Value::Null);
+            }
+        };
+        match stored {
+            Ok(stored) => Outcome::Result(serde_json::to_value(stored).expect("numbers have a JSON form")),
+            Err(error) => {
+                let error = match error.source() {
+                    Some(source) => format!("{error}: {source}"),
+                    None => error.to_string(),
+                };
+                tracing::error!(error, "a command of the operator failed");
+                Outcome::Error(error)
+            }
+        }
+    }
+}
+
+/// Reads a request.
+#[cfg(unix)]
+fn parse(line: &[u8]) -> Result<Command, String> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let version: Version =
+        serde_json::from_slice(line).map_err(|_| "a request is a JSON object with a version".to_owned())?;
+    if version.version != VERSION {
+        return Err(format!(
+            "the server speaks version {VERSION} of the control protocol and not {}: use the wwproxy-server of its release",
+            version.version
+        ));
+    }
+    let request: Result<Request, _> = serde_json::from_slice(line);
+    request
+        .map(|request| request.command)
+        .map_err(|error| format!("the server does not know this command ({error})"))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_survives_the_wire_and_others_are_refused() {
+        let app: AppId = "my-bot".parse().unwrap();
+        for command in [Command::Inspect { app: app.clone() }, Command::Purge { app }, Command::RecheckTokens]
+        {
+            let line = serde_json::to_vec(&Request { version: VERSION, command: command.clone() }).unwrap();
+            assert_eq!(parse(&line), Ok(command));
+        }
+        for (line, error) in [
+            (r#"{"version":2,"command":"purge","app":"a"}"#, "version"),
+            (r#"{"command":"purge","app":"a"}"#, "version"),
+            (r#"{"version":1,"command":"purge"}"#, "app"),
+            (r#"{"version":1,"command":"purge","app":"a/b"}"#, "command"),
+            (r#"{"version":1,"command":"backup"}"#, "backup"),
+            ("[]", "JSON"),
+            ("", "JSON"),
+        ] {
+            assert!(parse(line.as_bytes()).unwrap_err().contains(error), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_a_result_or_an_error() {
+        for (outcome, line) in [
+            (Outcome::Result(Value::Null), r#"{"version":1,"result":null}"#),
+            (Outcome::Error("no".into()), r#"{"version":1,"error":"no"}"#),
+        ] {
+            let answer = Answer { version: VERSION, outcome: outcome.clone() };
+            assert_eq!(serde_json::to_string(&answer).unwrap(), line);
+            assert_eq!(serde_json::from_str::<Answer>(line).unwrap().outcome, outcome);
+        }
+    }
+}

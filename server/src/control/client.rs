@@ -1,0 +1,216 @@
+//! The operator's end: a request goes to the server that has the store open, or is carried out on the store itself.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::de::DeserializeOwned;
+use wwproxy_protocol::AppId;
+
+use super::{Command, Outcome, Stored};
+use crate::{
+    identity::{Apps, Builtin, DEFAULT_TOKEN_LIFETIME, TokenKey, TokenKeyError},
+    proxy::Proxy,
+    store::{Limits, OpenError, Overflow, RedbStore, Store},
+};
+
+/// How long a server has to carry out a command.
+#[cfg(unix)]
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server may have the store open without a control socket: it is starting, or draining.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long to wait before the next look at such a server.
+const SERVER_PAUSE: Duration = Duration::from_millis(100);
+
+/// The operator's access to the store in a folder.
+#[derive(Debug)]
+pub struct Operator {
+    folder: PathBuf,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// There is no store.
+    #[error(
+        "there is no store in {0}: name the server's with --store file:DIR, or say --store memory: if it has none"
+    )]
+    NoStore(PathBuf),
+    /// The server cannot be reached.
+    #[error("the server of the store in {0} cannot be reached: run this as the server's user or as root")]
+    Unreachable(PathBuf, #[source] io::Error),
+    /// The server answered something else.
+    #[error("the server of the store in {0} gave no valid answer: use the wwproxy-server of its release")]
+    Answer(PathBuf),
+    /// The server refused.
+    #[error("{0}")]
+    Refused(String),
+    /// Another user would leave files in the folder which the server cannot open.
+    #[error("no server runs on the store in {0}, which belongs to another user: run this as that user")]
+    OtherUser(PathBuf),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store cannot be used.
+    #[error("the store cannot be used: run this again")]
+    Runtime(#[source] io::Error),
+    /// The system gives no random numbers.
+    #[error(transparent)]
+    Random(#[from] TokenKeyError),
+}
+
+impl Operator {
+    /// Of the store in this folder.
+    #[must_use]
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// What the store has of an app.
+    pub fn inspect(&self, app: &AppId) -> Result<Stored, ControlError> {
+        self.run(&Command::Inspect { app: app.clone() })
+    }
+
+    /// Ends the app's registration and deletes its events. Says what was deleted.
+    pub fn purge(&self, app: &AppId) -> Result<Stored, ControlError> {
+        self.run(&Command::Purge { app: app.clone() })
+    }
+
+    /// Has a running server check the tokens of its open connections. Says whether one runs.
+    pub fn recheck_tokens(&self) -> Result<bool, ControlError> {
+        Ok(self.ask(&Command::RecheckTokens)?.is_some())
+    }
+
+    /// Asks the server, or opens the store if none runs. A server that has the store open without a socket is
+    /// starting or draining, and is waited for.
+    fn run<T: DeserializeOwned>(&self, command: &Command) -> Result<T, ControlError> {
+        if !self.folder.is_dir() {
+            return Err(ControlError::NoStore(self.folder.clone()));
+        }
+        let deadline = Instant::now() + SERVER_TIMEOUT;
+        let outcome = loop {
+            if let Some(outcome) = self.ask(command)? {
+                break outcome;
+            }
+            match self.execute(command) {
+                Err(ControlError::Store(OpenError::InUse(_))) if Instant::now() < deadline => {
+                    thread::sleep(SERVER_PAUSE);
+                }
+                executed => break executed?,
+            }
+        };
+        match outcome {
+            Outcome::Result(result) => {
+                serde_json::from_value(result).map_err(|_| ControlError::Answer(self.folder.clone()))
+            }
+            Outcome::Error(error) => Err(ControlError::Refused(error)),
+        }
+    }
+
+    /// Carries the command out on the store itself.
+    fn execute(&self, command: &Command) -> Result<Outcome, ControlError> {
+        if !is_own(&self.folder).map_err(ControlError::Runtime)? {
+            return Err(ControlError::OtherUser(self.folder.clone()));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(ControlError::Runtime)?.block_on(async {
+            let store: Arc<dyn Store> = Arc::new(RedbStore::open(&self.folder, no_limits())?);
+            // No client is served, so no app is known and no token good.
+            let identity = Builtin::new(Apps::new(""), TokenKey::random()?, DEFAULT_TOKEN_LIFETIME);
+            let proxy = Proxy::new(Arc::clone(&store), Arc::new(identity), Duration::ZERO, 0);
+            let outcome = command.clone().execute(&proxy).await;
+            match store.close().await {
+                Ok(()) => Ok(outcome),
+                Err(error) => Ok(Outcome::Error(error.to_string())),
+            }
+        })
+    }
+}
+
+/// Those of the server are not known here: with shorter ones the store would drop what the server keeps.
+fn no_limits() -> Limits {
+    const LONG: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+    Limits {
+        max_queued_events: usize::MAX,
+        max_queued_bytes: u64::MAX,
+        overflow: Overflow::Reject,
+        retention: LONG,
+        dedupe_window: LONG,
+    }
+}
+
+#[cfg(unix)]
+fn is_own(folder: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(folder.metadata()?.uid() == rustix::process::geteuid().as_raw())
+}
+
+#[cfg(not(unix))]
+fn is_own(_folder: &Path) -> io::Result<bool> {
+    Ok(true)
+}
+
+#[cfg(unix)]
+impl Operator {
+    /// Sends the command to the server. `None` if none listens.
+    fn ask(&self, command: &Command) -> Result<Option<Outcome>, ControlError> {
+        use std::os::unix::{fs::FileTypeExt, net::UnixStream};
+
+        use super::{Answer, Request, SOCKET_NAME, VERSION, address::with_address};
+
+        let failed = |error| ControlError::Unreachable(self.folder.clone(), error);
+        let is_absent = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+        };
+        match self.folder.join(SOCKET_NAME).symlink_metadata() {
+            Ok(file) if file.file_type().is_socket() => {}
+            // Connecting would follow a link.
+            Ok(_) => return Err(failed(io::Error::other(format!("{SOCKET_NAME} is not a socket")))),
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        }
+        let mut stream = match with_address(&self.folder, SOCKET_NAME, |path| UnixStream::connect(path)) {
+            Err(error) if is_absent(&error) => return Ok(None),
+            connected => connected.map_err(failed)?,
+        };
+        let request = Request { version: VERSION, command: command.clone() };
+        let mut line = serde_json::to_vec(&request).expect("texts have a JSON form");
+        line.push(b'\n');
+        let answer = exchange(&mut stream, &line).map_err(failed)?;
+        match serde_json::from_slice(&answer) {
+            Ok(Answer { version: VERSION, outcome }) => Ok(Some(outcome)),
+            _ => Err(ControlError::Answer(self.folder.clone())),
+        }
+    }
+}
+
+#[cfg(not(unix))]
+impl Operator {
+    /// There is no control socket here.
+    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on Unix")]
+    fn ask(&self, _command: &Command) -> Result<Option<Outcome>, ControlError> {
+        Ok(None)
+    }
+}
+
+/// Sends a line and reads the one that answers it.
+#[cfg(unix)]
+fn exchange(stream: &mut std::os::unix::net::UnixStream, line: &[u8]) -> io::Result<Vec<u8>> {
+    use std::io::{BufRead, BufReader, Read, Write};
+
+    /// The longest answer, in bytes.
+    const MAX_ANSWER: u64 = 1 << 20;
+    /// More than the server gives itself, so that its own answer comes first.
+    const TIMEOUT: Duration = ANSWER_TIMEOUT.saturating_add(Duration::from_secs(15));
+
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.write_all(line)?;
+    let mut answer = Vec::new();
+    BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut answer)?;
+    Ok(answer)
+}

@@ -1,0 +1,295 @@
+//! What the operator does to apps: `wwproxy-server app …`, with a server and without.
+
+use std::{
+    fs,
+    io::Write,
+    process::{Output, Stdio},
+    sync::Arc,
+};
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::common::{App, Home, Server, empty, eventually, problem};
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs a command that must succeed, and gives what it printed.
+fn operate(home: &Home, arguments: &[&str]) -> String {
+    let done = home.operate(arguments);
+    assert!(done.status.success(), "{arguments:?}: {done:?}");
+    String::from_utf8(done.stdout).unwrap().trim().to_owned()
+}
+
+/// A server on a store in a folder, and an app with three events.
+async fn server_with_events() -> (Server, App) {
+    let server = Server::start_in(&Arc::new(Home::new()), &[]);
+    let app = server.app("bot").await;
+    app.receive_numbers(0..3).await;
+    (server, app)
+}
+
+/// Adds an app with the id of an earlier one, which must see nothing of that one.
+async fn reuse(server: &Server, earlier: &App) {
+    let secret = server.home.operate(&["add", "bot"]);
+    assert!(secret.status.success(), "{secret:?}");
+    let secret = String::from_utf8(secret.stdout).unwrap().trim().to_owned();
+    let app =
+        App { secret: "new".into(), ..server.known_app("bot", &secret, &server.token("bot", &secret).await) };
+    let status = app.status().await;
+    assert_eq!((&status["registration"], &status["stored"]), (&json!(null), &json!(0)), "{status}");
+    problem(earlier.hook("[]").send().await.unwrap(), 404).await;
+    app.register("new").await;
+    problem(earlier.hook("[]").send().await.unwrap(), 401).await;
+    app.receive("[\"new\"]").await;
+    assert_eq!(app.poll_bodies().await, ["[\"new\"]"]);
+    problem(earlier.request(Method::GET, "").send().await.unwrap(), 401).await;
+}
+
+#[tokio::test]
+async fn remove_ends_the_registration_and_purges_while_the_server_runs() {
+    let (server, app) = server_with_events().await;
+    let other = server.app("other").await;
+    other.receive("[\"other\"]").await;
+    let mut socket = app.listen("?window=1").await;
+    socket.event().await;
+    let done = server.home.operate(&["remove", "bot", "--yes"]);
+    assert!(done.status.success() && stderr(&done).contains("3 events"), "{done:?}");
+    assert_eq!(socket.close_code().await, 1008, "at once, not at its next heartbeat");
+    problem(app.hook("[]").send().await.unwrap(), 404).await;
+    problem(app.request(Method::GET, "").send().await.unwrap(), 401).await;
+    reuse(&server, &app).await;
+    assert_eq!(other.poll_bodies().await, ["[\"other\"]"]);
+    let again = server.home.operate(&["remove", "nosuch", "--yes"]);
+    assert!(again.status.code() == Some(1) && stderr(&again).contains("no app nosuch"), "{again:?}");
+}
+
+#[tokio::test]
+async fn remove_is_durable() {
+    let (server, app) = server_with_events().await;
+    operate(&server.home, &["remove", "bot", "--yes"]);
+    let home = server.kill();
+    let server = Server::start_in(&home, &[]);
+    reuse(&server, &App { address: server.address.clone(), ..app }).await;
+}
+
+#[tokio::test]
+async fn remove_works_without_a_server_and_after_a_kill() {
+    let (server, app) = server_with_events().await;
+    let home = server.kill();
+    let done = home.operate(&["remove", "bot", "--yes"]);
+    assert!(done.status.success() && stderr(&done).contains("3 events"), "{done:?}");
+    let server = Server::start_in(&home, &[]);
+    reuse(&server, &App { address: server.address.clone(), ..app }).await;
+}
+
+#[tokio::test]
+async fn an_app_that_is_only_absent_from_the_file_is_refused_and_purged_by_an_explicit_remove_alone() {
+    let (server, app) = server_with_events().await;
+    let file = fs::read(server.home.apps()).unwrap();
+    fs::write(server.home.apps(), "").unwrap();
+    problem(app.request(Method::GET, "/status").send().await.unwrap(), 401).await;
+    let home = server.kill();
+    let server = Server::start_in(&home, &[]);
+    let app = App { address: server.address.clone(), ..app };
+    problem(app.request(Method::GET, "/status").send().await.unwrap(), 401).await;
+
+    // A new app with its id does not get the events by accident.
+    let refused = home.operate(&["add", "bot"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let error = stderr(&refused);
+    assert!(error.contains("3 events") && error.contains("app remove bot"), "{error}");
+    assert!(refused.stdout.is_empty() && fs::read(home.apps()).unwrap().is_empty(), "{refused:?}");
+    let secret = operate(&home, &["add", "bot", "--keep-events"]);
+    let heir = server.known_app("bot", &secret, &server.token("bot", &secret).await);
+    assert_eq!(heir.figure("stored").await, 3);
+
+    fs::write(home.apps(), &file).unwrap();
+    assert_eq!(app.figure("stored").await, 3);
+    fs::write(home.apps(), "").unwrap();
+    operate(&home, &["remove", "bot", "--yes"]);
+    reuse(&server, &app).await;
+}
+
+#[tokio::test]
+async fn a_registration_that_is_on_its_way_does_not_survive_a_remove() {
+    let (server, app) = server_with_events().await;
+    let mut slow = app.raw().await;
+    let body = r#"{"secret":"old client"}"#;
+    let head = format!(
+        "PUT {} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\r\n",
+        app.path(""),
+        app.token,
+        body.len()
+    );
+    slow.send(head).await;
+    // Its token was good: the server asks for the body.
+    assert_eq!(slow.answer().await.status, 100);
+    operate(&server.home, &["remove", "bot", "--yes"]);
+    slow.send(body).await;
+    assert_eq!(slow.answer().await.status, 401);
+    reuse(&server, &app).await;
+}
+
+#[tokio::test]
+async fn remove_without_a_terminal_needs_yes() {
+    let (server, app) = server_with_events().await;
+    let refused = server.home.operate_command(&["remove", "bot"]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "a usage error");
+    assert!(stderr(&refused).contains("--yes"), "{refused:?}");
+    assert_eq!(app.figure("stored").await, 3);
+}
+
+#[tokio::test]
+async fn remove_asks_on_a_terminal() {
+    let (server, app) = server_with_events().await;
+    for (answer, is_removed) in [("n\n", false), ("\n", false), ("yes\n", true)] {
+        let inner = server.home.operate_command(&["remove", "bot"]);
+        let words: Vec<_> = std::iter::once(inner.get_program())
+            .chain(inner.get_args())
+            .map(|word| word.to_str().unwrap())
+            .collect();
+        // `script` of util-linux plays the terminal.
+        let mut terminal = std::process::Command::new("script");
+        terminal.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
+        let mut child = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        let done = child.wait_with_output().unwrap();
+        let screen = String::from_utf8(done.stdout).unwrap();
+        assert!(screen.contains("3 events") && screen.contains("[y/N]"), "{answer:?}: {screen}");
+        assert_eq!(done.status.success(), is_removed, "{answer:?}: {screen}");
+        let status = app.request(Method::GET, "/status").send().await.unwrap().status();
+        assert_eq!(status == StatusCode::UNAUTHORIZED, is_removed, "{answer:?}: {screen}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_purged_is_said() {
+    let server = Server::start(&[]);
+    server.app("bot").await;
+    let home = &server.home;
+    for (store, named) in [(Some(format!("file:{}", home.store().display())), "--store"), (None, "--store")] {
+        let mut command = home.command();
+        command.args(["app", "remove", "bot", "--yes"]);
+        command.args(store.iter().flat_map(|store| ["--store", store]));
+        let refused = command.output().unwrap();
+        assert!(refused.status.code() == Some(1) && stderr(&refused).contains(named), "{refused:?}");
+    }
+    assert_eq!(home.app_command(&["list"]).stdout, b"bot\n", "nothing was done by halves");
+    let done = home.app_command(&["remove", "bot", "--yes", "--store", "memory:"]);
+    assert!(done.status.success() && stderr(&done).contains("cannot be reached"), "{done:?}");
+    assert_eq!(home.app_command(&["list"]).stdout, b"");
+}
+
+#[tokio::test]
+async fn rotate_gives_a_new_secret_and_ends_the_old_one_at_once() {
+    let home = Arc::new(Home::new());
+    let server = Server::start_in(&home, &["--max-clients-per-app", "2"]);
+    let app = server.app("bot").await;
+    let mut socket = app.listen("").await;
+    let mut tap = app.listen("?tap=1").await;
+    // It may be refused while the one that looks for it has its place.
+    let wait = async {
+        loop {
+            let response = app.lease_response(json!({"wait_ms": 15_000})).await;
+            if response.status() != StatusCode::TOO_MANY_REQUESTS {
+                return response;
+            }
+        }
+    };
+    let (waiting, rotated) = tokio::join!(wait, async {
+        eventually("the lease waits", async || {
+            app.lease_response(json!({"wait_ms": 1})).await.status() == StatusCode::TOO_MANY_REQUESTS
+        })
+        .await;
+        operate(&home, &["rotate", "bot"])
+    });
+    problem(waiting, 401).await;
+    assert_eq!((socket.close_code().await, tap.close_code().await), (1008, 1008));
+    problem(app.request(Method::GET, "").send().await.unwrap(), 401).await;
+    problem(server.token_response("bot", &app.app_secret).await, 401).await;
+
+    assert_ne!(rotated, app.app_secret);
+    app.receive("[1]").await;
+    let renewed = server.known_app("bot", &rotated, &server.token("bot", &rotated).await);
+    assert_eq!(renewed.poll_bodies().await, ["[1]"], "registration and events stay");
+    let file = fs::read_to_string(home.apps()).unwrap();
+    assert!(!file.contains(&rotated) && file.contains("created"), "{file}");
+    assert_eq!(home.operate(&["rotate", "nosuch"]).status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn disable_refuses_clients_and_senders_and_deletes_nothing() {
+    let (server, app) = server_with_events().await;
+    let mut socket = app.listen("?window=1").await;
+    socket.event().await;
+    operate(&server.home, &["disable", "bot"]);
+    assert_eq!(operate(&server.home, &["list"]), "bot\tdisabled");
+    assert_eq!(socket.close_code().await, 1008);
+    problem(app.request(Method::GET, "").send().await.unwrap(), 401).await;
+    problem(server.token_response("bot", &app.app_secret).await, 401).await;
+    let refused = problem(app.hook("[]").send().await.unwrap(), 503).await;
+    assert!(refused.contains("disabled"), "{refused}");
+
+    let home = server.kill();
+    let server = Server::start_in(&home, &[]);
+    let app = App { address: server.address.clone(), ..app };
+    problem(app.hook("[]").send().await.unwrap(), 503).await;
+    operate(&home, &["rotate", "bot"]);
+    assert_eq!(operate(&home, &["list"]), "bot\tdisabled", "a new secret does not enable it");
+    operate(&home, &["enable", "bot"]);
+    assert_eq!(operate(&home, &["list"]), "bot");
+    app.receive("[3]").await;
+    let secret = operate(&home, &["rotate", "bot"]);
+    let app = App { token: server.token("bot", &secret).await, ..app };
+    assert_eq!(app.figure("stored").await, 4);
+}
+
+#[tokio::test]
+async fn enabling_gives_back_the_secret_and_the_tokens() {
+    let (server, app) = server_with_events().await;
+    operate(&server.home, &["disable", "bot"]);
+    operate(&server.home, &["enable", "bot"]);
+    assert_eq!(app.poll("").await.len(), 3);
+    server.token("bot", &app.app_secret).await;
+}
+
+/// The operator's typing error must not be a way around `disable`.
+#[tokio::test]
+async fn a_disabled_app_stays_so_while_the_credentials_file_is_broken() {
+    let (server, app) = server_with_events().await;
+    operate(&server.home, &["disable", "bot"]);
+    problem(app.hook("[]").send().await.unwrap(), 503).await;
+    fs::write(server.home.apps(), "[apps.bot").unwrap();
+    problem(app.hook("[]").send().await.unwrap(), 503).await;
+    problem(app.request(Method::GET, "").send().await.unwrap(), 503).await;
+    empty(server.get("/healthz").await, 200).await;
+}
+
+/// The first steps of the README, in the shell.
+#[test]
+fn the_readme_tries_things_out_in_a_private_folder() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    assert!(!readme.contains("/tmp/"), "a fixed folder that others can create first");
+    let mut blocks = readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let steps = blocks.find(|block| block.contains("mktemp")).unwrap();
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_wwproxy-server"));
+    let temporary = tempfile::tempdir().unwrap();
+    let mut shell = std::process::Command::new("sh");
+    shell.args([
+        "-c",
+        &format!("set -e; umask 022; {steps}\nkill $!; wait $! || true; ls -ld \"$TRYOUT\"; echo $SECRET"),
+    ]);
+    let path = std::env::join_paths(
+        std::iter::once(program.parent().unwrap().to_owned())
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+    );
+    shell.env("PATH", path.unwrap()).env("TMPDIR", temporary.path()).env("WWPROXY_LISTEN", "127.0.0.1:0");
+    let done = shell.output().unwrap();
+    let said = String::from_utf8(done.stdout.clone()).unwrap();
+    assert!(done.status.success() && said.contains("drwx------"), "{done:?}");
+    let secret = said.lines().last().unwrap();
+    assert!(secret.len() == 64, "{done:?}");
+}

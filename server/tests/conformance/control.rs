@@ -1,0 +1,151 @@
+//! The control socket in the store's folder: who may use it, and what it does with what is sent.
+#![cfg(unix)]
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use serde_json::{Value, json};
+
+use crate::common::{DEADLINE, Home, Server};
+
+fn socket(home: &Home) -> PathBuf {
+    home.store().join("control.sock")
+}
+
+/// Sends this and gives the answer.
+fn ask(path: &Path, request: impl AsRef<[u8]>) -> Value {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(request.as_ref()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
+}
+
+fn remove(home: &Home) -> std::process::Output {
+    home.operate(&["remove", "bot", "--yes"])
+}
+
+#[tokio::test]
+async fn only_the_servers_user_can_open_it_whatever_the_umask() {
+    let home = Arc::new(Home::new());
+    fs::create_dir(home.store()).unwrap();
+    fs::set_permissions(home.store(), fs::Permissions::from_mode(0o777)).unwrap();
+    let server = home.command();
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(server.get_program()).args(server.get_args());
+    command.args(["--store", &format!("file:{}", home.store().display()), "--listen", "127.0.0.1:0"]);
+    let mut server = Server::launch(Arc::clone(&home), command);
+    let file = fs::symlink_metadata(socket(&home)).unwrap();
+    assert!(file.file_type().is_socket());
+    assert_eq!(file.mode() & 0o777, 0o600);
+    server.signal("TERM");
+    assert!(server.exited().await.success());
+    assert!(!socket(&home).exists(), "it goes with the server");
+}
+
+#[tokio::test]
+async fn one_that_a_killed_server_left_is_replaced() {
+    let home = Arc::new(Home::new());
+    let home = Server::start_in(&home, &[]).kill();
+    assert!(socket(&home).exists());
+    let server = Server::start_in(&home, &[]);
+    server.app("bot").await;
+    assert!(remove(&home).status.success());
+}
+
+#[tokio::test]
+async fn a_planted_link_is_not_followed() {
+    let home = Arc::new(Home::new());
+    let elsewhere = home.apps().with_file_name("elsewhere");
+    fs::create_dir(home.store()).unwrap();
+    // One that the server would bind through.
+    symlink(&elsewhere, socket(&home)).unwrap();
+    let server = Server::start_in(&home, &[]);
+    assert!(!elsewhere.exists());
+    assert!(fs::symlink_metadata(socket(&home)).unwrap().file_type().is_socket());
+    server.app("bot").await;
+    let home = server.kill();
+    // One that the command would connect through.
+    let _listener = UnixListener::bind(&elsewhere).unwrap();
+    fs::remove_file(socket(&home)).unwrap();
+    symlink(&elsewhere, socket(&home)).unwrap();
+    let refused = remove(&home);
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(1) && error.contains("not a socket"), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_path_that_is_too_long_for_a_socket_address_works() {
+    let home = Arc::new(Home::new());
+    let folder = home.apps().with_file_name("f".repeat(200));
+    let store = format!("file:{}", folder.display());
+    let mut command = home.command();
+    command.args(["--store", &store, "--listen", "127.0.0.1:0"]);
+    let server = Server::launch(Arc::clone(&home), command);
+    let app = server.app("bot").await;
+    app.receive("[]").await;
+    let done = home.app_command(&["remove", "bot", "--yes", "--store", &store]);
+    let error = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success() && error.contains("1 event "), "{error}");
+    crate::common::problem(app.hook("[]").send().await.unwrap(), 404).await;
+}
+
+#[tokio::test]
+async fn a_request_is_one_line_of_a_known_version_and_command() {
+    let home = Arc::new(Home::new());
+    let server = Server::start_in(&home, &[]);
+    let app = server.app("bot").await;
+    app.receive("[]").await;
+    let path = socket(&home);
+    let answer = ask(&path, "{\"version\":1,\"command\":\"inspect\",\"app\":\"bot\"}\n");
+    assert_eq!(answer["version"], 1);
+    assert_eq!((&answer["result"]["registered"], &answer["result"]["events"]), (&json!(true), &json!(1)));
+    for (request, named) in [
+        ("{\"version\":7,\"command\":\"inspect\",\"app\":\"bot\"}\n", "version 1"),
+        ("{\"version\":1,\"command\":\"explode\"}\n", "explode"),
+        ("{\"version\":1,\"command\":\"purge\",\"app\":\"../x\"}\n", "command"),
+        ("GET / HTTP/1.1\r\n", "JSON"),
+    ] {
+        let answer = ask(&path, request);
+        assert!(
+            answer["error"].as_str().is_some_and(|error| error.contains(named)),
+            "{request:.60}: {answer}"
+        );
+        assert!(answer.get("result").is_none(), "{answer}");
+    }
+    // Of a longer one it reads no more than 4 KiB.
+    let mut long = UnixStream::connect(&path).unwrap();
+    long.write_all(&[b'x'; 4096]).unwrap();
+    long.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut answer = String::new();
+    long.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("4096 bytes"), "{answer}");
+    assert_eq!(app.figure("stored").await, 1);
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_do_not_hold_it_up() {
+    let home = Arc::new(Home::new());
+    let server = Server::start_in(&home, &[]);
+    server.app("bot").await;
+    let silent: Vec<_> = (0..10).map(|_| UnixStream::connect(socket(&home)).unwrap()).collect();
+    assert!(remove(&home).status.success());
+    drop(silent);
+}
+
+#[tokio::test]
+async fn there_is_none_without_a_folder() {
+    let server = Server::start(&[]);
+    assert!(!socket(&server.home).exists());
+}
