@@ -187,7 +187,7 @@ impl Access {
         let path = wwproxy_sdk::hook_path(&self.app_id()?.ok_or_else(missing)?);
         let url = Url::parse(&format!("{}{path}", server.trim_end_matches('/')));
         let url = url.map_err(|error| Usage(format!("the server's address cannot be used: {error}")))?;
-        if url.scheme() == "http" && !is_loopback(&url) && !self.all_allow_http(&server)? {
+        if url.scheme() == "http" && !is_loopback(&url) && !self.is_http_allowed(&server)? {
             let message =
                 "the server's address is http:// to another machine; use https://, or give --allow-http";
             return Err(Usage(message.into()).into());
@@ -196,7 +196,7 @@ impl Access {
     }
 
     /// Whether this server may be reached by http, here or in its profile.
-    fn all_allow_http(&self, server: &str) -> anyhow::Result<bool> {
+    fn is_http_allowed(&self, server: &str) -> anyhow::Result<bool> {
         if self.allow_http()? {
             return Ok(true);
         }

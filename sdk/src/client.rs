@@ -211,6 +211,10 @@ impl Client {
         Tap::start(self.clone(), options)
     }
 
+    pub(crate) fn http(&self) -> &Http {
+        &self.0.http
+    }
+
     pub(crate) fn url(&self, path: &str) -> Result<Url, Error> {
         at(&self.0.server, path)
     }

@@ -241,6 +241,21 @@ pub(crate) struct Http {
 }
 
 impl Http {
+    /// Refuses a websocket over `http://` through an HTTP proxy. Such a proxy forwards the request instead of tunnelling it, mostly
+    /// without the upgrade, and what the server gets then is a poll, which takes the stored events.
+    pub(crate) fn check_websocket(&self, url: &Url) -> Result<(), Error> {
+        match self.proxies.proxy(url).filter(|proxy| url.scheme() == "http" && proxy.is_http()) {
+            None => Ok(()),
+            Some(proxy) => Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "a websocket over http:// cannot go through the HTTP proxy {proxy}; \
+                     use https://, or name the server in NO_PROXY"
+                ),
+            )),
+        }
+    }
+
     /// Sends a request: its answer, or why there is none.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
         let (client, request) = request.build_split();

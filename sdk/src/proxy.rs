@@ -35,6 +35,11 @@ impl ProxyServer {
     pub(crate) fn url(&self) -> &Url {
         &self.url
     }
+
+    /// Whether it speaks HTTP, and not SOCKS.
+    pub(crate) fn is_http(&self) -> bool {
+        matches!(self.url.scheme(), "http" | "https")
+    }
 }
 
 /// Whether a URL has a port; `Url` forgets one that is the scheme's default.

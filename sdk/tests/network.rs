@@ -144,6 +144,18 @@ async fn a_websocket_goes_through_the_proxy_that_was_given() {
 }
 
 #[tokio::test]
+async fn a_websocket_over_http_is_not_sent_to_an_http_proxy() {
+    let (address, heads) = proxy(None).await;
+    let http = HttpOptions::new().proxy(&format!("http://ada:hunter2@{address}")).unwrap();
+    let client = Client::builder("http://proxy.example").app_id("bot").token("t").allow_http(true).http(http);
+    let mut events = client.build().unwrap().listen(ListenOptions::new());
+    let error = events.next().await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(error.to_string().contains(&format!("the HTTP proxy http://{address}; use https://")), "{error}");
+    assert!(heads.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_websocket_goes_through_a_socks_proxy() {
     let mut fake = fake().await;
     let target = tls(&fake, SERVER).await;

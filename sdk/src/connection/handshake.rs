@@ -28,6 +28,7 @@ pub(crate) async fn connect(
     if let Some((name, value)) = query {
         url.query_pairs_mut().append_pair(name, value);
     }
+    client.http().check_websocket(&url)?;
     let key = generate_key();
     let request = |http: &reqwest::Client| {
         http.get(url.clone())
