@@ -19,8 +19,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// By default the system's certificates are trusted, and the proxies of the environment are used as curl does: `https_proxy`,
 /// `HTTPS_PROXY`, `http_proxy` (in lower case only), `all_proxy`, `ALL_PROXY`, except to the hosts of `no_proxy` and
-/// `NO_PROXY` and, unlike curl, to loopback. With the feature `reqwest`, `client_builder` makes an HTTP client for other servers that connects in the
-/// same way.
+/// `NO_PROXY` and, unlike curl, to loopback. With the feature `reqwest`, `client_builder` makes an HTTP client for other servers
+/// that connects in the same way.
 ///
 /// ```
 /// use wwproxy_sdk::{Client, HttpOptions};
@@ -40,7 +40,7 @@ pub struct HttpOptions {
     connect_timeout: Duration,
 }
 
-/// Which way connections go.
+/// Which proxies connections go through.
 #[derive(Debug, Clone)]
 enum Route {
     /// Through the proxies of the environment.
@@ -78,7 +78,7 @@ impl Proxies {
 }
 
 impl HttpOptions {
-    /// The usual choices.
+    /// The defaults.
     pub fn new() -> Self {
         Self {
             authorities: Vec::new(),
@@ -134,14 +134,14 @@ impl HttpOptions {
         self
     }
 
-    /// How long a connection may take to come up, TLS included: 10 s where not said.
+    /// How long a connection may take to come up, TLS included: 10 s by default.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
     /// A client that connects in this way, still to be built: rustls with ring, HTTP/1.1 only, redirects never followed.
-    /// Where the system has no certificates and none were given, `http://` works and `https://` trusts nobody.
+    /// Where the system has no certificates and none were given, `http://` works and `https://` trusts no certificate.
     ///
     /// ```
     /// let http = wwproxy_sdk::HttpOptions::new().no_proxy();
@@ -157,7 +157,7 @@ impl HttpOptions {
         self.builder(false)
     }
 
-    /// The same, which fails where `https://` is `required` and could trust nobody.
+    /// The same. Fails if `https://` is `required` and there is no certificate to trust.
     pub(crate) fn builder(&self, required: bool) -> Result<reqwest::ClientBuilder, Error> {
         let trust = if self.insecure { Trust::Any } else { Trust::Authorities(&self.authorities) };
         let builder = reqwest::Client::builder()

@@ -57,9 +57,9 @@ pub trait Store: fmt::Debug + Send + Sync {
         dedupe: Option<DedupeKey>,
     ) -> StoreFuture<'a, Appended>;
 
-    /// Leases events in order of arrival, and waits for the first one (long polling). No other client receives them until
-    /// they are settled or the lease expires; then they are redelivered. Dropping the future releases the events that it
-    /// leased.
+    /// Leases events in order of arrival, and waits for the first one (long polling). No other client receives them while
+    /// the lease lasts; events that are not settled before it expires are redelivered. Dropping the future releases the
+    /// events that it leased.
     fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> StoreFuture<'a, Vec<Delivery>>;
 
     /// Settles leases: acknowledged events are deleted, released events are redelivered. A deletion may become durable
@@ -77,7 +77,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Readiness check: fails if an append could not be stored now.
     fn ready(&self) -> StoreFuture<'_, ()>;
 
-    /// Flushes pending writes and closes the store. Later calls fail.
+    /// Flushes pending writes and closes the store. No method may be called afterwards.
     fn close(&self) -> StoreFuture<'_, ()>;
 }
 
