@@ -281,7 +281,7 @@ impl Proxy {
             wait: Duration::from_millis(request.wait_ms.unwrap_or(0)).min(api::MAX_LEASE_WAIT),
             time: request.lease_ms.map_or(self.lease_time, Duration::from_millis).min(MAX_HOLD),
         };
-        // One that does not wait holds nothing.
+        // A lease that does not wait ends at once.
         let _client = if lease.wait.is_zero() { None } else { Some(self.clients.admit(app, Kind::Lease)?) };
         let deliveries = self.store.lease(app, lease).await?;
         let handover = self.handover(app, &deliveries, false);

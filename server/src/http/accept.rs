@@ -35,8 +35,8 @@ const MAX_HEAD: usize = 64 << 10;
 const MAX_HEADERS: usize = 100;
 /// How long to wait when the system has no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The send buffer of each socket, in bytes. With one of some MiB, as the system would give it, a slow client gets
-/// what was sent minutes ago, pings included, and its progress cannot be seen.
+/// The send buffer of each socket, in bytes. The system's own grows to some MiB: a slow client would get pings
+/// minutes later, and its progress could not be measured.
 #[cfg(unix)]
 const SEND_BUFFER: usize = 256 << 10;
 
@@ -81,7 +81,7 @@ fn bound_send_buffers(listener: &TcpListener) {
     }
 }
 
-/// Where the system's default is small.
+/// On other systems it is what the system chooses.
 #[cfg(not(unix))]
 fn bound_send_buffers(_: &TcpListener) {}
 
@@ -116,8 +116,8 @@ async fn serve_connection<R>(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // The socket closes sooner. With this, it is read from as soon as a request is answered, which starts its
-        // timer.
+        // The timers of the socket are shorter. With this one set, hyper reads as soon as a request is answered,
+        // which starts them.
         .header_read_timeout(IDLE_TIMEOUT + HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)

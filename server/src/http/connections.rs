@@ -39,7 +39,7 @@ pub(super) struct Connections {
     evictions: Tally,
 }
 
-/// One connection, as far as it concerns others.
+/// The state of one connection, and its place.
 #[derive(Debug)]
 pub(super) struct Connection {
     connections: Arc<Connections>,
@@ -65,7 +65,7 @@ enum Phase {
     Head { since: Instant },
     /// A request is being served, or the connection was upgraded.
     Serving,
-    /// The whole answer was given to the HTTP server, which has not sent all of it.
+    /// The HTTP server has the whole answer and has not sent all of it.
     Answered,
     /// Waits for another request.
     Idle { since: Instant },
@@ -95,8 +95,8 @@ impl Connections {
         })
     }
 
-    /// Waits for a place for one more connection. When all are taken, the connection goes that has waited for a
-    /// request longest.
+    /// Waits for a place for one more connection. While all are taken, the connection is evicted that has waited
+    /// longest for a request.
     pub(super) async fn admit(self: &Arc<Self>) -> Arc<Connection> {
         let place = loop {
             let free = Arc::clone(&self.places).acquire_owned();
@@ -128,7 +128,7 @@ impl Connections {
                 if let Some(evicted) = self.evictions.add(1) {
                     tracing::warn!(
                         evicted,
-                        "all connections are taken: closed the oldest that had sent no whole request"
+                        "all connections are taken: evicted the oldest without a complete request"
                     );
                 }
                 return;
@@ -157,7 +157,7 @@ impl Connection {
         Some(deadline)
     }
 
-    /// Notes that a whole head has come.
+    /// Notes that a complete head has come.
     pub(super) fn serve(self: &Arc<Self>) -> Serving {
         self.enter(&mut lock(&self.state), Phase::Serving);
         Serving(Some(Arc::clone(self)))
@@ -173,7 +173,7 @@ impl Connection {
 
     /// Waits until the connection is evicted.
     pub(super) async fn evicted(&self) {
-        // One whose request came at the last moment is served.
+        // A request that came at the last moment is served.
         while lock(&self.state).phase != Phase::Closed {
             self.evicted.notified().await;
         }
@@ -224,4 +224,49 @@ impl Drop for Serving {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn unfinished_heads_are_evicted_before_idle_connections_and_requests_never() {
+        let connections = Connections::new(3);
+        let (served, idle, half) =
+            (connections.admit().await, connections.admit().await, connections.admit().await);
+        let start = Instant::now();
+        let mut servings = vec![served.serve()];
+        drop(idle.serve());
+        assert_eq!(idle.deadline(), None, "its answer is not sent");
+        idle.flushed();
+        assert_eq!(idle.deadline(), Some(start + IDLE_TIMEOUT));
+        assert_eq!(half.deadline(), Some(start + IDLE_TIMEOUT));
+        half.received();
+        assert_eq!(half.deadline(), Some(start + HEAD_TIMEOUT));
+        for (next, shelter) in [(half, HEAD_SHELTER), (idle, IDLE_SHELTER)] {
+            let admitted = tokio::spawn({
+                let connections = Arc::clone(&connections);
+                async move { connections.admit().await }
+            });
+            next.evicted().await;
+            let waited = start.elapsed();
+            assert!((shelter..shelter + 2 * EVICTION_PAUSE).contains(&waited), "{waited:?}");
+            drop(next);
+            servings.push(admitted.await.unwrap().serve());
+        }
+        timeout(IDLE_TIMEOUT, connections.admit()).await.expect_err("requests are being served");
+        assert!(lock(&connections.waiting).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_comes_at_the_last_moment_is_served() {
+        let connections = Connections::new(1);
+        let connection = connections.admit().await;
+        connection.deadline();
+        tokio::time::advance(HEAD_SHELTER).await;
+        connections.evict_oldest();
+        let _serving = connection.serve();
+        timeout(IDLE_TIMEOUT, connection.evicted()).await.expect_err("it has a request");
+    }
 }

@@ -1,14 +1,14 @@
-//! What every request must be, whatever its path, and the HTTP server does not check.
+//! Checks of every request, whatever its path, that the HTTP server does not make (RFC 9112).
 
 use warp::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header, uri::Authority};
 
 use super::error::ApiError;
 
-/// Refuses a request that is no request of this server, or that others could read in another way.
+/// Rejects a malformed request, and one that a reverse proxy could read in another way.
 pub(super) fn check<B>(request: &Request<B>) -> Result<(), ApiError> {
     let checked = check_host(request.version(), request.headers())
         .and_then(|()| check_transfer_coding(request.headers()));
-    // The body of such a request is not read, as nobody knows where it ends.
+    // The connection cannot be kept: where the body of such a request ends is not certain.
     checked.map_err(|error| error.header(header::CONNECTION, HeaderValue::from_static("close")))?;
     // `CONNECT host:port` and `OPTIONS *` have no path, and warp's path filters count on one.
     if request.uri().path().starts_with('/') {

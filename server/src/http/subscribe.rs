@@ -59,7 +59,7 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
     let handshake = shake_hands(&request.headers)?;
     let upgrade = request.upgrade.ok_or_else(|| incomplete("the connection cannot be upgraded"))?;
     let v2 = speaks_v2(&request.headers);
-    // Before the answer: a tap sees every event from then on, and a client too many is refused.
+    // Before the answer: a tap sees every event from then on, and a client beyond the limit is refused.
     let tap = if is_tap { Some(context.proxy.tap(&app).await?) } else { None };
     let client = if is_tap { None } else { Some(context.proxy.connect(&app)?) };
 

@@ -47,7 +47,7 @@ async fn token(context: &Context, request: Request) -> Result<Response, ApiError
     let mut authorizations = headers.get_all(header::AUTHORIZATION).iter();
     let (app, secret) = match (authorizations.next(), authorizations.next()) {
         (Some(basic), None) => basic_credentials(basic).ok_or_else(refused)?,
-        // Others could read another one of the two.
+        // A reverse proxy could have checked either of the two.
         (Some(_), Some(_)) => return Err(refused()),
         (None, _) => match (form.get("client_id"), form.get("client_secret")) {
             (Some(app), Some(secret)) => (app.to_owned(), Secret::new(secret)),
