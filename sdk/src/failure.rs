@@ -81,8 +81,12 @@ impl Failure {
         {
             failure.cause = cause;
         }
-        failure.proxy = proxy;
-        failure
+        failure.through(proxy)
+    }
+
+    /// The failure of a request that went through this proxy.
+    pub(crate) fn through(self, proxy: Option<ProxyServer>) -> Self {
+        Self { proxy, ..self }
     }
 
     /// What the error says by itself.

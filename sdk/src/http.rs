@@ -157,13 +157,26 @@ impl HttpOptions {
         self.builder(false)
     }
 
-    /// The same. Fails if `https://` is `required` and there is no certificate to trust.
+    /// The same for servers of any kind: over TLS HTTP/2 is negotiated. Not for
+    /// [`ClientBuilder::http_client`](crate::ClientBuilder::http_client), as a websocket's handshake is HTTP/1.1.
+    ///
+    /// # Errors
+    /// As for [`client_builder`](Self::client_builder).
+    #[cfg(feature = "reqwest")]
+    pub fn http2_client_builder(&self) -> Result<reqwest::ClientBuilder, Error> {
+        self.builder_of(false, &[tls::HTTP_2, tls::HTTP_1])
+    }
+
+    /// The same for HTTP/1.1 only. Fails if `https://` is `required` and there is no certificate to trust.
     pub(crate) fn builder(&self, required: bool) -> Result<reqwest::ClientBuilder, Error> {
+        // A websocket's handshake is HTTP/1.1; the few other requests need no more.
+        Ok(self.builder_of(required, &[tls::HTTP_1])?.http1_only())
+    }
+
+    fn builder_of(&self, required: bool, protocols: &[&[u8]]) -> Result<reqwest::ClientBuilder, Error> {
         let trust = if self.insecure { Trust::Any } else { Trust::Authorities(&self.authorities) };
         let builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::config(trust, required)?)
-            // A websocket's handshake is HTTP/1.1; the few other requests need no more.
-            .http1_only()
+            .tls_backend_preconfigured(tls::config(trust, required, protocols)?)
             // Secret and token go to where the caller sent them and nowhere else.
             .redirect(redirect::Policy::none())
             .connect_timeout(self.connect_timeout)
@@ -182,8 +195,19 @@ impl HttpOptions {
     /// connects once more to find out what it speaks, for 2 s at most.
     #[cfg(feature = "reqwest")]
     pub async fn explain(&self, error: &reqwest::Error, url: &Url) -> Failure {
-        let proxy = self.route.proxies().ok().and_then(|proxies| proxies.proxy(url).cloned());
-        Failure::explain(error, url, proxy).await
+        Failure::explain(error, url, self.proxy_to(url)).await
+    }
+
+    /// The same from the error alone, without another connection.
+    #[cfg(feature = "reqwest")]
+    #[must_use]
+    pub fn classify(&self, error: &reqwest::Error, url: &Url) -> Failure {
+        Failure::of(error, url).through(self.proxy_to(url))
+    }
+
+    #[cfg(feature = "reqwest")]
+    fn proxy_to(&self, url: &Url) -> Option<ProxyServer> {
+        self.route.proxies().ok().and_then(|proxies| proxies.proxy(url).cloned())
     }
 }
 

@@ -25,10 +25,15 @@ pub(crate) enum Trust<'a> {
     Any,
 }
 
+/// The names of HTTP/1.1 and HTTP/2 in ALPN.
+pub(crate) const HTTP_1: &[u8] = b"http/1.1";
+#[cfg(feature = "reqwest")]
+pub(crate) const HTTP_2: &[u8] = b"h2";
+
 /// Built here instead of by reqwest, for two reasons: reqwest would take its provider from a
 /// process-wide setting, which is the application's to make, and it would fail without a store of
-/// certificates even where only `http://` is spoken. `required` says that `https://` will be.
-pub(crate) fn config(trust: Trust<'_>, required: bool) -> Result<ClientConfig, Error> {
+/// certificates even where only `http://` is spoken. `required` says that `https://` will be, `protocols` what ALPN offers, the first choice first.
+pub(crate) fn config(trust: Trust<'_>, required: bool, protocols: &[&[u8]]) -> Result<ClientConfig, Error> {
     let failed = |error| Error::new(ErrorKind::Usage, "cannot set up TLS").because(error);
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -52,7 +57,7 @@ pub(crate) fn config(trust: Trust<'_>, required: bool) -> Result<ClientConfig, E
         },
     };
     let mut config = builder.with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
 
@@ -79,7 +84,7 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, E
 
 /// The first message of a TLS client.
 pub(crate) fn client_hello() -> Option<Vec<u8>> {
-    let config = config(Trust::Any, false).ok()?;
+    let config = config(Trust::Any, false, &[HTTP_1]).ok()?;
     let mut connection =
         ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").ok()?).ok()?;
     let mut hello = Vec::new();
