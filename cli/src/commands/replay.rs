@@ -10,7 +10,7 @@ use crate::{
     output::{Output, harmless},
     saved,
     stop::Stop,
-    target::{Offered, Policy, Targets},
+    target::{Offer, Offered, Origin, Policy, Targets},
 };
 
 /// Hand events that `listen --save` wrote to a target once more, byte for byte
@@ -56,9 +56,12 @@ impl Replay {
                 // Where nobody reads, the event is handed on all the same.
                 let _ = lines.write(format::line_out(&event, tried, &next).as_bytes()).await;
             };
-            let last = match self.policy.offer(target, &event, &stop, retried).await {
+            let offer = Offer { event: &event, origin: Origin::File, earlier_tries: 0 };
+            let last = match self.policy.offer(target, offer, &stop, retried).await {
                 Offered::Stopped => return Err(anyhow!("stopped at {}", path.display())),
-                Offered::Accepted { last, .. } | Offered::GivenUp { last, .. } => last,
+                Offered::Accepted { last, .. }
+                | Offered::GivenUp { last, .. }
+                | Offered::Throttled { last, .. } => last,
             };
             failed += usize::from(!last.accepted);
             output.write(format::line_out(&event, &last, "").as_bytes()).await?;

@@ -42,12 +42,8 @@ impl Exec {
             // The future that was dropped has killed it.
             Err(_) => (false, "killed after its time".into()),
         };
-        Try {
-            accepted,
-            answer: format!("{said} from {}", self.command),
-            took: start.elapsed(),
-            retry_after: None,
-        }
+        let took = start.elapsed();
+        Try { accepted, took, ..Try::failed(format!("{said} from {}", self.command)) }
     }
 
     async fn run(&self, event: &EventMessage, attempt: u32) -> io::Result<ExitStatus> {

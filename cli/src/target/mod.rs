@@ -1,7 +1,9 @@
 //! Where events go: to a URL, or to a command.
 
+mod address;
 mod exec;
 mod forward;
+mod http;
 mod retry;
 mod routes;
 
@@ -10,19 +12,21 @@ use std::time::Duration;
 use wwproxy_sdk::EventMessage;
 
 pub(crate) use self::{
+    address::Address,
     exec::{Exec, kill_all},
-    forward::{Forward, client, is_framing, parse_url, sender_headers, shown},
-    retry::{Offered, Policy},
+    forward::{Forward, is_framing, sender_headers},
+    http::TargetHttp,
+    retry::{Offer, Offered, Origin, Policy},
     routes::{Routes, Targets},
 };
 
 /// What takes events.
 pub(crate) enum Target {
-    Forward(Forward),
+    Forward(Box<Forward>),
     Exec(Exec),
 }
 
-/// What one try came to.
+/// The outcome of one try.
 pub(crate) struct Try {
     /// Whether the target took the event.
     pub(crate) accepted: bool,
@@ -32,6 +36,21 @@ pub(crate) struct Try {
     pub(crate) took: Duration,
     /// How long the target wants to be left alone.
     pub(crate) retry_after: Option<Duration>,
+    /// How often the application may have got the event: 0 without a connection, 2 if a broken one was replaced.
+    pub(crate) deliveries: u32,
+}
+
+impl Try {
+    /// A try that failed, with the reason.
+    pub(crate) fn failed(answer: impl Into<String>) -> Self {
+        Self {
+            accepted: false,
+            answer: answer.into(),
+            took: Duration::ZERO,
+            retry_after: None,
+            deliveries: 1,
+        }
+    }
 }
 
 impl Target {

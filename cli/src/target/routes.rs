@@ -2,17 +2,18 @@
 
 use wwproxy_sdk::{EventMessage, HttpOptions};
 
-use super::{Exec, Forward, Target, parse_url};
+use super::{Address, Exec, Forward, Target, TargetHttp};
 use crate::{args::Usage, selection::Glob};
 
 /// Where events go.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Targets")]
 pub(crate) struct Targets {
-    /// Post events to this URL, byte for byte and with the sender's headers; a bare port means http://127.0.0.1:PORT. The path and query
-    /// of the original request go after a URL that ends in `/`
-    #[arg(long, value_name = "URL", value_parser = check_url)]
-    forward_to: Option<String>,
+    /// Post events to this URL, byte for byte and with the sender's headers. A port alone is on this machine (127.0.0.1, then
+    /// `::1`), `HOST:PORT` and `HOST/PATH` are http, and `unix:/run/app.sock` or `unix:/run/app.sock:/PATH` is a Unix socket. The path and
+    /// query of the original request go after a URL that ends in `/`
+    #[arg(long, value_name = "URL", value_parser = Address::parse)]
+    forward_to: Option<Address>,
     /// Run this command for each event, in the shell; exit 0 accepts the event. The body is on stdin, the rest in `WWPROXY_EVENT_ID`,
     /// `WWPROXY_EVENT_TYPE`, `WWPROXY_ATTEMPT` and, for each header, `WWPROXY_HEADER_NAME` in capitals with `_` for `-` (other
     /// characters as `x` and two hex digits, so `x_a` is `Xx5fA`; a repeated header as `NAME_n2`, `NAME_n3`). Variables that do not
@@ -24,22 +25,20 @@ pub(crate) struct Targets {
     /// or --exec, or counts as not matching. Repeatable
     #[arg(long = "route", value_name = "TYPE=URL", value_parser = Route::parse)]
     routes: Vec<Route>,
+    #[command(flatten)]
+    http: TargetHttp,
 }
 
 #[derive(Debug, Clone)]
 struct Route {
     kind: Glob,
-    url: String,
-}
-
-fn check_url(text: &str) -> Result<String, String> {
-    parse_url(text).map(|_| text.to_owned())
+    address: Address,
 }
 
 impl Route {
     fn parse(text: &str) -> Result<Self, String> {
         let (kind, url) = text.split_once('=').ok_or("give TYPE=URL, such as 'message-*=3000'")?;
-        Ok(Self { kind: kind.into(), url: check_url(url)? })
+        Ok(Self { kind: kind.into(), address: Address::parse(url)? })
     }
 }
 
@@ -54,15 +53,19 @@ impl Targets {
         Ok(())
     }
 
-    /// Makes the targets; `hook` is the path that senders post to.
-    pub(crate) fn open(&self, http: &HttpOptions, hook: Option<&str>) -> anyhow::Result<Routes> {
-        let forward = |url: &str| Forward::new(url, http, hook).map(Target::Forward);
+    /// Makes the targets; `server` is how connections to the server are made, `hook` the path that senders post to.
+    pub(crate) fn open(&self, server: &HttpOptions, hook: Option<&str>) -> anyhow::Result<Routes> {
+        self.http.warn();
+        let forward = |address: &Address| {
+            let forward = Forward::new(address.clone(), self.http, server, hook);
+            forward.map(|forward| Target::Forward(Box::new(forward)))
+        };
         let mut routes = Vec::with_capacity(self.routes.len() + 1);
-        for Route { kind, url } in &self.routes {
-            routes.push((kind.clone(), forward(url)?));
+        for Route { kind, address } in &self.routes {
+            routes.push((kind.clone(), forward(address)?));
         }
         let rest = match (&self.forward_to, &self.exec) {
-            (Some(url), _) => Some(forward(url)?),
+            (Some(address), _) => Some(forward(address)?),
             (None, Some(command)) => Some(Target::Exec(Exec::new(command.clone()))),
             (None, None) => None,
         };
@@ -96,6 +99,7 @@ mod tests {
             forward_to: None,
             exec: Some("rest".into()),
             routes: ["message-*=1", "*=2/"].map(|route| Route::parse(route).unwrap()).into(),
+            http: TargetHttp::default(),
         };
         assert!(Route::parse("3000").is_err() && Route::parse("a=ftp://h").is_err());
         let routes = targets.open(&HttpOptions::new(), None).unwrap();

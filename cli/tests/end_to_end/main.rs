@@ -5,9 +5,11 @@ mod files;
 mod forward;
 mod get;
 mod look;
+mod odd;
 mod send;
 mod target;
 mod terminal;
+mod tls;
 mod world;
 
 use std::{collections::BTreeMap, process::Stdio};

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::PathBuf,
-    process::{Child, ChildStdout, Command, Output, Stdio},
+    process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio},
     sync::LazyLock,
     time::{Duration, Instant},
 };
@@ -168,6 +168,32 @@ impl World {
         let mut child = self.command(&args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         (child, output)
+    }
+}
+
+impl World {
+    /// A `wwproxy listen` that runs, and what it says.
+    pub(crate) fn listen_talk(&self, args: &[&str]) -> (Child, Talk) {
+        let args: Vec<_> = ["listen"].into_iter().chain(args.iter().copied()).collect();
+        let mut child = self.command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let talk = Talk(BufReader::new(child.stderr.take().unwrap()));
+        (child, talk)
+    }
+}
+
+/// The stderr of a command that runs.
+pub(crate) struct Talk(BufReader<ChildStderr>);
+
+impl Talk {
+    /// The next line that contains this.
+    pub(crate) fn next_with(&mut self, text: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "it ended and did not say: {text}");
+            if line.contains(text) {
+                return line;
+            }
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 mod failure;
 mod ready;
 mod talk;
+mod throttled;
+mod trouble;
 mod worker;
 
 use std::{
@@ -19,6 +21,8 @@ use self::{
     failure::OnFailure,
     ready::ReadyFile,
     talk::Talk,
+    throttled::Throttled,
+    trouble::Trouble,
     worker::{Handled, Worker},
 };
 use crate::{
@@ -127,6 +131,8 @@ impl Listen {
             printer: worker::Printer::new(self.format, talk.progress().clone()),
             talk: talk.clone(),
             stop,
+            trouble: Trouble::default(),
+            throttled: Throttled::default(),
         };
         let limits = Limits {
             max_events: self.max_events.unwrap_or(u64::MAX),
@@ -169,7 +175,7 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
                     Handled::Done => done += 1,
                     Handled::Failed => (done, failed) = (done + 1, failed + 1),
                     Handled::Kept => failed += 1,
-                    Handled::Skipped | Handled::Stopped => {}
+                    Handled::Throttled | Handled::Skipped | Handled::Stopped => {}
                     Handled::Unread => return Ok(()),
                 }
             }

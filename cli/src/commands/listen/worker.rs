@@ -1,12 +1,12 @@
 //! The way of one event: wanted or not, saved, handed to its target, acknowledged, told.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::{io::Stdout, select, sync::Mutex};
 use wwproxy_sdk::{Delivery, EventMessage};
 
-use super::{failure::OnFailure, talk::Talk};
+use super::{failure::OnFailure, talk::Talk, throttled::Throttled, trouble::Trouble};
 use crate::{
     format::{self, Format},
     output::Output,
@@ -14,7 +14,7 @@ use crate::{
     saved::Folder,
     selection::{Selection, Wanted},
     stop::Stop,
-    target::{Offered, Policy, Routes, Target, Try},
+    target::{Offer, Offered, Origin, Policy, Routes, Target, Try},
 };
 
 /// For how long an event that is left or kept on the server is nobody's.
@@ -31,6 +31,8 @@ pub(super) struct Worker {
     pub(super) printer: Printer,
     pub(super) talk: Talk,
     pub(super) stop: Stop,
+    pub(super) trouble: Trouble,
+    pub(super) throttled: Throttled,
 }
 
 /// What became of an event.
@@ -42,6 +44,8 @@ pub(super) enum Handled {
     Failed,
     /// Its target did not take it, and it comes again.
     Kept,
+    /// Its target wants it later: it was handed back to the server until then.
+    Throttled,
     /// It was not wanted.
     Skipped,
     /// It was time to stop: it comes again.
@@ -81,6 +85,7 @@ impl Worker {
         self.talk.count(|counts| match handled {
             Handled::Done => counts.handled += 1,
             Handled::Failed | Handled::Kept => counts.failed += 1,
+            Handled::Throttled => counts.retried += 1,
             Handled::Skipped | Handled::Stopped | Handled::Unread => {}
         });
         Ok(handled)
@@ -105,17 +110,29 @@ impl Worker {
         if !self.printer.came(event).await? {
             return Ok(Handled::Unread);
         }
+        let again = |delay: Duration| format!(", again in {:.1} s", delay.as_secs_f32());
         let failed = async |tried: &Try, delay: Duration| {
             self.talk.count(|counts| counts.retried += 1);
-            self.printer.tried(event, tried, &format!(", again in {:.1} s", delay.as_secs_f32())).await;
+            self.failed(event, tried, &again(delay)).await;
         };
-        let (outcome, last, tries) = match self.policy.offer(target, event, &self.stop, failed).await {
+        let earlier_tries = self.throttled.take(&event.id);
+        let offer = Offer { event, origin: Origin::Server, earlier_tries };
+        let (outcome, last, tries) = match self.policy.offer(target, offer, &self.stop, failed).await {
             Offered::Stopped => return Ok(Handled::Stopped),
             Offered::Accepted { last, tries } => {
                 self.ack(delivery).await;
                 ("accepted", last, tries)
             }
-            Offered::GivenUp { last, tries } => (self.give_up(delivery).await?, last, tries),
+            Offered::GivenUp { last, tries } => {
+                let outcome = self.give_up(delivery).await?;
+                self.report(event, &last, &format!(", {outcome}"));
+                (outcome, last, tries)
+            }
+            Offered::Throttled { last, tries, delay } => {
+                self.failed(event, &last, &again(delay)).await;
+                self.hand_back(delivery, tries, delay).await;
+                return Ok(Handled::Throttled);
+            }
         };
         if !self.printer.ended(event, &last, tries, outcome).await? {
             return Ok(Handled::Unread);
@@ -125,6 +142,28 @@ impl Worker {
             "kept" => Handled::Kept,
             _ => Handled::Failed,
         })
+    }
+
+    /// Shows a try that another one follows.
+    async fn failed(&self, event: &EventMessage, tried: &Try, what_next: &str) {
+        self.printer.tried(event, tried, what_next).await;
+        self.report(event, tried, what_next);
+    }
+
+    /// Reports a failed try on stderr, unless stdout has a line for each try.
+    fn report(&self, event: &EventMessage, tried: &Try, what_next: &str) {
+        if self.printer.format != Format::Pretty
+            && let Some(line) = self.trouble.line(&event.id, tried, what_next, Instant::now())
+        {
+            self.talk.say(&line);
+        }
+    }
+
+    /// Hands a throttled event back, so that it stalls no other.
+    async fn hand_back(&self, delivery: &Delivery, tries: u32, delay: Duration) {
+        self.throttled.remember(delivery.id(), tries);
+        // If the connection is gone, the event is back on the server already.
+        let _ = delivery.nack(delay).await;
     }
 
     async fn give_up(&self, delivery: &Delivery) -> anyhow::Result<&'static str> {

@@ -28,7 +28,7 @@ use crate::{
     saved, secret,
     selection::WATSON_WORK_TYPES,
     stop::Stop,
-    target::{is_framing, parse_url},
+    target::{Address, TargetHttp, is_framing},
 };
 
 /// The longest body that is read from a file or from stdin, in bytes.
@@ -53,9 +53,11 @@ Examples:
   wwproxy send --header 'X-Request-Id: 7' --header 'User-Agent: platform'
   wwproxy send --challenge")]
 pub(crate) struct Send {
-    /// Where to, instead of the app's hook on the server; a bare port means http://127.0.0.1:PORT
-    #[arg(long, value_name = "URL")]
-    to: Option<String>,
+    /// Where to, instead of the app's hook on the server: a URL, a port of this machine, `HOST:PORT`, or `unix:/run/app.sock`
+    #[arg(long, value_name = "URL", value_parser = Address::parse)]
+    to: Option<Address>,
+    #[command(flatten)]
+    http: TargetHttp,
     /// Send a sample of this type of Watson Work's webhooks, with new ids and the current time; use --data for any other body
     #[arg(long = "type", value_name = "TYPE", default_value = "message-created", value_parser = PossibleValuesParser::new(WATSON_WORK_TYPES), conflicts_with_all = ["data", "file", "challenge"])]
     kind: String,
@@ -97,13 +99,18 @@ enum Content {
 
 impl Send {
     pub(crate) async fn run(self, access: Access) -> anyhow::Result<()> {
-        let url = match &self.to {
-            Some(to) => parse_url(to).map_err(Usage)?.0,
-            None => access.hook()?,
+        let server = access.http()?;
+        let (address, options) = match &self.to {
+            Some(to) => {
+                self.http.warn();
+                (to.clone(), self.http.options(to, &server))
+            }
+            None => (Address::of(access.hook()?), server),
         };
         let secret =
             secret::webhook_secret(self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref())?;
-        let hook = Hook::new(url, &access.http()?, self.timeout, self.headers.iter().cloned().collect())?;
+        let http = self.http.client(&address, &options)?;
+        let hook = Hook::new(address, http, options, self.timeout, self.headers.iter().cloned().collect());
         if self.challenge {
             return hook.challenge(&secret.ok_or_else(no_secret)?).await;
         }

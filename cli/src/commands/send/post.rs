@@ -15,7 +15,7 @@ use wwproxy_sdk::{
 
 use crate::{
     output::say,
-    target::{client, sender_headers, shown},
+    target::{Address, sender_headers},
 };
 
 /// The longest answer that is read, in bytes.
@@ -26,7 +26,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=UTF
 /// Where webhooks are posted.
 pub(super) struct Hook {
     http: reqwest::Client,
-    url: Url,
+    options: HttpOptions,
+    address: Address,
     timeout: Duration,
     /// In place of those that it would send.
     headers: HeaderMap,
@@ -42,17 +43,17 @@ pub(crate) struct Refusal {
 
 impl Hook {
     pub(super) fn new(
-        url: Url,
-        http: &HttpOptions,
+        address: Address,
+        http: reqwest::Client,
+        options: HttpOptions,
         timeout: Duration,
         headers: HeaderMap,
-    ) -> anyhow::Result<Self> {
-        let http = client(&url, http)?;
-        Ok(Self { http, url, timeout, headers })
+    ) -> Self {
+        Self { http, options, address, timeout, headers }
     }
 
     pub(super) fn shown(&self) -> String {
-        shown(&self.url)
+        self.address.to_string()
     }
 
     /// Posts a body, signed where there is a secret; of a saved event also its headers.
@@ -71,7 +72,7 @@ impl Hook {
         if let Some(secret) = secret {
             sign(&mut headers, secret, &body);
         }
-        let mut url = self.url.clone();
+        let mut url = self.address.url.clone();
         if let Some(query) = saved.and_then(|event| event.details.query.as_deref()) {
             url.set_query(Some(query));
         }
@@ -99,7 +100,7 @@ impl Hook {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, JSON);
         sign(&mut headers, secret, &body);
-        let response = self.send(self.url.clone(), headers, body).await?;
+        let response = self.send(self.address.url.clone(), headers, body).await?;
         let status = response.status();
         let signature = response.headers().get(OUTBOUND_TOKEN).cloned();
         let answer = read(response).await.context("the answer to the challenge broke off")?;
@@ -127,15 +128,22 @@ impl Hook {
     async fn send(&self, url: Url, mut headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
         // Each name that is given takes the place of all of its values here.
         headers.extend(self.headers.clone());
-        let request = self.http.post(url).headers(headers).body(body).timeout(self.timeout);
-        request.send().await.map_err(|error| {
-            let said = if error.is_timeout() {
-                format!("no answer from {} in time", self.shown())
-            } else {
-                format!("{} cannot be reached", self.shown())
-            };
-            Refusal { status: None, said }
-        })
+        let request = self.http.post(url.clone()).headers(headers).body(body).timeout(self.timeout);
+        match request.send().await {
+            Ok(response) => Ok(response),
+            Err(error) => {
+                let failure = if self.address.is_socket() {
+                    self.options.classify(&error, &url)
+                } else {
+                    self.options.explain(&error, &url).await
+                };
+                let advice = failure.advice();
+                Err(Refusal {
+                    status: None,
+                    said: format!("{} cannot be reached: {failure}; {advice}", self.shown()),
+                })
+            }
+        }
     }
 }
 

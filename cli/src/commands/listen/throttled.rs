@@ -1,0 +1,49 @@
+//! The tries of events that were handed back to the server for their `Retry-After`.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use wwproxy_sdk::EventId;
+
+/// So many events are remembered; the tries of those beyond start anew.
+const MAX_EVENTS: usize = 1024;
+
+/// How often each was tried, so that `--max-attempts` counts all tries of an event.
+#[derive(Default)]
+pub(super) struct Throttled(Mutex<HashMap<EventId, u32>>);
+
+impl Throttled {
+    /// The tries of an event that came, and forgets them.
+    pub(super) fn take(&self, id: &EventId) -> u32 {
+        self.lock().remove(id).unwrap_or_default()
+    }
+
+    /// Remembers the tries of an event that is handed back.
+    pub(super) fn remember(&self, id: &EventId, tries: u32) {
+        let mut events = self.lock();
+        if events.len() < MAX_EVENTS {
+            events.insert(id.clone(), tries);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<EventId, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_are_remembered_once_and_not_of_all_events() {
+        let throttled = Throttled::default();
+        for n in 0..=MAX_EVENTS {
+            throttled.remember(&n.to_string().parse().unwrap(), 3);
+        }
+        let take = |n: usize| throttled.take(&n.to_string().parse().unwrap());
+        assert_eq!((take(0), take(0), take(MAX_EVENTS - 1), take(MAX_EVENTS)), (3, 0, 3, 0));
+    }
+}

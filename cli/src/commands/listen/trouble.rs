@@ -1,0 +1,66 @@
+//! Failed tries, reported on stderr where no other line shows them.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use wwproxy_sdk::EventId;
+
+use crate::target::Try;
+
+/// After a reported failure the next ones are only counted for so long.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Limits reports to the first failed try and then one a minute, which counts those in between.
+#[derive(Default)]
+pub(super) struct Trouble(Mutex<Reported>);
+
+#[derive(Default)]
+struct Reported {
+    last: Option<Instant>,
+    /// Failed tries since.
+    unreported: u64,
+}
+
+impl Trouble {
+    /// The line to report for a failed try, if one is due.
+    pub(super) fn line(&self, id: &EventId, tried: &Try, what_next: &str, now: Instant) -> Option<String> {
+        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.last.is_some_and(|last| now.duration_since(last) < INTERVAL) {
+            reported.unreported += 1;
+            return None;
+        }
+        reported.last = Some(now);
+        let more = match std::mem::take(&mut reported.unreported) {
+            0 => String::new(),
+            count => format!("; {count} more tries failed since the last report"),
+        };
+        Some(format!("event {id} was not accepted: {}{what_next}{more}", tried.answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_is_reported_and_then_one_a_minute() {
+        let (trouble, start) = (Trouble::default(), Instant::now());
+        let tried = Try::failed("refused");
+        let line = |seconds| {
+            trouble.line(
+                &"7".parse().unwrap(),
+                &tried,
+                ", again in 1 s",
+                start + Duration::from_secs(seconds),
+            )
+        };
+        let first = "event 7 was not accepted: refused, again in 1 s";
+        assert_eq!(line(0).as_deref(), Some(first));
+        assert_eq!((line(1), line(59)), (None, None));
+        assert_eq!(line(60), Some(format!("{first}; 2 more tries failed since the last report")));
+        assert_eq!(line(119), None);
+        assert_eq!(line(121), Some(format!("{first}; 1 more tries failed since the last report")));
+    }
+}

@@ -1,0 +1,63 @@
+//! The body of a request, sent so that an answer is seen which comes before the body was read.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http_body::{Frame, SizeHint};
+use tokio::{task::yield_now, time::sleep};
+use wwproxy_sdk::Bytes;
+
+/// So many bytes are written before the connection is read again.
+pub(super) const CHUNK_BYTES: usize = 64 * 1024;
+/// How long a careful body waits for an answer to the head, as curl does with `Expect: 100-continue`.
+const HEAD_WAIT: Duration = Duration::from_secs(1);
+
+/// A body in chunks. A server may answer at the head, and close the connection at the unread rest; hyper drops that answer if
+/// it meets the closed connection while it writes. Between two chunks it reads.
+pub(super) struct Chunked {
+    rest: Bytes,
+    pause: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl Chunked {
+    pub(super) fn new(body: Bytes) -> Self {
+        Self { rest: body, pause: None }
+    }
+
+    /// A body of more than one chunk waits for an answer to the head first.
+    pub(super) fn careful(body: Bytes) -> Self {
+        let waits = body.len() > CHUNK_BYTES;
+        Self { rest: body, pause: waits.then(|| Box::pin(sleep(HEAD_WAIT)) as _) }
+    }
+}
+
+impl http_body::Body for Chunked {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+        }
+        let length = self.rest.len().min(CHUNK_BYTES);
+        let chunk = self.rest.split_to(length);
+        // It lets the runtime look for what has arrived.
+        self.pause = Some(Box::pin(yield_now()));
+        Poll::Ready((!chunk.is_empty()).then(|| Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}

@@ -1,0 +1,344 @@
+//! Targets that behave as development servers do, or are written as people write them. Curl and browsers bear them all.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    os::unix::net::UnixListener,
+    process::{Command, Output},
+    thread,
+    time::Duration,
+};
+
+use crate::world::World;
+
+/// A server that handles each connection in a thread of its own; they are numbered from 0.
+fn server(handle: impl Fn(usize, TcpStream) + Clone + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for (n, stream) in listener.incoming().enumerate() {
+            let handle = handle.clone();
+            thread::spawn(move || handle(n, stream.unwrap()));
+        }
+    });
+    address
+}
+
+/// Reads a request, and gives its head.
+fn request(stream: &mut impl Read) -> String {
+    let head = head(stream);
+    // As naive servers do: in this case only.
+    let length = head.split("\r\nContent-Length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+    let mut body = vec![0; length.expect("a length in the usual case").parse().unwrap()];
+    stream.read_exact(&mut body).unwrap();
+    head
+}
+
+fn head(stream: &mut impl Read) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// `wwproxy replay` of so many events with a body of so many bytes.
+pub(crate) fn replay(
+    events: usize,
+    body_bytes: usize,
+    args: &[&str],
+    set: impl FnOnce(&mut Command),
+) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy"));
+    command.arg("replay").current_dir(&folder).env("WWPROXY_CONFIG_DIR", folder.path());
+    for n in 0..events {
+        let name = format!("{n}.json");
+        let text = "x".repeat(body_bytes);
+        let event =
+            format!("{{\"id\":\"{n}\",\"attempt\":1,\"headers\":[],\"data\":{{\"text\":\"{text}\"}}}}");
+        fs::write(folder.path().join(&name), event).unwrap();
+        command.arg(name);
+    }
+    command.args(args);
+    set(&mut command);
+    command.output().unwrap()
+}
+
+/// Expects that a single try of each event is enough.
+fn accepted(events: usize, body_bytes: usize, target: &str) {
+    let output = replay(events, body_bytes, &["--max-attempts", "1", "--forward-to", target], |_| {});
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn answers_of_every_form_are_understood() {
+    for answer in [
+        // No length: it ends with the connection.
+        "HTTP/1.0 200 OK\r\n\r\nbye",
+        "HTTP/1.1 200 OK\r\n\r\nbye",
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbye",
+        // Shorter than it says.
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbye",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nbye\r\n0\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        // Loose heads.
+        "HTTP/1.1 200\r\n\r\n",
+        "HTTP/1.1 200 OK\nServer: x\n\nbye",
+        "HTTP/1.1 200 OK\r\nServer : x\r\n\r\nbye",
+        "HTTP/1.1 200 OK\r\nnot a header\r\n\r\nbye",
+        "HTTP/1.1 200 OK\r\nA: x\r\n y\r\n\r\nbye",
+        // A body where there should be none.
+        "HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nbye",
+    ] {
+        let target = server(move |_, mut stream| {
+            request(&mut stream);
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        accepted(2, 10, &target);
+    }
+}
+
+#[test]
+fn a_slow_answer_is_waited_for() {
+    let target = server(|_, mut stream| {
+        request(&mut stream);
+        for byte in b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n" {
+            stream.write_all(&[*byte]).unwrap();
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    accepted(1, 10, &target);
+}
+
+#[test]
+fn an_answer_that_comes_before_the_body_was_read_counts() {
+    let target = server(|_, mut stream| {
+        head(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").unwrap();
+        // The rest is never read: the system resets the connection.
+    });
+    accepted(20, 4 << 20, &target);
+}
+
+#[test]
+fn a_connection_that_is_closed_for_writing_is_an_answer() {
+    let target = server(|_, mut stream| {
+        request(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nbye").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    accepted(2, 10, &target);
+}
+
+#[test]
+fn a_kept_connection_that_is_closed_is_replaced() {
+    let target = server(|n, mut stream| {
+        request(&mut stream);
+        stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
+        if n == 0 {
+            // It closes for idleness as the next request arrives.
+            stream.read_exact(&mut [0]).unwrap();
+        } else {
+            let _ = stream.read(&mut [0]);
+        }
+    });
+    accepted(2, 10, &target);
+}
+
+#[test]
+fn a_target_that_restarts_midway_costs_no_try() {
+    let world = World::new();
+    world.post("{\"n\":1}");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let args = ["--forward-to", &address.to_string(), "--max-attempts", "2", "--max-events", "1"];
+    let (mut listen, mut talk) = world.listen_talk(&args);
+    let (mut stream, _) = listener.accept().unwrap();
+    request(&mut stream);
+    drop((stream, listener));
+    // The one report of this minute, and then long enough for a refused try: that it is too short could only let this pass.
+    assert!(talk.next_with("was not accepted").contains("the connection broke"));
+    thread::sleep(Duration::from_secs(2));
+    let listener = TcpListener::bind(address).unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let head = request(&mut stream).to_ascii_lowercase();
+    assert!(head.contains("wwproxy-attempt: 2\r\n"), "{head}");
+    stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
+    assert!(listen.wait().unwrap().success());
+    assert_eq!(world.status()["stored"], 0);
+}
+
+#[test]
+fn a_target_that_is_down_is_reported_at_once_and_waited_for() {
+    let world = World::new();
+    world.post("{\"n\":1}");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let args = ["--forward-to", &address.to_string(), "--max-attempts", "1", "--max-events", "1"];
+    let (mut listen, mut talk) = world.listen_talk(&args);
+    let line = talk.next_with("was not accepted");
+    assert!(line.contains(&format!("POST http://{address}/: connection refused")), "{line}");
+    assert!(line.contains("again in"), "{line}");
+    let listener = TcpListener::bind(address).unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let head = request(&mut stream).to_ascii_lowercase();
+    assert!(head.contains("wwproxy-attempt: 1\r\n"), "{head}");
+    stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
+    assert!(listen.wait().unwrap().success());
+    assert_eq!(world.status()["stored"], 0);
+}
+
+#[test]
+fn one_throttled_event_does_not_stall_the_others() {
+    let world = World::new();
+    let target = server(|n, mut stream| {
+        let head = request(&mut stream).to_ascii_lowercase();
+        let answer = match n {
+            0 => "HTTP/1.1 429 Later\r\nRetry-After: 3600\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            _ => "HTTP/1.1 204 OK\r\nConnection: close\r\n\r\n",
+        };
+        assert!(head.contains("wwproxy-attempt: 1\r\n"), "{head}");
+        stream.write_all(answer.as_bytes()).unwrap();
+    });
+    for n in 0..3 {
+        world.post(&format!("{{\"n\":{n}}}"));
+    }
+    let printed = world.run(&["listen", "--forward-to", &target, "--max-events", "2", "--format", "data"]);
+    assert_eq!(printed, "{\"n\":1}\n{\"n\":2}\n");
+    assert_eq!((&world.status()["stored"], &world.status()["leased"]), (&1.into(), &0.into()));
+}
+
+#[test]
+fn retry_after_is_measured_by_the_clock_of_the_answer() {
+    // A clock that is a year ahead: one second later is one second.
+    let target = server(|n, mut stream| {
+        request(&mut stream);
+        let answer = match n {
+            0 => {
+                "HTTP/1.1 503 Later\r\nDate: Fri, 31 Dec 2100 12:00:00 GMT\r\n\
+                 Retry-After: Fri, 31 Dec 2100 12:00:01 GMT\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            }
+            _ => "HTTP/1.1 204 OK\r\nConnection: close\r\n\r\n",
+        };
+        stream.write_all(answer.as_bytes()).unwrap();
+    });
+    let start = std::time::Instant::now();
+    let output = replay(1, 10, &["--max-attempts", "2", "--forward-to", &target], |_| {});
+    assert!(output.status.success(), "{output:?}");
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(60), "{took:?}");
+}
+
+#[test]
+fn a_port_alone_is_tried_at_both_loopback_addresses() {
+    // Without IPv6 there is nothing to try.
+    let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let head = request(&mut stream);
+        assert!(head.contains(&format!("\r\nHost: localhost:{port}\r\n")), "{head}");
+        stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
+    });
+    accepted(1, 10, &format!(":{port}"));
+}
+
+#[test]
+fn a_unix_socket_is_a_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("app.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let app = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let head = request(&mut stream);
+        stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
+        head
+    });
+    // A proxy has nothing to do with it.
+    let target = format!("unix:{}:/hooks", socket.display());
+    let args = ["--max-attempts", "1", "--forward-to", &target, "--proxy", "http://127.0.0.1:1"];
+    let output = replay(1, 10, &args, |_| {});
+    assert!(output.status.success(), "{output:?}");
+    let head = app.join().unwrap();
+    assert!(
+        head.starts_with("POST /hooks HTTP/1.1\r\n") && head.contains("\r\nHost: localhost\r\n"),
+        "{head}"
+    );
+    fs::remove_file(&socket).unwrap();
+    let output = replay(1, 10, &args, |_| {});
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains(&format!("POST {target}: ")) && printed.contains("socket's path"), "{printed}");
+}
+
+#[test]
+fn what_is_no_target_is_a_usage_error_that_says_what_is_expected() {
+    for bad in ["3000:4000", "http:3000", "ftp://h", "./handle.sh", "unix:"] {
+        for args in [["replay", "x", "--forward-to", bad].as_slice(), &["send", "--to", bad]] {
+            let output = Command::new(env!("CARGO_BIN_EXE_wwproxy")).args(args).output().unwrap();
+            let talk = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{talk}");
+            assert!(talk.contains("give a port (3000), HOST:PORT"), "{talk}");
+        }
+    }
+}
+
+/// What `replay` prints for a target that does not take the event.
+fn failure(target: &str, set: impl FnOnce(&mut Command)) -> String {
+    let output = replay(1, 10, &["--max-attempts", "1", "--forward-to", target], set);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn each_reason_why_there_is_no_answer_reads_differently_and_says_what_to_do() {
+    let plain = server(|_, mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    });
+    // An alert is what TLS answers to anything else.
+    let tls = server(|_, mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(&[21, 3, 3, 0, 2, 2, 70]);
+    });
+    let http2 = server(|_, mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    });
+    for (target, reason) in [
+        ("127.0.0.1:1".to_owned(), "connection refused; check the port"),
+        ("http://nowhere.invalid".to_owned(), "no such host"),
+        (format!("https://{plain}"), "does not speak TLS; use http://"),
+        (format!("http://{tls}"), "speaks TLS; use https://"),
+        (format!("http://{http2}"), "speaks HTTP/2 only; give --http2"),
+    ] {
+        let printed = failure(&target, |command| {
+            command.env("no_proxy", "*");
+        });
+        assert!(printed.contains(reason), "{target}: {printed}");
+    }
+}
+
+#[test]
+fn proxies_of_the_environment_lead_to_other_machines_only() {
+    let target = server(|_, mut stream| {
+        request(&mut stream);
+        stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
+    });
+    let by_proxy = |command: &mut Command| {
+        command
+            .env_remove("NO_PROXY")
+            .env_remove("no_proxy")
+            .env("http_proxy", "http://u:hunter2@127.0.0.1:1");
+    };
+    let output = replay(1, 10, &["--max-attempts", "1", "--forward-to", &target], by_proxy);
+    assert!(output.status.success(), "{output:?}");
+    let printed = failure("http://app.example", by_proxy);
+    assert!(printed.contains("127.0.0.1:1") && printed.contains("http_proxy"), "{printed}");
+    assert!(!printed.contains("hunter2"), "{printed}");
+}
