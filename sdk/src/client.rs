@@ -16,7 +16,8 @@ use wwproxy_protocol::{
 
 use crate::{
     ClientBuilder, Error, ErrorKind, HandlerError, LeaseOptions, ListenOptions, Run, Subscription, Tap,
-    credentials::{Credentials, Given, at, bearer, check_http},
+    address::{at, check_http, server_url},
+    credentials::{Credentials, Given, bearer},
     failure::Failure,
     http::{self, Connector, Http},
 };
@@ -255,26 +256,6 @@ impl fmt::Debug for Client {
     }
 }
 
-fn server_url(text: &str) -> Result<Url, Error> {
-    let wrong = |message| Error::new(ErrorKind::Usage, message);
-    let url = Url::parse(text).map_err(|error| {
-        wrong("the server's address is no URL; give one such as https://proxy.example.com").because(error)
-    })?;
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err(wrong("the server's address must start with https:// or http://"));
-    }
-    let bare = url.username().is_empty()
-        && url.password().is_none()
-        && url.query().is_none()
-        && url.fragment().is_none();
-    // The address is shown in logs and errors, so no credentials may be in it.
-    if bare {
-        Ok(url)
-    } else {
-        Err(wrong("the server's address must have no user, password, query or fragment"))
-    }
-}
-
 fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Protocol, "the answer is not a wwproxy server's; check the server's address")
         .because(error)
@@ -308,25 +289,6 @@ pub(crate) async fn read_json<T: DeserializeOwned>(response: Response, limit: us
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_holds_no_credentials() {
-        for good in ["http://127.0.0.1:8080", "https://proxy.example/prefix/", "http://[::1]:1"] {
-            assert!(server_url(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "proxy.example",
-            "ftp://h",
-            "https://u:hunter2@h",
-            "https://h?token=hunter2",
-            "https://h#hunter2",
-        ] {
-            let error = server_url(bad).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Usage, "{bad}");
-            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
-        }
-    }
 
     #[test]
     fn debug_shows_no_credentials() {

@@ -56,6 +56,7 @@
 //! connects in the same way, `HttpOptions::explain` says why one of its requests got no answer, and
 //! `ClientBuilder::http_client` takes a client of the caller's own.
 
+mod address;
 mod backoff;
 mod client;
 mod connection;

@@ -37,7 +37,9 @@ impl Login {
         profiles.write()?;
         say(&format!("saved as profile {name} in {path}"));
         if let Some(endpoint) = profile.token_endpoint {
-            say(&format!("its tokens come from {endpoint}"));
+            // What is in a query may be a key.
+            let shown = endpoint.split('?').next().unwrap_or_default();
+            say(&format!("its tokens come from {shown}"));
         }
         Ok(())
     }
