@@ -101,7 +101,8 @@ fn remove(config: &Config, apps: &Apps, app: &AppId, yes: bool) -> anyhow::Resul
     if listed {
         apps.set_disabled(app, true)?;
     }
-    let purged = operator.as_ref().map_or(Ok(Stored::default()), |operator| operator.purge(app))?;
+    let purged = operator.as_ref().map_or(Ok(Stored::default()), |operator| operator.purge(app));
+    let purged = purged.with_context(|| format!("the app {app} is only disabled yet, run this again"))?;
     if listed {
         apps.remove(app)?;
     }

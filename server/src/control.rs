@@ -27,6 +27,7 @@ pub use self::client::{ControlError, Operator};
 #[cfg(unix)]
 pub use self::listener::ControlListener;
 use crate::proxy::Proxy;
+pub use crate::proxy::Stored;
 
 /// The version of the protocol. A server refuses any other.
 #[cfg(unix)]
@@ -45,25 +46,6 @@ enum Command {
     Purge { app: AppId },
     /// Checks the token of every open websocket and waiting lease again, as some may have been revoked.
     RecheckTokens,
-}
-
-/// What a store has of an app.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stored {
-    /// Whether the app is registered.
-    pub registered: bool,
-    /// Its events.
-    pub events: u64,
-    /// Their size in bytes.
-    pub bytes: u64,
-}
-
-impl Stored {
-    /// Whether there is nothing of the app.
-    #[must_use]
-    pub fn is_nothing(&self) -> bool {
-        !self.registered && self.events == 0
-    }
 }
 
 #[cfg(unix)]

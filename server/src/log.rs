@@ -9,7 +9,7 @@ use std::{
 use humantime::format_duration;
 use wwproxy_server::{
     Settings,
-    config::{Config, LogFormat, StoreAddress},
+    config::{Config, Identity, LogFormat, StoreAddress},
 };
 
 /// Starts the log on stderr. In JSON a panic is a line of it, too.
@@ -29,6 +29,10 @@ pub(crate) fn start(format: LogFormat, level: tracing::Level) {
 /// Whether the command line or the environment asks for JSON, where the flags as a whole could not be parsed.
 pub(crate) fn is_json_wanted() -> bool {
     let args: Vec<_> = env::args_os().collect();
+    // The commands on apps have no log.
+    if args.iter().any(|arg| arg == "app") {
+        return false;
+    }
     let last = args.iter().enumerate().rev().find_map(|(n, arg)| match arg.to_str()? {
         "--log" => args.get(n + 1).cloned(),
         arg => arg.strip_prefix("--log=").map(Into::into),
@@ -61,12 +65,14 @@ pub(crate) fn say(line: &str) -> io::Result<()> {
 
 /// Logs what the server runs with. No setting is a secret.
 pub(crate) fn log_start(config: &Config, settings: &Settings, address: SocketAddr, store: &StoreAddress) {
+    let apps = config.apps().ok().filter(|_| config.identity == Identity::Builtin);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         %address,
         public_url = config.public_url.as_ref().map(tracing::field::display),
         %store,
         identity = %config.identity,
+        apps = apps.as_ref().map(|apps| tracing::field::display(apps.path().display())),
         "started"
     );
     tracing::info!(

@@ -16,6 +16,7 @@ use wwproxy_protocol::{
     api::{self, AckRequest, AckResponse, Receipt, RegistrationStatus, Status},
 };
 
+pub use self::operator::Stored;
 pub(crate) use self::{clients::Client, webhook::Webhook};
 use self::{
     clients::{Clients, Kind},

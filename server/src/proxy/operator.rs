@@ -1,10 +1,30 @@
 //! What the operator of the server asks for, who needs no token of an app, and what follows for its clients.
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use wwproxy_protocol::{AppId, Secret};
 
 use super::{Proxy, ProxyError};
-use crate::{control::Stored, store::StoreError};
+use crate::store::StoreError;
+
+/// What a store has of an app.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Whether the app is registered.
+    pub registered: bool,
+    /// Its events.
+    pub events: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
+}
+
+impl Stored {
+    /// Whether there is nothing of the app.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        !self.registered && self.events == 0
+    }
+}
 
 impl Proxy {
     /// What is stored of an app.
