@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use wwproxy_protocol::{
     AppId, EventId, Secret,
     api::{
-        AckRequest, AckResponse, LeasedEvent, MAX_LEASE_WAIT, Receipt, Status, decode_lease, decode_poll,
-        path,
+        AckRequest, AckResponse, LeasedEvent, MAX_LEASE_WAIT, MAX_RECEIPTS, Receipt, Status, decode_lease,
+        decode_poll, path,
     },
     message::EventMessage,
 };
@@ -155,8 +155,27 @@ impl Client {
         self.settle(&AckRequest { ack: Vec::new(), release: receipts.into_iter().collect() }).await
     }
 
-    /// [`ack`](Self::ack) and [`release`](Self::release) in one request.
+    /// [`ack`](Self::ack) and [`release`](Self::release) in one request, or in several if there are more than
+    /// 1000 receipts. After an error some of them may be settled.
     pub async fn settle(&self, receipts: &AckRequest) -> Result<AckResponse, Error> {
+        if receipts.ack.len() + receipts.release.len() <= MAX_RECEIPTS {
+            return self.settle_at_once(receipts).await;
+        }
+        let acks = receipts.ack.chunks(MAX_RECEIPTS);
+        let acks = acks.map(|acks| AckRequest { ack: acks.to_vec(), release: Vec::new() });
+        let releases = receipts.release.chunks(MAX_RECEIPTS);
+        let releases = releases.map(|releases| AckRequest { ack: Vec::new(), release: releases.to_vec() });
+        let mut total = AckResponse::default();
+        for request in acks.chain(releases) {
+            let settled = self.settle_at_once(&request).await?;
+            total.acked += settled.acked;
+            total.released += settled.released;
+            total.stale.extend(settled.stale);
+        }
+        Ok(total)
+    }
+
+    async fn settle_at_once(&self, receipts: &AckRequest) -> Result<AckResponse, Error> {
         let url = self.url(&path::ack(self.app_id()))?;
         let response = self.send(|http| http.post(url.clone()).json(receipts)).await?;
         read_json(response, MAX_SMALL_ANSWER_BYTES).await

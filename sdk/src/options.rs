@@ -175,7 +175,7 @@ impl LeaseOptions {
         self
     }
 
-    /// How long to wait for a first event. The server cuts it to a minute.
+    /// How long to wait for a first event. The server cuts it to 50 s.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self

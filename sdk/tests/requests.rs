@@ -13,7 +13,7 @@ use std::{
 
 use common::{Answer, Fake, Request, platform};
 use futures_util::future::join_all;
-use wwproxy_sdk::{Client, ErrorKind, LeaseOptions, Receipt, Secret};
+use wwproxy_sdk::{AckRequest, Client, ErrorKind, LeaseOptions, Receipt, Secret};
 
 const STATUS: &str = r#"{"registration":{"scheme":"watsonwork"},"stored":1,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
 const DISCOVERY: &str = "GET /.well-known/oauth-authorization-server";
@@ -277,6 +277,28 @@ async fn events_keep_their_bytes_and_order() {
     ] {
         assert!(bodies.iter().any(|sent| sent == body), "{body} in {bodies:?}");
     }
+}
+
+#[tokio::test]
+async fn receipts_beyond_a_thousand_go_out_in_further_requests() {
+    let fake = proxy(3600, |request| {
+        let body: AckRequest = serde_json::from_str(&request.body).unwrap();
+        let (acked, released) = (body.ack.len(), body.release.len());
+        assert!(acked + released <= 1000, "{acked} and {released}");
+        Answer::json(
+            200,
+            format!(r#"{{"acked":{acked},"released":{released},"stale":["{}"]}}"#, acked + released),
+        )
+    })
+    .await;
+    let client = client(&fake);
+    let receipts = |count| (0..count).map(|n| Receipt::new(n.to_string())).collect();
+    let settled = client.settle(&AckRequest { ack: receipts(2500), release: receipts(1001) }).await.unwrap();
+    assert_eq!((settled.acked, settled.released), (2500, 1001));
+    let sizes: Vec<_> = settled.stale.iter().map(Receipt::as_str).collect();
+    assert_eq!(sizes, ["1000", "1000", "500", "1000", "1"]);
+    let settled = client.settle(&AckRequest { ack: receipts(500), release: receipts(500) }).await.unwrap();
+    assert_eq!(settled.stale.len(), 1, "in one");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What the proxy does for senders and clients, without a word of HTTP.
 
 mod clients;
+mod foreign;
 mod operator;
 mod webhook;
 
@@ -8,7 +9,7 @@ use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, RwLock, Semaphore, watch},
-    task::spawn_blocking,
+    task::{spawn_blocking, yield_now},
     time::timeout,
 };
 use wwproxy_protocol::{
@@ -17,7 +18,7 @@ use wwproxy_protocol::{
 };
 
 pub use self::operator::Stored;
-pub(crate) use self::{clients::Client, webhook::Webhook};
+pub(crate) use self::{clients::Client, foreign::BadSignature, webhook::Webhook};
 use self::{
     clients::{Clients, Kind},
     webhook::Examined,
@@ -25,6 +26,7 @@ use self::{
 use crate::{
     identity::{IdentityError, IdentityProvider},
     store::{Appended, Delivery, Lease, Registration, Settlement, Store, StoreError, Tap},
+    tally::Tally,
 };
 
 /// The most events that one poll takes, whatever the client asks for.
@@ -41,6 +43,10 @@ const APPEND_TIMEOUT: Duration = Duration::from_millis(2500);
 /// A body of so many bytes takes some 0.2 ms to look into. It is done beside the connections, and on half of the
 /// processors at most.
 const LARGE_BODY: usize = 64 << 10;
+/// How many receipts are settled before other tasks have their turn.
+const SETTLED_AT_ONCE: usize = 100;
+/// How often registering, and unregistering, is logged in a minute, over all apps.
+const LOGGED: u32 = 60;
 /// The longest time that a lease, or the delay of a release, can have.
 pub(crate) const MAX_HOLD: Duration = Duration::from_secs(12 * 3600);
 
@@ -52,6 +58,8 @@ pub(crate) struct Proxy {
     lease_time: Duration,
     /// How many large bodies may be looked into at once.
     large_bodies: Arc<Semaphore>,
+    registered: Tally,
+    unregistered: Tally,
     clients: Arc<Clients>,
     /// Shared by clients that change their registration, exclusive while the operator purges an app.
     registration_changes: RwLock<()>,
@@ -72,8 +80,8 @@ pub(crate) enum ProxyError {
     IdentityUnavailable(#[source] IdentityError),
     #[error("the app is not registered")]
     NotRegistered,
-    #[error("the signature is missing or does not fit the body")]
-    BadSignature,
+    #[error("{0}")]
+    BadSignature(BadSignature),
     #[error("the body is not a JSON object or array in UTF-8")]
     NotJson,
     #[error("the challenge is not a string")]
@@ -127,6 +135,8 @@ impl Proxy {
             identity,
             lease_time,
             large_bodies,
+            registered: Tally::new(LOGGED),
+            unregistered: Tally::new(LOGGED),
             clients: Arc::new(Clients::new(max_clients_per_app)),
             registration_changes: RwLock::default(),
             revocations: watch::Sender::default(),
@@ -178,8 +188,12 @@ impl Proxy {
         self.authorise(app, token).await?;
         let registration =
             Registration { scheme: wwproxy_protocol::Scheme::default(), secrets: vec![secret] };
-        tracing::info!(%app, scheme = %registration.scheme, "registered");
-        Ok(self.store.put_registration(app, registration).await?)
+        let scheme = registration.scheme;
+        self.store.put_registration(app, registration).await?;
+        if let Some(count) = self.registered.add(1) {
+            tracing::info!(%app, %scheme, count, "registered");
+        }
+        Ok(())
     }
 
     /// Checks the token once more, as [`Proxy::register`] does.
@@ -187,7 +201,9 @@ impl Proxy {
         let _shared = self.registration_changes.read().await;
         self.authorise(app, token).await?;
         self.store.remove_registration(app).await?;
-        tracing::info!(%app, "unregistered");
+        if let Some(count) = self.unregistered.add(1) {
+            tracing::info!(%app, count, "unregistered");
+        }
         Ok(())
     }
 
@@ -290,13 +306,23 @@ impl Proxy {
     }
 
     pub(crate) async fn settle(&self, app: &AppId, request: AckRequest) -> Result<AckResponse, ProxyError> {
-        let releases = request.release.into_iter().map(|receipt| (receipt, Duration::ZERO)).collect();
-        let settled = self.store.settle(app, Settlement { acks: request.ack, releases }).await?;
-        Ok(AckResponse {
-            acked: settled.acked as u64,
-            released: settled.released as u64,
-            stale: settled.stale,
-        })
+        let AckRequest { ack, release } = request;
+        let acks = ack
+            .chunks(SETTLED_AT_ONCE)
+            .map(|acks| Settlement { acks: acks.to_vec(), ..Settlement::default() });
+        let releases = release.chunks(SETTLED_AT_ONCE).map(|receipts| Settlement {
+            releases: receipts.iter().map(|receipt| (receipt.clone(), Duration::ZERO)).collect(),
+            ..Settlement::default()
+        });
+        let mut answer = AckResponse::default();
+        for settlement in acks.chain(releases) {
+            let settled = self.store.settle(app, settlement).await?;
+            answer.acked += settled.acked as u64;
+            answer.released += settled.released as u64;
+            answer.stale.extend(settled.stale);
+            yield_now().await;
+        }
+        Ok(answer)
     }
 
     pub(crate) async fn status(&self, app: &AppId) -> Result<Status, ProxyError> {

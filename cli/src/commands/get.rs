@@ -20,9 +20,9 @@ use crate::{
 
 /// How many events are leased at once.
 const LEASE_EVENTS: u32 = 100;
-/// How many receipts go into one request: a server takes bodies up to 1 MiB.
+/// How many receipts are handed back at once: as many as a server takes in one request.
 const RECEIPTS_AT_ONCE: usize = 1000;
-/// How long one request waits for events: a server waits no longer than a minute.
+/// How long one request waits for events: a server waits no longer.
 const MAX_WAIT: Duration = Duration::from_secs(50);
 /// The shortest time between two questions to a server that answers at once though it should wait.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -33,6 +33,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// printed that were stored when it began, so that it ends also while more come.
 #[derive(clap::Args)]
 #[command(after_help = "\
+Events are read by lease and ack, so that none is lost on the way. A bare GET (poll) is at most once: use it only where
+losing an event does not matter.
+
 Examples:
   wwproxy get --max 10 > events.json
   wwproxy get --wait 5m --max 1

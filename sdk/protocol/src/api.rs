@@ -41,8 +41,10 @@ pub const DEFAULT_WINDOW: u32 = 64;
 pub const MAX_WINDOW: u32 = 1024;
 /// The most events that one lease hands out.
 pub const MAX_LEASE_EVENTS: u32 = 1000;
-/// The longest that a lease waits for a first event.
-pub const MAX_LEASE_WAIT: Duration = Duration::from_secs(60);
+/// The longest that a lease waits for a first event: reverse proxies give up on an answer after 60 s.
+pub const MAX_LEASE_WAIT: Duration = Duration::from_secs(50);
+/// The most receipts of one [`AckRequest`], acknowledged and released ones together.
+pub const MAX_RECEIPTS: usize = 1000;
 
 /// The type of error bodies (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -90,16 +92,19 @@ pub mod path {
 }
 
 /// Body of `POST /webhooks/{appId}/lease`. An empty body is `{}`.
+///
+/// Read with the names `waitMs` and `leaseMs`, or `wait_ms` and `lease_ms`. Written with the latter, which servers of
+/// version 0.1 know as well.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRequest {
     /// How many events at most: 1 to [`MAX_LEASE_EVENTS`], which more is cut to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<u32>,
     /// How long to wait for a first event, in milliseconds: 0 where not said, cut to [`MAX_LEASE_WAIT`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(alias = "waitMs", skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
     /// How long nobody else gets the events, in milliseconds: the server's lease time where not said.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(alias = "leaseMs", skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
 }
 
@@ -232,7 +237,7 @@ pub fn decode_poll(text: &str) -> Result<Vec<(EventId, Bytes)>, InvalidMessage> 
     if nameless { Err(InvalidMessage::Missing("id")) } else { Ok(events) }
 }
 
-/// Body of `POST /webhooks/{appId}/ack`.
+/// Body of `POST /webhooks/{appId}/ack`: at most [`MAX_RECEIPTS`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AckRequest {
     /// Leases whose events were accepted.

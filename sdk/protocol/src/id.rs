@@ -9,7 +9,7 @@ const MAX_APP_ID_LEN: usize = 128;
 /// The longest event id a client accepts, in bytes. The proxy's own are 36 long.
 const MAX_EVENT_ID_LEN: usize = 256;
 
-/// The name of an app: 1 to 128 of `A-Z a-z 0-9 . _ -`.
+/// The name of an app: 1 to 128 of `A-Z a-z 0-9 . _ -`, and neither `.` nor `..`, which are steps in a path.
 ///
 /// Safe in a path, a header and a log line as it is. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct EventId(Arc<str>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
     /// Not an [`AppId`].
-    #[error("an app id is 1 to 128 of the characters A-Z a-z 0-9 . _ -")]
+    #[error("an app id is 1 to 128 of the characters A-Z a-z 0-9 . _ -, and neither . nor ..")]
     App,
     /// Not an [`EventId`].
     #[error("an event id is 1 to 256 printable ASCII characters")]
@@ -38,7 +38,8 @@ impl FromStr for AppId {
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        if (1..=MAX_APP_ID_LEN).contains(&text.len()) && text.bytes().all(allowed) {
+        let is_step = matches!(text, "." | "..");
+        if (1..=MAX_APP_ID_LEN).contains(&text.len()) && text.bytes().all(allowed) && !is_step {
             Ok(Self(text.into()))
         } else {
             Err(InvalidId::App)
@@ -111,10 +112,10 @@ mod tests {
 
     #[test]
     fn app_ids_are_checked_once_at_the_edge() {
-        for good in ["a", "0c1d2e3f-4a5b-4c6d-8e7f-9a0b1c2d3e4f", "A.b_c-9", &"x".repeat(128)] {
+        for good in ["a", "...", ".a", "0c1d2e3f-4a5b-4c6d-8e7f-9a0b1c2d3e4f", "A.b_c-9", &"x".repeat(128)] {
             assert_eq!(good.parse::<AppId>().unwrap().as_str(), good);
         }
-        for bad in ["", "a/b", "a b", "a%2fb", "a?b", "é", "a\n", &"x".repeat(129)] {
+        for bad in ["", ".", "..", "a/b", "a b", "a%2fb", "a?b", "é", "a\n", &"x".repeat(129)] {
             assert_eq!(bad.parse::<AppId>(), Err(InvalidId::App), "{bad:?}");
         }
     }

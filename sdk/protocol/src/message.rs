@@ -36,7 +36,8 @@ pub struct Event {
 pub enum ClientMessage {
     /// `{"type":"event_ack","id":…}` or `{"type":"event_ack","ids":[…]}`: these events are accepted.
     Ack(Vec<String>),
-    /// `{"type":"event_nack","id":…,"delay_ms":N}`: hand this one out again, not before the delay.
+    /// `{"type":"event_nack","id":…,"delayMs":N}`: hand this one out again, not before the delay. `delay_ms` is read
+    /// as well.
     Nack {
         /// The event.
         id: String,
@@ -57,9 +58,11 @@ impl ClientMessage {
     pub fn parse(text: &str) -> Result<Self, NotJson> {
         // Any JSON is a message; only an object can be one that means something.
         serde_json::from_str::<&RawValue>(text)?;
-        let Ok([kind, id, ids, delay]) = json::members(text, ["type", "id", "ids", "delay_ms"]) else {
+        let names = ["type", "id", "ids", "delayMs", "delay_ms"];
+        let Ok([kind, id, ids, delay, delay_snake]) = json::members(text, names) else {
             return Ok(Self::Ignored);
         };
+        let delay = delay.or(delay_snake);
         let delay = delay.and_then(|ms| ms.get().parse().ok()).map_or(Duration::ZERO, Duration::from_millis);
         Ok(match kind.and_then(json::string).as_deref() {
             Some("event_ack") => {
@@ -85,7 +88,7 @@ impl ClientMessage {
         .to_string()
     }
 
-    /// The message that hands an event back.
+    /// The message that hands an event back. It says `delay_ms`, which servers of version 0.1 know as well.
     #[must_use]
     pub fn nack(id: &EventId, delay: Duration) -> String {
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
@@ -372,6 +375,10 @@ mod tests {
             (r#"{"type":"event_ack","id":{"a":1}}"#, ack(&[])),
             (
                 r#"{"type":"event_nack","id":"a","delay_ms":1500}"#,
+                ClientMessage::Nack { id: "a".into(), delay: Duration::from_millis(1500) },
+            ),
+            (
+                r#"{"type":"event_nack","id":"a","delayMs":1500}"#,
                 ClientMessage::Nack { id: "a".into(), delay: Duration::from_millis(1500) },
             ),
             (r#"{"type":"event_nack"}"#, ClientMessage::Ignored),

@@ -1,12 +1,15 @@
 //! `POST /webhooks/{appId}/ack`: ends leases.
 
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
-use wwproxy_protocol::{AppId, api::AckRequest};
+use wwproxy_protocol::{
+    AppId,
+    api::{AckRequest, MAX_RECEIPTS},
+};
 
 use super::{
     Context, MAX_REQUEST,
     error::ApiError,
-    request::{Request, json},
+    request::{Request, json, read_object},
     route_of_app,
 };
 
@@ -20,11 +23,16 @@ async fn settle(app: AppId, context: Context, request: Request) -> Result<Respon
     }
     let request = request.authorised(&context.proxy, &app).await?;
     let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
-    let settlement: AckRequest = serde_json::from_slice(&body).map_err(|_| {
+    let settlement: AckRequest = read_object(&body).ok_or_else(|| {
         ApiError::bad_request(
             "The body must be a JSON object with \"ack\" and \"release\", lists of receipts.",
         )
     })?;
+    if settlement.ack.len() + settlement.release.len() > MAX_RECEIPTS {
+        return Err(ApiError::bad_request(format!(
+            "A request has at most {MAX_RECEIPTS} receipts, \"ack\" and \"release\" together: send the rest in another one."
+        )));
+    }
     let settled = context.proxy.settle(&app, settlement).await?;
     Ok(json(serde_json::to_vec(&settled).expect("texts and numbers have a JSON form")))
 }

@@ -86,12 +86,15 @@ impl From<ProxyError> for ApiError {
                 StatusCode::NOT_FOUND,
                 "No app of this id is registered here: its client has to register a webhook secret first.",
             ),
-            ProxyError::BadSignature => Self::new(
-                StatusCode::UNAUTHORIZED,
-                "The signature does not fit: X-OUTBOUND-TOKEN must be the lower-case hex HMAC-SHA256 of the body \
-                 with the webhook secret that the app registered.",
-            )
-            .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature")),
+            ProxyError::BadSignature(refusal) => {
+                let hint = refusal.hint().map(|hint| format!(" Instead, {hint}.")).unwrap_or_default();
+                let detail = format!(
+                    "The signature does not fit: X-OUTBOUND-TOKEN must be the lower-case hex HMAC-SHA256 of the body \
+                     with the webhook secret that the app registered.{hint}"
+                );
+                Self::new(StatusCode::UNAUTHORIZED, detail)
+                    .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature"))
+            }
             ProxyError::NotJson => Self::bad_request("The body must be a JSON object or array in UTF-8."),
             ProxyError::BadChallenge => Self::bad_request("A verification must have a \"challenge\" that is a string."),
             ProxyError::Full => {

@@ -14,7 +14,7 @@ use wwproxy_protocol::Secret;
 use super::{
     Context, MAX_REQUEST,
     error::ApiError,
-    request::{self, Request, answer, request},
+    request::{self, Request, answer, read_object, request},
     with,
 };
 use crate::identity::Platform;
@@ -73,7 +73,7 @@ fn query(is_json: bool, body: &[u8]) -> Result<String, ApiError> {
         query: String,
     }
     if is_json {
-        let question: Question = serde_json::from_slice(body).map_err(|_| {
+        let question: Question = read_object(body).ok_or_else(|| {
             ApiError::bad_request("The body must be a JSON object: {\"query\":\"{ me { id } }\"}.")
         })?;
         Ok(question.query)

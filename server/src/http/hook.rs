@@ -37,7 +37,7 @@ impl Default for Refusals {
 impl Refusals {
     fn tell(&self, app: &AppId, error: &ProxyError) {
         let tally = match error {
-            ProxyError::BadSignature => &self.bad_signature,
+            ProxyError::BadSignature(_) => &self.bad_signature,
             ProxyError::Full => &self.full,
             _ => return,
         };

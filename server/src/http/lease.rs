@@ -10,7 +10,7 @@ use wwproxy_protocol::{
 use super::{
     Context, MAX_REQUEST,
     error::ApiError,
-    request::{Request, json},
+    request::{Request, json, read_object},
     route_of_app,
 };
 use crate::give_way::task_gives_way;
@@ -51,13 +51,13 @@ fn read(body: &Bytes) -> Result<LeaseRequest, ApiError> {
     if body.is_empty() {
         return Ok(LeaseRequest::default());
     }
-    let wanted: LeaseRequest = serde_json::from_slice(body).map_err(|_| {
+    let wanted: LeaseRequest = read_object(body).ok_or_else(|| {
         ApiError::bad_request(
-            "The body must be a JSON object with \"max\", \"wait_ms\" and \"lease_ms\", all optional whole numbers.",
+            "The body must be a JSON object with \"max\", \"waitMs\" and \"leaseMs\", all optional whole numbers.",
         )
     })?;
     if wanted.max == Some(0) || wanted.lease_ms == Some(0) {
-        return Err(ApiError::bad_request("\"max\" and \"lease_ms\" must be at least 1."));
+        return Err(ApiError::bad_request("\"max\" and \"leaseMs\" must be at least 1."));
     }
     Ok(wanted)
 }

@@ -1,6 +1,9 @@
 //! `GET /webhooks/{appId}`: takes the oldest events, in one answer.
 
-use warp::{http::StatusCode, reply::Response};
+use warp::{
+    http::{HeaderValue, StatusCode, header},
+    reply::Response,
+};
 use wwproxy_protocol::{AppId, api::PollAnswer};
 
 use super::{
@@ -27,7 +30,7 @@ pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Re
         task_gives_way().await;
         answer.push(&delivery.event);
     }
-    let mut response = json(answer.finish());
+    let mut response = unstored(json(answer.finish()));
     handover.go_with(&mut response);
     Ok(response)
 }
@@ -36,6 +39,14 @@ pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Re
 pub(super) async fn look(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
     request.authorised(&context.proxy, app).await?;
     let mut response = empty(StatusCode::OK);
-    *response.headers_mut() = json("").headers().clone();
+    *response.headers_mut() = unstored(json("")).headers().clone();
     Ok(response)
+}
+
+/// An answer that nothing on the way may store, or read ahead of its client: its events are gone once it is written.
+fn unstored(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
 }

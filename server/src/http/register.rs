@@ -13,15 +13,18 @@ use super::{
 /// The longest webhook secret, in bytes: all of it is hashed for each webhook, also for one that is then refused.
 const MAX_SECRET: usize = 4096;
 
+/// The members of a registration.
+const KNOWN: [&str; 1] = ["\"secret\""];
+/// The most characters of an unknown member's name that an error shows.
+const MAX_SHOWN: usize = 64;
+
 /// `{"secret":"…"}`, whatever the `Content-Type` says.
 pub(super) async fn register(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
     let request = request.authorised(&context.proxy, app).await?;
     let token = request.bearer_token()?;
     let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
     let body = Zeroizing::new(body.to_vec());
-    let secret = read_secret(&body).ok_or_else(|| {
-        ApiError::bad_request("The body must be a JSON object with the webhook secret: {\"secret\":\"…\"}.")
-    })?;
+    let secret = read(&body)?;
     if secret.expose().len() > MAX_SECRET {
         return Err(ApiError::bad_request(format!(
             "The webhook secret must have at most {MAX_SECRET} bytes."
@@ -31,10 +34,32 @@ pub(super) async fn register(app: &AppId, context: &Context, request: Request) -
     Ok(empty(StatusCode::CREATED))
 }
 
-fn read_secret(body: &[u8]) -> Option<Secret> {
-    let [secret] = json::members(std::str::from_utf8(body).ok()?, ["secret"]).ok()?;
-    let secret = Secret::new(json::string(secret?)?);
-    (!secret.expose().is_empty()).then_some(secret)
+/// A member that is not known is refused: ignored, it would leave the app with other checks than it asked for.
+fn read(body: &[u8]) -> Result<Secret, ApiError> {
+    let invalid = || {
+        ApiError::bad_request("The body must be a JSON object with the webhook secret: {\"secret\":\"…\"}.")
+    };
+    let text = std::str::from_utf8(body).map_err(|_| invalid())?;
+    let (mut secret, mut unknown) = (None, None);
+    json::each_member(text, |name, value| match name {
+        b"secret" => secret = Some(value),
+        name => unknown = unknown.take().or_else(|| Some(shown(name))),
+    })
+    .map_err(|_| invalid())?;
+    if let Some(name) = unknown {
+        let known = KNOWN.join(", ");
+        return Err(ApiError::bad_request(format!(
+            "A registration has no member {name} here: leave it out. Those known are: {known}."
+        )));
+    }
+    let secret = Secret::new(secret.and_then(json::string).ok_or_else(invalid)?);
+    if secret.expose().is_empty() { Err(invalid()) } else { Ok(secret) }
+}
+
+/// The name of a member for an error, cut short and without control characters.
+fn shown(name: &[u8]) -> String {
+    let name: String = String::from_utf8_lossy(name).chars().take(MAX_SHOWN).collect();
+    format!("{name:?}")
 }
 
 pub(super) async fn unregister(

@@ -3,6 +3,7 @@
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
 use hyper::upgrade::OnUpgrade;
+use serde::de::DeserializeOwned;
 use warp::{
     Filter,
     filters::BoxedFilter,
@@ -118,6 +119,12 @@ impl Request {
         let plain = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
         if scheme.eq_ignore_ascii_case("bearer") && plain { Ok(Secret::new(token)) } else { Err(missing()) }
     }
+}
+
+/// Reads a body that is one JSON object. serde alone would also take an array, of the members' values in order.
+pub(super) fn read_object<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    if is_object { serde_json::from_slice(body).ok() } else { None }
 }
 
 /// An answer without a body.

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, header};
 use sha2::{Digest, Sha256};
 use wwproxy_protocol::{Headers, Secret, api, json};
 
-use super::ProxyError;
+use super::{BadSignature, ProxyError};
 use crate::{
     give_way::give_way,
     store::{DedupeKey, NewEvent, Registration},
@@ -37,7 +37,8 @@ impl Webhook {
     /// Verifies it. Nothing unverified is looked into.
     pub(super) fn examine(self, registration: &Registration) -> Result<Examined, ProxyError> {
         let Self { headers, query, body } = self;
-        let secret = verify(registration, &headers, &body).ok_or(ProxyError::BadSignature)?;
+        let secret = verify(registration, &headers, &body)
+            .ok_or_else(|| ProxyError::BadSignature(BadSignature::new(registration.scheme, &headers)))?;
         let text = std::str::from_utf8(&body).map_err(|_| ProxyError::NotJson)?;
         if let Some(challenge) = challenge(text)? {
             let body = format!(r#"{{"response":{challenge}}}"#);
@@ -162,7 +163,7 @@ mod tests {
             let headers = headers(&[("x-outbound-token", signature.as_bytes()), (api::OUTBOUND_INDEX, b"7")]);
             match (Webhook { headers, query: None, body: body.to_owned().into() }).examine(&registration) {
                 Ok(Examined::Event(_, key)) => key,
-                Err(ProxyError::BadSignature) => None,
+                Err(ProxyError::BadSignature(_)) => None,
                 other => panic!("{other:?}"),
             }
         };

@@ -213,7 +213,7 @@ impl Leased {
     }
 
     pub(super) fn receipt(&self, seq: Seq) -> Receipt {
-        Receipt::new(format!("{seq:x}-{:x}", self.lease))
+        write(seq, self.lease)
     }
 
     /// The leases now last until they are settled or run out.
@@ -237,9 +237,16 @@ impl Drop for Leased {
     }
 }
 
+/// The text of a receipt. Each has exactly one.
+fn write(seq: Seq, lease: u64) -> Receipt {
+    Receipt::new(format!("{seq:x}-{lease:x}"))
+}
+
 fn parse(receipt: &Receipt) -> Option<(Seq, u64)> {
     let (seq, lease) = receipt.as_str().split_once('-')?;
-    Some((Seq::from_str_radix(seq, 16).ok()?, u64::from_str_radix(lease, 16).ok()?))
+    let (seq, lease) = (Seq::from_str_radix(seq, 16).ok()?, u64::from_str_radix(lease, 16).ok()?);
+    // Otherwise a sign, upper case or leading zeros would pass.
+    (write(seq, lease) == *receipt).then_some((seq, lease))
 }
 
 /// A panic elsewhere while holding the lock leaves a queue that is still true: each change is one call.

@@ -198,9 +198,14 @@ async fn bodies_that_say_no_lease_and_no_ack_are_400() {
     for bad in [
         "x",
         "[]",
+        "[1,0,1000]",
+        " [null,null,null]",
         "7",
         "{",
         r#"{"max":0}"#,
+        r#"{"waitMs":"x"}"#,
+        r#"{"leaseMs":0}"#,
+        r#"{"waitMs":1,"wait_ms":1}"#,
         r#"{"max":-1}"#,
         r#"{"max":"1"}"#,
         r#"{"max":1.5}"#,
@@ -217,6 +222,8 @@ async fn bodies_that_say_no_lease_and_no_ack_are_400() {
         "7",
         "{",
         "\"r\"",
+        "[[],[]]",
+        r#"[["r"],[]]"#,
         r#"{"ack":"r"}"#,
         r#"{"ack":[7]}"#,
         r#"{"release":{}}"#,
@@ -229,6 +236,78 @@ async fn bodies_that_say_no_lease_and_no_ack_are_400() {
         app.receive("{}").await;
         assert!(!app.lease(extreme).await.is_empty());
     }
+}
+
+#[tokio::test]
+async fn times_have_camel_case_names_and_those_of_before() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.receive("[1]").await;
+    for (lease, wait) in [("leaseMs", "waitMs"), ("lease_ms", "wait_ms")] {
+        assert_eq!(bodies(&app.lease(json!({lease: 300})).await), ["[1]"]);
+        let again = app.lease(json!({wait: 15_000, "leaseMs": 300})).await;
+        assert_eq!(bodies(&again), ["[1]"], "{lease} ended and {wait} waited for it");
+        app.settle(json!({"release": [again[0].receipt]})).await;
+    }
+}
+
+#[tokio::test]
+async fn a_wait_is_cut_to_50_s() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let body = r#"{"waitMs":3600000}"#;
+    let request = app.request(Method::POST, "/lease").timeout(Duration::from_secs(120)).body(body);
+    let began = Instant::now();
+    assert_eq!(request.send().await.unwrap().text().await.unwrap(), r#"{"events":[]}"#);
+    let waited = began.elapsed();
+    assert!(waited >= Duration::from_secs(50) && waited < Duration::from_secs(58), "{waited:?}");
+}
+
+#[tokio::test]
+async fn unknown_members_of_lease_and_ack_are_ignored() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.receive("[1]").await;
+    let leased = app.lease(json!({"max": 1, "later": {"a": []}})).await;
+    assert_eq!(app.settle(json!({"ack": [leased[0].receipt], "later": [1]})).await["acked"], 1);
+}
+
+#[tokio::test]
+async fn a_request_has_at_most_1000_receipts() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.receive("[1]").await;
+    let receipt = app.lease(json!({})).await.remove(0).receipt;
+    let post = |body: &Value| app.request(Method::POST, "/ack").json(body).send();
+    let text = receipt.as_str();
+    for (known, ack, release) in [(text, 1001, 0), (text, 0, 1001), (text, 501, 500), ("x", 50_000, 0)] {
+        let body = json!({"ack": vec![known; ack], "release": vec![known; release]});
+        let detail = problem(post(&body).await.unwrap(), 400).await;
+        assert!(detail.contains("1000"), "{detail}");
+    }
+    assert_eq!(app.figure("leased").await, 1, "nothing was settled");
+    let settled = app.settle(json!({"ack": vec![&receipt; 500], "release": vec!["x"; 500]})).await;
+    assert_eq!((&settled["acked"], settled["stale"].as_array().unwrap().len()), (&json!(1), 999));
+}
+
+#[tokio::test]
+async fn a_receipt_has_one_spelling() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.receive("[1]").await;
+    let receipt = app.lease(json!({})).await.remove(0).receipt;
+    let (seq, lease) = receipt.as_str().split_once('-').unwrap();
+    let others = json!([
+        format!("+{seq}-{lease}"),
+        format!("{seq}-+{lease}"),
+        format!("0{seq}-{lease}"),
+        format!("{seq}-{lease} "),
+        format!("{seq}-{lease}-"),
+        format!(" {seq}-{lease}"),
+    ]);
+    let settled = app.settle(json!({"ack": others})).await;
+    assert_eq!(settled, json!({"acked": 0, "released": 0, "stale": others}));
+    assert_eq!(app.settle(json!({"ack": [receipt]})).await["acked"], 1);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    common::{App, Home, Server, eventually, handshake_headers, raw, sign},
+    common::{App, Home, Server, empty, eventually, handshake_headers, problem, raw, sign},
     platform::Platform,
 };
 
@@ -113,6 +113,45 @@ async fn refused_webhooks_do_not_fill_it() {
         assert_eq!(told.len(), 10, "ten times a minute: {log}");
         assert!(told[0].contains("WARN") && told[0].contains("app=bot"), "{}", told[0]);
     }
+}
+
+#[tokio::test]
+async fn a_flood_of_registrations_does_not_fill_it() {
+    let server = Server::start(&[]);
+    let app = server.new_app("bot").await;
+    for _ in 0..200 {
+        app.register(&app.secret).await;
+        app.unregister().await;
+    }
+    // Refused webhooks are logged by themselves, so this line comes last.
+    app.register(&app.secret).await;
+    app.bare_hook().header("X-OUTBOUND-TOKEN", "wrong").body("{}").send().await.unwrap();
+    eventually("all of the log is read", async || server.log().contains("signature")).await;
+    let log = server.log();
+    for word in [" registered", " unregistered"] {
+        let lines = log.lines().filter(|line| line.contains(word)).count();
+        assert!((1..=60).contains(&lines), "{lines} lines of{word}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_signature_header_is_named_and_its_value_is_not() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let hook = app.bare_hook().header("X-Hub-Signature-256", "sha256=d34db33f").body("{}");
+    let detail = problem(hook.send().await.unwrap(), 401).await;
+    let hint = "this looks like GitHub's X-Hub-Signature-256; the app is registered for watsonwork";
+    assert!(detail.contains(hint), "{detail}");
+    let both =
+        app.bare_hook().header("X-OUTBOUND-TOKEN", "wrong").header("Stripe-Signature", "t=1,v1=d34db33f");
+    let detail = problem(both.body("{}").send().await.unwrap(), 401).await;
+    assert!(detail.contains("Stripe's Stripe-Signature") && !detail.contains("d34db33f"), "{detail}");
+    let detail = problem(app.bare_hook().body("{}").send().await.unwrap(), 401).await;
+    assert!(!detail.contains("looks like"), "{detail}");
+    eventually("it is logged", async || server.log().contains(hint)).await;
+    assert!(!server.log().contains("d34db33f"), "{}", server.log());
+    // A request that is signed as it must be may have any other header.
+    empty(app.hook("{}").header("X-Hub-Signature-256", "x").send().await.unwrap(), 201).await;
 }
 
 #[tokio::test]

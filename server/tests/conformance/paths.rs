@@ -22,6 +22,8 @@ async fn anything_else_is_404_and_nothing_is_looked_up_for_it() {
     let long = "x".repeat(129);
     for id in [
         "",
+        ".",
+        "..",
         "%62ot",
         "bot%20",
         "bot%00",

@@ -66,6 +66,17 @@ async fn head_removes_nothing() {
 }
 
 #[tokio::test]
+async fn no_one_on_the_way_may_store_or_buffer_an_answer() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    for method in [Method::GET, Method::HEAD] {
+        let answer = app.request(method, "").send().await.unwrap();
+        assert_eq!(answer.headers()["cache-control"], "no-store");
+        assert_eq!(answer.headers()["x-accel-buffering"], "no");
+    }
+}
+
+#[tokio::test]
 async fn max_bounds_the_piece() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;

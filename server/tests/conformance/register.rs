@@ -39,11 +39,30 @@ async fn the_body_is_parsed_whatever_the_content_type_says() {
 }
 
 #[tokio::test]
-async fn other_members_and_white_space_do_no_harm() {
+async fn white_space_and_escapes_do_no_harm() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;
-    empty(put(&app, " {\"url\":[{}], \"secret\" : \"a\\u0062c\" }\n").await, 201).await;
+    empty(put(&app, " { \"secret\" : \"a\\u0062c\" }\n").await, 201).await;
     App { secret: "abc".into(), ..app.clone() }.receive("{}").await;
+}
+
+#[tokio::test]
+async fn an_unknown_member_is_400_that_names_it_and_changes_nothing() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    for (body, name) in [
+        (r#"{"secret":"x","scheme":"github"}"#, "\"scheme\""),
+        (r#"{"sch\u0065me":"github","secret":"x"}"#, "\"scheme\""),
+        (r#"{"Secret":"x"}"#, "\"Secret\""),
+        (r#"{"secret":"x","":1}"#, "\"\""),
+        ("{\"secret\":\"x\",\"a\u{202e}b\":1}", "\"a\\u{202e}b\""),
+    ] {
+        let detail = problem(put(&app, body).await, 400).await;
+        assert!(detail.contains(name), "{detail}");
+    }
+    let long = format!(r#"{{"secret":"x","{}":1}}"#, "n".repeat(10_000));
+    assert!(problem(put(&app, long).await, 400).await.len() < 300);
+    app.receive("{}").await;
 }
 
 #[tokio::test]
