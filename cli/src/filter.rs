@@ -1,16 +1,24 @@
 //! `--filter`: a jq program that says whether an event is wanted.
 
-use std::{fmt, sync::Arc};
+mod json;
+mod syntax;
+
+use std::{fmt, panic, sync::Arc, thread};
 
 use jaq_core::{
     Compiler, Ctx, Vars, data,
     load::{Arena, File, Loader},
-    unwrap_valr,
 };
 use jaq_json::{Val, read};
 
-/// The deepest body that is filtered: the filter's parser goes as deep as its input.
-const MAX_DEPTH: usize = 256;
+/// The deepest body that is filtered, as in jq.
+const MAX_DEPTH: usize = 10_000;
+/// The deepest body that is filtered on the caller's stack, as jaq recurses as deep as its input.
+const MAX_SHALLOW_DEPTH: usize = 256;
+/// The stack for deeper bodies, in bytes. The system provides what is used of it.
+const DEEP_STACK_BYTES: usize = 256 << 20;
+/// The longest part of an error of the filter that is shown, in characters: it may quote the body.
+const MAX_ERROR_CHARS: usize = 200;
 
 /// A jq program over the body of an event.
 #[derive(Clone)]
@@ -22,15 +30,17 @@ pub(crate) struct Filter {
 impl Filter {
     /// Compiles a program, or says what is wrong with it.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let wrong =
-            |what: &dyn fmt::Debug| format!("this is no jq filter ({what:?}); see https://jqlang.org/manual");
+        let wrong = |what: &str| format!("this is no jq filter: {what}; see https://jqlang.org/manual");
         let defs = jaq_core::defs().chain(jaq_std::defs()).chain(jaq_json::defs());
         let funs = jaq_core::funs().chain(jaq_std::funs()).chain(jaq_json::funs());
         let arena = Arena::default();
         let file = File { code: text, path: () };
-        let modules = Loader::new(defs).load(&arena, file).map_err(|errors| wrong(&first(&errors)))?;
-        let program =
-            Compiler::default().with_funs(funs).compile(modules).map_err(|errors| wrong(&first(&errors)))?;
+        let modules =
+            Loader::new(defs).load(&arena, file).map_err(|errors| wrong(&syntax::loading(text, &errors)))?;
+        let program = Compiler::default()
+            .with_funs(funs)
+            .compile(modules)
+            .map_err(|errors| wrong(&syntax::compiling(text, &errors)))?;
         Ok(Self { program: Arc::new(program), text: text.to_owned() })
     }
 
@@ -39,16 +49,33 @@ impl Filter {
     /// # Errors
     /// The filter fails on this body.
     pub(crate) fn matches(&self, body: &[u8]) -> Result<bool, String> {
-        if depth(body) > MAX_DEPTH {
+        let (json, depth) = json::prepare(body);
+        if depth > MAX_DEPTH {
             return Err(format!("the body is nested deeper than {MAX_DEPTH} levels"));
         }
-        let input = read::parse_single(body).map_err(|error| error.to_string())?;
+        if depth <= MAX_SHALLOW_DEPTH {
+            return self.run(&json);
+        }
+        thread::scope(|scope| {
+            let run = thread::Builder::new()
+                .stack_size(DEEP_STACK_BYTES)
+                .spawn_scoped(scope, || self.run(&json))
+                .map_err(|error| format!("no memory for a body of {depth} levels ({error})"))?;
+            run.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
+        })
+    }
+
+    fn run(&self, json: &[u8]) -> Result<bool, String> {
+        let input = read::parse_single(json).map_err(|error| format!("the body is not JSON ({error})"))?;
         let context = Ctx::<data::JustLut<Val>>::new(&self.program.lut, Vars::new([]));
-        let mut outputs = self.program.id.run((context, input)).map(unwrap_valr);
-        match outputs.next() {
+        let output = self.program.id.run((context, input)).next();
+        match output {
             None => Ok(false),
             Some(Ok(output)) => Ok(!matches!(output, Val::Null | Val::Bool(false))),
-            Some(Err(error)) => Err(error.to_string()),
+            Some(Err(exception)) => Err(match exception.get_err() {
+                Ok(error) => error.to_string().chars().take(MAX_ERROR_CHARS).collect(),
+                Err(_) => "it stops without an output (halt)".into(),
+            }),
         }
     }
 }
@@ -57,30 +84,6 @@ impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Filter").field(&self.text).finish()
     }
-}
-
-fn first<T>(errors: &[T]) -> Option<&T> {
-    errors.first()
-}
-
-/// How deep JSON is nested.
-fn depth(json: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'{' | b'[' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }
 
 #[cfg(test)]
@@ -106,17 +109,63 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_filter_is_said() {
-        for bad in [".[", "nonsense(", "no_such_function"] {
+    fn what_is_wrong_with_a_filter_is_said_by_its_place() {
+        for (bad, says) in [
+            (".[", "at character 2, `[` is never closed"),
+            ("(.a", "at character 1, `(` is never closed"),
+            ("nonsense(", "at character 9, `(` is never closed"),
+            (".a | no_such_function(1)", "at character 6, `no_such_function`, there is no filter"),
+            (".a and $b", "there is no variable $b"),
+            (".type = = 1", "at character 9"),
+            ("if .a", "at its end, expected `then`"),
+            ("", "at its end, expected a term"),
+            (".a & .b", "at character 4"),
+            ("\"\\q\"", "expected a string escape sequence"),
+            ("import \"x\" as x; .", "modules"),
+        ] {
             let error = Filter::parse(bad).unwrap_err();
-            assert!(error.contains("this is no jq filter"), "{error}");
+            assert!(error.starts_with("this is no jq filter: ") && error.contains(says), "{bad}: {error}");
+            assert!(!error.contains("Expect") && !error.contains("File"), "{error}");
         }
     }
 
     #[test]
-    fn a_hostile_body_fails_and_does_no_harm() {
-        let deep = format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
-        assert!(Filter::parse(".").unwrap().matches(deep.as_bytes()).is_err());
-        assert_eq!(depth(br#"{"a":"[[[\"[","b":[1]}"#), 2);
+    fn json_that_jq_reads_is_read() {
+        let digits = "9".repeat(1_000_000);
+        for (body, filter) in [
+            (r#"{"n":1e999,"m":-1E+400}"#, ".n > 1 and .m < 0"),
+            (r#"{"a":1,"a":2}"#, ".a == 2"),
+            (r#"{"a":"x\ud800y","\udfff":1}"#, ".a == \"x\\ufffdy\" and length == 2"),
+            (r#"{"":0,"\u0000":"\u0000"}"#, ".[\"\"] == 0"),
+            (&format!("{{\"n\":{digits}}}"), ".n > 1e300"),
+            ("  {\"a\" : [ ] }\r\n", ".a == []"),
+        ] {
+            assert_eq!(Filter::parse(filter).unwrap().matches(body.as_bytes()), Ok(true), "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_deep_body_is_filtered_up_to_the_depth_of_jq() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let objects = format!("{}0{}", "{\"a\":".repeat(MAX_DEPTH), "}".repeat(MAX_DEPTH));
+        for filter in ["length == 1", "walk(.) == .", "tojson | length > 1"] {
+            for body in [&nested(300), &nested(MAX_DEPTH), &objects] {
+                assert_eq!(Filter::parse(filter).unwrap().matches(body.as_bytes()), Ok(true), "{filter}");
+            }
+        }
+        // The recursion that needs most of the stack.
+        let filter = Filter::parse("last(..) == []").unwrap();
+        assert_eq!(filter.matches(nested(MAX_DEPTH).as_bytes()), Ok(true));
+        let filter = Filter::parse(".").unwrap();
+        assert!(filter.matches(nested(MAX_DEPTH + 1).as_bytes()).unwrap_err().contains("deeper"));
+        assert!(filter.matches(nested(1_000_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn an_error_of_the_filter_is_short() {
+        let body = format!("{{\"a\":\"{}\"}}", "x".repeat(10_000));
+        let error = Filter::parse(".a.b").unwrap().matches(body.as_bytes()).unwrap_err();
+        assert!(error.len() <= MAX_ERROR_CHARS, "{error}");
+        assert!(Filter::parse("halt").unwrap().matches(b"{}").unwrap_err().contains("halt"));
     }
 }

@@ -1,0 +1,57 @@
+//! What is wrong with a jq program, in words: where, and what was expected there.
+
+use jaq_core::{
+    compile::{self, Undefined},
+    load::{self, lex, parse},
+};
+
+/// The longest part of a program that is quoted, in characters.
+const MAX_QUOTED_CHARS: usize = 20;
+
+/// The first error of loading `program`.
+pub(super) fn loading<P>(program: &str, errors: &load::Errors<&str, P>) -> String {
+    match errors.first().map(|(_, error)| error) {
+        Some(load::Error::Lex(errors)) => {
+            errors.first().map_or_else(String::new, |(expected, found)| match expected {
+                lex::Expect::Delim(open) => format!("{} is never closed", at(program, open)),
+                expected => format!("{}, expected a {}", at(program, found), expected.as_str()),
+            })
+        }
+        Some(load::Error::Parse(errors)) => errors.first().map_or_else(String::new, |(expected, found)| {
+            let expected = match expected {
+                parse::Expect::Nothing => "the end".to_owned(),
+                parse::Expect::Just(word) => format!("`{word}`"),
+                expected => format!("a {}", expected.as_str()),
+            };
+            format!("{}, expected {expected}", at(program, found))
+        }),
+        Some(load::Error::Io(_)) => "it cannot include or import modules".into(),
+        None => String::new(),
+    }
+}
+
+/// The first error of compiling `program`.
+pub(super) fn compiling<P>(program: &str, errors: &compile::Errors<&str, P>) -> String {
+    let error = errors.first().and_then(|(_, errors)| errors.first());
+    error.map_or_else(String::new, |(name, undefined)| {
+        let kind = undefined.as_str();
+        match undefined {
+            Undefined::Filter(arguments) => {
+                format!("{}, there is no {kind} {name} with {arguments} arguments", at(program, name))
+            }
+            _ => format!("{}, there is no {kind} {name}", at(program, name)),
+        }
+    })
+}
+
+/// Where a part of the program stands, and its beginning.
+fn at(program: &str, part: &str) -> String {
+    // The parts are slices of the program; a part of anything else has no place in it.
+    let offset = (part.as_ptr() as usize).wrapping_sub(program.as_ptr() as usize);
+    let Some(before) = program.get(..offset) else { return "somewhere".into() };
+    if part.is_empty() {
+        return "at its end".into();
+    }
+    let quoted: String = part.chars().take(MAX_QUOTED_CHARS).collect();
+    format!("at character {}, `{quoted}`", before.chars().count() + 1)
+}
