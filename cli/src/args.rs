@@ -3,7 +3,7 @@
 use std::fmt;
 
 use clap::{Parser, Subcommand};
-use wwproxy_sdk::{Error, ErrorKind};
+use wwproxy_sdk::{Client, Error, ErrorKind};
 
 use crate::{
     access::Access,
@@ -33,7 +33,7 @@ Exit codes:
   1  failed
   2  wrong usage
   3  the credentials were refused
-  4  the app is not registered, or the server does not know it
+  4  the server does not know the app; with listen --require-registered also: it is not registered
   5  the server cannot be reached, cannot serve now, or its certificate is not trusted
 
 Example:
@@ -86,10 +86,36 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// The app is not registered, so that its webhooks are refused.
+#[derive(Debug)]
+pub(crate) struct NotRegistered(String);
+
+impl NotRegistered {
+    pub(crate) fn new(client: &Client) -> Self {
+        let server = client.server().trim_end_matches('/');
+        Self(format!(
+            "{} is not registered on {server}, so its webhooks are refused; register it with \
+             `wwproxy register --webhook-secret-file FILE`",
+            client.app_id()
+        ))
+    }
+}
+
+impl fmt::Display for NotRegistered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotRegistered {}
+
 /// What the help says of exit codes.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() {
         return 2;
+    }
+    if error.downcast_ref::<NotRegistered>().is_some() {
+        return 4;
     }
     if let Some(refusal) = error.downcast_ref::<Refusal>() {
         return refusal.exit_code();
@@ -107,11 +133,9 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use anyhow::Context as _;
     use clap::CommandFactory;
-    use wwproxy_sdk::Client;
-
-    use super::*;
 
     #[test]
     fn the_command_line_is_sound() {

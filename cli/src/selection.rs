@@ -1,8 +1,15 @@
 //! Which events are wanted.
 
+use std::fmt;
+
 use wwproxy_sdk::EventMessage;
 
 use crate::filter::Filter;
+
+/// How much of a type is compared with patterns, in characters: the time grows with it.
+const MAX_COMPARED_CHARS: usize = 200;
+/// How many characters of a pattern may have one typo between them.
+const CHARS_PER_TYPO: usize = 5;
 
 /// The types of Watson Work's webhooks.
 pub(crate) const WATSON_WORK_TYPES: [&str; 11] = [
@@ -29,6 +36,18 @@ pub(crate) struct Selection {
     /// Take only events for whose body this jq filter gives something else than `false`, `null` or nothing
     #[arg(long, value_name = "JQ", value_parser = Filter::parse)]
     filter: Option<Filter>,
+    /// What happens to an event that the filter cannot read: `deliver` takes it as if it matched, `leave` leaves it on the server (it is
+    /// offered again later), `drop` skips it. `tail` shows it with `deliver` only
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "deliver")]
+    pub(crate) on_filter_error: OnFilterError,
+}
+
+/// What happens to an event that the filter fails on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OnFilterError {
+    Deliver,
+    Leave,
+    Drop,
 }
 
 /// Whether an event is wanted.
@@ -36,11 +55,25 @@ pub(crate) struct Selection {
 pub(crate) enum Wanted {
     Yes,
     No,
-    /// Nobody knows: the filter fails on it.
+    /// The filter fails on it, for this reason.
     Unclear(String),
 }
 
 impl Selection {
+    /// Whether every event is wanted.
+    pub(crate) fn is_all(&self) -> bool {
+        self.types.is_empty() && self.filter.is_none()
+    }
+
+    /// Why an event that is not wanted does not match, and which pattern may have a typo.
+    pub(crate) fn mismatch(&self, kind: &str) -> String {
+        if self.types.is_empty() || self.types.iter().any(|glob| glob.matches(kind)) {
+            return "--filter does not select it".into();
+        }
+        let hint = self.types.iter().find_map(|glob| glob.hint(kind)).unwrap_or_default();
+        format!("no --type matches{hint}")
+    }
+
     pub(crate) fn wants(&self, event: &EventMessage) -> Wanted {
         if !self.types.is_empty() {
             let kind = event.event_type().unwrap_or_default();
@@ -66,7 +99,44 @@ impl From<&str> for Glob {
     }
 }
 
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl Glob {
+    /// Whether every text matches.
+    pub(crate) fn is_all(&self) -> bool {
+        self.0 == "*"
+    }
+
+    /// Says which type the pattern probably means: that of an event or, if it matches none that is known, a known one.
+    fn hint(&self, kind: &str) -> Option<String> {
+        if self.is_near(kind) {
+            return Some(format!(" (`{}` is near it; a typo?)", self.0));
+        }
+        let known = WATSON_WORK_TYPES.into_iter().find(|known| self.is_near(known));
+        known
+            .filter(|_| !WATSON_WORK_TYPES.iter().any(|known| self.matches(known)))
+            .map(|known| format!(" (`{}` is near the known type `{known}`; a typo?)", self.0))
+    }
+
+    /// Whether the pattern differs from a text by a typo. One that ends in `*` is compared with the text's beginning.
+    fn is_near(&self, text: &str) -> bool {
+        let pattern = self.0.trim_end_matches('*').to_lowercase();
+        let chars = pattern.chars().count();
+        let text: Vec<char> = text.to_lowercase().chars().take(MAX_COMPARED_CHARS).collect();
+        let lengths =
+            if self.0.ends_with('*') { chars.saturating_sub(1)..=chars + 1 } else { text.len()..=text.len() };
+        let typos = (chars / CHARS_PER_TYPO).max(1);
+        chars > typos
+            && lengths.into_iter().any(|length| {
+                let start: String = text.iter().take(length).collect();
+                strsim::osa_distance(&pattern, &start) <= typos
+            })
+    }
+
     pub(crate) fn matches(&self, text: &str) -> bool {
         let (pattern, text): (Vec<_>, Vec<_>) = (self.0.chars().collect(), text.chars().collect());
         let (mut p, mut t) = (0, 0);
@@ -117,10 +187,32 @@ mod tests {
     }
 
     #[test]
+    fn a_typo_in_a_pattern_is_recognised() {
+        let (near, known) = (" is near it; a typo?)", " is near the known type `message-created`; a typo?)");
+        for (glob, kind, hint) in [
+            ("mesage-created", "message-created", Some(near)),
+            ("mesage-*", "message-created", Some(near)),
+            ("Message-Created", "message-created", Some(near)),
+            ("issue.opened", "issues.opened", Some(near)),
+            ("mesage-created", "space-deleted", Some(known)),
+            ("space-updated", "message-created", None),
+            ("message-*", "space-deleted", None),
+            ("push", "message-created", None),
+            ("*", "x", None),
+            ("a", "b", None),
+            ("", "x", None),
+        ] {
+            let expected = hint.map(|hint| format!(" (`{glob}`{hint}"));
+            assert_eq!(Glob::from(glob).hint(kind), expected, "{glob} {kind}");
+        }
+    }
+
+    #[test]
     fn type_and_filter_must_both_fit() {
         let selection = |types: &[&str], filter: Option<&str>| Selection {
             types: types.iter().copied().map(Glob::from).collect(),
             filter: filter.map(|filter| Filter::parse(filter).unwrap()),
+            on_filter_error: OnFilterError::Deliver,
         };
         let event = EventMessage::parse(r#"{"id":"1","data":{"type":"a","n":1}}"#).unwrap();
         assert_eq!(selection(&[], None).wants(&event), Wanted::Yes);

@@ -159,8 +159,9 @@ impl Delivery {
         done.await.map_err(|_| gone())
     }
 
-    /// Whether the connection that it came over is gone, so that it cannot be acknowledged any more.
-    pub(crate) fn is_stale(&self) -> bool {
+    /// Whether the connection that it came over is gone: it cannot be acknowledged any more, and comes again.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
         self.orders.is_closed()
     }
 }

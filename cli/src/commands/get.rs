@@ -14,6 +14,7 @@ use tokio::{
 use wwproxy_sdk::{Client, Error, EventId, LeaseOptions, LeasedEvent, Receipt};
 
 use crate::{
+    args::NotRegistered,
     output::{Output, say, shown},
     stop::Stop,
 };
@@ -92,14 +93,18 @@ struct Printer<'a, W = Stdout> {
 impl<W: AsyncWrite + Unpin> Printer<'_, W> {
     /// Prints until nothing is stored any more, or as many as wanted. `false`: nobody reads any more.
     async fn print_all(&mut self, max: Option<u32>, wait: Duration) -> anyhow::Result<bool> {
-        let max = if let Some(max) = max {
-            max
-        } else {
-            let stored = self.client.status().await.map_err(explained)?.stored;
+        let status = select! {
+            () = self.stop.wait() => return Ok(true),
+            status = self.client.status() => status.map_err(explained)?,
+        };
+        if status.registration.is_none() {
+            say(&NotRegistered::new(self.client).to_string());
+        }
+        let max = max.unwrap_or_else(|| {
             // Of what comes while waiting, as much as comes at once.
             let least = if wait.is_zero() { 0 } else { LEASE_EVENTS };
-            u32::try_from(stored).unwrap_or(u32::MAX).max(least)
-        };
+            u32::try_from(status.stored).unwrap_or(u32::MAX).max(least)
+        });
         let until = Instant::now() + wait;
         while self.printed < max {
             let wait = if self.printed == 0 {

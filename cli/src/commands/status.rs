@@ -2,7 +2,10 @@
 
 use wwproxy_sdk::Client;
 
-use crate::output::{Output, shown};
+use crate::{
+    args::NotRegistered,
+    output::{Output, say, shown},
+};
 
 /// Print the state of the app's registration and queue as JSON
 #[derive(clap::Args)]
@@ -20,6 +23,10 @@ impl Status {
         let mut output = Output::stdout();
         let json = print(&status)? + "\n";
         // A closed stdout is no error.
-        output.write(&shown(json.as_bytes(), output.terminal)).await.map(drop)
+        output.write(&shown(json.as_bytes(), output.terminal)).await?;
+        if status.registration.is_none() {
+            say(&NotRegistered::new(client).to_string());
+        }
+        Ok(())
     }
 }

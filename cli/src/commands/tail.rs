@@ -7,7 +7,7 @@ use wwproxy_sdk::{Client, ListenOptions, State, Tap, Tapped};
 use crate::{
     format::{self, Format},
     output::{Output, say, sentence},
-    selection::{Selection, Wanted},
+    selection::{OnFilterError, Selection, Wanted},
     stop::Stop,
 };
 
@@ -73,8 +73,12 @@ impl Tail {
                 Wanted::Yes => {}
                 Wanted::No => continue,
                 Wanted::Unclear(why) => {
-                    say(&format!("event {} is not shown, as the filter fails on it: {why}", event.id));
-                    continue;
+                    let delivers = self.selection.on_filter_error == OnFilterError::Deliver;
+                    let outcome = if delivers { "shown" } else { "not shown" };
+                    say(&format!("the filter fails on event {} ({why}); it is {outcome}", event.id));
+                    if !delivers {
+                        continue;
+                    }
                 }
             }
             if !output.write(&format::event(&event, format, output.terminal)).await? {

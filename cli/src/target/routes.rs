@@ -1,5 +1,7 @@
 //! Which event goes to which target.
 
+use std::fmt;
+
 use wwproxy_sdk::{EventMessage, HttpOptions};
 
 use super::{Address, Exec, Forward, Target, TargetHttp};
@@ -74,6 +76,20 @@ impl Targets {
     }
 }
 
+impl fmt::Display for Targets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Route { kind, address } in &self.routes {
+            write!(f, "{address} ({kind}), ")?;
+        }
+        match (&self.forward_to, &self.exec) {
+            (Some(address), _) => address.fmt(f),
+            (None, Some(command)) => f.write_str(command),
+            (None, None) if self.routes.is_empty() => f.write_str("stdout"),
+            (None, None) => f.write_str("no other target"),
+        }
+    }
+}
+
 /// The targets of the types, in the order in which they are asked.
 pub(crate) struct Routes(Vec<(Glob, Target)>);
 
@@ -81,6 +97,11 @@ impl Routes {
     /// Whether there is no target at all, so that events are printed only.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether every event has a target, or none is needed.
+    pub(crate) fn is_for_all(&self) -> bool {
+        self.is_empty() || self.0.iter().any(|(glob, _)| glob.is_all())
     }
 
     pub(crate) fn target(&self, event: &EventMessage) -> Option<&Target> {

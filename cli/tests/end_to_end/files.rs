@@ -1,10 +1,13 @@
 //! The files that the command line writes: whose they are, and what they never replace.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
 };
+
+use serde_json::Value;
 
 use crate::{target::Target, world::World};
 
@@ -53,27 +56,23 @@ fn a_ready_file_is_private_and_replaces_only_one_of_an_earlier_run() {
 #[test]
 fn a_saved_event_is_private_and_replaces_no_other_file() {
     let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
-    let saved = folder.path().join("new/saved");
+    let (saved, other) = (folder.path().join("new/saved"), folder.path().join("other"));
     let args = ["--save", saved.to_str().unwrap()];
     world.post("{\"n\":1}");
-    // The target does not take it, so that it comes again with the same id.
-    let kept = ["--exec", "false", "--max-attempts", "1", "--exit-after-idle", "100ms"];
-    listen(&world, &[&args[..], &kept].concat());
+    listen(&world, &args);
     let file = fs::read_dir(&saved).unwrap().next().unwrap().unwrap().path();
-    let name = file.file_name().unwrap().to_str().unwrap().to_owned();
     assert_eq!((mode(&saved), mode(&file)), (0o700, 0o600));
 
-    let other = folder.path().join("other");
+    world.post("{\"n\":2}");
+    let stored: BTreeMap<String, Value> = serde_json::from_str(&world.run(&["get", "--keep"])).unwrap();
+    let id = stored.keys().next().unwrap();
+    let file = saved.join(format!("{id}.json"));
     fs::write(&other, "precious").unwrap();
     let plant_link = || {
-        fs::remove_file(&file).unwrap();
         symlink(&other, &file).unwrap();
-        symlink(&other, saved.join(format!(".{}.tmp", name.trim_end_matches(".json")))).unwrap();
+        symlink(&other, saved.join(format!(".{id}.tmp"))).unwrap();
     };
-    let plant_file = || {
-        fs::remove_file(&file).unwrap();
-        fs::write(&file, "precious").unwrap();
-    };
+    let plant_file = || fs::write(&file, "precious").unwrap();
     for plant in [&plant_link as &dyn Fn(), &plant_file] {
         plant();
         let (code, talk) = listen(&world, &args);
@@ -81,7 +80,13 @@ fn a_saved_event_is_private_and_replaces_no_other_file() {
         assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
         assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
         assert_eq!(world.status()["stored"], 1, "it was not acknowledged");
+        fs::remove_file(&file).unwrap();
     }
+    // An earlier copy of the same event is replaced.
+    fs::write(&file, format!("{{\"id\":\"{id}\",\"data\":{{\"n\":2}}}}\n")).unwrap();
+    assert_eq!(listen(&world, &args).0, Some(0));
+    assert_eq!(mode(&file), 0o600);
+    assert!(fs::read_to_string(&file).unwrap().contains("\"attempt\":"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod send;
 mod target;
 mod terminal;
 mod tls;
+mod unmatched;
 mod world;
 
 use std::{collections::BTreeMap, process::Stdio};

@@ -1,13 +1,16 @@
 //! `wwproxy listen`: events as they come, printed or handed to a target.
 
+mod checks;
 mod failure;
 mod ready;
 mod talk;
 mod throttled;
 mod trouble;
+mod unmatched;
 mod worker;
 
 use std::{
+    collections::VecDeque,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -18,11 +21,13 @@ use tokio::{select, time::sleep};
 use wwproxy_sdk::{Client, HttpOptions, ListenOptions, Subscription};
 
 use self::{
+    checks::Checks,
     failure::OnFailure,
     ready::ReadyFile,
     talk::Talk,
     throttled::Throttled,
     trouble::Trouble,
+    unmatched::Fate,
     worker::{Handled, Worker},
 };
 use crate::{
@@ -42,6 +47,8 @@ const TARGET_WINDOW: u32 = 16;
 const EXAMPLES: &str = "\
 Without a target an event is acknowledged once it is written. With one it is acknowledged once the target took it (2xx, exit 0).
 What is not acknowledged stays on the server and comes again: none is lost, one may come twice, with the same wwproxy-event-id.
+Events that do not match (--type, --filter, --route) are skipped: acknowledged, so that no client gets them. The first one is
+reported on stderr, and the last line counts them. When several clients of one app listen, each event goes to one of them.
 SIGINT, SIGTERM and SIGHUP stop it, and hand back what is not done within 2 s; a second one ends it at once.
 
 Examples:
@@ -69,7 +76,8 @@ pub(crate) struct Listen {
     concurrency: u32,
     #[command(flatten)]
     selection: Selection,
-    /// Leave events that do not match on the server, for others, instead of acknowledging and skipping them
+    /// Leave events that do not match on the server, for other clients, instead of skipping (acknowledging) them. They are offered
+    /// again after 0.2 s the first time, and after at most 60 s
     #[arg(long, help_heading = "Selection")]
     leave_unmatched: bool,
     /// How events are written; pretty on a terminal, else json
@@ -82,7 +90,7 @@ pub(crate) struct Listen {
     /// Stop after so many events; those that did not match do not count
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_events: Option<u64>,
-    /// Stop when nothing came for so long, such as `30s`
+    /// Stop when nothing came for so long, such as `30s`; events that are left on the server do not count
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     exit_after_idle: Option<Duration>,
     /// Give up when there is no connection for so long; for ever where not said
@@ -92,6 +100,9 @@ pub(crate) struct Listen {
     /// error
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
+    /// End with exit code 4 if the app is not registered, instead of waiting until it is
+    #[arg(long)]
+    require_registered: bool,
     /// How many events may be on their way at once; 64 where not said, 16 with a target, 1 for strictly one at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     window: Option<u32>,
@@ -110,16 +121,26 @@ impl Listen {
         let save = self.save.as_deref().map(Folder::open).transpose()?;
         let stop = Stop::on_signals()?;
         let ready_file = self.ready_file.map(ReadyFile::prepare).transpose()?;
-        let talk = Talk::new(client.server(), ready_file);
+        let about = format!(
+            "app {}: webhooks to {}{hook}, events to {}",
+            client.app_id(),
+            client.server().trim_end_matches('/'),
+            self.targets
+        );
+        let talk = Talk::new(client.server(), about, ready_file);
         let on_failure = self.on_failure.open()?;
         let usual = if routes.is_empty() { PRINT_WINDOW } else { TARGET_WINDOW.max(self.concurrency) };
+        let window = self.window.unwrap_or(usual);
         let told = talk.clone();
-        let mut options = ListenOptions::new()
-            .window(self.window.unwrap_or(usual))
-            .on_state(move |state| told.state(state));
+        let mut options = ListenOptions::new().window(window).on_state(move |state| told.state(state));
         if let Some(limit) = self.max_reconnect_time {
             options = options.max_disconnected(limit);
         }
+        let checks = Checks {
+            selects: !self.selection.is_all() || !routes.is_for_all(),
+            leave_unmatched: self.leave_unmatched,
+            require_registered: self.require_registered,
+        };
         let mut events = client.listen(options);
         let worker = Worker {
             routes,
@@ -137,9 +158,13 @@ impl Listen {
         let limits = Limits {
             max_events: self.max_events.unwrap_or(u64::MAX),
             concurrency: self.concurrency as usize,
+            window: window as usize,
             idle: self.exit_after_idle,
         };
-        let result = handle_all(&mut events, &worker, &limits).await;
+        let result = select! {
+            result = handle_all(&mut events, &worker, &limits) => result,
+            error = checks.run(client, &talk) => Err(error),
+        };
         events.close().await;
         talk.end();
         result
@@ -150,46 +175,68 @@ impl Listen {
 struct Limits {
     max_events: u64,
     concurrency: usize,
+    /// How many events the server hands out before the first of them is settled.
+    window: usize,
     idle: Option<Duration>,
 }
 
-/// Handles events until enough are handled, nobody reads any more, nothing comes any more, or a signal comes.
+/// Handles events until enough are handled, stdout is closed, nothing comes any more, or a signal comes.
 ///
-/// Its inputs: the signal; events that have been handled; the next event, while there is room for one; the clock. What is being
-/// handled at the end is ended: a signal leaves it a moment, everything else as long as it takes.
+/// Its inputs: the signal; events that have been handled, and those that were skipped or left; the next event, while there is room
+/// for one; the clock. Where unmatched events are left, events are read ahead, so that those of others do not wait behind a slow
+/// one. What is being handled at the end is ended: a signal gives it a moment, everything else as long as it takes.
 async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits) -> anyhow::Result<()> {
     let (mut done, mut failed) = (0, 0);
-    let mut running = FuturesUnordered::new();
+    let mut waiting = VecDeque::new();
+    let (mut handling, mut settling) = (FuturesUnordered::new(), FuturesUnordered::new());
     let mut last = Instant::now();
-    loop {
-        if done >= limits.max_events {
-            break;
+    while done < limits.max_events {
+        let stopping = worker.stop.is_wanted();
+        let has_room = |begun: usize| begun < limits.concurrency && done + (begun as u64) < limits.max_events;
+        while !stopping
+            && has_room(handling.len())
+            && let Some(delivery) = waiting.pop_front()
+        {
+            handling.push(worker.handle(delivery));
         }
-        let more = running.len() < limits.concurrency && done + (running.len() as u64) < limits.max_events;
+        let reads_ahead = worker.leave_unmatched && waiting.len() < limits.window;
+        let reads = !stopping
+            && settling.len() < limits.window
+            && (reads_ahead || has_room(handling.len() + waiting.len()));
         select! {
             biased;
-            () = worker.stop.wait(), if !worker.stop.is_wanted() => {}
-            Some(handled) = running.next() => {
+            () = worker.stop.wait(), if !stopping => {}
+            Some(handled) = handling.next() => {
                 last = Instant::now();
                 match handled? {
                     Handled::Done => done += 1,
                     Handled::Failed => (done, failed) = (done + 1, failed + 1),
                     Handled::Kept => failed += 1,
-                    Handled::Throttled | Handled::Skipped | Handled::Stopped => {}
+                    Handled::Throttled | Handled::Stopped => {}
                     Handled::Unread => return Ok(()),
                 }
             }
+            Some(()) = settling.next() => {}
             // Nothing runs any more, and nothing is begun.
-            () = std::future::ready(()), if worker.stop.is_wanted() && running.is_empty() => return Ok(()),
-            event = events.next(), if more && !worker.stop.is_wanted() => {
-                last = Instant::now();
-                match event {
-                    Some(event) => running.push(worker.handle(event?)),
-                    None => break,
+            () = std::future::ready(()), if stopping && handling.is_empty() => return Ok(()),
+            event = events.next(), if reads => {
+                let Some(event) = event else { break };
+                let delivery = event?;
+                let fate = worker.decide(delivery.event());
+                if fate != Fate::Leave {
+                    // What is left comes again and again.
+                    last = Instant::now();
+                }
+                match fate {
+                    Fate::Handle => waiting.push_back(delivery),
+                    Fate::Skip | Fate::Leave => settling.push(worker.settle(delivery, fate)),
                 }
             }
-            () = worker.talk.idle_for(limits.idle, last), if running.is_empty() => break,
+            () = worker.talk.idle_for(limits.idle, last), if handling.is_empty() && settling.is_empty() => break,
+            () = worker.talk.report_due() => worker.talk.report(),
         }
+        // Those whose connection is gone come again.
+        waiting.retain(|delivery| !delivery.is_stale());
     }
     if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} events were not taken by their target")) }
 }

@@ -1,18 +1,27 @@
-//! What the person and the scripts around are told while events come.
+//! Reports to the person and to scripts while events come: the connection, counts, a ready file.
 
 use std::{
+    collections::HashSet,
     fmt::Write as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
-use wwproxy_sdk::State;
+use wwproxy_sdk::{EventId, EventMessage, State};
 
-use super::{ready::ReadyFile, until};
+use super::{
+    ready::ReadyFile,
+    unmatched::{Fate, Limit, Types},
+    until,
+};
 use crate::{output::sentence, progress::Progress};
 
-/// Shared by the connection, which tells its state, and by what handles events, which counts.
+/// How many events that stay on the server are remembered, so that one that comes again is counted once. More are counted each
+/// time.
+const MAX_REMEMBERED: usize = 10_000;
+
+/// Shared by the connection, which reports its state, and by the worker, which counts events.
 #[derive(Clone)]
 pub(crate) struct Talk {
     progress: Progress,
@@ -20,15 +29,25 @@ pub(crate) struct Talk {
     changed: Arc<Notify>,
 }
 
+#[derive(Default)]
 struct Told {
     server: String,
+    /// The line about the app and its target, until it is printed.
+    about: Option<String>,
     ready_file: Option<ReadyFile>,
     /// Since when there is a connection, if there is one.
     connected: Option<Instant>,
+    was_connected: bool,
     counts: Counts,
+    kept: Kept,
+    types: Types,
+    skips: Limit,
+    leaves: Limit,
+    filter_errors: Limit,
+    any_unmatched: bool,
 }
 
-/// What became of events.
+/// The outcomes of events.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(crate) handled: u64,
@@ -37,9 +56,32 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
 }
 
+/// Events that stay on the server.
+#[derive(Default)]
+struct Kept {
+    events: HashSet<EventId>,
+    more: u64,
+}
+
+impl Kept {
+    /// Adds an event; `false`: it was added before.
+    fn add(&mut self, id: &EventId) -> bool {
+        if self.events.len() < MAX_REMEMBERED || self.events.contains(id) {
+            return self.events.insert(id.clone());
+        }
+        self.more += 1;
+        true
+    }
+
+    fn count(&self) -> u64 {
+        self.more + self.events.len() as u64
+    }
+}
+
 impl Talk {
-    pub(crate) fn new(server: &str, ready_file: Option<ReadyFile>) -> Self {
-        let told = Told { server: server.to_owned(), ready_file, connected: None, counts: Counts::default() };
+    /// `about` is printed with the first connection.
+    pub(crate) fn new(server: &str, about: String, ready_file: Option<ReadyFile>) -> Self {
+        let told = Told { server: server.to_owned(), about: Some(about), ready_file, ..Told::default() };
         let talk =
             Self { progress: Progress::new(), told: Arc::new(Mutex::new(told)), changed: Arc::default() };
         talk.progress.set("connecting");
@@ -60,7 +102,11 @@ impl Talk {
         match state {
             State::Connected { .. } => {
                 told.connected = Some(Instant::now());
+                told.was_connected = true;
                 self.say(&format!("ready: connected to {}", told.server));
+                if let Some(about) = told.about.take() {
+                    self.say(&about);
+                }
                 if let Some(Err(error)) = told.ready_file.take().map(|file| file.create()) {
                     self.say(&sentence(&error));
                 }
@@ -76,11 +122,107 @@ impl Talk {
         self.changed.notify_waiters();
     }
 
-    /// Counts what became of an event.
+    /// Counts the outcome of an event.
     pub(crate) fn count(&self, count: impl FnOnce(&mut Counts)) {
         let mut told = self.lock();
         count(&mut told.counts);
         self.progress.set(&told.line());
+    }
+
+    /// Counts the outcome of an event that does not come again.
+    pub(super) fn settled(&self, id: &EventId, count: impl FnOnce(&mut Counts)) {
+        self.lock().kept.events.remove(id);
+        self.count(count);
+    }
+
+    /// Counts an event that its target did not accept and that stays on the server.
+    pub(super) fn kept(&self, id: &EventId) {
+        let mut told = self.lock();
+        told.kept.add(id);
+        self.progress.set(&told.line());
+    }
+
+    /// Counts an event that is not handled, and reports the first one of its fate. Without a reason it is reported already.
+    pub(super) fn unmatched(&self, event: &EventMessage, kind: &str, fate: Fate, why: Option<&str>) {
+        let mut told = self.lock();
+        let (id, now) = (&event.id, Instant::now());
+        if fate == Fate::Skip {
+            told.counts.skipped += 1;
+            told.types.count(kind);
+            if let Some(why) = why.filter(|_| told.skips.count(now)) {
+                self.say(&format!(
+                    "skipped event {id} of type {kind}: {why}; it is acknowledged, and no client gets it again \
+                     (--leave-unmatched leaves such events on the server)"
+                ));
+            }
+        } else if told.kept.add(id)
+            && let Some(why) = why.filter(|_| told.leaves.count(now))
+        {
+            self.say(&format!("left event {id} of type {kind} on the server: {why}"));
+        }
+        told.any_unmatched = true;
+        self.progress.set(&told.line());
+        self.changed.notify_waiters();
+    }
+
+    /// Reports the first event that the filter fails on.
+    pub(super) fn filter_failed(&self, event: &EventMessage, fate: Fate, why: &str) {
+        let outcome = match fate {
+            Fate::Handle => "delivered",
+            Fate::Skip => "skipped",
+            Fate::Leave => "left on the server",
+        };
+        if self.lock().filter_errors.count(Instant::now()) {
+            let id = &event.id;
+            self.say(&format!(
+                "the filter fails on event {id} ({why}); it is {outcome}, see --on-filter-error"
+            ));
+        }
+    }
+
+    /// Waits until counted events are to be reported.
+    pub(super) async fn report_due(&self) {
+        let due = {
+            let told = self.lock();
+            [&told.skips, &told.leaves, &told.filter_errors].iter().filter_map(|limit| limit.due()).min()
+        };
+        match due {
+            Some(due) => tokio::time::sleep_until(due.into()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Reports the events that were counted since the last report.
+    pub(super) fn report(&self) {
+        let mut told = self.lock();
+        let Told { skips, leaves, filter_errors, .. } = &mut *told;
+        for (limit, what) in [
+            (skips, "were skipped"),
+            (leaves, "were left on the server"),
+            (filter_errors, "could not be filtered"),
+        ] {
+            if let Some(count) = limit.take(Instant::now()) {
+                self.say(&format!("{count} more events {what}"));
+            }
+        }
+    }
+
+    pub(super) async fn first_connection(&self) {
+        self.wait_until(|told| told.was_connected).await;
+    }
+
+    pub(super) async fn first_unmatched(&self) {
+        self.wait_until(|told| told.any_unmatched).await;
+    }
+
+    async fn wait_until(&self, is_so: impl Fn(&Told) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if is_so(&self.lock()) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Waits until nothing came for so long over a connection that could have brought it.
@@ -97,9 +239,13 @@ impl Talk {
         }
     }
 
-    /// Nothing more is told.
+    /// Ends the reports with a summary, if there ever was a connection.
     pub(crate) fn end(&self) {
         self.progress.set("");
+        let told = self.lock();
+        if told.was_connected {
+            self.say(&told.summary());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
@@ -112,14 +258,26 @@ impl Told {
         let Counts { handled, skipped, retried, failed } = self.counts;
         let mut line =
             if self.connected.is_some() { "waiting for events" } else { "reconnecting" }.to_owned();
-        for (count, what) in
-            [(handled, "handled"), (skipped, "skipped"), (retried, "retried"), (failed, "failed")]
-        {
+        for (count, what) in [
+            (handled, "handled"),
+            (skipped, "skipped"),
+            (self.kept.count(), "kept"),
+            (retried, "retried"),
+            (failed, "failed"),
+        ] {
             if count > 0 || what == "handled" {
                 // Writing to a string cannot fail.
                 let _ = write!(line, " · {count} {what}");
             }
         }
         line
+    }
+
+    /// Such as `366 taken, 2 kept, 3 skipped: 3 × message-created`.
+    fn summary(&self) -> String {
+        let Counts { handled, skipped, failed, .. } = self.counts;
+        let failed = if failed == 0 { String::new() } else { format!("{failed} failed, ") };
+        let (kept, types) = (self.kept.count(), self.types.list());
+        format!("{handled} taken, {failed}{kept} kept, {skipped} skipped{types}")
     }
 }

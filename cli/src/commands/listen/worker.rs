@@ -1,4 +1,4 @@
-//! The way of one event: wanted or not, saved, handed to its target, acknowledged, told.
+//! The way of one event that matches: saved, handed to its target, acknowledged, reported.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use crate::{
     output::Output,
     progress::Progress,
     saved::Folder,
-    selection::{Selection, Wanted},
+    selection::Selection,
     stop::Stop,
     target::{Offer, Offered, Origin, Policy, Routes, Target, Try},
 };
 
-/// For how long an event that is left or kept on the server is nobody's.
-const LEFT_FOR: Duration = Duration::from_secs(60);
+/// How long an event that its target did not accept is held back before it comes again.
+const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// What every event meets.
 pub(super) struct Worker {
@@ -46,8 +46,6 @@ pub(super) enum Handled {
     Kept,
     /// Its target wants it later: it was handed back to the server until then.
     Throttled,
-    /// It was not wanted.
-    Skipped,
     /// It was time to stop: it comes again.
     Stopped,
     /// Nobody reads what is printed any more.
@@ -55,26 +53,10 @@ pub(super) enum Handled {
 }
 
 impl Worker {
-    /// Handles an event. An error ends the listening; the event is not acknowledged then.
+    /// Handles an event that matches. An error ends the listening; the event is not acknowledged then.
     pub(super) async fn handle(&self, delivery: Delivery) -> anyhow::Result<Handled> {
         let event = delivery.event();
-        match self.selection.wants(event) {
-            Wanted::Yes => {}
-            Wanted::No => return Ok(self.skip(&delivery).await),
-            Wanted::Unclear(why) => {
-                // Nothing is acknowledged for a mistake in a filter.
-                self.talk.say(&format!(
-                    "event {} stays on the server, as the filter fails on it: {why}",
-                    event.id
-                ));
-                self.leave(&delivery).await;
-                return Ok(Handled::Skipped);
-            }
-        }
         let target = self.routes.target(event);
-        if target.is_none() && !self.routes.is_empty() {
-            return Ok(self.skip(&delivery).await);
-        }
         if let Some(folder) = &self.save {
             folder.save(event)?;
         }
@@ -82,12 +64,12 @@ impl Worker {
             Some(target) => self.offer(&delivery, target).await?,
             None => self.print(&delivery).await?,
         };
-        self.talk.count(|counts| match handled {
-            Handled::Done => counts.handled += 1,
-            Handled::Failed | Handled::Kept => counts.failed += 1,
-            Handled::Throttled => counts.retried += 1,
-            Handled::Skipped | Handled::Stopped | Handled::Unread => {}
-        });
+        match handled {
+            Handled::Done => self.talk.settled(&event.id, |counts| counts.handled += 1),
+            Handled::Failed => self.talk.settled(&event.id, |counts| counts.failed += 1),
+            Handled::Throttled => self.talk.count(|counts| counts.retried += 1),
+            Handled::Kept | Handled::Stopped | Handled::Unread => {}
+        }
         Ok(handled)
     }
 
@@ -169,7 +151,9 @@ impl Worker {
     async fn give_up(&self, delivery: &Delivery) -> anyhow::Result<&'static str> {
         Ok(match &self.on_failure {
             OnFailure::Keep => {
-                self.leave(delivery).await;
+                self.talk.kept(delivery.id());
+                // If the connection is gone, the event is back on the server already.
+                let _ = delivery.nack(KEPT_FOR).await;
                 "kept"
             }
             OnFailure::Drop => {
@@ -184,28 +168,13 @@ impl Worker {
         })
     }
 
-    async fn skip(&self, delivery: &Delivery) -> Handled {
-        if self.leave_unmatched {
-            self.leave(delivery).await;
-        } else {
-            self.ack(delivery).await;
-        }
-        self.talk.count(|counts| counts.skipped += 1);
-        Handled::Skipped
-    }
-
-    async fn ack(&self, delivery: &Delivery) {
+    pub(super) async fn ack(&self, delivery: &Delivery) {
         if delivery.ack().await.is_err() {
             self.talk.say(&format!(
                 "the connection broke before event {} was acknowledged; it will come again",
                 delivery.id()
             ));
         }
-    }
-
-    async fn leave(&self, delivery: &Delivery) {
-        // Where the connection is gone, the event is back on the server already.
-        let _ = delivery.nack(LEFT_FOR).await;
     }
 }
 
