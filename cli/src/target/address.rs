@@ -40,10 +40,6 @@ impl Address {
         Self { url, append: false, socket: None }
     }
 
-    pub(crate) fn is_socket(&self) -> bool {
-        self.socket.is_some()
-    }
-
     /// Whether it is on this machine, so that no proxy leads to it.
     pub(super) fn is_local(&self) -> bool {
         let host = self.host();

@@ -14,7 +14,7 @@ use std::{
 
 use reqwest::{Response, StatusCode, Url};
 use tokio::time::{Instant, timeout_at};
-use wwproxy_sdk::{EventMessage, FailureCause, HttpOptions};
+use wwproxy_sdk::{EventMessage, HttpOptions};
 
 pub(crate) use self::headers::{is_framing, sender_headers};
 use self::{
@@ -22,7 +22,10 @@ use self::{
     headers::headers,
     retry_after::retry_after,
 };
-use super::{Address, TargetHttp, Try, http::MAX_IDLE};
+use super::{
+    Address, TargetHttp, Try,
+    http::{MAX_IDLE, explain},
+};
 
 /// Of an answer's body so many bytes are read and dropped, so that its connection can be used again.
 const MAX_DRAINED_BYTES: usize = 64 * 1024;
@@ -116,19 +119,12 @@ impl Forward {
         request.body(reqwest::Body::wrap(body)).timeout(timeout).send().await
     }
 
-    /// Why there was no answer, and what to do. A target that has never answered is asked once which protocol it speaks.
+    /// A target that has never answered is asked once which protocol it speaks.
     async fn explain(&self, error: &reqwest::Error) -> String {
-        let Address { url, socket, .. } = &self.address;
         let unknown = self.answered.lock().unwrap_or_else(PoisonError::into_inner).is_none();
-        let probes = unknown && socket.is_none() && !self.probed.swap(true, Ordering::Relaxed);
-        let failure =
-            if probes { self.options.explain(error, url).await } else { self.options.classify(error, url) };
-        let advice = match failure.cause() {
-            FailureCause::Http2Only => "give --http2",
-            _ if socket.is_some() && error.is_connect() => "check the socket's path, and that the app runs",
-            _ => failure.advice(),
-        };
-        format!("no answer from POST {}: {failure}; {advice}", self.address)
+        let probes = unknown && !self.probed.swap(true, Ordering::Relaxed);
+        let reason = explain(&self.address, &self.options, error, probes).await;
+        format!("no answer from POST {}: {reason}", self.address)
     }
 
     /// Whether a request that began then may have gone over a kept connection.

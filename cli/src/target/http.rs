@@ -3,13 +3,34 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use wwproxy_sdk::HttpOptions;
+use wwproxy_sdk::{FailureCause, HttpOptions};
 
 use super::Address;
 use crate::output::say;
 
 /// How long a kept connection may be idle: less than Node.js (5 s) and most other servers keep it.
 pub(super) const MAX_IDLE: Duration = Duration::from_secs(4);
+
+/// Why a request to a target got no answer, and what to do. `probes`: the target may be asked which protocol it speaks.
+pub(crate) async fn explain(
+    address: &Address,
+    options: &HttpOptions,
+    error: &reqwest::Error,
+    probes: bool,
+) -> String {
+    let is_socket = address.socket.is_some();
+    let failure = if probes && !is_socket {
+        options.explain(error, &address.url).await
+    } else {
+        options.classify(error, &address.url)
+    };
+    let advice = match failure.cause() {
+        FailureCause::Http2Only => "give --http2",
+        _ if is_socket && error.is_connect() => "check the socket's path, and that the app runs",
+        _ => failure.advice(),
+    };
+    format!("{failure}; {advice}")
+}
 
 /// How connections to targets differ from those to the server.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]

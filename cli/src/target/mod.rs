@@ -15,7 +15,7 @@ pub(crate) use self::{
     address::Address,
     exec::{Exec, kill_all},
     forward::{Forward, is_framing, sender_headers},
-    http::TargetHttp,
+    http::{TargetHttp, explain},
     retry::{Offer, Offered, Origin, Policy},
     routes::{Routes, Targets},
 };

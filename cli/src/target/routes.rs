@@ -11,16 +11,19 @@ use crate::{args::Usage, selection::Glob};
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Targets")]
 pub(crate) struct Targets {
-    /// Post events to this URL, byte for byte and with the sender's headers. A port alone is on this machine (127.0.0.1, then
-    /// `::1`), `HOST:PORT` and `HOST/PATH` are http, and `unix:/run/app.sock` or `unix:/run/app.sock:/PATH` is a Unix socket. The path and
-    /// query of the original request go after a URL that ends in `/`
+    /// Post events to this URL, byte for byte and with the sender's headers
+    ///
+    /// A port alone is on this machine (127.0.0.1, then `::1`), `HOST:PORT` and `HOST/PATH` are http, and `unix:/run/app.sock` or
+    /// `unix:/run/app.sock:/PATH` is a Unix socket. The path and query of the original request go after a URL that ends in `/`
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     forward_to: Option<Address>,
-    /// Run this command for each event, in the shell; exit 0 accepts the event. The body is on stdin, the rest in `WWPROXY_EVENT_ID`,
-    /// `WWPROXY_EVENT_TYPE`, `WWPROXY_ATTEMPT` and, for each header, `WWPROXY_HEADER_NAME` in capitals with `_` for `-` (other
-    /// characters as `x` and two hex digits, so `x_a` is `Xx5fA`; a repeated header as `NAME_n2`, `NAME_n3`). Variables that do not
-    /// fit are left out, and `WWPROXY_TRUNCATED=1` is set. The command does not inherit `SECRET`, `WWPROXY_TOKEN`, `WEBHOOK_SECRET` and
-    /// their `_FILE` forms, and is killed with all that it started when it takes too long, fails, or the command line ends
+    /// Run this command for each event, in the shell, with the body on stdin; exit 0 accepts the event
+    ///
+    /// The environment has `WWPROXY_EVENT_ID`, `WWPROXY_EVENT_TYPE`, `WWPROXY_ATTEMPT` and, for each header,
+    /// `WWPROXY_HEADER_NAME` in capitals with `_` for `-` (other characters as `x` and two hex digits, so `x_a` is `Xx5fA`; a
+    /// repeated header as `NAME_n2`, `NAME_n3`). Variables that do not fit are left out, and `WWPROXY_TRUNCATED=1` is set. The
+    /// command does not inherit `SECRET`, `WWPROXY_TOKEN`, `WEBHOOK_SECRET` and their `_FILE` forms, but everything else, such
+    /// as the proxies' variables. It is killed with all that it started when it takes too long, fails, or the command line ends
     #[arg(long, value_name = "CMD", conflicts_with = "forward_to")]
     exec: Option<String>,
     /// Post events of this type (globs as in --type) to this URL; the first route that fits counts, and what fits none goes to --forward-to

@@ -46,6 +46,7 @@ const TARGET_WINDOW: u32 = 16;
 
 const EXAMPLES: &str = "\
 Without a target an event is acknowledged once it is written. With one it is acknowledged once the target took it (2xx, exit 0).
+A target that cannot be reached is waited for. Its Retry-After is honoured up to 5 min, without holding up other events.
 What is not acknowledged stays on the server and comes again: none is lost, one may come twice, with the same wwproxy-event-id.
 Events that do not match (--type, --filter, --route) are skipped: acknowledged, so that no client gets them. The first one is
 reported on stderr, and the last line counts them. When several clients of one app listen, each event goes to one of them.

@@ -15,7 +15,7 @@ use wwproxy_sdk::{
 
 use crate::{
     output::say,
-    target::{Address, sender_headers},
+    target::{Address, explain, sender_headers},
 };
 
 /// The longest answer that is read, in bytes.
@@ -128,20 +128,12 @@ impl Hook {
     async fn send(&self, url: Url, mut headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
         // Each name that is given takes the place of all of its values here.
         headers.extend(self.headers.clone());
-        let request = self.http.post(url.clone()).headers(headers).body(body).timeout(self.timeout);
+        let request = self.http.post(url).headers(headers).body(body).timeout(self.timeout);
         match request.send().await {
             Ok(response) => Ok(response),
             Err(error) => {
-                let failure = if self.address.is_socket() {
-                    self.options.classify(&error, &url)
-                } else {
-                    self.options.explain(&error, &url).await
-                };
-                let advice = failure.advice();
-                Err(Refusal {
-                    status: None,
-                    said: format!("{} cannot be reached: {failure}; {advice}", self.shown()),
-                })
+                let reason = explain(&self.address, &self.options, &error, true).await;
+                Err(Refusal { status: None, said: format!("{} cannot be reached: {reason}", self.shown()) })
             }
         }
     }
