@@ -15,7 +15,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::common::{DEADLINE, Home, Server};
+use crate::common::{DEADLINE, Home, Server, eventually};
 
 fn socket(home: &Home) -> PathBuf {
     home.store().join("control.sock")
@@ -148,4 +148,30 @@ async fn connections_that_say_nothing_do_not_hold_it_up() {
 async fn there_is_none_without_a_folder() {
     let server = Server::start(&[]);
     assert!(!socket(&server.home).exists());
+}
+
+#[tokio::test]
+async fn a_command_waits_for_a_server_that_drains() {
+    let home = Arc::new(Home::new());
+    let mut server = Server::start_in(&home, &[]);
+    let app = server.app("bot").await;
+    app.receive("[]").await;
+    // A body that is on its way holds up the drain.
+    let mut slow = app.raw().await;
+    slow.send("POST /hook/bot HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n")
+        .await;
+    assert_eq!(slow.answer().await.status, 100);
+    server.signal("TERM");
+    eventually("the socket is gone", async || !socket(&home).exists()).await;
+    let mut command = home.operate_command(&["remove", "bot", "--yes"]);
+    let mut waiting = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    // However far the command comes meanwhile, the store is locked.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(waiting.try_wait().unwrap().is_none());
+    slow.send("{}").await;
+    assert_eq!(slow.answer().await.status, 401);
+    assert!(server.exited().await.success());
+    let done = waiting.wait_with_output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    assert!(String::from_utf8(done.stderr).unwrap().contains("1 event "));
 }

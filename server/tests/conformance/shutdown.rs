@@ -40,10 +40,11 @@ async fn a_second_signal_ends_it_at_once() {
     for (second, code) in [("TERM", 143), ("INT", 130)] {
         let mut server = Server::start(&["--shutdown-grace", "10m"]);
         let app = server.app("bot").await;
-        // A body that does not come holds up the drain for 30 s.
+        // A body that does not come holds up the drain until it is given up.
         let mut slow = app.raw().await;
-        let head = "POST /hook/bot HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n";
+        let head = "POST /hook/bot HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n";
         slow.send(head).await;
+        assert_eq!(slow.answer().await.status, 100, "the request is under way");
         let began = Instant::now();
         server.signal("TERM");
         eventually("the drain begins", async || server.log().contains("draining")).await;
