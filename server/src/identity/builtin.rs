@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use super::{
     Apps, IdentityError, IdentityProvider, Platform,
     apps::{self, SecretHash},
+    private_file,
 };
 
 /// How long a token is good for, where nothing else is said: as long as Watson Work's.
@@ -102,7 +103,7 @@ impl TokenKey {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let key = Self::random()?;
-                apps::write_durably(path, key.0.as_slice()).map_err(failed)?;
+                private_file::write_durably(path, key.0.as_slice()).map_err(failed)?;
                 Ok(key)
             }
             Err(error) => Err(failed(error)),

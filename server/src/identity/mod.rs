@@ -3,6 +3,7 @@
 mod apps;
 mod builtin;
 mod cache;
+mod private_file;
 mod watson_work;
 
 use std::{error::Error, fmt, sync::Arc};
