@@ -12,10 +12,7 @@ use futures_util::{Sink, Stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
-    sync::{
-        mpsc::{self, Permit},
-        oneshot,
-    },
+    sync::{mpsc, oneshot},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_tungstenite::{
@@ -30,6 +27,7 @@ use crate::{
     Error, ErrorKind,
     delivery::{Order, Verdict},
     feed::Feed,
+    prefetch::{PrefetchSender, Slot},
 };
 
 mod clock;
@@ -63,15 +61,15 @@ pub(crate) struct Connection<'a, S, F: Feed> {
     socket: WebSocketStream<S>,
     /// Whether the server speaks `wwproxy.v2`: many acks a message, and nacks.
     v2: bool,
-    items: &'a mpsc::Sender<Result<F::Item, Error>>,
+    items: &'a PrefetchSender<F::Item>,
     feed: F,
     /// Called once, when the server is ready.
     tell: Option<&'a (dyn Fn(bool) + Sync)>,
     orders: mpsc::Receiver<Order>,
     /// Keeps the orders open where the feed gives none.
     _orders: mpsc::Sender<Order>,
-    /// The place of the next item. Without one nothing is read.
-    place: Option<Permit<'a, Result<F::Item, Error>>>,
+    /// Reserved for the next item. Nothing is read without it, which is the backpressure to the server.
+    slot: Option<Slot<'a, F::Item>>,
     /// Orders that are written and not flushed yet, and since when.
     unflushed: Vec<oneshot::Sender<()>>,
     flushing: Option<Instant>,
@@ -94,12 +92,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
         socket: WebSocketStream<S>,
         v2: bool,
         idle_timeout: Duration,
-        items: &'a mpsc::Sender<Result<F::Item, Error>>,
+        items: &'a PrefetchSender<F::Item>,
         feed: impl FnOnce(mpsc::Sender<Order>) -> F,
         tell: &'a (dyn Fn(bool) + Sync),
     ) -> Self {
         // As many as can be outstanding: an ack waits for the socket, not for a place in the channel.
-        let (sender, orders) = mpsc::channel(items.max_capacity());
+        let (sender, orders) = mpsc::channel(items.max_items());
         Self {
             socket,
             v2,
@@ -108,7 +106,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
             tell: Some(tell),
             orders,
             _orders: sender,
-            place: None,
+            slot: None,
             unflushed: Vec::new(),
             flushing: None,
             pongs: 0,
@@ -119,7 +117,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
 
     /// Runs the connection.
     ///
-    /// Its inputs: a free place for an item, which lets it read on; acks and nacks, taken together while nothing is
+    /// Its inputs: a free slot of the prefetch buffer, which lets it read on; acks and nacks, taken together while nothing is
     /// being flushed; the socket, read and flushed side by side so that neither waits for the other, unless the output
     /// consists of too many pongs; the clock, for pings and deadlines. Output that is not flushed within 30 s ends it. It ends when the subscription is gone (with the pending acks and a goodbye sent), when the server
     /// closes or breaks the connection, or when a deadline passes.
@@ -132,12 +130,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
         }
         let mut orders = Vec::new();
         let error = loop {
-            let has_place = self.place.is_some();
-            let (reading, flushing) = (has_place && self.pongs <= MAX_PONG_BYTES, self.flushing.is_some());
+            let has_slot = self.slot.is_some();
+            let (reading, flushing) = (has_slot && self.pongs <= MAX_PONG_BYTES, self.flushing.is_some());
             let step = select! {
                 () = self.items.closed() => return self.close().await,
-                place = self.items.reserve(), if !has_place => {
-                    self.place = place.ok();
+                slot = self.items.reserve(), if !has_slot => {
+                    self.slot = slot;
                     // What came while nothing was read was not heard.
                     self.clock.heard();
                     Ok(())
@@ -254,8 +252,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
             }
         };
         if let Some(item) = item {
-            let place = self.place.take().expect("nothing is read without a place for it");
-            place.send(Ok(item));
+            let slot = self.slot.take().expect("nothing is read without a slot");
+            slot.send(item, text.len());
         }
         Ok(())
     }

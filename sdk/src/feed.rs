@@ -18,6 +18,7 @@ use crate::{
     backoff::Backoff,
     connection::{Connection, Ended, connect},
     delivery::Order,
+    prefetch::PrefetchSender,
 };
 
 /// Makes what a stream yields of what comes over one connection. An error ends the connection; one that is not transient
@@ -49,7 +50,7 @@ pub(crate) async fn keep_up<F: Feed>(
     options: ListenOptions,
     query: Option<(&'static str, String)>,
     feed: impl Fn(mpsc::Sender<Order>, bool) -> F,
-    items: mpsc::Sender<Result<F::Item, Error>>,
+    items: PrefetchSender<F::Item>,
 ) {
     let mut backoff = Backoff::default();
     let mut patience = Patience::new(options.max_disconnected);
@@ -103,8 +104,7 @@ pub(crate) async fn keep_up<F: Feed>(
         }
     };
     tracing::warn!(app = %client.app_id(), %error, "the stream ended");
-    // Nobody to tell is nobody to mind.
-    let _ = items.send(Err(error)).await;
+    items.fail(error).await;
 }
 
 /// How long to go on without a connection.

@@ -67,6 +67,7 @@ mod failure;
 mod feed;
 mod http;
 mod options;
+mod prefetch;
 mod proxy;
 mod run;
 mod subscription;

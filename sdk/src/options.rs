@@ -1,6 +1,6 @@
 //! What a caller may choose: of a client, of a lease, of a subscription.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use wwproxy_protocol::{
     AppId, Secret,
@@ -17,6 +17,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 /// The largest websocket message, in bytes: an 8 MiB body with its headers has room many times.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// The default of [`ListenOptions::max_prefetch_bytes`].
+const MAX_PREFETCH_BYTES: usize = 16 << 20;
+/// The range of [`ListenOptions::max_prefetch_bytes`].
+const PREFETCH_BYTES_RANGE: RangeInclusive<usize> = 64 * 1024..=1 << 30;
 /// How long a websocket may be silent before it counts as dead.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The shortest idle timeout: below it a slow network would look like a dead one.
@@ -211,6 +215,7 @@ pub struct ListenOptions {
     pub(crate) window: Option<u32>,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_message_bytes: usize,
+    pub(crate) max_prefetch_bytes: usize,
     pub(crate) max_disconnected: Option<Duration>,
     pub(crate) on_state: Arc<dyn Fn(&State) + Send + Sync>,
 }
@@ -222,6 +227,7 @@ impl ListenOptions {
             window: None,
             idle_timeout: IDLE_TIMEOUT,
             max_message_bytes: MAX_MESSAGE_BYTES,
+            max_prefetch_bytes: MAX_PREFETCH_BYTES,
             max_disconnected: None,
             on_state: Arc::new(|_| {}),
         }
@@ -244,6 +250,17 @@ impl ListenOptions {
     /// The largest message, in bytes: 64 MiB where not said. A larger one ends the stream with [`ErrorKind::Protocol`].
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.max_message_bytes = bytes;
+        self
+    }
+
+    /// The prefetch limit in bytes: nothing is read from the websocket while events of this many bytes, counted as their
+    /// messages, have not been taken from the stream. One message may exceed it, so any event up to
+    /// [`max_message_bytes`](Self::max_message_bytes) gets through. 16 MiB by default, 64 KiB to 1 GiB (clamped).
+    ///
+    /// Reading pauses at the limit, and a server closes a connection that is not read for 30 s. If events are large and each
+    /// takes long to handle, choose a [`window`](Self::window) of them that fits into the limit.
+    pub fn max_prefetch_bytes(mut self, bytes: usize) -> Self {
+        self.max_prefetch_bytes = bytes.clamp(*PREFETCH_BYTES_RANGE.start(), *PREFETCH_BYTES_RANGE.end());
         self
     }
 
@@ -273,6 +290,7 @@ impl fmt::Debug for ListenOptions {
             .field("window", &self.window)
             .field("idle_timeout", &self.idle_timeout)
             .field("max_message_bytes", &self.max_message_bytes)
+            .field("max_prefetch_bytes", &self.max_prefetch_bytes)
             .field("max_disconnected", &self.max_disconnected)
             .finish_non_exhaustive()
     }

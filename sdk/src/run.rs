@@ -147,7 +147,7 @@ where
             () = &mut run.stop => break Ok(()),
             Some((id, outcome)) = handling.next() => settling.extend(work.settle(&id, outcome).map(carry_out)),
             Some(unheard) = settling.next() => work.remember(unheard),
-            event = events.next(), if work.waiting.len() < window => match event {
+            event = events.next_prefetched(), if work.waiting.len() < window => match event {
                 Some(Ok(event)) => settling.extend(work.take(event).map(carry_out)),
                 Some(Err(error)) => break Err(error),
                 None => {
@@ -164,7 +164,7 @@ where
                 Some((id, outcome)) = handling.next() => settling.extend(work.settle(&id, outcome).map(carry_out)),
                 Some(unheard) = settling.next() => work.remember(unheard),
                 // A connection that was lost may come back in time for what is still to be acknowledged.
-                Some(Ok(event)) = events.next() => settling.extend(work.take(event).map(carry_out)),
+                Some(Ok(event)) = events.next_prefetched() => settling.extend(work.take(event).map(carry_out)),
             }
         }
     };

@@ -1,13 +1,14 @@
 //! A stream of events over as many websockets as it takes.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures_util::Stream;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::task::JoinHandle;
 use wwproxy_protocol::{
     api::DEFAULT_WINDOW,
     message::{EventMessage, Hello},
@@ -17,6 +18,7 @@ use crate::{
     Client, Delivery, Error, ListenOptions,
     delivery::Deliverer,
     feed::{Feed, keep_up},
+    prefetch::{self, PrefetchReceiver, Prefetched},
 };
 
 /// The state of a subscription's connection, as told to [`ListenOptions::on_state`].
@@ -43,8 +45,9 @@ pub enum State {
 ///
 /// Yields events only. What a retry may mend (the network, a server that restarts or is busy) is retried for ever, with
 /// growing random delays; what none will mend (refused credentials, an unknown app, a wrong address) comes as the
-/// last item, an error. No more than the window is read ahead: who does not take events, slows the server down and loses
-/// none. Events that were read but not taken when their connection broke are skipped, since they come again.
+/// last item, an error. At most a [window](ListenOptions::window) of events and
+/// [`max_prefetch_bytes`](ListenOptions::max_prefetch_bytes) are read ahead of the consumer: a slow consumer slows the
+/// server down (backpressure) and loses no events. Events that were read but not taken when their connection broke are skipped, since they come again.
 ///
 /// Dropping it closes the connection; [`close`](Self::close) also waits for that. Acks need the subscription: finish
 /// them first.
@@ -64,17 +67,31 @@ pub enum State {
 /// ```
 #[derive(Debug)]
 pub struct Subscription {
-    deliveries: mpsc::Receiver<Result<Delivery, Error>>,
+    deliveries: PrefetchReceiver<Delivery>,
     task: JoinHandle<()>,
 }
 
 impl Subscription {
     pub(crate) fn start(client: Client, options: ListenOptions) -> Self {
         let window = options.window.unwrap_or(DEFAULT_WINDOW) as usize;
-        let (sender, deliveries) = mpsc::channel(window);
+        let (sender, deliveries) = prefetch::buffer(window, options.max_prefetch_bytes);
         let query = options.window.map(|window| ("window", window.to_string()));
         let task = keep_up(client, options, query, |orders, _| Deliverer::new(orders), sender);
         Self { deliveries, task: tokio::spawn(task) }
+    }
+
+    /// The next delivery, which counts towards the prefetch limit until the caller takes it.
+    pub(crate) async fn next_prefetched(&mut self) -> Option<Result<Prefetched<Delivery>, Error>> {
+        poll_fn(|cx| self.poll_prefetched(cx)).await
+    }
+
+    fn poll_prefetched(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Prefetched<Delivery>, Error>>> {
+        loop {
+            match ready!(self.deliveries.poll_recv(cx)) {
+                Some(Ok(delivery)) if delivery.get().is_stale() => {}
+                item => return Poll::Ready(item),
+            }
+        }
     }
 
     /// Ends the subscription: the acks that were awaited are sent, the connection is closed, and the server hands what was
@@ -91,12 +108,7 @@ impl Stream for Subscription {
     type Item = Result<Delivery, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            match ready!(self.deliveries.poll_recv(cx)) {
-                Some(Ok(delivery)) if delivery.is_stale() => {}
-                item => return Poll::Ready(item),
-            }
-        }
+        self.poll_prefetched(cx).map(|item| item.map(|delivery| delivery.map(Prefetched::take)))
     }
 }
 

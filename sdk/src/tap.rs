@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::Stream;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::task::JoinHandle;
 use wwproxy_protocol::{
     api::DEFAULT_WINDOW,
     message::{EventMessage, Hello},
@@ -16,6 +16,7 @@ use wwproxy_protocol::{
 use crate::{
     Client, Error, ErrorKind, ListenOptions,
     feed::{Feed, keep_up},
+    prefetch::{self, PrefetchReceiver, Prefetched},
 };
 
 /// What a [`Tap`] shows.
@@ -57,14 +58,14 @@ pub enum Tapped {
 /// ```
 #[derive(Debug)]
 pub struct Tap {
-    items: mpsc::Receiver<Result<Tapped, Error>>,
+    items: PrefetchReceiver<Tapped>,
     task: JoinHandle<()>,
 }
 
 impl Tap {
     pub(crate) fn start(client: Client, options: ListenOptions) -> Self {
         let window = options.window.unwrap_or(DEFAULT_WINDOW) as usize;
-        let (sender, items) = mpsc::channel(window);
+        let (sender, items) = prefetch::buffer(window, options.max_prefetch_bytes);
         let watch = |_, again| Watch { again, confirmed: false };
         let task = keep_up(client, options, Some(("tap", "1".to_owned())), watch, sender);
         Self { items, task: tokio::spawn(task) }
@@ -83,7 +84,7 @@ impl Stream for Tap {
     type Item = Result<Tapped, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.items.poll_recv(cx)
+        self.items.poll_recv(cx).map(|item| item.map(|tapped| tapped.map(Prefetched::take)))
     }
 }
 

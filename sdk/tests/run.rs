@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Answer, Fake, Socket, platform};
+use common::{Answer, Fake, Socket, assert_reading_is_paused, assert_reading_resumed, platform};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::{Barrier, Notify};
 use tokio_tungstenite::tungstenite::Message;
@@ -161,6 +161,37 @@ async fn so_many_are_handled_at_once_and_no_more_are_leased() {
     let (result, ()) = tokio::join!(run.into_future(), server);
     result.unwrap();
     assert_eq!(fake.count("GET /webhooks/bot?window=3"), 1);
+}
+
+#[tokio::test]
+async fn events_that_wait_for_a_handler_count_as_prefetched() {
+    let mut fake = proxy().await;
+    let (begun, end, stop) = (Notify::new(), Notify::new(), Notify::new());
+    let run = client(&fake)
+        .run(|_| async {
+            begun.notify_one();
+            end.notified().await;
+            Ok(())
+        })
+        .options(ListenOptions::new().window(8).max_prefetch_bytes(64 * 1024))
+        .stop_on(stop.notified());
+    let server = async {
+        let mut socket = connected(&mut fake, &["a"]).await;
+        begun.notified().await;
+        let body = "x".repeat(64 * 1024);
+        let text = format!(r#"{{"type":"event","id":"b","attempt":1,"headers":[],"data":["{body}"]}}"#);
+        socket.send(Message::text(text)).await.unwrap();
+        assert_reading_is_paused(&mut socket).await;
+        end.notify_one();
+        assert_eq!(heard(&mut socket).await, ack("a"));
+        assert_reading_resumed(&mut socket).await;
+        end.notify_one();
+        assert_eq!(heard(&mut socket).await, ack("b"));
+        stop.notify_one();
+        assert_eq!(heard(&mut socket).await, "close");
+    };
+    let (result, ()) = tokio::join!(run.into_future(), server);
+    result.unwrap();
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Answer, Fake, Request, Socket, platform};
+use common::{Answer, Fake, Request, Socket, assert_reading_is_paused, assert_reading_resumed, platform};
 use futures_util::{SinkExt, StreamExt, future::join_all};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
@@ -75,6 +75,23 @@ async fn a_lost_connection_is_made_anew_and_nothing_is_lost() {
     assert_eq!(handshake.header("authorization"), Some("Bearer token-1"));
     assert_eq!(handshake.header("sec-websocket-protocol"), V2);
     events.close().await;
+}
+
+#[tokio::test]
+async fn the_prefetch_is_limited_in_bytes() {
+    let mut fake = proxy(|_, _| Answer::Upgrade(V2)).await;
+    let mut events = listen(&fake, ListenOptions::new().max_prefetch_bytes(64 * 1024));
+    let mut socket = fake.socket().await;
+    // Each of them exceeds the limit, and is read while no other is buffered.
+    for n in 0..3 {
+        let id = format!("e{n}");
+        let body = "x".repeat(64 * 1024);
+        let text = format!(r#"{{"type":"event","id":"{id}","data":["{body}"]}}"#);
+        socket.send(Message::text(text)).await.unwrap();
+        assert_reading_is_paused(&mut socket).await;
+        assert_eq!(next_id(&mut events).await, id);
+        assert_reading_resumed(&mut socket).await;
+    }
 }
 
 #[tokio::test]

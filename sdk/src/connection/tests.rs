@@ -10,13 +10,19 @@ use tokio::{
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
 
 use super::*;
-use crate::{Delivery, delivery::Deliverer};
+use crate::{
+    Delivery,
+    delivery::Deliverer,
+    prefetch::{PrefetchReceiver, buffer},
+};
+
+const MAX_PREFETCH_BYTES: usize = 1 << 20;
 
 type Server = WebSocketStream<DuplexStream>;
 
 struct Setup {
     server: Server,
-    deliveries: mpsc::Receiver<Result<Delivery, Error>>,
+    deliveries: PrefetchReceiver<Delivery>,
     client: JoinHandle<Ended>,
 }
 
@@ -26,7 +32,7 @@ async fn connect(v2: bool, window: usize, pipe: usize) -> Setup {
     let server = WebSocketStream::from_raw_socket(there, Role::Server, None).await;
     let config = handshake::config(1 << 20);
     let socket = WebSocketStream::from_raw_socket(here, Role::Client, Some(config)).await;
-    let (sender, deliveries) = mpsc::channel(window);
+    let (sender, deliveries) = buffer(window, MAX_PREFETCH_BYTES);
     let client = tokio::spawn(async move { subscribe(socket, v2, &sender).run().await });
     Setup { server, deliveries, client }
 }
@@ -34,7 +40,7 @@ async fn connect(v2: bool, window: usize, pipe: usize) -> Setup {
 fn subscribe(
     socket: WebSocketStream<DuplexStream>,
     v2: bool,
-    items: &mpsc::Sender<Result<Delivery, Error>>,
+    items: &PrefetchSender<Delivery>,
 ) -> Connection<'_, DuplexStream, Deliverer> {
     Connection::new(socket, v2, Duration::from_secs(60), items, Deliverer::new, &|_| {})
 }
@@ -55,10 +61,14 @@ fn ids(message: &Message) -> Vec<String> {
     }
 }
 
-async fn take(deliveries: &mut mpsc::Receiver<Result<Delivery, Error>>, n: usize) -> Vec<Delivery> {
+async fn next(deliveries: &mut PrefetchReceiver<Delivery>) -> Delivery {
+    poll_fn(|cx| deliveries.poll_recv(cx)).await.unwrap().unwrap().take()
+}
+
+async fn take(deliveries: &mut PrefetchReceiver<Delivery>, n: usize) -> Vec<Delivery> {
     let mut taken = Vec::new();
     for _ in 0..n {
-        taken.push(deliveries.recv().await.unwrap().unwrap());
+        taken.push(next(deliveries).await);
     }
     taken
 }
@@ -165,7 +175,7 @@ async fn no_more_than_the_window_is_read_and_the_server_still_hears_from_us() {
     // A slow consumer that acks while the server cannot write: both directions go on.
     let all = async {
         for n in 0..sent {
-            let event = deliveries.recv().await.unwrap().unwrap();
+            let event = next(&mut deliveries).await;
             assert_eq!(event.id().as_str(), format!("e{n}"));
             event.ack().await.unwrap();
         }
@@ -189,7 +199,7 @@ async fn a_peer_that_does_not_read_is_given_up() {
         let mut events = Vec::new();
         for n in 0..20 {
             send_event(&mut server, &format!("e{n}")).await;
-            events.push(deliveries.recv().await.unwrap().unwrap());
+            events.push(next(&mut deliveries).await);
         }
         events
     };
@@ -311,7 +321,7 @@ async fn an_event_that_is_too_large_is_final() {
         .max_message_size(Some(100))
         .max_frame_size(Some(100));
     let socket = WebSocketStream::from_raw_socket(here, Role::Client, Some(config)).await;
-    let (sender, _deliveries) = mpsc::channel(8);
+    let (sender, _deliveries) = buffer(8, MAX_PREFETCH_BYTES);
     let connection = subscribe(socket, true, &sender).run();
     let large = server.send(Message::text("x".repeat(1000)));
     let (Ended::Lost { error, .. }, _) =

@@ -8,7 +8,7 @@ use std::{
 use wwproxy_protocol::{EventId, message::EventMessage};
 
 use super::HandlerError;
-use crate::{Delivery, error::harmless};
+use crate::{Delivery, error::harmless, prefetch::Prefetched};
 
 /// The longest that a failure keeps an event away.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
@@ -26,7 +26,7 @@ pub(super) enum Outcome {
 #[derive(Default)]
 pub(super) struct Work {
     /// Those whose turn has not come.
-    pub(super) waiting: VecDeque<Delivery>,
+    pub(super) waiting: VecDeque<Prefetched<Delivery>>,
     /// Those being handled, each with the copy of it that came last: the only one that can still be acknowledged.
     held: HashMap<EventId, Delivery>,
     /// Those that were handled, but whose acknowledgement did not reach the server. They come again.
@@ -41,12 +41,13 @@ impl Work {
     }
 
     /// Takes an event that came. One that was handled before is only acknowledged.
-    pub(super) fn take(&mut self, event: Delivery) -> Option<Settlement> {
-        if let Some(older) = self.held.get_mut(event.id()) {
-            *older = event;
-        } else if let Some(at) = self.done.iter().position(|id| id == event.id()) {
+    pub(super) fn take(&mut self, event: Prefetched<Delivery>) -> Option<Settlement> {
+        let id = event.get().id();
+        if let Some(older) = self.held.get_mut(id) {
+            *older = event.take();
+        } else if let Some(at) = self.done.iter().position(|done| done == id) {
             self.done.remove(at);
-            return Some(Settlement { delivery: event, delay: None });
+            return Some(Settlement { delivery: event.take(), delay: None });
         } else {
             self.waiting.push_back(event);
         }
@@ -56,7 +57,7 @@ impl Work {
     /// The next event to handle. Those whose connection was lost while they waited come again.
     pub(super) fn next(&mut self) -> Option<EventMessage> {
         let delivery = loop {
-            let delivery = self.waiting.pop_front()?;
+            let delivery = self.waiting.pop_front()?.take();
             if !delivery.is_stale() {
                 break delivery;
             }

@@ -3,16 +3,21 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use futures_util::{SinkExt, StreamExt};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    time::timeout,
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{handshake::derive_accept_key, protocol::Role},
+    tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
 };
 
 /// One request as it came.
@@ -97,6 +102,19 @@ impl Fake {
     pub(crate) async fn socket(&mut self) -> Socket {
         self.sockets.recv().await.unwrap()
     }
+}
+
+/// Sends a ping, and checks that the client does not read up to it within 300 ms.
+pub(crate) async fn assert_reading_is_paused(socket: &mut Socket) {
+    socket.send(Message::Ping("read?".into())).await.unwrap();
+    let message = timeout(Duration::from_millis(300), socket.next()).await;
+    assert!(message.is_err(), "the client reads on: {message:?}");
+}
+
+/// Checks that the client reads up to the ping that was sent.
+pub(crate) async fn assert_reading_resumed(socket: &mut Socket) {
+    let message = timeout(Duration::from_secs(10), socket.next()).await.expect("the client does not read on");
+    assert!(matches!(message, Some(Ok(Message::Pong(_)))), "{message:?}");
 }
 
 /// Discovery and tokens: `token-1` and so on, counted by the caller. `None` for any other request.
