@@ -40,9 +40,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[cfg(unix)]
 const SEND_BUFFER: usize = 256 << 10;
 
+/// How many connections the system keeps until they are accepted; it may have a lower limit of its own. With a short
+/// queue a flood of connections makes others wait for seconds, until their SYN is sent again.
+#[cfg(unix)]
+const BACKLOG: i32 = 4096;
+
 /// Accepts connections until the context's shutdown, and serves each in a task of the context.
 pub(crate) async fn serve(listener: TcpListener, context: Context) {
-    bound_send_buffers(&listener);
+    configure(&listener);
     let connections = Connections::new(context.settings.max_connections);
     let routes = TowerToHyperService::new(warp::service(routes(&context)));
     loop {
@@ -73,17 +78,21 @@ pub(crate) async fn serve(listener: TcpListener, context: Context) {
     }
 }
 
-/// Accepted sockets inherit the buffer of their listener.
+/// Sets the queue of connections, and the send buffer, which accepted sockets inherit.
 #[cfg(unix)]
-fn bound_send_buffers(listener: &TcpListener) {
-    if let Err(error) = rustix::net::sockopt::set_socket_send_buffer_size(listener, SEND_BUFFER) {
-        tracing::warn!(%error, "the send buffers of connections could not be bounded");
+fn configure(listener: &TcpListener) {
+    use rustix::net::{listen, sockopt::set_socket_send_buffer_size};
+
+    let configured =
+        set_socket_send_buffer_size(listener, SEND_BUFFER).and_then(|()| listen(listener, BACKLOG));
+    if let Err(error) = configured {
+        tracing::warn!(%error, "the listener could not be configured");
     }
 }
 
-/// On other systems it is what the system chooses.
+/// On other systems both are what the system chooses.
 #[cfg(not(unix))]
-fn bound_send_buffers(_: &TcpListener) {}
+fn configure(_: &TcpListener) {}
 
 async fn serve_connection<R>(
     stream: TcpStream,
