@@ -45,7 +45,7 @@ pub(crate) enum Offered {
     Accepted { last: Try, tries: u32 },
     /// The target did not take it in as many tries as it has.
     GivenUp { last: Try, tries: u32 },
-    /// The target wants it later, too late to hold it here.
+    /// The target asks for a longer delay than an event is held here.
     Throttled { last: Try, tries: u32, delay: Duration },
     /// It was time to stop.
     Stopped,

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -194,4 +195,24 @@ fn a_command_that_fails_leaves_nothing_behind_and_one_that_succeeds_may() {
     let state = fs::read_to_string(format!("/proc/{}/stat", pids[1])).unwrap();
     assert!(state.contains("(sleep) S "), "{state}");
     assert!(Command::new("kill").arg(&pids[1]).status().unwrap().success());
+}
+
+#[test]
+fn a_hangup_that_is_ignored_stays_ignored() {
+    let world = World::new();
+    let listen = world.command(&["listen", "--max-events", "1", "--format", "data"]);
+    let mut command = Command::new("sh");
+    // As `nohup` does.
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(listen.get_program()).args(listen.get_args());
+    for (name, value) in listen.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("ready"), "{line}");
+    signal(&child, "HUP");
+    world.post("{\"n\":1}");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"{\"n\":1}\n"[..]));
 }

@@ -211,8 +211,11 @@ fn one_throttled_event_does_not_stall_the_others() {
     for n in 0..3 {
         world.post(&format!("{{\"n\":{n}}}"));
     }
-    let printed = world.run(&["listen", "--forward-to", &target, "--max-events", "2", "--format", "data"]);
-    assert_eq!(printed, "{\"n\":1}\n{\"n\":2}\n");
+    let args = ["listen", "--forward-to", &target, "--max-events", "2", "--format", "data"];
+    let output = world.command(&args).output().unwrap();
+    assert_eq!(output.stdout, b"{\"n\":1}\n{\"n\":2}\n");
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert!(talk.contains("was not accepted: 429 POST") && talk.contains("2 taken, 1 kept"), "{talk}");
     assert_eq!((&world.status()["stored"], &world.status()["leased"]), (&1.into(), &0.into()));
 }
 

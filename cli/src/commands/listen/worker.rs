@@ -144,6 +144,7 @@ impl Worker {
     /// Hands a throttled event back, so that it stalls no other.
     async fn hand_back(&self, delivery: &Delivery, tries: u32, delay: Duration) {
         self.throttled.remember(delivery.id(), tries);
+        self.talk.kept(delivery.id());
         // If the connection is gone, the event is back on the server already.
         let _ = delivery.nack(delay).await;
     }
