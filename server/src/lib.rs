@@ -139,6 +139,8 @@ impl Server {
             if let Some(control) = self.control {
                 control.serve(proxy, stop.clone(), tasks.clone()).await;
             }
+            #[cfg(not(unix))]
+            drop(proxy);
         };
         tokio::join!(http::serve(listener, context), control, async {
             shutdown.await;
