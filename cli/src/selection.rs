@@ -112,7 +112,7 @@ impl Glob {
     }
 
     /// Says which type the pattern probably means: that of an event or, if it matches none that is known, a known one.
-    fn hint(&self, kind: &str) -> Option<String> {
+    pub(crate) fn hint(&self, kind: &str) -> Option<String> {
         if self.is_near(kind) {
             return Some(format!(" (`{}` is near it; a typo?)", self.0));
         }

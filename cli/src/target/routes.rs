@@ -107,6 +107,11 @@ impl Routes {
         self.is_empty() || self.0.iter().any(|(glob, _)| glob.is_all())
     }
 
+    /// Which pattern may have a typo, if this type has no target; else nothing.
+    pub(crate) fn hint(&self, kind: &str) -> String {
+        self.0.iter().find_map(|(glob, _)| glob.hint(kind)).unwrap_or_default()
+    }
+
     pub(crate) fn target(&self, event: &EventMessage) -> Option<&Target> {
         let kind = event.event_type().unwrap_or_default();
         self.0.iter().find(|(glob, _)| glob.matches(&kind)).map(|(_, target)| target)

@@ -2,7 +2,8 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, ChildStderr, Stdio},
+    process::{Child, ChildStderr, ChildStdout, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -13,31 +14,54 @@ use crate::{
 
 /// How many events of each type are posted.
 const EVENTS: usize = 100;
+/// How long listeners may take for them: far less than the minutes of those that hand events back and forth.
+const SOON: Duration = Duration::from_secs(20);
 
-#[test]
-fn two_listeners_that_leave_events_to_each_other_get_theirs_soon() {
-    let (world, target) = (World::new(), Target::new(&[]));
-    let listen = |kind: &str, more: &[&str]| {
-        let max = EVENTS.to_string();
-        let args = ["--leave-unmatched", "--type", kind, "--max-events", &max];
-        world.listen(&[&args, more].concat())
-    };
-    // One of them is slow: what it does not want must not wait behind what it wants.
-    let slow = format!("sleep 0.02; curl -s --noproxy '*' -d x http://{}/", target.address);
-    let (mut a, _a_output) = listen("a", &["--exec", &slow]);
-    let (mut b, mut b_output) = listen("b", &[]);
+/// A listener that leaves what is not of its type, and ends with all that is.
+fn leaving(world: &World, kind: &str, more: &[&str]) -> (Child, BufReader<ChildStdout>) {
+    let max = EVENTS.to_string();
+    world.listen(&[&["--leave-unmatched", "--type", kind, "--max-events", &max], more].concat())
+}
+
+fn post_both(world: &World) {
     for n in 0..EVENTS {
         world.post(&format!("{{\"type\":\"a\",\"n\":{n}}}"));
         world.post(&format!("{{\"type\":\"b\",\"n\":{n}}}"));
     }
+}
+
+#[test]
+fn two_listeners_that_leave_events_to_each_other_get_theirs_soon() {
+    let world = World::new();
+    let (mut a, a_output) = leaving(&world, "a", &[]);
+    let (mut b, b_output) = leaving(&world, "b", &[]);
+    let readers = [a_output, b_output].map(|output| thread::spawn(move || output.lines().count()));
+    post_both(&world);
+    let start = Instant::now();
+    assert!(a.wait().unwrap().success() && b.wait().unwrap().success());
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    assert_eq!(readers.map(|reader| reader.join().unwrap()), [EVENTS, EVENTS]);
+    assert_eq!(world.status()["stored"], 0);
+}
+
+#[test]
+fn a_slow_listener_does_not_hold_up_what_it_leaves() {
+    let (world, target) = (World::new(), Target::new(&[]));
+    // Its first event stays with it until the target answers.
+    let command = format!("curl -s --noproxy '*' -d x http://{}/ && sleep 3600", target.address);
+    let (mut slow, _output) = leaving(&world, "a", &["--exec", &command, "--timeout", "1h"]);
+    let (mut b, mut b_output) = leaving(&world, "b", &[]);
+    post_both(&world);
+    target.next();
     let start = Instant::now();
     for _ in 0..EVENTS {
         assert_eq!(next_event(&mut b_output)["data"]["type"], "b");
     }
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     assert!(b.wait().unwrap().success());
-    assert!(a.wait().unwrap().success());
-    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
-    assert_eq!(world.status()["stored"], 0);
+    crate::world::interrupt(&slow);
+    slow.wait().unwrap();
+    world.wait_until_stored(EVENTS as u64);
 }
 
 /// A listener, and its stderr after it was ready.
@@ -87,6 +111,17 @@ fn a_typo_in_a_type_is_reported_with_the_first_skipped_event_and_at_the_end() {
     let summary = "wwproxy: 1 taken, 0 kept, 4 skipped: 3 × message-created, 1 × space-deleted";
     assert_eq!(talk.lines().last(), Some(summary), "{talk}");
     assert_eq!(world.status()["stored"], 0);
+}
+
+#[test]
+fn a_typo_in_a_route_is_reported() {
+    let world = World::new();
+    world.post(r#"{"type":"message-created"}"#);
+    let (code, talk) = ended(&world, &["listen", "--route", "mesage-*=9", "--exit-after-idle", "1s"]);
+    assert!(
+        code == Some(0) && talk.contains("no --route matches (`mesage-*` is near it; a typo?)"),
+        "{talk}"
+    );
 }
 
 #[test]

@@ -77,8 +77,8 @@ pub(crate) struct Listen {
     concurrency: u32,
     #[command(flatten)]
     selection: Selection,
-    /// Leave events that do not match on the server, for other clients, instead of skipping (acknowledging) them. They are offered
-    /// again after 0.2 s the first time, and after at most 60 s
+    /// Leave events that do not match on the server, for other clients, instead of skipping (acknowledging) them. Those that no
+    /// client takes are offered again, at least every 5 s
     #[arg(long, help_heading = "Selection")]
     leave_unmatched: bool,
     /// How events are written; pretty on a terminal, else json

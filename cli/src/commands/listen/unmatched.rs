@@ -17,11 +17,11 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 const MAX_TYPES: usize = 20;
 /// The longest part of a type that is shown, in characters.
 const MAX_TYPE_CHARS: usize = 64;
-/// How long an event that is left is held back the first time, so that it does not come straight back to this client. The others
-/// get it after that.
+/// How long an event that is left is held back when no other client took it at once.
 const FIRST_LEFT_FOR: Duration = Duration::from_millis(200);
-/// The longest time that an event that is left is held back.
-const MAX_LEFT_FOR: Duration = Duration::from_secs(60);
+/// The longest time that an event that is left is held back: it bounds how long another client waits for it, and how often an event
+/// that no client wants is sent.
+const MAX_LEFT_FOR: Duration = Duration::from_secs(5);
 
 /// What is to happen to an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Worker {
         let kind = || shortened(event.event_type());
         let (fate, why) = match self.selection.wants(event) {
             Wanted::Yes if has_target() => return Fate::Handle,
-            Wanted::Yes => (unmatched, Some("no --route matches".to_owned())),
+            Wanted::Yes => (unmatched, Some(format!("no --route matches{}", self.routes.hint(&kind())))),
             Wanted::No => (unmatched, Some(self.selection.mismatch(&kind()))),
             Wanted::Unclear(why) => {
                 let fate = match self.selection.on_filter_error {
@@ -65,12 +65,21 @@ impl Worker {
         if fate == Fate::Skip {
             return self.ack(&delivery).await;
         }
-        // Soon the first time, and later each time, so that an event that no client wants costs little.
-        let earlier = delivery.attempt().unwrap_or(1).saturating_sub(1).min(16);
-        let delay = (FIRST_LEFT_FOR * 2u32.pow(earlier)).min(MAX_LEFT_FOR);
         // If the connection is gone, the event is back on the server already.
-        let _ = delivery.nack(delay).await;
+        let _ = delivery.nack(left_for(delivery.attempt().unwrap_or(1))).await;
     }
+}
+
+/// How long an event that is left is held back after this attempt.
+///
+/// Not at all after every other attempt: the server then hands it to the client that has waited longest. When a delay ends, any
+/// client may get it, and that could be this one each time. The delay grows, so that an event that no client wants costs little.
+fn left_for(attempt: u32) -> Duration {
+    if attempt % 2 == 1 {
+        return Duration::ZERO;
+    }
+    let doublings = (attempt / 2).saturating_sub(1).min(16);
+    (FIRST_LEFT_FOR * 2u32.pow(doublings)).min(MAX_LEFT_FOR)
 }
 
 fn shortened(kind: Option<String>) -> String {
@@ -155,6 +164,13 @@ mod tests {
         let due = limit.due().unwrap();
         assert_eq!((due, limit.take(due)), (start + REPORT_INTERVAL, Some(2)));
         assert!(!limit.count(due) && limit.take(due).is_none());
+    }
+
+    #[test]
+    fn an_event_is_left_at_once_and_with_a_growing_delay_in_turns() {
+        let delays: Vec<_> = (1..8).map(|attempt| left_for(attempt).as_millis()).collect();
+        assert_eq!(delays, [0, 200, 0, 400, 0, 800, 0]);
+        assert_eq!((left_for(0), left_for(u32::MAX - 1)), (FIRST_LEFT_FOR, MAX_LEFT_FOR));
     }
 
     #[test]
