@@ -25,9 +25,11 @@ const BODY_GRACE: Duration = Duration::from_secs(5);
 const MAX_DISCARDED: u64 = 8 << 20;
 /// How long that may take.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
-/// The bytes of one block of a body that is being read. Blocks do not grow: a buffer that grows leaves its former
-/// selves in the allocator, which are as much memory as the body itself.
-const BLOCK: usize = 64 << 10;
+/// The bytes of the first block of a body: the most memory set aside on the word of a `Content-Length` alone.
+const FIRST_BLOCK: usize = 64 << 10;
+/// The bytes of each further block. Blocks do not grow: a buffer that grows leaves its former selves in the allocator,
+/// as much memory as the body itself. Larger ones go back to the system when they are freed.
+const BLOCK: usize = 1 << 20;
 
 pub(super) type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
 
@@ -178,8 +180,9 @@ fn append(blocks: &mut Vec<Vec<u8>>, piece: &[u8], expected: usize) {
     if rest.is_empty() {
         return;
     }
+    let most = if blocks.is_empty() { FIRST_BLOCK } else { BLOCK };
     let mut block =
-        Vec::with_capacity(expected.saturating_sub(here.len()).clamp(rest.len(), BLOCK.max(rest.len())));
+        Vec::with_capacity(expected.saturating_sub(here.len()).clamp(rest.len(), most.max(rest.len())));
     block.extend_from_slice(rest);
     blocks.push(block);
 }
@@ -211,9 +214,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_its_pieces_however_they_are_cut() {
-        for (length, piece) in
-            [(0, 1), (1, 1), (BLOCK, 7000), (BLOCK + 1, BLOCK), (5 * BLOCK + 3, 1500), (9, 100)]
-        {
+        for (length, piece) in [
+            (0, 1),
+            (1, 1),
+            (FIRST_BLOCK, 7000),
+            (FIRST_BLOCK + 1, FIRST_BLOCK),
+            (3 * BLOCK + 3, 9000),
+            (9, 100),
+        ] {
             let body: Vec<u8> = (0..=250).cycle().take(length).collect();
             for declared in [true, false] {
                 let (mut blocks, mut received) = (Vec::new(), 0);
