@@ -20,14 +20,14 @@ Examples:
   wwproxy tail
   wwproxy tail --type 'message-*' --format data | jq --unbuffered .content")]
 pub(crate) struct Tail {
-    #[command(flatten)]
-    selection: Selection,
     /// How events are written; pretty on a terminal, else json
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
     /// Stop after so many events
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_events: Option<u64>,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 impl Tail {

@@ -64,23 +64,6 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Listen {
-    #[command(flatten)]
-    targets: Targets,
-    #[command(flatten)]
-    policy: Policy,
-    /// What becomes of an event that its target did not take: `keep` it on the server, from where it comes again after a minute,
-    /// `drop` it, or `save=DIR` it as a file and acknowledge it
-    #[arg(long, value_name = "WHAT", default_value = "keep", value_parser = OnFailure::parse, help_heading = "Targets")]
-    on_failure: OnFailure,
-    /// Handle so many events at once; with more than 1 they may overtake each other
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Targets")]
-    concurrency: u32,
-    #[command(flatten)]
-    selection: Selection,
-    /// Leave events that do not match on the server, for other clients, instead of skipping (acknowledging) them. Those that no
-    /// client takes are offered again, at least every 5 s
-    #[arg(long, help_heading = "Selection")]
-    leave_unmatched: bool,
     /// How events are written; pretty on a terminal, else json
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
@@ -107,6 +90,23 @@ pub(crate) struct Listen {
     /// How many events may be on their way at once; 64 where not said, 16 with a target, 1 for strictly one at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     window: Option<u32>,
+    #[command(flatten)]
+    targets: Targets,
+    #[command(flatten)]
+    policy: Policy,
+    /// What becomes of an event that its target did not take: `keep` it on the server, from where it comes again after a minute,
+    /// `drop` it, or `save=DIR` it as a file and acknowledge it
+    #[arg(long, value_name = "WHAT", default_value = "keep", value_parser = OnFailure::parse, help_heading = "Targets")]
+    on_failure: OnFailure,
+    /// Handle so many events at once; with more than 1 they may overtake each other
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Targets")]
+    concurrency: u32,
+    #[command(flatten)]
+    selection: Selection,
+    /// Leave events that do not match on the server, for other clients, instead of skipping (acknowledging) them. Those that no
+    /// client takes are offered again, at least every 5 s
+    #[arg(long, help_heading = "Selection")]
+    leave_unmatched: bool,
 }
 
 impl Listen {
@@ -132,8 +132,8 @@ impl Listen {
         let on_failure = self.on_failure.open()?;
         let usual = if routes.is_empty() { PRINT_WINDOW } else { TARGET_WINDOW.max(self.concurrency) };
         let window = self.window.unwrap_or(usual);
-        let told = talk.clone();
-        let mut options = ListenOptions::new().window(window).on_state(move |state| told.state(state));
+        let states = talk.clone();
+        let mut options = ListenOptions::new().window(window).on_state(move |state| states.state(state));
         if let Some(limit) = self.max_reconnect_time {
             options = options.max_disconnected(limit);
         }

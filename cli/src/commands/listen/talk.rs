@@ -25,12 +25,12 @@ const MAX_REMEMBERED: usize = 10_000;
 #[derive(Clone)]
 pub(crate) struct Talk {
     progress: Progress,
-    told: Arc<Mutex<Told>>,
+    inner: Arc<Mutex<Inner>>,
     changed: Arc<Notify>,
 }
 
 #[derive(Default)]
-struct Told {
+struct Inner {
     server: String,
     /// The line about the app and its target, until it is printed.
     about: Option<String>,
@@ -81,9 +81,9 @@ impl Kept {
 impl Talk {
     /// `about` is printed with the first connection.
     pub(crate) fn new(server: &str, about: String, ready_file: Option<ReadyFile>) -> Self {
-        let told = Told { server: server.to_owned(), about: Some(about), ready_file, ..Told::default() };
+        let inner = Inner { server: server.to_owned(), about: Some(about), ready_file, ..Inner::default() };
         let talk =
-            Self { progress: Progress::new(), told: Arc::new(Mutex::new(told)), changed: Arc::default() };
+            Self { progress: Progress::new(), inner: Arc::new(Mutex::new(inner)), changed: Arc::default() };
         talk.progress.set("connecting");
         talk
     }
@@ -98,35 +98,35 @@ impl Talk {
 
     /// The connection came up, or went.
     pub(crate) fn state(&self, state: &State) {
-        let mut told = self.lock();
+        let mut inner = self.lock();
         match state {
             State::Connected { .. } => {
-                told.connected = Some(Instant::now());
-                told.was_connected = true;
-                self.say(&format!("ready: connected to {}", told.server));
-                if let Some(about) = told.about.take() {
+                inner.connected = Some(Instant::now());
+                inner.was_connected = true;
+                self.say(&format!("ready: connected to {}", inner.server));
+                if let Some(about) = inner.about.take() {
                     self.say(&about);
                 }
-                if let Some(Err(error)) = told.ready_file.take().map(|file| file.create()) {
+                if let Some(Err(error)) = inner.ready_file.take().map(|file| file.create()) {
                     self.say(&sentence(&error));
                 }
             }
             State::Reconnecting { error, delay, .. } => {
-                told.connected = None;
+                inner.connected = None;
                 let why = sentence(&anyhow::Error::new(error.clone()));
                 self.say(&format!("{why}; trying again in {:.1} s", delay.as_secs_f32()));
             }
             _ => {}
         }
-        self.progress.set(&told.line());
+        self.progress.set(&inner.line());
         self.changed.notify_waiters();
     }
 
     /// Counts the outcome of an event.
     pub(crate) fn count(&self, count: impl FnOnce(&mut Counts)) {
-        let mut told = self.lock();
-        count(&mut told.counts);
-        self.progress.set(&told.line());
+        let mut inner = self.lock();
+        count(&mut inner.counts);
+        self.progress.set(&inner.line());
     }
 
     /// Counts the outcome of an event that does not come again.
@@ -137,31 +137,31 @@ impl Talk {
 
     /// Counts an event that its target did not accept and that stays on the server.
     pub(super) fn kept(&self, id: &EventId) {
-        let mut told = self.lock();
-        told.kept.add(id);
-        self.progress.set(&told.line());
+        let mut inner = self.lock();
+        inner.kept.add(id);
+        self.progress.set(&inner.line());
     }
 
     /// Counts an event that is not handled, and reports the first one of its fate. Without a reason it is reported already.
     pub(super) fn unmatched(&self, event: &EventMessage, kind: &str, fate: Fate, why: Option<&str>) {
-        let mut told = self.lock();
+        let mut inner = self.lock();
         let (id, now) = (&event.id, Instant::now());
         if fate == Fate::Skip {
-            told.counts.skipped += 1;
-            told.types.count(kind);
-            if let Some(why) = why.filter(|_| told.skips.count(now)) {
+            inner.counts.skipped += 1;
+            inner.types.count(kind);
+            if let Some(why) = why.filter(|_| inner.skips.count(now)) {
                 self.say(&format!(
                     "skipped event {id} of type {kind}: {why}; it is acknowledged, and no client gets it again \
                      (--leave-unmatched leaves such events on the server)"
                 ));
             }
-        } else if told.kept.add(id)
-            && let Some(why) = why.filter(|_| told.leaves.count(now))
+        } else if inner.kept.add(id)
+            && let Some(why) = why.filter(|_| inner.leaves.count(now))
         {
             self.say(&format!("left event {id} of type {kind} on the server: {why}"));
         }
-        told.any_unmatched = true;
-        self.progress.set(&told.line());
+        inner.any_unmatched = true;
+        self.progress.set(&inner.line());
         self.changed.notify_waiters();
     }
 
@@ -183,8 +183,8 @@ impl Talk {
     /// Waits until counted events are to be reported.
     pub(super) async fn report_due(&self) {
         let due = {
-            let told = self.lock();
-            [&told.skips, &told.leaves, &told.filter_errors].iter().filter_map(|limit| limit.due()).min()
+            let inner = self.lock();
+            [&inner.skips, &inner.leaves, &inner.filter_errors].iter().filter_map(|limit| limit.due()).min()
         };
         match due {
             Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -194,8 +194,8 @@ impl Talk {
 
     /// Reports the events that were counted since the last report.
     pub(super) fn report(&self) {
-        let mut told = self.lock();
-        let Told { skips, leaves, filter_errors, .. } = &mut *told;
+        let mut inner = self.lock();
+        let Inner { skips, leaves, filter_errors, .. } = &mut *inner;
         for (limit, what) in [
             (skips, "were skipped"),
             (leaves, "were left on the server"),
@@ -208,14 +208,14 @@ impl Talk {
     }
 
     pub(super) async fn first_connection(&self) {
-        self.wait_until(|told| told.was_connected).await;
+        self.wait_until(|inner| inner.was_connected).await;
     }
 
     pub(super) async fn first_unmatched(&self) {
-        self.wait_until(|told| told.any_unmatched).await;
+        self.wait_until(|inner| inner.any_unmatched).await;
     }
 
-    async fn wait_until(&self, is_so: impl Fn(&Told) -> bool) {
+    async fn wait_until(&self, is_so: impl Fn(&Inner) -> bool) {
         loop {
             let changed = self.changed.notified();
             if is_so(&self.lock()) {
@@ -242,18 +242,18 @@ impl Talk {
     /// Ends the reports with a summary, if there ever was a connection.
     pub(crate) fn end(&self) {
         self.progress.set("");
-        let told = self.lock();
-        if told.was_connected {
-            self.say(&told.summary());
+        let inner = self.lock();
+        if inner.was_connected {
+            self.say(&inner.summary());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Told {
+impl Inner {
     fn line(&self) -> String {
         let Counts { handled, skipped, retried, failed } = self.counts;
         let mut line =

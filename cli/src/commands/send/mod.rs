@@ -56,8 +56,6 @@ pub(crate) struct Send {
     /// Where to, instead of the app's hook on the server: a URL, a port of this machine, `HOST:PORT`, or `unix:/run/app.sock`
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     to: Option<Address>,
-    #[command(flatten)]
-    http: TargetHttp,
     /// Send a sample of this type of Watson Work's webhooks, with new ids and the current time; use --data for any other body
     #[arg(long = "type", value_name = "TYPE", default_value = "message-created", value_parser = PossibleValuesParser::new(WATSON_WORK_TYPES), conflicts_with_all = ["data", "file", "challenge"])]
     kind: String,
@@ -88,6 +86,8 @@ pub(crate) struct Send {
     /// How long one may take
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     timeout: Duration,
+    #[command(flatten)]
+    http: TargetHttp,
 }
 
 /// What is sent again and again.
