@@ -98,7 +98,7 @@ impl Room {
         if evicted > 0
             && let Some(bodies) = evictions.add(evicted)
         {
-            tracing::warn!(bodies, "unverified bodies were evicted to make room for others");
+            tracing::warn!(bodies, "incomplete or unverified bodies were evicted to make room for others");
         }
         grown
     }
