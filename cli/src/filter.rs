@@ -111,16 +111,18 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_filter_is_said_by_its_place() {
         for (bad, says) in [
-            (".[", "at character 2, `[` is never closed"),
-            ("(.a", "at character 1, `(` is never closed"),
-            ("nonsense(", "at character 9, `(` is never closed"),
-            (".a | no_such_function(1)", "at character 6, `no_such_function`, there is no filter"),
-            (".a and $b", "there is no variable $b"),
-            (".type = = 1", "at character 9"),
-            ("if .a", "at its end, expected `then`"),
-            ("", "at its end, expected a term"),
-            (".a & .b", "at character 4"),
-            ("\"\\q\"", "expected a string escape sequence"),
+            (".[", "`[` at character 2 is never closed"),
+            ("(.a", "`(` at character 1 is never closed"),
+            (
+                ".a | no_such_function(1)",
+                "there is no filter `no_such_function` with 1 arguments, at character 6",
+            ),
+            (".a and $b", "there is no variable `$b`, at character 8"),
+            (".type = = 1", "at character 9, expected: "),
+            ("if .a", "at its end, expected: then"),
+            ("", "at its end, expected: term"),
+            ("\"é\" & .b", "at character 5, expected: token, found: `& .b`"),
+            ("\"\\q\"", "expected: string escape sequence"),
             ("import \"x\" as x; .", "modules"),
         ] {
             let error = Filter::parse(bad).unwrap_err();

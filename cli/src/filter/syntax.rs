@@ -13,17 +13,16 @@ pub(super) fn loading<P>(program: &str, errors: &load::Errors<&str, P>) -> Strin
     match errors.first().map(|(_, error)| error) {
         Some(load::Error::Lex(errors)) => {
             errors.first().map_or_else(String::new, |(expected, found)| match expected {
-                lex::Expect::Delim(open) => format!("{} is never closed", at(program, open)),
-                expected => format!("{}, expected a {}", at(program, found), expected.as_str()),
+                lex::Expect::Delim(open) => format!("`{open}` {} is never closed", place(program, open)),
+                expected => unexpected(program, found, expected.as_str()),
             })
         }
         Some(load::Error::Parse(errors)) => errors.first().map_or_else(String::new, |(expected, found)| {
             let expected = match expected {
-                parse::Expect::Nothing => "the end".to_owned(),
-                parse::Expect::Just(word) => format!("`{word}`"),
-                expected => format!("a {}", expected.as_str()),
+                parse::Expect::Nothing => "the end of the filter",
+                expected => expected.as_str(),
             };
-            format!("{}, expected {expected}", at(program, found))
+            unexpected(program, found, expected)
         }),
         Some(load::Error::Io(_)) => "it cannot include or import modules".into(),
         None => String::new(),
@@ -34,24 +33,29 @@ pub(super) fn loading<P>(program: &str, errors: &load::Errors<&str, P>) -> Strin
 pub(super) fn compiling<P>(program: &str, errors: &compile::Errors<&str, P>) -> String {
     let error = errors.first().and_then(|(_, errors)| errors.first());
     error.map_or_else(String::new, |(name, undefined)| {
-        let kind = undefined.as_str();
+        let (kind, place) = (undefined.as_str(), place(program, name));
         match undefined {
             Undefined::Filter(arguments) => {
-                format!("{}, there is no {kind} {name} with {arguments} arguments", at(program, name))
+                format!("there is no {kind} `{name}` with {arguments} arguments, {place}")
             }
-            _ => format!("{}, there is no {kind} {name}", at(program, name)),
+            _ => format!("there is no {kind} `{name}`, {place}"),
         }
     })
 }
 
-/// Where a part of the program stands, and its beginning.
-fn at(program: &str, part: &str) -> String {
+fn unexpected(program: &str, found: &str, expected: &str) -> String {
+    let place = place(program, found);
+    if found.is_empty() {
+        return format!("{place}, expected: {expected}");
+    }
+    let found: String = found.chars().take(MAX_QUOTED_CHARS).collect();
+    format!("{place}, expected: {expected}, found: `{found}`")
+}
+
+/// Where a part of the program stands.
+fn place(program: &str, part: &str) -> String {
     // The parts are slices of the program; a part of anything else has no place in it.
     let offset = (part.as_ptr() as usize).wrapping_sub(program.as_ptr() as usize);
     let Some(before) = program.get(..offset) else { return "somewhere".into() };
-    if part.is_empty() {
-        return "at its end".into();
-    }
-    let quoted: String = part.chars().take(MAX_QUOTED_CHARS).collect();
-    format!("at character {}, `{quoted}`", before.chars().count() + 1)
+    if part.is_empty() { "at its end".into() } else { format!("at character {}", before.chars().count() + 1) }
 }
