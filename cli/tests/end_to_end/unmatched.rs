@@ -148,7 +148,7 @@ fn a_filter_that_is_wrong_is_explained_by_its_place() {
     let world = World::new();
     let (code, talk) = ended(&world, &["listen", "--filter", ".type == = 1"]);
     assert_eq!(code, Some(2), "{talk}");
-    assert!(talk.contains("this is no jq filter: at character 9, expected: "), "{talk}");
+    assert!(talk.contains("this is no jq filter: at character 10, expected: "), "{talk}");
     assert!(!talk.contains("Parse") && !talk.contains("File"), "{talk}");
 }
 
