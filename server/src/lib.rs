@@ -24,7 +24,7 @@
 mod address;
 pub mod config;
 pub mod control;
-mod give_way;
+mod coop;
 mod http;
 pub mod identity;
 pub mod open_files;

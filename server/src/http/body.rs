@@ -12,7 +12,7 @@ use super::{
     budget::{Budget, NoRoom, Room},
     error::ApiError,
 };
-use crate::give_way::task_gives_way;
+use crate::coop::yield_task_if_due;
 
 /// How long a sender has for its body. The platform itself gives up after 3 s.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -196,7 +196,7 @@ async fn join(mut blocks: Vec<Vec<u8>>) -> Bytes {
     for block in blocks {
         body.extend_from_slice(&block);
         drop(block);
-        task_gives_way().await;
+        yield_task_if_due().await;
     }
     body.into()
 }

@@ -13,7 +13,7 @@ use super::{
     request::{Request, json, read_object},
     route_of_app,
 };
-use crate::give_way::task_gives_way;
+use crate::coop::yield_task_if_due;
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
     route_of_app(warp::path!("webhooks" / AppId / "lease"), context, lease)
@@ -39,7 +39,7 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
     let handover = context.hold(handover);
     let mut answer = LeaseAnswer::default();
     for delivery in &deliveries {
-        task_gives_way().await;
+        yield_task_if_due().await;
         answer.push(&delivery.event, &delivery.receipt, delivery.attempt);
     }
     let mut response = json(answer.finish());

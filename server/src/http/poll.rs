@@ -11,7 +11,7 @@ use super::{
     error::ApiError,
     request::{Request, empty, json},
 };
-use crate::give_way::task_gives_way;
+use crate::coop::yield_task_if_due;
 
 /// The events are gone once the answer was handed to the connection in full, and not before.
 pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
@@ -27,7 +27,7 @@ pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Re
     let handover = context.hold(handover);
     let mut answer = PollAnswer::default();
     for delivery in &deliveries {
-        task_gives_way().await;
+        yield_task_if_due().await;
         answer.push(&delivery.event);
     }
     let mut response = unstored(json(answer.finish()));

@@ -7,7 +7,7 @@ use wwproxy_protocol::{Headers, Secret, api, json};
 
 use super::{BadSignature, ProxyError};
 use crate::{
-    give_way::give_way,
+    coop::yield_if_due,
     store::{DedupeKey, NewEvent, Registration},
 };
 
@@ -67,7 +67,7 @@ fn in_pieces(body: &[u8], mut hash: impl FnMut(&[u8])) {
     for piece in body.chunks(PIECE_BYTES) {
         hash(piece);
         if piece.len() == PIECE_BYTES {
-            give_way();
+            yield_if_due();
         }
     }
 }

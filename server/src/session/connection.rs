@@ -33,7 +33,7 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::give_way::give_way;
+use crate::coop::yield_if_due;
 
 /// How long a client has to take its close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -230,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(ready) => ready?,
             }
-            if give_way() {
+            if yield_if_due() {
                 return Ok(true);
             }
             if let Some(message) = self.outbox.pop_front() {

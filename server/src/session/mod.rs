@@ -25,7 +25,7 @@ use self::{
     window::Window,
 };
 use crate::{
-    give_way::task_gives_way,
+    coop::yield_task_if_due,
     proxy::Proxy,
     store::{Delivery, Lease, Settlement, StoreError},
 };
@@ -141,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         });
         let until = Instant::now() + self.proxy.lease_time();
         for Delivery { event, attempt, receipt } in deliveries {
-            task_gives_way().await;
+            yield_task_if_due().await;
             let message = if self.peer.terms.v2 { event.encode_v2(attempt) } else { event.encode_legacy() };
             self.window.sent(event.id, receipt, until);
             self.peer.connection.push(message);

@@ -14,7 +14,7 @@ use std::{
 
 use redb::{BackendError, StorageBackend};
 
-use crate::{give_way::give_way, store::queues::lock};
+use crate::{coop::yield_if_due, store::queues::lock};
 
 type Range = (Bound<u64>, Bound<u64>);
 
@@ -232,7 +232,7 @@ impl StorageBackend for Through {
             held.bytes += data.len();
         }
         drop(held);
-        give_way();
+        yield_if_due();
         Ok(())
     }
 

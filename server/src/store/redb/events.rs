@@ -3,7 +3,7 @@
 use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 
 use super::record::{self, InvalidRecord};
-use crate::{give_way::give_way, store::sequence::Seq};
+use crate::{coop::yield_if_due, store::sequence::Seq};
 
 /// Events by their number alone: an append touches the right edge of the tree only.
 pub(super) const EVENTS: TableDefinition<'_, Seq, &[u8]> = TableDefinition::new("events");
@@ -25,7 +25,7 @@ impl<'t> Events<'t> {
     }
 
     pub(super) fn insert(&mut self, seq: Seq, record: &[u8]) -> Result<(), redb::Error> {
-        give_way();
+        yield_if_due();
         let app = record::decode_app(record).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
         self.records.insert(seq, record)?;
         self.heads.insert(seq, (slot_size(record.len()), app.as_str()))?;
@@ -33,7 +33,7 @@ impl<'t> Events<'t> {
     }
 
     fn remove(&mut self, seq: Seq) -> Result<(), redb::Error> {
-        give_way();
+        yield_if_due();
         self.records.remove(seq)?;
         self.heads.remove(seq)?;
         Ok(())
@@ -53,7 +53,7 @@ impl<'t> Events<'t> {
                     self.remove(seq)?;
                 }
             } else {
-                give_way();
+                yield_if_due();
                 let stays = |seq: Seq| run.binary_search(&seq).is_err();
                 self.records.retain_in(first..=last, |seq, _| stays(seq))?;
                 self.heads.retain_in(first..=last, |seq, _| stays(seq))?;

@@ -24,7 +24,7 @@ use super::{
     unfiled::Unfiled,
 };
 use crate::{
-    give_way::give_way,
+    coop::yield_if_due,
     store::{Registration, StoreError, dedupe::Key, queue::Slot, sequence::Seq},
 };
 
@@ -343,7 +343,7 @@ impl File {
         let events = self.begin_read()?.open_table(EVENTS)?;
         let mut found = Vec::with_capacity(numbers.len());
         for &seq in numbers {
-            give_way();
+            yield_if_due();
             found.push(match events.get(seq)? {
                 Some(value) => decode(seq, &Bytes::copy_from_slice(value.value())),
                 None => None,

@@ -13,7 +13,7 @@ use super::{
     record,
 };
 use crate::{
-    give_way::give_way,
+    coop::yield_if_due,
     store::{StoreError, dedupe::Key, queue::Slot, sequence::Seq},
 };
 
@@ -113,7 +113,7 @@ impl Unfiled {
     /// Frees what it holds, which are some thousand events.
     pub(super) fn discard(mut self) {
         while self.records.pop_first().is_some() {
-            give_way();
+            yield_if_due();
         }
     }
 
