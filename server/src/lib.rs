@@ -27,11 +27,11 @@ pub mod control;
 mod coop;
 mod http;
 pub mod identity;
+mod log_limit;
 pub mod open_files;
 mod proxy;
 mod session;
 pub mod store;
-mod tally;
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,9 +45,9 @@ pub use self::address::{PublicUrl, TrustedProxy};
 use self::{
     http::{Budgets, Context, Refusals},
     identity::IdentityProvider,
+    log_limit::LogLimit,
     proxy::Proxy,
     store::Store,
-    tally::Tally,
 };
 
 /// How long the store has to close, at least: it writes its last deletions.
@@ -112,7 +112,7 @@ impl Server {
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             refusals: Arc::new(Refusals::default()),
-            untrusted_forwards: Arc::new(Tally::new(1)),
+            untrusted_forwards: Arc::new(LogLimit::per_minute(1)),
         };
         Self {
             context,

@@ -25,8 +25,8 @@ use self::{
 };
 use crate::{
     identity::{IdentityError, IdentityProvider},
+    log_limit::LogLimit,
     store::{Appended, Delivery, Lease, Registration, Settlement, Store, StoreError, Tap},
-    tally::Tally,
 };
 
 /// The most events that one poll takes, whatever the client asks for.
@@ -58,8 +58,8 @@ pub(crate) struct Proxy {
     lease_time: Duration,
     /// How many large bodies may be looked into at once.
     large_bodies: Arc<Semaphore>,
-    registered: Tally,
-    unregistered: Tally,
+    registered: LogLimit,
+    unregistered: LogLimit,
     clients: Arc<Clients>,
     /// Shared by clients that change their registration, exclusive while the operator purges an app.
     registration_changes: RwLock<()>,
@@ -135,8 +135,8 @@ impl Proxy {
             identity,
             lease_time,
             large_bodies,
-            registered: Tally::new(LOGGED),
-            unregistered: Tally::new(LOGGED),
+            registered: LogLimit::per_minute(LOGGED),
+            unregistered: LogLimit::per_minute(LOGGED),
             clients: Arc::new(Clients::new(max_clients_per_app)),
             registration_changes: RwLock::default(),
             revocations: watch::Sender::default(),

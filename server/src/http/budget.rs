@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::oneshot;
 use wwproxy_protocol::AppId;
 
-use crate::tally::Tally;
+use crate::log_limit::LogLimit;
 
 /// How often evictions are logged in a minute.
 const LOGGED: u32 = 10;
@@ -28,7 +28,7 @@ pub(crate) struct Budget {
     total: usize,
     /// The most bytes of one owner's bodies.
     share: usize,
-    evictions: Tally,
+    evictions: LogLimit,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ impl Budget {
     pub(crate) fn new(total: u64, share: u64) -> Arc<Self> {
         let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
         let (total, share) = (bytes(total), bytes(share.min(total)));
-        Arc::new(Self { state: Mutex::default(), total, share, evictions: Tally::new(LOGGED) })
+        Arc::new(Self { state: Mutex::default(), total, share, evictions: LogLimit::per_minute(LOGGED) })
     }
 
     /// Room for a body that begins: nothing so far.

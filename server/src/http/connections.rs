@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::tally::Tally;
+use crate::log_limit::LogLimit;
 
 /// How long a request's head may take, from its first byte on.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub(super) struct Connections {
     /// Connections that wait for a request, by the time from which each may be evicted, and by number.
     waiting: Mutex<BTreeMap<(Instant, u64), Arc<Connection>>>,
     next_number: AtomicU64,
-    evictions: Tally,
+    evictions: LogLimit,
 }
 
 /// The state of one connection, and its place.
@@ -91,7 +91,7 @@ impl Connections {
             places: Arc::new(Semaphore::new(max)),
             waiting: Mutex::default(),
             next_number: AtomicU64::new(0),
-            evictions: Tally::new(LOGGED_EVICTIONS),
+            evictions: LogLimit::per_minute(LOGGED_EVICTIONS),
         })
     }
 

@@ -14,34 +14,34 @@ use super::{
     route_of_app,
 };
 use crate::{
+    log_limit::LogLimit,
     proxy::{ProxyError, Received, Webhook},
-    tally::Tally,
 };
 
-/// How often each reason for a refusal is told in a minute: anybody can be refused.
-const TOLD: u32 = 10;
+/// How often each reason for a rejection is logged in a minute: anyone can cause one.
+const LOGGED: u32 = 10;
 
-/// Tells whoever runs the server of webhooks that were refused though they were well-formed.
+/// Logs webhooks that were rejected although they were well-formed.
 #[derive(Debug)]
 pub(crate) struct Refusals {
-    bad_signature: Tally,
-    full: Tally,
+    bad_signature: LogLimit,
+    full: LogLimit,
 }
 
 impl Default for Refusals {
     fn default() -> Self {
-        Self { bad_signature: Tally::new(TOLD), full: Tally::new(TOLD) }
+        Self { bad_signature: LogLimit::per_minute(LOGGED), full: LogLimit::per_minute(LOGGED) }
     }
 }
 
 impl Refusals {
-    fn tell(&self, app: &AppId, error: &ProxyError) {
-        let tally = match error {
+    fn log(&self, app: &AppId, error: &ProxyError) {
+        let limit = match error {
             ProxyError::BadSignature(_) => &self.bad_signature,
             ProxyError::Full => &self.full,
             _ => return,
         };
-        if let Some(webhooks) = tally.add(1) {
+        if let Some(webhooks) = limit.add(1) {
             tracing::warn!(%app, webhooks, %error, "refused");
         }
     }
@@ -74,7 +74,7 @@ async fn receive(app: AppId, context: Context, request: Request) -> Result<Respo
             Ok(response)
         }
         Err(error) => {
-            context.refusals.tell(&app, &error);
+            context.refusals.log(&app, &error);
             Err(error.into())
         }
     }

@@ -43,7 +43,7 @@ use self::{
     error::ApiError,
     request::{Request, answer, request},
 };
-use crate::{Settings, proxy::Proxy, tally::Tally};
+use crate::{Settings, log_limit::LogLimit, proxy::Proxy};
 
 /// The longest body of a request that is no webhook, in bytes.
 const MAX_REQUEST: u64 = 1 << 20;
@@ -86,7 +86,7 @@ pub(crate) struct Context {
     pub(crate) tasks: TaskTracker,
     pub(crate) refusals: Arc<Refusals>,
     /// Limits the log of ignored `X-Forwarded-*` headers, which any client can send.
-    pub(crate) untrusted_forwards: Arc<Tally>,
+    pub(crate) untrusted_forwards: Arc<LogLimit>,
 }
 
 pub(crate) fn routes(context: &Context) -> BoxedFilter<(Response,)> {

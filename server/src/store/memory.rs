@@ -59,7 +59,7 @@ impl MemoryStore {
 
     fn drop_old(&self, app: &AppId) {
         let dropped = lock(&self.state).drop_old(&self.queues.app(app), &self.limits);
-        self.queues.too_old.add(app, dropped);
+        self.queues.log_expired(app, dropped);
     }
 
     fn append_now(&self, app: &AppId, event: NewEvent, dedupe: Option<DedupeKey>) -> Appended {
@@ -71,10 +71,10 @@ impl MemoryStore {
         }
         let size = u32::try_from(event.size() + FRAMING).unwrap_or(u32::MAX);
         let queue = self.queues.app(app);
-        self.queues.too_old.add(app, state.drop_old(&queue, &self.limits));
+        self.queues.log_expired(app, state.drop_old(&queue, &self.limits));
         let dropped = queue.lock().dropped();
         let has_room = state.make_room(&queue, size, &self.limits);
-        self.queues.made_room.add(app, queue.lock().dropped() - dropped);
+        self.queues.log_evicted(app, queue.lock().dropped() - dropped);
         if !has_room {
             return Appended::Full;
         }

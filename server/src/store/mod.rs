@@ -7,7 +7,6 @@
 
 mod backlog;
 mod dedupe;
-mod drops;
 mod memory;
 mod queue;
 mod queues;

@@ -13,12 +13,15 @@ use wwproxy_protocol::{AppId, api::Receipt};
 
 use super::{
     Lease, Settled, Settlement, Stats,
-    drops::Drops,
     queue::{Evicted, Queue, Slot, Taken},
     sequence::{self, Seq},
     spill::Spill,
     tap::{Tap, Taps},
 };
+use crate::log_limit::LogLimit;
+
+/// How often each reason for dropping events is logged in a minute, over all apps. An app's own number is in its status.
+const LOGGED_DROPS: u32 = 1;
 
 /// The queue of each app.
 #[derive(Debug)]
@@ -28,10 +31,8 @@ pub(super) struct Queues {
     spill: Option<Arc<Spill>>,
     /// Names leases. Starts anywhere, so that a receipt from an earlier life of the store is stale.
     next_lease: AtomicU64,
-    /// Those that made room for others.
-    pub(super) made_room: Drops,
-    /// Those whose time was over.
-    pub(super) too_old: Drops,
+    evicted: LogLimit,
+    expired: LogLimit,
 }
 
 #[derive(Debug, Default)]
@@ -50,9 +51,19 @@ impl Queues {
             apps: Mutex::default(),
             spill,
             next_lease: AtomicU64::new(start),
-            made_room: Drops::new("dropped the oldest events of full queues"),
-            too_old: Drops::new("dropped events older than the retention"),
+            evicted: LogLimit::per_minute(LOGGED_DROPS),
+            expired: LogLimit::per_minute(LOGGED_DROPS),
         }
+    }
+
+    /// Logs events that were evicted from a full queue, within the rate limit.
+    pub(super) fn log_evicted(&self, app: &AppId, events: u64) {
+        log_dropped(&self.evicted, app, events, "dropped the oldest events of full queues");
+    }
+
+    /// Logs events that were older than the retention, within the rate limit.
+    pub(super) fn log_expired(&self, app: &AppId, events: u64) {
+        log_dropped(&self.expired, app, events, "dropped events older than the retention");
     }
 
     pub(super) fn app(&self, app: &AppId) -> Arc<AppQueue> {
@@ -146,6 +157,14 @@ impl Queues {
             bytes: queue.bytes(),
             oldest_age: queue.oldest().map(sequence::age),
         }
+    }
+}
+
+fn log_dropped(limit: &LogLimit, app: &AppId, events: u64, message: &str) {
+    if events > 0
+        && let Some(events) = limit.add(events)
+    {
+        tracing::warn!(events, last = %app, "{message}");
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{queue::Slot, queues::lock};
-use crate::tally::Tally;
+use crate::log_limit::LogLimit;
 
 /// The most slots of a block.
 pub(super) const BLOCK_SLOTS: usize = 64;
@@ -24,7 +24,7 @@ const BLOCK_BYTES: usize = BLOCK_SLOTS * SLOT_BYTES;
 pub(super) struct Spill {
     blocks: Mutex<Blocks>,
     /// Writes that failed. On a full disk each block of a long queue does.
-    pub(super) refused: Tally,
+    pub(super) refused: LogLimit,
 }
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Spill {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let blocks = Blocks { file: options.open(path)?, count: 0, free: Vec::new() };
-        Ok(Arc::new(Self { blocks: Mutex::new(blocks), refused: Tally::new(1) }))
+        Ok(Arc::new(Self { blocks: Mutex::new(blocks), refused: LogLimit::per_minute(1) }))
     }
 
     /// Writes a block of up to [`BLOCK_SLOTS`], and says which it is.

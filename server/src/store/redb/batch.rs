@@ -182,7 +182,7 @@ impl Writer {
             if dropped > 0 {
                 self.shared.queues.app(&app).lock().add_dropped(dropped);
             }
-            self.shared.queues.made_room.add(&app, dropped + evicted);
+            self.shared.queues.log_evicted(&app, dropped + evicted);
         }
     }
 

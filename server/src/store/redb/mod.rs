@@ -47,13 +47,13 @@ use super::{
     sequence::{Seq, Sequence},
     spill::Spill,
 };
-use crate::tally::Tally;
+use crate::log_limit::LogLimit;
 
 /// The scratch file of long queues, in the folder of the store.
 const SPILL_NAME: &str = "backlog.tmp";
 
-/// How many refused writes are told of in a minute.
-const TOLD: u32 = 10;
+/// How often refused writes are logged in a minute.
+const LOGGED_REFUSALS: u32 = 10;
 
 /// Keeps everything in a folder that is its own.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ struct Shared {
     queues: Queues,
     registrations: RwLock<HashMap<AppId, Registered>>,
     /// Writes that the disk refused.
-    refusals: Tally,
+    refusals: LogLimit,
 }
 
 #[derive(Debug, Clone)]
@@ -125,7 +125,7 @@ impl RedbStore {
             pending,
             queues: Queues::new(spill),
             registrations: RwLock::default(),
-            refusals: Tally::new(TOLD),
+            refusals: LogLimit::per_minute(LOGGED_REFUSALS),
         };
         let (recent, nobodys) = shared.take_up(contents, &limits);
         let shared = Arc::new(shared);

@@ -37,7 +37,7 @@ impl Writer {
         // Where that is not durable yet and comes back with the next start, it is swept again.
         self.delete(changes);
         for (app, queue, slots, _) in old {
-            self.shared.queues.too_old.add(&app, slots.len() as u64);
+            self.shared.queues.log_expired(&app, slots.len() as u64);
             let mut queue = queue.lock();
             for slot in slots {
                 queue.forget(slot);
