@@ -21,7 +21,7 @@ pub use self::operator::Stored;
 pub(crate) use self::{clients::Client, foreign::BadSignature, webhook::Webhook};
 use self::{
     clients::{Clients, Kind},
-    webhook::Examined,
+    webhook::Verified,
 };
 use crate::{
     identity::{IdentityError, IdentityProvider},
@@ -111,14 +111,14 @@ pub(crate) enum Received {
 #[derive(Debug)]
 pub(crate) struct VerificationTurn(Option<OwnedSemaphorePermit>);
 
-/// Events handed out that still have to be settled, whatever becomes of the answer they are in.
+/// The deliveries of one answer, to be settled when it is known whether the answer was delivered.
 #[derive(Debug)]
-pub(crate) struct Handover {
+pub(crate) struct Unsettled {
     proxy: Arc<Proxy>,
     app: AppId,
     receipts: Vec<Receipt>,
-    /// Whether a delivered answer accepts them.
-    accepted: bool,
+    /// Whether delivering the answer acknowledges them (a poll), or its client does so later (a lease).
+    auto_ack: bool,
 }
 
 impl Proxy {
@@ -224,9 +224,9 @@ impl Proxy {
         webhook: Webhook,
         turn: VerificationTurn,
     ) -> Result<Received, ProxyError> {
-        let (event, dedupe) = match self.examine(app, webhook, turn).await? {
-            Examined::Event(event, dedupe) => (event, dedupe),
-            Examined::Challenge { body, signature } => return Ok(Received::Challenge { body, signature }),
+        let (event, dedupe) = match self.verify(app, webhook, turn).await? {
+            Verified::Event(event, dedupe) => (event, dedupe),
+            Verified::Challenge { body, signature } => return Ok(Received::Challenge { body, signature }),
         };
         let appended = timeout(APPEND_TIMEOUT, self.store.append(app, event, dedupe));
         match appended.await.map_err(|_| ProxyError::Slow)?? {
@@ -250,22 +250,22 @@ impl Proxy {
     }
 
     /// Verifies a webhook, a large one on a thread of its own: other connections do not wait for it.
-    async fn examine(
+    async fn verify(
         &self,
         app: &AppId,
         webhook: Webhook,
         turn: VerificationTurn,
-    ) -> Result<Examined, ProxyError> {
+    ) -> Result<Verified, ProxyError> {
         let registration = self.registration(app).await?;
         if turn.0.is_none() {
-            return webhook.examine(&registration);
+            return webhook.verify(&registration);
         }
-        let examined = spawn_blocking(move || {
+        let verified = spawn_blocking(move || {
             // The turn ends with the work, also if the sender has gone.
             let _turn = turn;
-            webhook.examine(&registration)
+            webhook.verify(&registration)
         });
-        examined.await.map_err(StoreError::engine)?
+        verified.await.map_err(StoreError::engine)?
     }
 
     /// Leases the oldest events for a poll, which accepts them once its answer is delivered.
@@ -273,17 +273,17 @@ impl Proxy {
         self: &Arc<Self>,
         app: &AppId,
         max: Option<u32>,
-    ) -> Result<(Vec<Delivery>, Handover), ProxyError> {
+    ) -> Result<(Vec<Delivery>, Unsettled), ProxyError> {
         let lease = Lease {
             max_events: at_most(max.unwrap_or(DEFAULT_POLL_EVENTS), MAX_POLL_EVENTS),
             max_bytes: MAX_ANSWER_BYTES,
             wait: Duration::ZERO,
-            // Until the answer is delivered or breaks, however slow its client: the handover ends it.
+            // The lease ends when the answer was delivered or its connection broke, however slow the client is.
             time: MAX_HOLD,
         };
         let deliveries = self.store.lease(app, lease).await?;
-        let handover = self.handover(app, &deliveries, true);
-        Ok((deliveries, handover))
+        let unsettled = self.unsettled(app, &deliveries, true);
+        Ok((deliveries, unsettled))
     }
 
     /// Leases events for a client that settles them later; an answer that is not delivered releases them.
@@ -291,7 +291,7 @@ impl Proxy {
         self: &Arc<Self>,
         app: &AppId,
         request: &api::LeaseRequest,
-    ) -> Result<(Vec<Delivery>, Handover), ProxyError> {
+    ) -> Result<(Vec<Delivery>, Unsettled), ProxyError> {
         let lease = Lease {
             max_events: at_most(request.max.unwrap_or(DEFAULT_LEASE_EVENTS), api::MAX_LEASE_EVENTS),
             max_bytes: MAX_ANSWER_BYTES,
@@ -301,8 +301,8 @@ impl Proxy {
         // A lease that does not wait ends at once.
         let _client = if lease.wait.is_zero() { None } else { Some(self.clients.admit(app, Kind::Lease)?) };
         let deliveries = self.store.lease(app, lease).await?;
-        let handover = self.handover(app, &deliveries, false);
-        Ok((deliveries, handover))
+        let unsettled = self.unsettled(app, &deliveries, false);
+        Ok((deliveries, unsettled))
     }
 
     pub(crate) async fn settle(&self, app: &AppId, request: AckRequest) -> Result<AckResponse, ProxyError> {
@@ -349,17 +349,17 @@ impl Proxy {
         self.clients.admit(app, Kind::Websocket)
     }
 
-    fn handover(self: &Arc<Self>, app: &AppId, deliveries: &[Delivery], accepted: bool) -> Handover {
+    fn unsettled(self: &Arc<Self>, app: &AppId, deliveries: &[Delivery], auto_ack: bool) -> Unsettled {
         let receipts = deliveries.iter().map(|delivery| delivery.receipt.clone()).collect();
-        Handover { proxy: Arc::clone(self), app: app.clone(), receipts, accepted }
+        Unsettled { proxy: Arc::clone(self), app: app.clone(), receipts, auto_ack }
     }
 }
 
-impl Handover {
-    /// The answer reached the connection in full, or did not. Where the store fails now, the leases run
-    /// out by themselves and the events go out again.
-    pub(crate) async fn finish(self, delivered: bool) {
-        let settlement = match (delivered, self.accepted) {
+impl Unsettled {
+    /// Settles the deliveries of an answer that was delivered in full, or was not. If the store fails, the leases expire and
+    /// the events are redelivered.
+    pub(crate) async fn settle(self, delivered: bool) {
+        let settlement = match (delivered, self.auto_ack) {
             (true, true) => Settlement { acks: self.receipts, releases: Vec::new() },
             (true, false) => return,
             (false, _) => {

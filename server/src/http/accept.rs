@@ -22,8 +22,8 @@ use warp::reply::{Reply, Response};
 use super::{
     Context,
     connections::{Connection, Connections, HEAD_TIMEOUT, IDLE_TIMEOUT},
+    delivery_guard::{Flushes, guard_body},
     forwarded::Peer,
-    handover::{Wire, track},
     routes,
     socket::Socket,
     strict,
@@ -108,19 +108,19 @@ async fn serve_connection<R>(
 {
     // Without it each small answer would wait for the peer's delayed ACK. It only fails on a dead socket.
     let _ = stream.set_nodelay(true);
-    let wire = Arc::new(Wire::default());
-    let socket = Socket::new(stream, Arc::clone(&wire), Arc::clone(&state));
+    let flushes = Arc::new(Flushes::default());
+    let socket = Socket::new(stream, Arc::clone(&flushes), Arc::clone(&state));
     let connection = Arc::clone(&state);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let serving = connection.serve();
         request.extensions_mut().insert(peer);
-        let (routes, wire) = (routes.clone(), Arc::clone(&wire));
+        let (routes, flushes) = (routes.clone(), Arc::clone(&flushes));
         async move {
             let response = match strict::check(&request) {
                 Ok(()) => routes.call(request).await?,
                 Err(error) => error.into_response(),
             };
-            Ok::<_, Infallible>(track(response, &wire, serving))
+            Ok::<_, Infallible>(guard_body(response, &flushes, serving))
         }
     });
     let connection = http1::Builder::new()

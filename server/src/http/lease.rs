@@ -28,7 +28,7 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
     let wanted =
         read(&request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes)?;
     // A wait must outlast neither the token nor the server.
-    let (deliveries, handover) = tokio::select! {
+    let (deliveries, unsettled) = tokio::select! {
         biased;
         refusal = context.proxy.refused(&app, &token) => return Err(refusal.into()),
         leased = context.proxy.lease(&app, &wanted) => leased?,
@@ -36,14 +36,14 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
             return Err(ApiError::unavailable("The server restarts: ask again."));
         }
     };
-    let handover = context.hold(handover);
+    let guard = context.guard(unsettled);
     let mut answer = LeaseAnswer::default();
     for delivery in &deliveries {
         yield_task_if_due().await;
         answer.push(&delivery.event, &delivery.receipt, delivery.attempt);
     }
     let mut response = json(answer.finish());
-    handover.go_with(&mut response);
+    guard.attach_to(&mut response);
     Ok(response)
 }
 

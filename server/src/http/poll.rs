@@ -23,15 +23,15 @@ pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Re
         ));
     }
     let max = request.count("max")?;
-    let (deliveries, handover) = context.proxy.poll(app, max).await?;
-    let handover = context.hold(handover);
+    let (deliveries, unsettled) = context.proxy.poll(app, max).await?;
+    let guard = context.guard(unsettled);
     let mut answer = PollAnswer::default();
     for delivery in &deliveries {
         yield_task_if_due().await;
         answer.push(&delivery.event);
     }
     let mut response = unstored(json(answer.finish()));
-    handover.go_with(&mut response);
+    guard.attach_to(&mut response);
     Ok(response)
 }
 

@@ -14,14 +14,14 @@ use tokio::{
     time::{Sleep, sleep, sleep_until},
 };
 
-use super::{connections::Connection, handover::Wire};
+use super::{connections::Connection, delivery_guard::Flushes};
 
 /// How long a peer may take nothing while there is something for it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) struct Socket {
     stream: TcpStream,
-    wire: Arc<Wire>,
+    flushes: Arc<Flushes>,
     connection: Arc<Connection>,
     /// Runs while the peer must send a request.
     waiting: Option<Pin<Box<Sleep>>>,
@@ -30,8 +30,8 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, wire: Arc<Wire>, connection: Arc<Connection>) -> Self {
-        Self { stream, wire, connection, waiting: None, stalled: None }
+    pub(super) fn new(stream: TcpStream, flushes: Arc<Flushes>, connection: Arc<Connection>) -> Self {
+        Self { stream, flushes, connection, waiting: None, stalled: None }
     }
 
     /// Ready once the peer had to send more of a request than it did.
@@ -104,7 +104,7 @@ impl AsyncWrite for Socket {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         if let Poll::Ready(Ok(())) = flushed {
-            self.wire.flushed();
+            self.flushes.record();
             self.connection.flushed();
         }
         flushed
@@ -117,7 +117,7 @@ impl AsyncWrite for Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.wire.closed();
+        self.flushes.close();
         self.connection.closed();
     }
 }

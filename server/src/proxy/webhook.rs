@@ -24,7 +24,7 @@ pub(crate) struct Webhook {
 
 /// What a verified webhook is.
 #[derive(Debug)]
-pub(crate) enum Examined {
+pub(crate) enum Verified {
     Event(NewEvent, Option<DedupeKey>),
     /// The body to answer with, and that body's signature.
     Challenge {
@@ -35,23 +35,27 @@ pub(crate) enum Examined {
 
 impl Webhook {
     /// Verifies it. Nothing unverified is looked into.
-    pub(super) fn examine(self, registration: &Registration) -> Result<Examined, ProxyError> {
+    pub(super) fn verify(self, registration: &Registration) -> Result<Verified, ProxyError> {
         let Self { headers, query, body } = self;
-        let secret = verify(registration, &headers, &body)
+        let secret = signing_secret(registration, &headers, &body)
             .ok_or_else(|| ProxyError::BadSignature(BadSignature::new(registration.scheme, &headers)))?;
         let text = std::str::from_utf8(&body).map_err(|_| ProxyError::NotJson)?;
         if let Some(challenge) = challenge(text)? {
             let body = format!(r#"{{"response":{challenge}}}"#);
             let signature = registration.scheme.sign(secret, body.as_bytes());
-            return Ok(Examined::Challenge { body, signature });
+            return Ok(Verified::Challenge { body, signature });
         }
         let dedupe = dedupe_key(&headers, &body);
-        Ok(Examined::Event(NewEvent { headers: kept_headers(&headers), query, body }, dedupe))
+        Ok(Verified::Event(NewEvent { headers: kept_headers(&headers), query, body }, dedupe))
     }
 }
 
 /// The secret that signed the body. A request with two signatures has none.
-fn verify<'a>(registration: &'a Registration, headers: &HeaderMap, body: &[u8]) -> Option<&'a Secret> {
+fn signing_secret<'a>(
+    registration: &'a Registration,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Option<&'a Secret> {
     let mut signatures = headers.get_all(api::OUTBOUND_TOKEN).iter();
     let (Some(signature), None) = (signatures.next(), signatures.next()) else { return None };
     let fits = |secret: &&Secret| {
@@ -158,11 +162,11 @@ mod tests {
     #[test]
     fn all_of_a_large_body_is_signed_and_named() {
         let registration = Registration { scheme: Scheme::WatsonWork, secrets: vec![Secret::new("secret")] };
-        let examine = |body: &str, signed: &str| {
+        let verify = |body: &str, signed: &str| {
             let signature = Scheme::WatsonWork.sign(&registration.secrets[0], signed.as_bytes());
             let headers = headers(&[("x-outbound-token", signature.as_bytes()), (api::OUTBOUND_INDEX, b"7")]);
-            match (Webhook { headers, query: None, body: body.to_owned().into() }).examine(&registration) {
-                Ok(Examined::Event(_, key)) => key,
+            match (Webhook { headers, query: None, body: body.to_owned().into() }).verify(&registration) {
+                Ok(Verified::Event(_, key)) => key,
                 Err(ProxyError::BadSignature(_)) => None,
                 other => panic!("{other:?}"),
             }
@@ -171,9 +175,9 @@ mod tests {
             let body = |last: char| format!("[\"{}{last}\"]", "x".repeat(length - 5));
             let (one, other) = (body('a'), body('b'));
             assert_eq!(one.len(), length);
-            assert!(examine(&one, &one).is_some());
-            assert_eq!(examine(&one, &other), None);
-            assert_ne!(examine(&one, &one), examine(&other, &other));
+            assert!(verify(&one, &one).is_some());
+            assert_eq!(verify(&one, &other), None);
+            assert_ne!(verify(&one, &one), verify(&other, &other));
         }
     }
 
