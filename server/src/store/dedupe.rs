@@ -17,16 +17,16 @@ use super::{
 /// 1 million keys take about 36 MB.
 const MAX_KEYS: usize = 1_000_000;
 
-/// A [`DedupeKey`] within one life of a registration. An app that unregistered has lost its events,
-/// so a repetition of one of them has to be a new event.
+/// A [`DedupeKey`] within one epoch of a registration, which lasts until the app unregisters. Unregistering purges the app's
+/// events, so a repetition of one of them in the next epoch is a new event.
 pub(super) type Key = u128;
 
-pub(super) fn key(delivery: &DedupeKey, registration: u128) -> Key {
-    u128::from_be_bytes(*delivery) ^ registration
+pub(super) fn key(delivery: &DedupeKey, epoch: u128) -> Key {
+    u128::from_be_bytes(*delivery) ^ epoch
 }
 
-/// A number for one life of a registration, as no other has.
-pub(super) fn new_life() -> u128 {
+/// A unique number for the epoch of a new registration.
+pub(super) fn new_epoch() -> u128 {
     uuid::Uuid::now_v7().as_u128()
 }
 

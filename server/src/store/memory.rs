@@ -41,7 +41,7 @@ struct State {
 #[derive(Debug)]
 struct Registered {
     registration: Arc<Registration>,
-    life: u128,
+    epoch: u128,
 }
 
 impl MemoryStore {
@@ -65,7 +65,7 @@ impl MemoryStore {
     fn append_now(&self, app: &AppId, event: NewEvent, dedupe: Option<DedupeKey>) -> Appended {
         let mut state = lock(&self.state);
         let Some(registered) = state.registrations.get(app) else { return Appended::Unregistered };
-        let key = dedupe.map(|delivery| dedupe::key(&delivery, registered.life));
+        let key = dedupe.map(|delivery| dedupe::key(&delivery, registered.epoch));
         if key.is_some_and(|key| state.recent.contains(key)) {
             return Appended::Duplicate;
         }
@@ -129,9 +129,10 @@ impl State {
 impl Store for MemoryStore {
     fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> StoreFuture<'a, ()> {
         let mut state = lock(&self.state);
-        let life = state.registrations.get(app).map_or_else(dedupe::new_life, |registered| registered.life);
+        let epoch =
+            state.registrations.get(app).map_or_else(dedupe::new_epoch, |registered| registered.epoch);
         let registration = Arc::new(registration);
-        state.registrations.insert(app.clone(), Registered { registration, life });
+        state.registrations.insert(app.clone(), Registered { registration, epoch });
         done(())
     }
 

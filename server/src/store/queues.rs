@@ -29,7 +29,7 @@ pub(super) struct Queues {
     apps: Mutex<HashMap<AppId, Arc<AppQueue>>>,
     /// Where what is in the middle of long queues lies.
     spill: Option<Arc<Spill>>,
-    /// Names leases. Starts anywhere, so that a receipt from an earlier life of the store is stale.
+    /// The number of the next lease. Starts at random, so that a receipt from before a restart is stale.
     next_lease: AtomicU64,
     evicted: LogLimit,
     expired: LogLimit,

@@ -313,7 +313,7 @@ impl Shared {
     }
 
     fn life(&self, app: &AppId) -> u128 {
-        self.registered(app).map_or_else(dedupe::new_life, |registered| registered.life)
+        self.registered(app).map_or_else(dedupe::new_epoch, |registered| registered.life)
     }
 }
 
