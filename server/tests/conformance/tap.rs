@@ -127,11 +127,13 @@ async fn what_is_said_through_a_tap_means_nothing() {
     app.receive_numbers(0..2).await;
     let (id, _) = client.event().await;
     client.event().await;
+    // A pong may overtake events that were stored but not sent yet, so the fence comes after them.
+    tap.bodies(2).await;
     tap.ack(&id).await;
     tap.send(json!({"type": "event_ack", "ids": [id]}).to_string()).await;
     tap.send(json!({"type": "event_nack", "id": id}).to_string()).await;
     tap.send("null").await;
-    assert_eq!(tap.fence().await.len(), 2, "nothing but what arrived");
+    assert_eq!(tap.fence().await, NOTHING, "what arrived was shown once");
     assert_eq!(client.fence().await, NOTHING);
     assert_eq!((app.figure("stored").await, app.figure("leased").await), (2, 2));
 }
