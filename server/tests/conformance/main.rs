@@ -8,6 +8,7 @@ mod admin;
 mod auth;
 mod bodies;
 mod builtin;
+mod clients;
 mod control;
 mod dedupe;
 mod durability;

@@ -1,0 +1,20 @@
+# Takes events by lease and ack, over plain HTTP. Needs Python 3.8 or newer, and no packages.
+#   WWPROXY_SERVER=http://127.0.0.1:8080 APPID=my-bot SECRET=… python3 lease.py
+import base64, json, os, urllib.request
+
+server, app, secret = os.environ["WWPROXY_SERVER"], os.environ["APPID"], os.environ["SECRET"]
+
+
+def post(path, authorization, body):
+    request = urllib.request.Request(server + path, body.encode(), {"Authorization": authorization})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
+
+
+basic = "Basic " + base64.b64encode(f"{app}:{secret}".encode()).decode()
+bearer = "Bearer " + post("/oauth/token", basic, "grant_type=client_credentials")["access_token"]
+while True:
+    leased = post(f"/webhooks/{app}/lease", bearer, json.dumps({"max": 10, "waitMs": 50000}))
+    for event in leased["events"]:
+        print(event["id"], event["data"]["type"], flush=True)  # handle the event here; a known id is a redelivery
+        post(f"/webhooks/{app}/ack", bearer, json.dumps({"ack": [event["receipt"]]}))
