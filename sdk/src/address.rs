@@ -1,71 +1,73 @@
-//! Addresses: the server's, and where the app's secret may be sent.
+//! Validates the server's address and the token endpoint, to which the app's secret is sent.
 
 use reqwest::Url;
 use wwproxy_protocol::api::AuthorizationServer;
 
-use crate::{Error, ErrorKind, error::harmless, proxy::is_loopback};
+use crate::{Error, ErrorKind, error::sanitize, proxy::is_loopback};
 
-/// The server's address.
+/// Parses the server's address.
 pub(crate) fn server_url(text: &str) -> Result<Url, Error> {
     let wrong = |message| Error::new(ErrorKind::Usage, message);
     let url = Url::parse(text).map_err(|error| {
-        wrong("the server's address is no URL; give one such as https://proxy.example.com").because(error)
+        wrong("the server's address is not a URL; give one such as https://proxy.example.com")
+            .with_source(error)
     })?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err(wrong("the server's address must start with https:// or http://"));
     }
-    let bare = url.username().is_empty()
+    let is_bare = url.username().is_empty()
         && url.password().is_none()
         && url.query().is_none()
         && url.fragment().is_none();
-    // The address is shown in logs and errors, so no credentials may be in it.
-    if bare {
+    // The address is shown in logs and errors, so it must not contain credentials.
+    if is_bare {
         Ok(url)
     } else {
         Err(wrong("the server's address must have no user, password, query or fragment"))
     }
 }
 
-/// A path on the server.
-pub(crate) fn at(server: &Url, path: &str) -> Result<Url, Error> {
+/// Appends a path to the server's address.
+pub(crate) fn join_path(server: &Url, path: &str) -> Result<Url, Error> {
     let url = format!("{}{path}", server.as_str().trim_end_matches('/'));
-    Url::parse(&url)
-        .map_err(|error| Error::new(ErrorKind::Usage, "the server's address cannot be used").because(error))
+    Url::parse(&url).map_err(|error| {
+        Error::new(ErrorKind::Usage, "the server's address cannot be used").with_source(error)
+    })
 }
 
-/// The token endpoint that the caller gave: the app's secret goes there, whatever the server's metadata says.
-pub(crate) fn given_endpoint(server: &Url, endpoint: &str, allow_http: bool) -> Result<Url, Error> {
+/// Parses the token endpoint that the caller configured. It takes precedence over the server's metadata.
+pub(crate) fn configured_endpoint(server: &Url, endpoint: &str, allow_http: bool) -> Result<Url, Error> {
     let wrong = |message| Error::new(ErrorKind::Usage, message);
     let url = Url::parse(endpoint).map_err(|error| {
-        wrong("the token endpoint is no URL; give one such as https://proxy.example.com/oauth/token")
-            .because(error)
+        wrong("the token endpoint is not a URL; give one such as https://proxy.example.com/oauth/token")
+            .with_source(error)
     })?;
-    // It is shown and saved.
+    // The endpoint is shown, and saved in profiles.
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong("the token endpoint must have no user or password"));
     }
     match url.scheme() {
         "https" => Ok(url),
         "http" if server.scheme() == "https" => Err(wrong(
-            "the server is https:// and the token endpoint is not; the app's secret is not sent in clear",
+            "the server is https:// and the token endpoint is not; the app's secret is not sent unencrypted",
         )),
-        "http" => check_http(&url, allow_http, "token endpoint").map(|()| url),
+        "http" => check_cleartext(&url, allow_http, "token endpoint").map(|()| url),
         _ => Err(wrong("the token endpoint must start with https:// or http://")),
     }
 }
 
-/// The token endpoint of the server's own metadata. It must be on the server's origin, as metadata that an attacker has changed
-/// would send the app's secret elsewhere; and the metadata must be this server's (RFC 8414, section 3.3).
-pub(crate) fn own_endpoint(server: &Url, metadata: &AuthorizationServer) -> Result<Url, Error> {
+/// Validates the token endpoint of the server's metadata. It must have the server's origin, because forged metadata would
+/// send the app's secret to an attacker. The issuer must be the server (RFC 8414, section 3.3).
+pub(crate) fn metadata_endpoint(server: &Url, metadata: &AuthorizationServer) -> Result<Url, Error> {
     let wrong = |message| Error::new(ErrorKind::Protocol, message);
-    let asked = server.as_str().trim_end_matches('/');
+    let address = server.as_str().trim_end_matches('/');
     let issuer = Url::parse(&metadata.issuer);
-    if issuer.as_ref().map(|issuer| issuer.as_str().trim_end_matches('/')) != Ok(asked) {
+    if issuer.as_ref().map(|issuer| issuer.as_str().trim_end_matches('/')) != Ok(address) {
         return Err(wrong(format!(
-            "the server's metadata says that its address is {}, and not {asked}; use that address if it is right. \
-             The operator of a server behind a reverse proxy sets --public-url {asked}. \
-             To do without the metadata give the token endpoint (--token-endpoint URL)",
-            shown(&metadata.issuer)
+            "the server's metadata says that its address is {}, and not {address}; use that address if it is right. \
+             The operator of a server behind a reverse proxy sets --public-url {address}. \
+             To bypass the metadata, give the token endpoint (--token-endpoint URL)",
+            redact(&metadata.issuer)
         )));
     }
     match Url::parse(&metadata.token_endpoint) {
@@ -73,28 +75,28 @@ pub(crate) fn own_endpoint(server: &Url, metadata: &AuthorizationServer) -> Resu
         _ => Err(wrong(format!(
             "the server's metadata names a token endpoint of another origin, {0}; the app's secret is not sent there \
              because of the metadata alone. If it is right (as with --identity watsonwork), give --token-endpoint {0}",
-            shown(&metadata.token_endpoint)
+            redact(&metadata.token_endpoint)
         ))),
     }
 }
 
-/// A URL of the metadata as an error shows it: what may be a secret in it is left out.
-fn shown(url: &str) -> String {
-    let Ok(mut url) = Url::parse(url) else { return harmless(url.split('?').next().unwrap_or_default()) };
+/// Removes the parts of a metadata URL that may contain secrets, so that errors can show it.
+fn redact(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else { return sanitize(url.split('?').next().unwrap_or_default()) };
     url.set_query(None);
     url.set_fragment(None);
-    // Only a URL without a host refuses these.
+    // Fails only for a URL without a host, which has neither.
     let _ = (url.set_username(""), url.set_password(None));
-    harmless(url.as_str().trim_end_matches('/'))
+    sanitize(url.as_str().trim_end_matches('/'))
 }
 
-/// Checks that `http://` goes to this machine only, or that the caller allows more.
-pub(crate) fn check_http(url: &Url, allowed: bool, what: &str) -> Result<(), Error> {
+/// Rejects `http://` to another machine unless the caller allows it.
+pub(crate) fn check_cleartext(url: &Url, allowed: bool, what: &str) -> Result<(), Error> {
     if url.scheme() != "http" || allowed || is_loopback(url) {
         return Ok(());
     }
     let message = format!(
-        "the {what} is http:// to another machine, so that credentials and events would cross the network in clear; \
+        "the {what} is http:// to another machine, so credentials and events would cross the network unencrypted; \
          use https://, or allow it (--allow-http, WWPROXY_ALLOW_HTTP=1)"
     );
     Err(Error::new(ErrorKind::Usage, message))
@@ -105,11 +107,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_holds_no_credentials() {
-        for good in ["http://127.0.0.1:8080", "https://proxy.example/prefix/", "http://[::1]:1"] {
-            assert!(server_url(good).is_ok(), "{good}");
+    fn an_address_with_credentials_is_rejected() {
+        for valid in ["http://127.0.0.1:8080", "https://proxy.example/prefix/", "http://[::1]:1"] {
+            assert!(server_url(valid).is_ok(), "{valid}");
         }
-        for bad in [
+        for invalid in [
             "",
             "proxy.example",
             "ftp://h",
@@ -117,8 +119,8 @@ mod tests {
             "https://h?token=hunter2",
             "https://h#hunter2",
         ] {
-            let error = server_url(bad).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Usage, "{bad}");
+            let error = server_url(invalid).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{invalid}");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         }
     }
@@ -128,30 +130,36 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_never_goes_out_in_clear_from_an_https_server() {
+    fn an_https_server_has_no_http_token_endpoint() {
         let (tls, clear) = (url("https://proxy.example"), url("http://localhost:8080"));
-        assert!(given_endpoint(&tls, "https://other.example/oauth/token", false).is_ok());
-        assert!(given_endpoint(&clear, "http://localhost:8080/oauth/token", false).is_ok());
-        for bad in [
+        assert!(configured_endpoint(&tls, "https://other.example/oauth/token", false).is_ok());
+        assert!(configured_endpoint(&clear, "http://localhost:8080/oauth/token", false).is_ok());
+        for invalid in [
             "http://proxy.example/oauth/token",
             "https://u:hunter2@h/t",
             "ftp://proxy.example",
             "/oauth/token",
             "",
         ] {
-            assert_eq!(given_endpoint(&tls, bad, true).unwrap_err().kind(), ErrorKind::Usage, "{bad}");
+            assert_eq!(
+                configured_endpoint(&tls, invalid, true).unwrap_err().kind(),
+                ErrorKind::Usage,
+                "{invalid}"
+            );
         }
-        assert!(given_endpoint(&clear, "file:///etc/passwd", true).is_err());
+        assert!(configured_endpoint(&clear, "file:///etc/passwd", true).is_err());
         let elsewhere = "http://other.example/oauth/token";
-        assert!(given_endpoint(&clear, elsewhere, false).unwrap_err().to_string().contains("--allow-http"));
-        assert!(given_endpoint(&clear, elsewhere, true).is_ok());
+        assert!(
+            configured_endpoint(&clear, elsewhere, false).unwrap_err().to_string().contains("--allow-http")
+        );
+        assert!(configured_endpoint(&clear, elsewhere, true).is_ok());
     }
 
     #[test]
-    fn metadata_names_endpoints_of_the_server_only() {
+    fn metadata_of_another_origin_or_issuer_is_rejected() {
         let check = |server: &str, issuer: &str, endpoint: &str| {
             let metadata = serde_json::json!({"issuer": issuer, "token_endpoint": endpoint});
-            own_endpoint(&url(server), &serde_json::from_value(metadata).unwrap())
+            metadata_endpoint(&url(server), &serde_json::from_value(metadata).unwrap())
                 .map_err(|error| error.to_string())
         };
         let server = "https://proxy.example";
@@ -184,8 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn paths_keep_the_prefix_of_the_server() {
-        assert_eq!(at(&url("http://h/p/"), "/oauth/token").unwrap().as_str(), "http://h/p/oauth/token");
-        assert_eq!(at(&url("http://h"), "/oauth/token").unwrap().as_str(), "http://h/oauth/token");
+    fn paths_are_appended_to_the_prefix_of_the_address() {
+        assert_eq!(
+            join_path(&url("http://h/p/"), "/oauth/token").unwrap().as_str(),
+            "http://h/p/oauth/token"
+        );
+        assert_eq!(join_path(&url("http://h"), "/oauth/token").unwrap().as_str(), "http://h/oauth/token");
     }
 }

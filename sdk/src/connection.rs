@@ -1,4 +1,4 @@
-//! One websocket, from its first frame to its end.
+//! One websocket connection, from its first frame to its end.
 
 use std::{
     future::poll_fn,
@@ -19,64 +19,86 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{self, Message, error::CapacityError},
 };
-use wwproxy_protocol::{ClientMessage, EventId, ServerMessage};
+use wwproxy_protocol::{
+    ClientMessage, EventId, ServerMessage,
+    message::{EventMessage, Hello},
+};
 
-use self::clock::Clock;
 pub(crate) use self::handshake::connect;
+use self::heartbeat::Heartbeat;
 use crate::{
     Error, ErrorKind,
-    delivery::{Order, Verdict},
-    feed::Feed,
+    delivery::{Disposition, SettleCommand},
     prefetch::{PrefetchSender, Slot},
 };
 
-mod clock;
 mod handshake;
+mod heartbeat;
 
-/// How long a goodbye may take.
+/// The timeout of the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How many acks go into one message at most: some 10 KiB.
+/// The most ids of one ack message, which is then about 10 KiB.
 const MAX_ACK_BATCH: usize = 256;
-/// While pongs of more bytes than this are waiting to be sent, nothing is read: a server that sends pings and reads nothing
-/// would fill the memory with them.
+/// Reading pauses while more bytes of pongs than this are unflushed. Otherwise a server that sends pings and reads nothing would
+/// fill the memory with pongs.
 const MAX_PONG_BYTES: usize = 16 * 1024;
-/// A frame's header and mask, in bytes.
+/// The header and mask of a frame, in bytes.
 const FRAME_OVERHEAD: usize = 6;
+
+/// A connection of this age was stable, even if it delivered no event.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
+
+/// Converts the messages of one connection to the items of a stream. A transient error ends the connection; any other error also
+/// ends the stream.
+pub(crate) trait MessageHandler: Send {
+    type Item: Send;
+
+    /// Called after the handshake. `v2`: the server will send a hello.
+    fn on_open(&mut self, v2: bool) -> Result<(), Error>;
+
+    fn on_hello(&mut self, hello: &Hello) -> Result<Option<Self::Item>, Error>;
+
+    fn on_event(&mut self, event: EventMessage) -> Result<Option<Self::Item>, Error>;
+
+    /// Called when the server has skipped `missed` events.
+    fn on_gap(&mut self, missed: u64) -> Option<Self::Item>;
+}
 
 /// How a connection ended.
 #[derive(Debug)]
-pub(crate) enum Ended {
-    /// Nobody wants its events any more.
+pub(crate) enum ConnectionEnd {
+    /// The consumer has dropped the stream.
     Unsubscribed,
-    /// It broke, or the server closed it.
+    /// The connection broke, or the server closed it.
     Lost {
         error: Error,
-        /// Whether it was of use before, so that a new one may be tried at once.
-        worked: bool,
+        /// Whether it delivered events or lasted for a while, so that the reconnect backoff is reset.
+        stable: bool,
     },
 }
 
-/// One websocket that feeds a stream and carries the acks of what it yields.
-pub(crate) struct Connection<'a, S, F: Feed> {
+/// One websocket connection: delivers items to a stream, and sends the acks and nacks of its events.
+pub(crate) struct Connection<'a, S, H: MessageHandler> {
     socket: WebSocketStream<S>,
-    /// Whether the server speaks `wwproxy.v2`: many acks a message, and nacks.
+    /// Whether the server speaks `wwproxy.v2`, with nacks and many ids in one ack.
     v2: bool,
-    items: &'a PrefetchSender<F::Item>,
-    feed: F,
+    items: &'a PrefetchSender<H::Item>,
+    handler: H,
     /// Called once, when the server is ready.
-    tell: Option<&'a (dyn Fn(bool) + Sync)>,
-    orders: mpsc::Receiver<Order>,
-    /// Keeps the orders open where the feed gives none.
-    _orders: mpsc::Sender<Order>,
+    on_ready: Option<&'a (dyn Fn(bool) + Sync)>,
+    commands: mpsc::Receiver<SettleCommand>,
+    /// Keeps the channel open if the handler, like that of a tap, sends no commands.
+    _commands: mpsc::Sender<SettleCommand>,
     /// Reserved for the next item. Nothing is read without it, which is the backpressure to the server.
-    slot: Option<Slot<'a, F::Item>>,
-    /// Orders that are written and not flushed yet, and since when.
+    slot: Option<Slot<'a, H::Item>>,
+    /// The commands whose messages are written and not flushed.
     unflushed: Vec<oneshot::Sender<()>>,
+    /// When the oldest output that is not flushed was written.
     flushing: Option<Instant>,
-    /// The bytes of pongs that are written and not flushed yet.
-    pongs: usize,
-    clock: Clock,
-    delivered: bool,
+    /// The bytes of pongs that are written and not flushed.
+    pong_bytes: usize,
+    heartbeat: Heartbeat,
+    has_delivered: bool,
 }
 
 enum Io {
@@ -84,95 +106,98 @@ enum Io {
     Received(Option<Result<Message, tungstenite::Error>>),
 }
 
-/// A connection that lasted so long has worked, even if no event came.
-const WORKED_AFTER: Duration = Duration::from_secs(5);
-
-impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
+impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S, H> {
     pub(crate) fn new(
         socket: WebSocketStream<S>,
         v2: bool,
         idle_timeout: Duration,
-        items: &'a PrefetchSender<F::Item>,
-        feed: impl FnOnce(mpsc::Sender<Order>) -> F,
-        tell: &'a (dyn Fn(bool) + Sync),
+        items: &'a PrefetchSender<H::Item>,
+        handler: impl FnOnce(mpsc::Sender<SettleCommand>) -> H,
+        on_ready: &'a (dyn Fn(bool) + Sync),
     ) -> Self {
-        // As many as can be outstanding: an ack waits for the socket, not for a place in the channel.
-        let (sender, orders) = mpsc::channel(items.max_items());
+        // As many as the window: an ack waits for the socket, not for the channel.
+        let (sender, commands) = mpsc::channel(items.max_items());
         Self {
             socket,
             v2,
             items,
-            feed: feed(sender.clone()),
-            tell: Some(tell),
-            orders,
-            _orders: sender,
+            handler: handler(sender.clone()),
+            on_ready: Some(on_ready),
+            commands,
+            _commands: sender,
             slot: None,
             unflushed: Vec::new(),
             flushing: None,
-            pongs: 0,
-            clock: Clock::new(idle_timeout),
-            delivered: false,
+            pong_bytes: 0,
+            heartbeat: Heartbeat::new(idle_timeout),
+            has_delivered: false,
         }
     }
 
-    /// Runs the connection.
+    /// Runs the connection until it ends.
     ///
-    /// Its inputs: a free slot of the prefetch buffer, which lets it read on; acks and nacks, taken together while nothing is
-    /// being flushed; the socket, read and flushed side by side so that neither waits for the other, unless the output
-    /// consists of too many pongs; the clock, for pings and deadlines. Output that is not flushed within 30 s ends it. It ends when the subscription is gone (with the pending acks and a goodbye sent), when the server
-    /// closes or breaks the connection, or when a deadline passes.
-    pub(crate) async fn run(mut self) -> Ended {
-        if let Err(error) = self.feed.opened(self.v2) {
-            return Ended::Lost { error, worked: false };
+    /// Inputs of the loop:
+    /// - a free slot of the prefetch buffer, without which nothing is read (backpressure);
+    /// - acks and nacks, batched while output is flushed;
+    /// - the socket, read and flushed concurrently. Reading pauses while too many pongs are unflushed;
+    /// - the heartbeat, for pings and timeouts.
+    ///
+    /// It ends when the consumer drops the stream (pending acks and a close frame are sent), when the server closes the
+    /// connection or it breaks, or after the idle timeout or the write timeout.
+    pub(crate) async fn run(mut self) -> ConnectionEnd {
+        if let Err(error) = self.handler.on_open(self.v2) {
+            return ConnectionEnd::Lost { error, stable: false };
         }
         if !self.v2 {
-            self.ready();
+            self.report_ready();
         }
-        let mut orders = Vec::new();
+        let mut commands = Vec::new();
         let error = loop {
             let has_slot = self.slot.is_some();
-            let (reading, flushing) = (has_slot && self.pongs <= MAX_PONG_BYTES, self.flushing.is_some());
+            let (reading, flushing) =
+                (has_slot && self.pong_bytes <= MAX_PONG_BYTES, self.flushing.is_some());
             let step = select! {
                 () = self.items.closed() => return self.close().await,
                 slot = self.items.reserve(), if !has_slot => {
                     self.slot = slot;
-                    // What came while nothing was read was not heard.
-                    self.clock.heard();
+                    self.heartbeat.record_received();
                     Ok(())
                 }
-                _ = self.orders.recv_many(&mut orders, MAX_ACK_BATCH), if !flushing => self.carry_out(&mut orders),
+                _ = self.commands.recv_many(&mut commands, MAX_ACK_BATCH), if !flushing => {
+                    self.write_settlements(&mut commands)
+                }
                 io = poll_fn(|cx| poll_io(&mut self.socket, cx, reading, flushing)) => match io {
-                    Io::Flushed(result) => self.flushed(result),
+                    Io::Flushed(result) => self.handle_flushed(result),
                     Io::Received(message) => self.receive(message).await,
                 },
-                () = sleep_until(self.clock.next(reading, self.flushing)) => self.tick(reading),
+                () = sleep_until(self.heartbeat.next_deadline(reading, self.flushing)) => self.handle_deadline(reading),
             };
             if let Err(error) = step {
                 break error;
             }
         };
-        Ended::Lost { error, worked: self.delivered || self.clock.opened.elapsed() >= WORKED_AFTER }
+        ConnectionEnd::Lost { error, stable: self.has_delivered || self.heartbeat.age() >= STABLE_AFTER }
     }
 
-    /// Writes acks and nacks. Their senders are answered once they are flushed.
-    fn carry_out(&mut self, orders: &mut Vec<Order>) -> Result<(), Error> {
-        let acked: Vec<EventId> = orders
+    /// Writes acks and nacks. The commands are completed by the next flush.
+    fn write_settlements(&mut self, commands: &mut Vec<SettleCommand>) -> Result<(), Error> {
+        let acked: Vec<EventId> = commands
             .iter()
-            .filter(|order| order.verdict == Verdict::Ack)
-            .map(|order| order.id.clone())
+            .filter(|command| command.disposition == Disposition::Ack)
+            .map(|command| command.id.clone())
             .collect();
-        let at_once = if self.v2 { MAX_ACK_BATCH } else { 1 };
-        for ids in acked.chunks(at_once) {
+        let batch_size = if self.v2 { MAX_ACK_BATCH } else { 1 };
+        for ids in acked.chunks(batch_size) {
             self.write(Message::text(ClientMessage::ack(ids)))?;
         }
-        for order in orders.drain(..) {
-            match order.verdict {
-                Verdict::Nack(delay) if self.v2 => {
-                    self.write(Message::text(ClientMessage::nack(&order.id, delay)))?;
+        for command in commands.drain(..) {
+            match command.disposition {
+                Disposition::Nack(delay) if self.v2 => {
+                    self.write(Message::text(ClientMessage::nack(&command.id, delay)))?;
                 }
-                Verdict::Nack(_) | Verdict::Ack => {}
+                Disposition::Nack(_) | Disposition::Ack => {}
             }
-            self.unflushed.push(order.written);
+            self.unflushed.push(command.flushed);
         }
         self.flushing.get_or_insert_with(Instant::now);
         Ok(())
@@ -180,74 +205,73 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
 
     fn write(&mut self, message: Message) -> Result<(), Error> {
         self.flushing.get_or_insert_with(Instant::now);
-        // tungstenite takes every message into its buffer, so no readiness is to be awaited. A batch is written only once the
-        // one before is flushed, and fits into the buffer's limit.
-        Pin::new(&mut self.socket).start_send(message).map_err(lost)
+        // tungstenite buffers every message, so there is no readiness to wait for. A batch is written only after the one before
+        // is flushed, and fits into the buffer.
+        Pin::new(&mut self.socket).start_send(message).map_err(disconnected)
     }
 
-    fn flushed(&mut self, result: Result<(), tungstenite::Error>) -> Result<(), Error> {
-        result.map_err(lost)?;
+    fn handle_flushed(&mut self, result: Result<(), tungstenite::Error>) -> Result<(), Error> {
+        result.map_err(disconnected)?;
         self.flushing = None;
-        if mem::take(&mut self.pongs) > MAX_PONG_BYTES {
-            // Nothing was read meanwhile, so the silence is not the server's.
-            self.clock.heard();
+        if mem::take(&mut self.pong_bytes) > MAX_PONG_BYTES {
+            // Reading was paused and resumes.
+            self.heartbeat.record_received();
         }
-        for written in self.unflushed.drain(..) {
-            // Who gave up waiting has been served all the same.
-            let _ = written.send(());
+        for flushed in self.unflushed.drain(..) {
+            // The caller no longer waits; ignore.
+            let _ = flushed.send(());
         }
         Ok(())
     }
 
     async fn receive(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<(), Error> {
-        self.clock.heard();
+        self.heartbeat.record_received();
         match message {
-            Some(Ok(Message::Text(text))) => self.take(&text),
+            Some(Ok(Message::Text(text))) => self.handle_message(&text),
             Some(Ok(Message::Close(frame))) => {
-                // The answer to a close frame is courtesy: the connection is over either way.
+                // Sends the codec's own close frame. The connection has ended even if that fails.
                 let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| Pin::new(&mut self.socket).poll_flush(cx))).await;
-                let why = frame.map_or_else(String::new, |frame| format!(" ({})", u16::from(frame.code)));
-                Err(Error::new(ErrorKind::Disconnected, format!("the server closed the connection{why}")))
+                let code = frame.map_or_else(String::new, |frame| format!(" ({})", u16::from(frame.code)));
+                Err(Error::new(ErrorKind::Disconnected, format!("the server closed the connection{code}")))
             }
             Some(Ok(Message::Ping(data))) => {
                 // The codec has queued a pong.
-                self.pongs += data.len() + FRAME_OVERHEAD;
+                self.pong_bytes += data.len() + FRAME_OVERHEAD;
                 self.flushing.get_or_insert_with(Instant::now);
                 Ok(())
             }
             Some(Ok(_)) => Ok(()),
-            Some(Err(error)) => Err(lost(error)),
-            None => Err(Error::new(ErrorKind::Disconnected, "the connection ended without a goodbye")),
+            Some(Err(error)) => Err(disconnected(error)),
+            None => Err(Error::new(ErrorKind::Disconnected, "the connection ended without a close frame")),
         }
     }
 
-    fn take(&mut self, text: &str) -> Result<(), Error> {
+    fn handle_message(&mut self, text: &str) -> Result<(), Error> {
         let message = ServerMessage::parse(text).map_err(|error| {
-            // A new connection may meet a server that is well again, so this ends no subscription.
-            Error::new(ErrorKind::Disconnected, "the server sent a message that cannot be read")
-                .because(error)
+            // Transient, as a new connection may work.
+            Error::new(ErrorKind::Disconnected, "the server sent an unreadable message").with_source(error)
         })?;
         let item = match message {
             ServerMessage::Hello(hello) => {
-                self.clock.hurry(Duration::from_millis(hello.idle_ms));
-                tracing::debug!(window = hello.window, lease_ms = hello.lease_ms, "the server said hello");
-                let item = self.feed.hello(&hello)?;
-                self.ready();
+                self.heartbeat.apply_server_idle_timeout(Duration::from_millis(hello.idle_ms));
+                tracing::debug!(window = hello.window, lease_ms = hello.lease_ms, "received hello");
+                let item = self.handler.on_hello(&hello)?;
+                self.report_ready();
                 item
             }
             ServerMessage::Event(event) => {
                 let id = event.id.clone();
-                let item = self.feed.event(*event)?;
-                self.delivered = true;
-                self.ready();
+                let item = self.handler.on_event(*event)?;
+                self.has_delivered = true;
+                self.report_ready();
                 if item.is_none() {
-                    tracing::debug!(%id, "came again while its first copy is still in hand");
+                    tracing::debug!(%id, "dropped a duplicate of an event in flight");
                 }
                 item
             }
-            ServerMessage::Gap { missed } => self.feed.gap(missed),
+            ServerMessage::Gap { missed } => self.handler.on_gap(missed),
             ServerMessage::Unknown => {
-                tracing::debug!("ignored a message that means nothing here");
+                tracing::debug!("ignored a message of unknown type");
                 None
             }
         };
@@ -258,48 +282,48 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, F: Feed> Connection<'a, S, F> {
         Ok(())
     }
 
-    fn ready(&mut self) {
-        if let Some(tell) = self.tell.take() {
-            tell(self.v2);
+    fn report_ready(&mut self) {
+        if let Some(on_ready) = self.on_ready.take() {
+            on_ready(self.v2);
         }
     }
 
-    fn tick(&mut self, reading: bool) -> Result<(), Error> {
-        if self.clock.is_over(reading, self.flushing) {
+    fn handle_deadline(&mut self, reading: bool) -> Result<(), Error> {
+        if self.heartbeat.is_dead(reading, self.flushing) {
             return Err(Error::new(
                 ErrorKind::Disconnected,
-                "the connection is dead: nothing comes or goes any more",
+                "the connection is dead: nothing was received or sent in time",
             ));
         }
-        if self.flushing.is_none() && self.clock.is_ping_due() {
-            self.clock.pinged();
+        if self.flushing.is_none() && self.heartbeat.is_ping_due() {
+            self.heartbeat.record_ping();
             self.write(Message::Ping(bytes::Bytes::new()))?;
         }
         Ok(())
     }
 
-    /// Sends what was decided before the end, and a close frame, so that the server hands the rest to others at once.
-    async fn close(mut self) -> Ended {
-        self.orders.close();
-        let goodbye = async {
-            let mut orders = Vec::new();
-            while self.orders.recv_many(&mut orders, MAX_ACK_BATCH).await > 0 {
-                self.carry_out(&mut orders)?;
+    /// Sends the pending acks and nacks and a close frame. The server then redelivers the other events at once.
+    async fn close(mut self) -> ConnectionEnd {
+        self.commands.close();
+        let closing = async {
+            let mut commands = Vec::new();
+            while self.commands.recv_many(&mut commands, MAX_ACK_BATCH).await > 0 {
+                self.write_settlements(&mut commands)?;
             }
             self.write(Message::Close(None))?;
             let result = poll_fn(|cx| Pin::new(&mut self.socket).poll_flush(cx)).await;
-            self.flushed(result)?;
-            // Until the server has closed too: events that were never read would make the system reset the
-            // connection, and with it the acks that are still on their way.
+            self.handle_flushed(result)?;
+            // Read until the server has closed too: closing a socket with unread data resets the connection, and acks that are
+            // in transit would be lost.
             while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self.socket).poll_next(cx)).await {}
             Ok::<_, Error>(())
         };
-        match timeout(CLOSE_TIMEOUT, goodbye).await {
+        match timeout(CLOSE_TIMEOUT, closing).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "no goodbye"),
-            Err(_) => tracing::debug!("no goodbye in time"),
+            Ok(Err(error)) => tracing::debug!(%error, "closing handshake failed"),
+            Err(_) => tracing::debug!("closing handshake timed out"),
         }
-        Ended::Unsubscribed
+        ConnectionEnd::Unsubscribed
     }
 }
 
@@ -318,18 +342,18 @@ fn poll_io<S: AsyncRead + AsyncWrite + Unpin>(
     Poll::Pending
 }
 
-fn lost(error: tungstenite::Error) -> Error {
-    let error_kind = match &error {
-        // It would come again over every new connection.
+fn disconnected(error: tungstenite::Error) -> Error {
+    let disconnected = match &error {
+        // Permanent: the event would be redelivered over every new connection.
         tungstenite::Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
             let message = format!(
-                "an event is larger ({size} bytes) than a message may be; raise max_message_bytes ({max_size})"
+                "an event exceeds the largest message ({size} bytes); raise max_message_bytes ({max_size})"
             );
             Error::new(ErrorKind::Protocol, message)
         }
         _ => Error::new(ErrorKind::Disconnected, "the connection broke"),
     };
-    error_kind.because(error)
+    disconnected.with_source(error)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The app's token: where it comes from, and when a new one is due.
+//! The token source: fetches, caches and renews the app's bearer token.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -14,35 +14,35 @@ use wwproxy_protocol::{
 
 use crate::{
     Error, ErrorKind,
-    address::{at, given_endpoint, own_endpoint},
-    client::read_json,
+    address::{configured_endpoint, join_path, metadata_endpoint},
     http::Http,
+    response::{into_error, read_json},
 };
 
-/// A token is renewed this long before it runs out, or at half its life if that is later.
+/// A token is renewed this long before it expires, or after half its lifetime if that is later.
 const RENEWAL_MARGIN: Duration = Duration::from_secs(60);
-/// No token is trusted to live longer than this, whatever its `expires_in`.
-const MAX_TOKEN_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// The largest answer of a token endpoint, in bytes.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// The longest lifetime of a token, whatever its `expires_in`.
+const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The largest response of a token or metadata endpoint, in bytes.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
-/// How the caller proves to be the app.
+/// The credential with which the caller authenticates as the app.
 #[derive(Debug, Clone)]
-pub(crate) enum Given {
+pub(crate) enum Credential {
     AppSecret(Secret),
     Token(Secret),
 }
 
-/// Gives out tokens that are good, and fetches them one at a time.
+/// Provides valid tokens. Concurrent callers share one fetch.
 #[derive(Debug)]
-pub(crate) struct Credentials {
+pub(crate) struct TokenSource {
     server: Url,
     app_id: AppId,
-    given: Given,
-    /// Held while a token is fetched, so that those who come meanwhile wait for that one.
+    credential: Credential,
+    /// Locked during a fetch, so that concurrent callers wait for its result.
     state: Mutex<State>,
-    /// How many fetches have ended: tells those who waited that the last one was also theirs.
-    ended: AtomicU64,
+    /// The number of completed fetches. A caller that sees it change while it waits for the lock shares that fetch's result.
+    completed: AtomicU64,
     timeout: Duration,
 }
 
@@ -60,52 +60,59 @@ struct Token {
     expires_at: Instant,
 }
 
-impl Credentials {
+impl TokenSource {
     pub(crate) fn new(
         server: Url,
         app_id: AppId,
-        given: Given,
+        credential: Credential,
         endpoint: Option<&str>,
         allow_http: bool,
         timeout: Duration,
     ) -> Result<Self, Error> {
-        let endpoint = endpoint.map(|url| given_endpoint(&server, url, allow_http)).transpose()?;
-        if let Given::Token(token) = &given {
+        let endpoint = endpoint.map(|url| configured_endpoint(&server, url, allow_http)).transpose()?;
+        if let Credential::Token(token) = &credential {
             let unusable = |error: Error| {
-                error.meaning(ErrorKind::Usage, "the token cannot be sent; check that it was copied whole")
+                error.with_kind(ErrorKind::Usage, "the token cannot be sent; check that it was copied whole")
             };
             bearer(token).map_err(unusable)?;
         }
         let state = Mutex::new(State { endpoint, ..State::default() });
-        Ok(Self { server, app_id, given, state, ended: AtomicU64::new(0), timeout })
+        Ok(Self { server, app_id, credential, state, completed: AtomicU64::new(0), timeout })
     }
 
-    /// The token endpoint that was given, or the one of the server's metadata once it has given a token.
+    /// The configured token endpoint, or that of the server's metadata after it has issued a token.
     pub(crate) async fn endpoint(&self) -> Option<String> {
         self.state.lock().await.endpoint.as_ref().map(ToString::to_string)
     }
 
-    /// A token that is good for a while.
+    /// Returns a valid token.
     pub(crate) async fn token(&self, http: &Http) -> Result<Secret, Error> {
-        match &self.given {
-            Given::Token(token) => Ok(token.clone()),
-            Given::AppSecret(secret) => self.fetched(http, secret, None).await,
+        match &self.credential {
+            Credential::Token(token) => Ok(token.clone()),
+            Credential::AppSecret(secret) => self.cached_or_fetched(http, secret, None).await,
         }
     }
 
-    /// Another token than the refused one, or `None` where there can be no other.
-    pub(crate) async fn renewed(&self, http: &Http, refused: &Secret) -> Result<Option<Secret>, Error> {
-        match &self.given {
-            Given::Token(_) => Ok(None),
-            Given::AppSecret(secret) => self.fetched(http, secret, Some(refused)).await.map(Some),
+    /// Returns a token other than the refused one, or `None` if the credential is a fixed token.
+    pub(crate) async fn renew(&self, http: &Http, refused: &Secret) -> Result<Option<Secret>, Error> {
+        match &self.credential {
+            Credential::Token(_) => Ok(None),
+            Credential::AppSecret(secret) => {
+                self.cached_or_fetched(http, secret, Some(refused)).await.map(Some)
+            }
         }
     }
 
-    async fn fetched(&self, http: &Http, secret: &Secret, refused: Option<&Secret>) -> Result<Secret, Error> {
-        let asked_at = self.ended.load(Ordering::Acquire);
+    async fn cached_or_fetched(
+        &self,
+        http: &Http,
+        secret: &Secret,
+        refused: Option<&Secret>,
+    ) -> Result<Secret, Error> {
+        let completed_before = self.completed.load(Ordering::Acquire);
         let mut state = self.state.lock().await;
-        // A fetch that ended while this caller waited was for all who waited, also if it failed.
-        let shared = self.ended.load(Ordering::Acquire) != asked_at;
+        // A failed fetch is shared too, so that callers do not retry one after the other.
+        let shared = self.completed.load(Ordering::Acquire) != completed_before;
         state.token.take_if(|token| refused == Some(&token.secret));
         if let Some(token) = &state.token {
             if shared || Instant::now() < token.renew_at {
@@ -115,7 +122,7 @@ impl Credentials {
             return Err(failure.clone());
         }
         let result = self.fetch(http, secret, &mut state.endpoint).await;
-        self.ended.fetch_add(1, Ordering::Release);
+        self.completed.fetch_add(1, Ordering::Release);
         match result {
             Ok(token) => {
                 let secret = token.secret.clone();
@@ -124,14 +131,19 @@ impl Credentials {
             }
             Err(error) => {
                 state.failure = Some(error.clone());
-                // Within the margin the old token still works: a platform that is down for a minute goes unnoticed.
-                state.still_good().filter(|_| error.is_transient()).ok_or(error)
+                // Within the renewal margin the old token is still valid and bridges a short outage of the token endpoint.
+                state.unexpired_token().filter(|_| error.is_transient()).ok_or(error)
             }
         }
     }
 
-    async fn fetch(&self, http: &Http, secret: &Secret, known: &mut Option<Url>) -> Result<Token, Error> {
-        let endpoint = match known {
+    async fn fetch(
+        &self,
+        http: &Http,
+        secret: &Secret,
+        cached_endpoint: &mut Option<Url>,
+    ) -> Result<Token, Error> {
+        let endpoint = match cached_endpoint {
             Some(endpoint) => endpoint.clone(),
             None => self.discover(http).await?,
         };
@@ -144,33 +156,33 @@ impl Credentials {
         let requested_at = Instant::now();
         let response = http.send(request).await?;
         if response.status() != StatusCode::OK {
-            return Err(refusal(Error::answer(response).await));
+            return Err(token_error(into_error(response).await));
         }
-        let answer: TokenResponse = read_json(response, MAX_ANSWER_BYTES).await?;
-        // Only one that gave a token is remembered: a wrong one would be asked for ever.
-        *known = Some(endpoint);
-        Token::new(&answer, requested_at)
+        let issued: TokenResponse = read_json(response, MAX_RESPONSE_BYTES).await?;
+        // Cached only after it has issued a token, so that a wrong endpoint is discovered again.
+        *cached_endpoint = Some(endpoint);
+        Token::new(&issued, requested_at)
     }
 
     async fn discover(&self, http: &Http) -> Result<Url, Error> {
-        let url = at(&self.server, path::AUTHORIZATION_SERVER)?;
+        let url = join_path(&self.server, path::AUTHORIZATION_SERVER)?;
         let response = http.send(http.client.get(url).timeout(self.timeout)).await?;
         match response.status() {
             StatusCode::OK => {
-                let answer: AuthorizationServer = read_json(response, MAX_ANSWER_BYTES).await?;
-                own_endpoint(&self.server, &answer)
+                let metadata: AuthorizationServer = read_json(response, MAX_RESPONSE_BYTES).await?;
+                metadata_endpoint(&self.server, &metadata)
             }
-            StatusCode::NOT_FOUND => Err(Error::answer(response).await.meaning(
+            StatusCode::NOT_FOUND => Err(into_error(response).await.with_kind(
                 ErrorKind::Protocol,
                 "the server has no metadata that names its token endpoint; check its address, or give a token or the token endpoint",
             )),
-            _ => Err(Error::answer(response).await),
+            _ => Err(into_error(response).await),
         }
     }
 }
 
 impl State {
-    fn still_good(&self) -> Option<Secret> {
+    fn unexpired_token(&self) -> Option<Secret> {
         self.token
             .as_ref()
             .filter(|token| Instant::now() < token.expires_at)
@@ -179,41 +191,41 @@ impl State {
 }
 
 impl Token {
-    fn new(answer: &TokenResponse, requested_at: Instant) -> Result<Self, Error> {
-        if !answer.token_type.eq_ignore_ascii_case("bearer") {
+    fn new(response: &TokenResponse, requested_at: Instant) -> Result<Self, Error> {
+        if !response.token_type.eq_ignore_ascii_case("bearer") {
             return Err(Error::new(
                 ErrorKind::Protocol,
-                "the token endpoint gave a token that is no bearer token",
+                "the token endpoint issued a token that is not a bearer token",
             ));
         }
-        let secret = Secret::new(&*answer.access_token);
+        let secret = Secret::new(&*response.access_token);
         bearer(&secret)?;
-        let life = Duration::from_secs(answer.expires_in).min(MAX_TOKEN_LIFE);
-        let renew_after = life.saturating_sub(RENEWAL_MARGIN).max(life / 2);
-        Ok(Self { secret, renew_at: requested_at + renew_after, expires_at: requested_at + life })
+        let lifetime = Duration::from_secs(response.expires_in).min(MAX_TOKEN_LIFETIME);
+        let renew_after = lifetime.saturating_sub(RENEWAL_MARGIN).max(lifetime / 2);
+        Ok(Self { secret, renew_at: requested_at + renew_after, expires_at: requested_at + lifetime })
     }
 }
 
-/// The `Authorization` header of a token, marked so that nobody logs it.
+/// Builds the `Authorization` header of a token, marked as sensitive.
 pub(crate) fn bearer(token: &Secret) -> Result<HeaderValue, Error> {
-    // The cause is left out: it must not show what it could not take.
+    // The source is omitted: it could show the token.
     let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose())).map_err(|_| {
-        Error::new(ErrorKind::Protocol, "the token endpoint gave a token that cannot be sent")
+        Error::new(ErrorKind::Protocol, "the token endpoint issued a token that cannot be sent")
     })?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// RFC 6749, section 5.2: wrong credentials may come as 400 too.
-fn refusal(error: Error) -> Error {
+/// Explains an error of the token endpoint. Invalid credentials may be a 400 too (RFC 6749, section 5.2).
+fn token_error(error: Error) -> Error {
     match error.status() {
-        Some(400 | 401 | 403) => error.meaning(
+        Some(400 | 401 | 403) => error.with_kind(
             ErrorKind::Refused,
-            "the app id and secret were refused; check both (no token was given for them)",
+            "the app id and secret were refused; check both (no token was issued)",
         ),
-        Some(404) => error.meaning(
+        Some(404) => error.with_kind(
             ErrorKind::Protocol,
-            "there is nothing at the token endpoint; check it if it was given, or tell the server's operator",
+            "the token endpoint does not exist; check it if you configured it, otherwise ask the server's operator",
         ),
         _ => error,
     }
@@ -224,22 +236,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn when_a_token_is_renewed() {
+    fn a_token_is_renewed_before_it_expires() {
         let now = Instant::now();
         let token = |expires_in| {
-            let answer =
+            let response =
                 serde_json::json!({"access_token": "t", "token_type": "Bearer", "expires_in": expires_in});
-            Token::new(&serde_json::from_value(answer).unwrap(), now).unwrap()
+            Token::new(&serde_json::from_value(response).unwrap(), now).unwrap()
         };
-        for (life, renewed) in [(3600, 3540), (100, 50), (120, 60), (2, 1), (0, 0)] {
-            assert_eq!(token(life).renew_at - now, Duration::from_secs(renewed), "{life}");
-            assert_eq!(token(life).expires_at - now, Duration::from_secs(life));
+        for (lifetime, renewed) in [(3600, 3540), (100, 50), (120, 60), (2, 1), (0, 0)] {
+            assert_eq!(token(lifetime).renew_at - now, Duration::from_secs(renewed), "{lifetime}");
+            assert_eq!(token(lifetime).expires_at - now, Duration::from_secs(lifetime));
         }
-        assert_eq!(token(u64::MAX).expires_at - now, MAX_TOKEN_LIFE);
+        assert_eq!(token(u64::MAX).expires_at - now, MAX_TOKEN_LIFETIME);
     }
 
     #[test]
-    fn a_token_that_is_no_header_is_not_shown() {
+    fn an_invalid_token_is_not_shown_in_errors() {
         let error = bearer(&Secret::new("hunter2\r\nX-Evil: 1")).unwrap_err();
         assert!(!format!("{error:?} {error}").contains("hunter2"));
         assert!(!format!("{:?}", bearer(&Secret::new("hunter2")).unwrap()).contains("hunter2"));

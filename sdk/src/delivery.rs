@@ -1,27 +1,28 @@
-//! One event in the hands of the app.
+//! An event that was delivered to the app and can be settled: acknowledged, or returned for redelivery.
 
 use std::{
     collections::HashSet,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use wwproxy_protocol::{EventId, message::EventMessage};
 
 use crate::{Error, ErrorKind};
 
-/// An event that came over a [`Subscription`](crate::Subscription).
+/// An event delivered by a [`Subscription`](crate::Subscription), to be settled by [`ack`](Self::ack) or [`nack`](Self::nack).
 ///
-/// Acknowledge it once it is done with: the server then deletes it. One that is dropped instead, or whose connection is
-/// lost before, comes again once its lease has ended (60 s where the server does not say otherwise). While an event is
-/// held, no second copy of it comes over the same connection.
+/// Acknowledge the event after it is handled: the server then deletes it. If it is dropped, or its connection is lost
+/// before that, the event is redelivered after its lease has expired (60 s by default on the server). While a delivery exists,
+/// no duplicate of its event is delivered over the same connection.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -40,32 +41,36 @@ use crate::{Error, ErrorKind};
 /// ```
 pub struct Delivery {
     event: EventMessage,
-    held: Held,
-    orders: mpsc::Sender<Order>,
+    in_flight: InFlight,
+    commands: mpsc::Sender<SettleCommand>,
 }
 
-/// What the app decided about an event. `written` is answered once the connection has sent and flushed it.
+/// A request to the connection to settle an event.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct SettleCommand {
     pub(crate) id: EventId,
-    pub(crate) verdict: Verdict,
-    pub(crate) written: oneshot::Sender<()>,
+    pub(crate) disposition: Disposition,
+    /// Signalled after the message is flushed.
+    pub(crate) flushed: oneshot::Sender<()>,
 }
 
+/// How an event is settled (AMQP: disposition).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Disposition {
+    /// The server deletes the event.
     Ack,
+    /// The server redelivers the event after this delay.
     Nack(Duration),
 }
 
 impl Delivery {
-    /// The event itself, without what settles it.
+    /// The event.
     #[must_use]
     pub fn event(&self) -> &EventMessage {
         &self.event
     }
 
-    /// The event's name: unique, ascending in order of arrival within an app.
+    /// The event's id: unique, ascending in order of arrival within an app.
     #[must_use]
     pub fn id(&self) -> &EventId {
         &self.event.id
@@ -77,35 +82,35 @@ impl Delivery {
         &self.event.body
     }
 
-    /// The body, parsed.
+    /// The body as a JSON value.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`]: the body is no JSON, or nested deeper than `serde_json` goes (128).
+    /// [`ErrorKind::Protocol`]: the body is not JSON, or nested deeper than the limit of `serde_json` (128).
     pub fn value(&self) -> Result<serde_json::Value, Error> {
         self.json()
     }
 
-    /// The body as one's own type.
+    /// Deserializes the body.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`]: the body is something else.
+    /// [`ErrorKind::Protocol`]: the body does not match the type.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         self.event.json().map_err(|error| {
             Error::new(
                 ErrorKind::Protocol,
                 format!("the body of event {} is not of the expected type", self.id()),
             )
-            .because(error)
+            .with_source(error)
         })
     }
 
-    /// How often the event has been handed out, this time included: 1 the first time. `None` from a legacy server.
+    /// The number of deliveries of the event, this one included: 1 the first time. `None` from a legacy server.
     #[must_use]
     pub fn attempt(&self) -> Option<u32> {
         self.event.details.attempt
     }
 
-    /// When the server took the event. `None` from a legacy server.
+    /// When the server received the event. `None` from a legacy server.
     #[must_use]
     pub fn received_at(&self) -> Option<SystemTime> {
         self.event.details.received_at
@@ -114,55 +119,55 @@ impl Delivery {
     /// The sender's headers as `(name, value)`, names in lower case. `None` from a legacy server.
     #[must_use]
     pub fn headers(&self) -> Option<&[(String, String)]> {
-        // A server that tells of headers tells of attempts too.
+        // A server that sends headers also sends attempts.
         self.event.details.attempt.map(|_| self.event.details.headers.as_slice())
     }
 
-    /// The query string of the sender's request, without the `?`. `None` where there was none, and from a legacy server.
+    /// The query string of the sender's request, without the `?`. `None` if it had none, and from a legacy server.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
         self.event.details.query.as_deref()
     }
 
-    /// Accepts the event: the server deletes it. Returns when that has been written and flushed to the connection.
-    /// Acks that wait at the same moment go out together, so awaiting many at once is cheap.
+    /// Acknowledges the event: the server deletes it. Returns after the acknowledgement is flushed to the connection.
+    /// Concurrent acknowledgements are batched into one message, so awaiting many at once is cheap.
     ///
     /// # Errors
-    /// [`ErrorKind::Disconnected`]: the connection that the event came over is gone, or its subscription. The event
-    /// will come again.
+    /// [`ErrorKind::Disconnected`]: the connection that delivered the event, or its subscription, is closed. The event
+    /// will be redelivered.
     pub async fn ack(&self) -> Result<(), Error> {
-        self.decide(Verdict::Ack).await
+        self.settle(Disposition::Ack).await
     }
 
-    /// Hands the event back: it goes out again, to whoever listens, not before `delay`. A legacy server cannot be told; there
-    /// the event comes again when the server thinks so.
+    /// Returns the event to the server, which redelivers it to any client of the app after `delay`. Not sent to a legacy server,
+    /// which redelivers the event after its own timeout.
     ///
     /// # Errors
     /// As for [`ack`](Self::ack).
     pub async fn nack(&self, delay: Duration) -> Result<(), Error> {
-        // The next copy may be here before this one is dropped, and it shall count.
-        self.held.release();
-        self.decide(Verdict::Nack(delay)).await
+        // The redelivery may arrive before this delivery is dropped, and must not count as a duplicate.
+        self.in_flight.remove();
+        self.settle(Disposition::Nack(delay)).await
     }
 
-    async fn decide(&self, verdict: Verdict) -> Result<(), Error> {
-        let gone = || {
+    async fn settle(&self, disposition: Disposition) -> Result<(), Error> {
+        let disconnected = || {
             let message = format!(
-                "the connection that event {} came over is gone; the event will come again",
+                "the connection that delivered event {} is closed; the event will be redelivered",
                 self.id()
             );
             Error::new(ErrorKind::Disconnected, message)
         };
-        let (written, done) = oneshot::channel();
-        let order = Order { id: self.id().clone(), verdict, written };
-        self.orders.send(order).await.map_err(|_| gone())?;
-        done.await.map_err(|_| gone())
+        let (flushed, done) = oneshot::channel();
+        let command = SettleCommand { id: self.id().clone(), disposition, flushed };
+        self.commands.send(command).await.map_err(|_| disconnected())?;
+        done.await.map_err(|_| disconnected())
     }
 
-    /// Whether the connection that it came over is gone: it cannot be acknowledged any more, and comes again.
+    /// Whether the connection that delivered the event is closed. It can then no longer be settled, and the event is redelivered.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.orders.is_closed()
+        self.commands.is_closed()
     }
 }
 
@@ -177,46 +182,48 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// Makes the deliveries of one connection, never two of one event at a time: a server that repeats what is
-/// still unacked, after a lease's end or because it is the original proxy, makes nobody do the work twice.
+/// Creates the deliveries of one connection and drops duplicates of events in flight. A server sends duplicates when a lease
+/// expires; the original proxy repeats every unacknowledged event.
 #[derive(Debug)]
 pub(crate) struct Deliverer {
-    ids: Arc<Mutex<HashSet<EventId>>>,
-    orders: mpsc::Sender<Order>,
+    in_flight: Arc<Mutex<HashSet<EventId>>>,
+    commands: mpsc::Sender<SettleCommand>,
 }
 
 impl Deliverer {
-    pub(crate) fn new(orders: mpsc::Sender<Order>) -> Self {
-        Self { ids: Arc::default(), orders }
+    pub(crate) fn new(commands: mpsc::Sender<SettleCommand>) -> Self {
+        Self { in_flight: Arc::default(), commands }
     }
 
-    /// A delivery, or `None` where the app holds one of this event.
+    /// Creates a delivery, or returns `None` if the event is in flight.
     pub(crate) fn deliver(&self, event: EventMessage) -> Option<Delivery> {
         let id = event.id.clone();
-        let fresh = self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone());
-        let held = || Held { id, ids: self.ids.clone(), released: false.into() };
-        fresh.then(|| Delivery { event, held: held(), orders: self.orders.clone() })
+        if !self.in_flight.lock().insert(id.clone()) {
+            return None;
+        }
+        let in_flight = InFlight { id, all: self.in_flight.clone(), removed: false.into() };
+        Some(Delivery { event, in_flight, commands: self.commands.clone() })
     }
 }
 
-/// The place of an event among those that the app holds, until it is dropped or released.
-struct Held {
+/// Keeps an event in the set of events in flight until it is removed or dropped.
+struct InFlight {
     id: EventId,
-    ids: Arc<Mutex<HashSet<EventId>>>,
-    released: AtomicBool,
+    all: Arc<Mutex<HashSet<EventId>>>,
+    removed: AtomicBool,
 }
 
-impl Held {
-    fn release(&self) {
-        if !self.released.swap(true, Ordering::AcqRel) {
-            self.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+impl InFlight {
+    fn remove(&self) {
+        if !self.removed.swap(true, Ordering::AcqRel) {
+            self.all.lock().remove(&self.id);
         }
     }
 }
 
-impl Drop for Held {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.release();
+        self.remove();
     }
 }
 
@@ -235,9 +242,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_copy_at_a_time() {
-        let (orders, mut connection) = mpsc::channel(4);
-        let deliverer = Deliverer::new(orders);
+    async fn duplicates_of_an_event_in_flight_are_dropped() {
+        let (commands, mut connection) = mpsc::channel(4);
+        let deliverer = Deliverer::new(commands);
         let first = deliverer.deliver(event("a")).unwrap();
         assert!(deliverer.deliver(event("a")).is_none());
         assert!(deliverer.deliver(event("b")).is_some());
@@ -246,19 +253,19 @@ mod tests {
         let nack = async {
             second.nack(Duration::ZERO).await.unwrap();
         };
-        let answer = async { connection.recv().await.unwrap().written.send(()).unwrap() };
-        tokio::join!(nack, answer);
+        let flush = async { connection.recv().await.unwrap().flushed.send(()).unwrap() };
+        tokio::join!(nack, flush);
         let third = deliverer.deliver(event("a")).unwrap();
         drop(second);
-        assert!(deliverer.deliver(event("a")).is_none(), "the third copy is still held");
+        assert!(deliverer.deliver(event("a")).is_none(), "the third delivery is in flight");
         drop(third);
         assert!(deliverer.deliver(event("a")).is_some());
     }
 
     #[tokio::test]
-    async fn an_ack_without_a_connection_fails() {
-        let (orders, mut connection) = mpsc::channel(4);
-        let delivery = Deliverer::new(orders).deliver(event("a")).unwrap();
+    async fn an_ack_after_the_connection_is_lost_fails() {
+        let (commands, mut connection) = mpsc::channel(4);
+        let delivery = Deliverer::new(commands).deliver(event("a")).unwrap();
         let (acked, ()) = tokio::join!(delivery.ack(), async { drop(connection.recv().await) });
         assert_eq!(acked.unwrap_err().kind(), ErrorKind::Disconnected);
         drop(connection);
@@ -267,9 +274,9 @@ mod tests {
     }
 
     #[test]
-    fn a_legacy_event_tells_nothing_but_its_body() {
-        let (orders, _connection) = mpsc::channel(4);
-        let delivery = Deliverer::new(orders).deliver(event("a")).unwrap();
+    fn a_legacy_event_has_only_id_and_body() {
+        let (commands, _connection) = mpsc::channel(4);
+        let delivery = Deliverer::new(commands).deliver(event("a")).unwrap();
         assert_eq!(
             (delivery.attempt(), delivery.received_at(), delivery.headers(), delivery.query()),
             (None, None, None, None)

@@ -1,4 +1,4 @@
-//! Why a request got no answer.
+//! Why an HTTP request got no response.
 
 use std::{error::Error as StdError, fmt, io, iter, time::Duration};
 
@@ -10,43 +10,43 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{error::harmless, proxy::ProxyServer, tls};
+use crate::{Error, ErrorKind, error::sanitize, proxy::ProxyServer, tls};
 
-/// How long the question which protocol a port speaks may take.
+/// The timeout of the probe that finds out which protocol a port speaks.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many names of a certificate are shown.
+/// The most names of a certificate that are shown.
 const MAX_SHOWN_NAMES: usize = 4;
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
-/// Why a request got no answer, or not all of it: for the clients of reqwest that `HttpOptions` makes, its method `explain`
-/// finds out (feature `reqwest`).
+/// Why an HTTP request got no response, or an incomplete one. With the feature `reqwest`, `HttpOptions::explain` returns it for
+/// errors of clients that `HttpOptions` builds.
 ///
-/// `Display` says what happened, and through which proxy; [`advice`](Self::advice) what to do. Neither names the server.
+/// `Display` says what happened and through which proxy, [`advice`](Self::advice) what to do. Neither names the server.
 #[derive(Debug, Clone)]
 pub struct Failure {
     cause: FailureCause,
     proxy: Option<ProxyServer>,
 }
 
-/// What a [`Failure`] comes from.
+/// The cause of a [`Failure`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailureCause {
-    /// The connection was refused: no process listens at the port.
+    /// The connection was refused: no process listens on the port.
     Refused,
-    /// The host's name has no address, or the name server does not answer: the resolver's words.
+    /// The host name does not resolve: the resolver's message.
     UnknownHost(String),
-    /// There was no connection in time.
+    /// The connect timeout has passed.
     ConnectTimeout,
-    /// There was no answer in time.
+    /// The request timeout has passed.
     Timeout,
-    /// The network is down or has no route: the system's words.
+    /// The network is down or has no route: the system's message.
     Network(String),
     /// The certificate, or the authority that issued it, is not trusted.
     Untrusted,
-    /// The certificate has expired, so many days ago.
+    /// The certificate expired this number of days ago.
     Expired(u64),
-    /// The certificate is not valid yet; mostly a clock is wrong.
+    /// The certificate is not valid yet. Usually a clock is wrong.
     NotYetValid,
     /// The certificate is for these other names.
     WrongName(Vec<String>),
@@ -60,20 +60,20 @@ pub enum FailureCause {
     Http2Only,
     /// The port speaks something other than HTTP.
     NotHttp,
-    /// There is no connection to the proxy.
+    /// The proxy cannot be reached.
     ProxyUnreachable,
-    /// The proxy wants other credentials.
+    /// The proxy requires other credentials.
     ProxyCredentials,
     /// The proxy refused to connect to the server.
     ProxyRefused,
-    /// The connection was closed or reset before the answer was complete.
+    /// The connection was closed or reset before the response was complete.
     Broken,
 }
 
 impl Failure {
-    /// The failure of a request to `url`, through `proxy`. Finds out which protocol a port speaks that does not answer in HTTP/1.1.
-    pub(crate) async fn explain(error: &reqwest::Error, url: &Url, proxy: Option<ProxyServer>) -> Self {
-        let mut failure = Self::of(error, url);
+    /// Classifies the error of a request to `url` through `proxy`. Probes a port that does not speak HTTP/1.1 for its protocol.
+    pub(crate) async fn diagnose(error: &reqwest::Error, url: &Url, proxy: Option<ProxyServer>) -> Self {
+        let mut failure = Self::classify(error, url);
         if matches!(failure.cause, FailureCause::NotHttp | FailureCause::Broken)
             && proxy.is_none()
             && url.scheme() == "http"
@@ -81,32 +81,41 @@ impl Failure {
         {
             failure.cause = cause;
         }
-        failure.through(proxy)
+        failure.with_proxy(proxy)
     }
 
-    /// The failure of a request that went through this proxy.
-    pub(crate) fn through(self, proxy: Option<ProxyServer>) -> Self {
+    /// Adds the proxy that the request went through.
+    pub(crate) fn with_proxy(self, proxy: Option<ProxyServer>) -> Self {
         Self { proxy, ..self }
     }
 
-    /// What the error says by itself.
-    pub(crate) fn of(error: &reqwest::Error, url: &Url) -> Self {
-        Self { cause: FailureCause::of(error, url), proxy: None }
+    /// Classifies the error without a probe.
+    pub(crate) fn classify(error: &reqwest::Error, url: &Url) -> Self {
+        Self { cause: FailureCause::classify(error, url), proxy: None }
     }
 
-    /// What it comes from.
+    /// Converts the failure of a request to `url`.
+    pub(crate) fn into_error(self, error: reqwest::Error, url: &Url) -> Error {
+        let kind = if self.is_untrusted() { ErrorKind::Untrusted } else { ErrorKind::Unreachable };
+        // Path and query may contain secrets of the server: only the origin is shown.
+        let origin = url.origin().ascii_serialization();
+        let message = format!("no answer from {origin}: {self}; {}", self.advice());
+        Error::new(kind, message).with_source(error.without_url())
+    }
+
+    /// The cause.
     #[must_use]
     pub fn cause(&self) -> &FailureCause {
         &self.cause
     }
 
-    /// Whether the other side's certificate was refused: no retry helps, and nothing was sent.
+    /// Whether the peer's certificate was rejected: a retry does not help, and nothing was sent.
     #[must_use]
     pub fn is_untrusted(&self) -> bool {
         matches!(self.cause, FailureCause::Untrusted | FailureCause::Expired(_) | FailureCause::WrongName(_))
     }
 
-    /// What to do about it.
+    /// What to do about the failure.
     #[must_use]
     pub fn advice(&self) -> &'static str {
         match &self.cause {
@@ -136,6 +145,11 @@ impl Failure {
     }
 }
 
+/// Classifies the error of a request to `url`, without a probe, and converts it.
+pub(crate) fn transport_error(error: reqwest::Error, url: &Url) -> Error {
+    Failure::classify(&error, url).into_error(error, url)
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.cause.fmt(f)?;
@@ -144,27 +158,27 @@ impl fmt::Display for Failure {
 }
 
 impl FailureCause {
-    fn of(error: &reqwest::Error, url: &Url) -> Self {
+    fn classify(error: &reqwest::Error, url: &Url) -> Self {
         if let Some(error) = causes(error).find_map(|cause| cause.downcast_ref()) {
-            return Self::of_tls(error);
+            return Self::classify_tls(error);
         }
         let io = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).last();
         if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) {
             return Self::Refused;
         }
-        // The types of these are private to hyper-util: only their words are public.
-        let words: Vec<String> = causes(error).map(ToString::to_string).collect();
-        let says = |text: &str| words.iter().position(|words| words.starts_with(text));
-        if let Some(at) = says("dns error") {
-            return Self::UnknownHost(words.get(at + 1).map_or_else(String::new, |words| harmless(words)));
+        // hyper-util's error types are private, only their messages are not.
+        let messages: Vec<String> = causes(error).map(ToString::to_string).collect();
+        let find = |prefix: &str| messages.iter().position(|message| message.starts_with(prefix));
+        if let Some(at) = find("dns error") {
+            return Self::UnknownHost(messages.get(at + 1).map_or_else(String::new, |cause| sanitize(cause)));
         }
-        if says("tunnel error: proxy authorization required").is_some() {
+        if find("tunnel error: proxy authorization required").is_some() {
             return Self::ProxyCredentials;
         }
-        if says("SOCKS error: failed to create underlying connection").is_some() {
+        if find("SOCKS error: failed to create underlying connection").is_some() {
             return Self::ProxyUnreachable;
         }
-        if says("tunnel error: unsuccessful").is_some() || says("SOCKS error").is_some() {
+        if find("tunnel error: unsuccessful").is_some() || find("SOCKS error").is_some() {
             return Self::ProxyRefused;
         }
         if error.is_timeout() {
@@ -174,14 +188,14 @@ impl FailureCause {
             return Self::NotHttp;
         }
         match io {
-            Some(io) if error.is_connect() && url.scheme() == "https" && is_cut(io) => Self::Handshake,
-            Some(io) if error.is_connect() && !is_cut(io) => Self::Network(harmless(&io.to_string())),
+            Some(io) if error.is_connect() && url.scheme() == "https" && is_broken(io) => Self::Handshake,
+            Some(io) if error.is_connect() && !is_broken(io) => Self::Network(sanitize(&io.to_string())),
             _ if error.is_connect() => Self::Network("no connection".into()),
             _ => Self::Broken,
         }
     }
 
-    fn of_tls(error: &rustls::Error) -> Self {
+    fn classify_tls(error: &rustls::Error) -> Self {
         let rustls::Error::InvalidCertificate(error) = error else {
             return match error {
                 rustls::Error::InvalidMessage(_) => Self::NotTls,
@@ -207,10 +221,10 @@ impl fmt::Display for FailureCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Refused => "connection refused",
-            Self::UnknownHost(words) => return write!(f, "no such host ({words})"),
+            Self::UnknownHost(message) => return write!(f, "no such host ({message})"),
             Self::ConnectTimeout => "no connection in time",
             Self::Timeout => "no answer in time",
-            Self::Network(words) => return f.write_str(words),
+            Self::Network(message) => return f.write_str(message),
             Self::Untrusted => "its certificate is not trusted",
             Self::Expired(days) => return write!(f, "its certificate expired {days} days ago"),
             Self::NotYetValid => "its certificate is not valid yet",
@@ -231,16 +245,16 @@ impl fmt::Display for FailureCause {
     }
 }
 
-/// The error and what caused it, one by one.
+/// Iterates over the sources of the error.
 fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     iter::successors(error.source(), |&cause| match cause.downcast_ref::<io::Error>() {
-        // As a source it would give the causes of what it wraps, and leave that out itself.
+        // `source` of an `io::Error` skips the error that it wraps.
         Some(error) => error.get_ref().map(|inner| inner as _),
         None => cause.source(),
     })
 }
 
-fn is_cut(error: &io::Error) -> bool {
+fn is_broken(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
@@ -251,14 +265,14 @@ fn days(from: UnixTime, to: UnixTime) -> u64 {
     to.as_secs().saturating_sub(from.as_secs()) / DAY_SECONDS
 }
 
-/// A name as the certificate has it, of `DnsName("proxy.example")` and the like.
+/// Strips the type from a name such as `DnsName("proxy.example")`.
 fn plain_name(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, inner)| inner.strip_suffix(')')).unwrap_or(name);
-    harmless(inner.trim_matches('"'))
+    sanitize(inner.trim_matches('"'))
 }
 
-/// Which protocol the port of an `http://` URL speaks, since it gave no answer in HTTP/1.1: its first bytes after the greeting
-/// of a TLS client. A server of HTTP/2 sends its SETTINGS before it looks at the greeting.
+/// Finds out which protocol the port of an `http://` URL speaks if not HTTP/1.1: sends a TLS `ClientHello` and reads the first bytes
+/// of the response. An HTTP/2 server sends its SETTINGS before it reads.
 async fn probe(url: &Url) -> Option<FailureCause> {
     let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
     let mut stream = TcpStream::connect((host, url.port_or_known_default()?)).await.ok()?;
@@ -266,9 +280,9 @@ async fn probe(url: &Url) -> Option<FailureCause> {
     let mut answer = [0; 4];
     stream.read_exact(&mut answer).await.ok()?;
     match answer {
-        // A handshake message or an alert of TLS: content type 22 or 21, version 3.x.
+        // A TLS record: content type handshake (22) or alert (21), version 3.x.
         [21 | 22, 3, ..] => Some(FailureCause::TlsRequired),
-        // A frame of HTTP/2 that is SETTINGS, with which a server must begin (RFC 9113, section 3.4).
+        // An HTTP/2 SETTINGS frame, the first that a server must send (RFC 9113, section 3.4).
         [0, _, _, 4] => Some(FailureCause::Http2Only),
         _ => None,
     }

@@ -195,14 +195,14 @@ impl HttpOptions {
     /// connects once more to find out what it speaks, for 2 s at most.
     #[cfg(feature = "reqwest")]
     pub async fn explain(&self, error: &reqwest::Error, url: &Url) -> Failure {
-        Failure::explain(error, url, self.proxy_to(url)).await
+        Failure::diagnose(error, url, self.proxy_to(url)).await
     }
 
     /// The same from the error alone, without another connection.
     #[cfg(feature = "reqwest")]
     #[must_use]
     pub fn classify(&self, error: &reqwest::Error, url: &Url) -> Failure {
-        Failure::of(error, url).through(self.proxy_to(url))
+        Failure::classify(error, url).with_proxy(self.proxy_to(url))
     }
 
     #[cfg(feature = "reqwest")]
@@ -246,7 +246,7 @@ impl Connector {
                     .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
                     .build()
                     .map_err(|error| {
-                        Error::new(ErrorKind::Usage, "cannot set up HTTP").because(error.without_url())
+                        Error::new(ErrorKind::Usage, "cannot set up HTTP").with_source(error.without_url())
                     })?;
                 Ok(Http { client, proxies: options.route.proxies()? })
             }
@@ -288,8 +288,8 @@ impl Http {
         match client.execute(request).await {
             Ok(response) => Ok(response),
             Err(error) => {
-                let failure = Failure::explain(&error, &url, self.proxies.proxy(&url).cloned()).await;
-                Err(Error::transport(&failure, error, &url))
+                let failure = Failure::diagnose(&error, &url, self.proxies.proxy(&url).cloned()).await;
+                Err(failure.into_error(error, &url))
             }
         }
     }
@@ -297,7 +297,7 @@ impl Http {
 
 /// A request that could not even be built.
 pub(crate) fn unsendable(error: reqwest::Error) -> Error {
-    Error::new(ErrorKind::Usage, "the request cannot be sent").because(error.without_url())
+    Error::new(ErrorKind::Usage, "the request cannot be sent").with_source(error.without_url())
 }
 
 impl fmt::Debug for Connector {

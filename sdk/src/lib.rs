@@ -1,9 +1,9 @@
 //! Receive webhooks without a public URL: the async client of wwproxy.
 //!
 //! A wwproxy server takes an app's webhooks on a public address, verifies and stores them. This
-//! crate fetches them from behind a firewall: by [a handler that is called for each](Client::run), as
-//! a [stream over a websocket](Client::listen) that reconnects by itself, or [by polling](Client::lease).
-//! What is not acknowledged comes again. A [tap](Client::tap) watches without taking any.
+//! crate receives them behind a firewall: with [a handler that is called for each event](Client::run), as
+//! [a stream over a websocket](Client::listen) that reconnects automatically, or [by polling](Client::lease).
+//! Delivery is at least once: events that are not acknowledged are redelivered. A [tap](Client::tap) watches read-only.
 //!
 //! ```no_run
 //! use wwproxy_sdk::{Client, Secret, watson_work::Event};
@@ -15,7 +15,7 @@
 //!     .build()?;
 //! client.register(&Secret::new("the webhook's secret")).await?;
 //!
-//! // Acknowledges what was handled, and hands back what was not.
+//! // An event is acknowledged if the handler returns `Ok`, and redelivered if it fails.
 //! client
 //!     .run(|event| async move {
 //!         if let Event::MessageCreated(message) = Event::parse(&event.body)? {
@@ -23,12 +23,12 @@
 //!         }
 //!         Ok(())
 //!     })
-//!     .await?; // returns with what no retry will mend
+//!     .await?; // returns only on a permanent error
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The same with the acknowledgement in one's own hands:
+//! The same with explicit acknowledgement:
 //!
 //! ```no_run
 //! use futures_util::StreamExt;
@@ -37,38 +37,41 @@
 //! # async fn listen(client: Client) -> Result<(), wwproxy_sdk::Error> {
 //! let mut events = client.listen(ListenOptions::new());
 //! while let Some(event) = events.next().await {
-//!     let event = event?; // only what no retry will mend
+//!     let event = event?; // only a permanent error
 //!     println!("{}: {}", event.id(), event.value()?);
 //!     if let Err(error) = event.ack().await {
-//!         eprintln!("{} will come again: {error}", event.id());
+//!         eprintln!("{} will be redelivered: {error}", event.id());
 //!     }
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Everything needs a tokio runtime. State changes are told as [`tracing`] events and to
-//! [`ListenOptions::on_state`]. TLS is rustls with ring and the system's certificates;
-//! proxies are those of the environment, as curl reads them, or what [`HttpOptions`] say; redirects are never followed.
+//! A tokio runtime is required. State changes are reported as [`tracing`] events and to
+//! [`ListenOptions::on_state`]. TLS is rustls with ring and the system's certificates.
+//! Proxies come from the environment, as in curl, or from [`HttpOptions`]. Redirects are not followed.
 //!
 //! # Features
-//! `reqwest` (off): types of reqwest 0.13 as part of the API. `HttpOptions::client_builder` makes a client for other servers that
-//! connects in the same way, `HttpOptions::explain` says why one of its requests got no answer, and
-//! `ClientBuilder::http_client` takes a client of the caller's own.
+//! `reqwest` (off by default): types of reqwest 0.13 in the API. `HttpOptions::client_builder` builds a client with the same options
+//! for other servers, `HttpOptions::explain` says why one of its requests failed, and
+//! `ClientBuilder::http_client` uses the caller's client.
 
 mod address;
+mod api_client;
 mod backoff;
+mod builder;
 mod client;
 mod connection;
 mod credentials;
 mod delivery;
 mod error;
 mod failure;
-mod feed;
 mod http;
 mod options;
 mod prefetch;
 mod proxy;
+mod reconnect;
+mod response;
 mod run;
 mod subscription;
 mod tap;
@@ -76,19 +79,20 @@ mod tls;
 pub mod watson_work;
 
 pub use backoff::Backoff;
+pub use builder::ClientBuilder;
 pub use client::Client;
 pub use delivery::Delivery;
 pub use error::{Error, ErrorKind};
 pub use failure::{Failure, FailureCause};
 pub use http::HttpOptions;
-pub use options::{ClientBuilder, LeaseOptions, ListenOptions};
+pub use options::{LeaseOptions, ListenOptions, State};
 #[cfg(feature = "reqwest")]
 pub use proxy::is_loopback;
 pub use run::{HandlerError, Run};
-pub use subscription::{State, Subscription};
-pub use tap::{Tap, Tapped};
+pub use subscription::Subscription;
+pub use tap::{Tap, TapItem};
 
-/// The headers of a webhook: those that Watson Work sends, and those that are not handed on.
+/// Headers of a webhook: those of Watson Work, and those that a proxy must not forward.
 pub mod hook {
     pub use wwproxy_protocol::api::{HOP_BY_HOP, OUTBOUND_INDEX, OUTBOUND_RETRY_COUNT, OUTBOUND_TOKEN};
 }
@@ -100,10 +104,10 @@ pub use wwproxy_protocol::{
         AckRequest, AckResponse, LeasedEvent, Receipt, RegistrationStatus, Status, path::hook as hook_path,
     },
     message::{EventDetails, EventMessage},
-    text::is_unsafe_to_show,
+    text::{is_unsafe_to_show, sanitize},
 };
 
-// The Rust of all documents is compiled with the other examples.
+// Compiles the Rust examples of all documents.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 #[doc = include_str!("../protocol/README.md")]
@@ -114,7 +118,7 @@ pub use wwproxy_protocol::{
 #[doc = include_str!("../../docs/wire.md")]
 mod documents {}
 
-/// reqwest is not re-exported: its own constructors panic here, as no TLS provider is installed.
+/// reqwest is not re-exported: its constructors panic because no TLS provider is installed.
 ///
 /// ```compile_fail,E0433
 /// let _ = wwproxy_sdk::reqwest::Client::new();

@@ -1,163 +1,31 @@
-//! What a caller may choose: of a client, of a lease, of a subscription.
+//! Options of a lease, and of a subscription or tap.
 
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use wwproxy_protocol::{
-    AppId, Secret,
-    api::{LeaseRequest, MAX_WINDOW},
-};
+use wwproxy_protocol::api::{LeaseRequest, MAX_WINDOW};
 
-use crate::{
-    Client, Error, ErrorKind, HttpOptions, State, client::Settings, credentials::Given, http::Connector,
-};
+use crate::Error;
 
-/// How long a request may take, from its start to the last byte of its answer.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest answer of a poll or a lease, in bytes.
-const MAX_ANSWER_BYTES: usize = 256 << 20;
-/// The largest websocket message, in bytes: an 8 MiB body with its headers has room many times.
+/// The default of [`ListenOptions::max_message_bytes`]: several times an event with the largest body (8 MiB) of a server with
+/// default limits.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// The default of [`ListenOptions::max_prefetch_bytes`].
 const MAX_PREFETCH_BYTES: usize = 16 << 20;
 /// The range of [`ListenOptions::max_prefetch_bytes`].
 const PREFETCH_BYTES_RANGE: RangeInclusive<usize> = 64 * 1024..=1 << 30;
-/// How long a websocket may be silent before it counts as dead.
+/// The default of [`ListenOptions::idle_timeout`].
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The shortest idle timeout: below it a slow network would look like a dead one.
+/// The minimum of [`ListenOptions::idle_timeout`]: with less, a slow network would look dead.
 const MIN_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Makes a [`Client`].
-///
-/// ```
-/// use std::time::Duration;
-/// use wwproxy_sdk::Client;
-///
-/// let client = Client::builder("https://proxy.example.com")
-///     .app_id("my.bot")
-///     .app_secret("the app's secret")
-///     .request_timeout(Duration::from_secs(10))
-///     .build()?;
-/// assert_eq!(client.app_id().as_str(), "my.bot");
-/// # Ok::<(), wwproxy_sdk::Error>(())
-/// ```
-#[derive(Debug, Clone)]
-#[must_use = "a builder does nothing until `build`"]
-pub struct ClientBuilder {
-    server: String,
-    app_id: String,
-    credentials: Option<Given>,
-    token_endpoint: Option<String>,
-    allow_http: bool,
-    connector: Connector,
-    request_timeout: Duration,
-    max_answer_bytes: usize,
-}
-
-impl ClientBuilder {
-    pub(crate) fn new(server: String) -> Self {
-        Self {
-            server,
-            app_id: String::new(),
-            credentials: None,
-            token_endpoint: None,
-            allow_http: false,
-            connector: Connector::Options(HttpOptions::new()),
-            request_timeout: REQUEST_TIMEOUT,
-            max_answer_bytes: MAX_ANSWER_BYTES,
-        }
-    }
-
-    /// The app, by its id: 1 to 128 of `A-Z a-z 0-9 . _ -`. Required.
-    pub fn app_id(mut self, app_id: impl Into<String>) -> Self {
-        self.app_id = app_id.into();
-        self
-    }
-
-    /// The app's secret, which tokens are fetched with. This or [`token`](Self::token) is required; the later call counts.
-    pub fn app_secret(mut self, secret: impl Into<String>) -> Self {
-        self.credentials = Some(Given::AppSecret(Secret::new(secret)));
-        self
-    }
-
-    /// A ready token, used as it is and never renewed.
-    pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.credentials = Some(Given::Token(Secret::new(token)));
-        self
-    }
-
-    /// Where tokens are fetched, instead of where the server's metadata (RFC 8414) says. Needed if that is another origin than the
-    /// server's, as with `--identity watsonwork`: the app's secret never goes to another host because of the metadata alone.
-    pub fn token_endpoint(mut self, url: impl Into<String>) -> Self {
-        self.token_endpoint = Some(url.into());
-        self
-    }
-
-    /// Allows a server's address with `http://` whose host is not loopback: everyone on the way can read credentials and events.
-    pub fn allow_http(mut self, allow: bool) -> Self {
-        self.allow_http = allow;
-        self
-    }
-
-    /// How connections are made: which certificates they trust, which proxy they go through.
-    pub fn http(mut self, options: HttpOptions) -> Self {
-        self.connector = Connector::Options(options);
-        self
-    }
-
-    /// A ready HTTP client to use instead of one of this crate's own; this or [`http`](Self::http), the later call counts.
-    /// It must speak HTTP/1.1 only (`http1_only`), since a websocket begins with it, and follow no redirects
-    /// (`redirect::Policy::none()`), since a token must go nowhere else; [`HttpOptions::client_builder`] gives one that does.
-    #[cfg(feature = "reqwest")]
-    pub fn http_client(mut self, client: reqwest::Client) -> Self {
-        self.connector = Connector::Client(client);
-        self
-    }
-
-    /// How long a request may take, to the last byte of its answer: 30 s where not said. A lease has its `wait` on top.
-    pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.request_timeout = timeout;
-        self
-    }
-
-    /// The largest answer of a poll or a lease, in bytes: 256 MiB where not said.
-    pub fn max_answer_bytes(mut self, bytes: usize) -> Self {
-        self.max_answer_bytes = bytes;
-        self
-    }
-
-    /// The client. Nothing is sent yet.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`]: the address or the id is none, or there are no credentials.
-    pub fn build(self) -> Result<Client, Error> {
-        let app_id: AppId = self.app_id.parse().map_err(|invalid| {
-            Error::new(ErrorKind::Usage, "the app id cannot be used; give the one that the platform shows")
-                .because(invalid)
-        })?;
-        let given = self.credentials.ok_or_else(|| {
-            Error::new(ErrorKind::Usage, "there are no credentials; give the app's secret or a token")
-        })?;
-        Client::new(Settings {
-            server: self.server,
-            app_id,
-            given,
-            token_endpoint: self.token_endpoint,
-            allow_http: self.allow_http,
-            connector: self.connector,
-            request_timeout: self.request_timeout,
-            max_answer_bytes: self.max_answer_bytes,
-        })
-    }
-}
-
-/// How events are leased: see [`Client::lease`]. Where nothing is said the server decides.
+/// Options of [`Client::lease`](crate::Client::lease). An option that is not set has the server's default.
 ///
 /// ```
 /// use std::time::Duration;
 /// use wwproxy_sdk::LeaseOptions;
 ///
-/// let patient = LeaseOptions::new().max(10).wait(Duration::from_secs(20));
-/// # let _ = patient;
+/// let options = LeaseOptions::new().max(10).wait(Duration::from_secs(20));
+/// # let _ = options;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[must_use]
@@ -168,24 +36,24 @@ pub struct LeaseOptions {
 }
 
 impl LeaseOptions {
-    /// The server's choices: does not wait.
+    /// The server's defaults: does not wait for events.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many events at most.
+    /// The maximum number of events.
     pub fn max(mut self, max: u32) -> Self {
         self.max = Some(max);
         self
     }
 
-    /// How long to wait for a first event. The server cuts it to 50 s.
+    /// How long to wait for the first event. The server waits for at most 50 s.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self
     }
 
-    /// How long nobody else gets the events.
+    /// The lease time, after which unacknowledged events are redelivered.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
         self
@@ -197,14 +65,14 @@ impl LeaseOptions {
     }
 }
 
-/// How a subscription listens: see [`Client::listen`].
+/// Options of [`Client::listen`](crate::Client::listen) and [`Client::tap`](crate::Client::tap).
 ///
 /// ```
 /// use wwproxy_sdk::{ListenOptions, State};
 ///
 /// let options = ListenOptions::new().window(1).on_state(|state| match state {
 ///     State::Connected { .. } => eprintln!("connected"),
-///     State::Reconnecting { error, delay, .. } => eprintln!("{error}; next try in {delay:?}"),
+///     State::Reconnecting { error, delay, .. } => eprintln!("{error}; next attempt in {delay:?}"),
 ///     _ => {}
 /// });
 /// # let _ = options;
@@ -221,7 +89,7 @@ pub struct ListenOptions {
 }
 
 impl ListenOptions {
-    /// The usual choices.
+    /// The defaults.
     pub fn new() -> Self {
         Self {
             window: None,
@@ -233,21 +101,22 @@ impl ListenOptions {
         }
     }
 
-    /// How many events are outstanding at once, 1 to 1024 (cut to that): 64 where not said. With 1 they come strictly one after
-    /// the other, each once the one before is acknowledged.
+    /// The prefetch window: the maximum number of events in flight, which are delivered and not yet acknowledged. 64 by
+    /// default, 1 to 1024 (clamped). With 1 each event is delivered only after the one before is acknowledged.
     pub fn window(mut self, window: u32) -> Self {
         self.window = Some(window.clamp(1, MAX_WINDOW));
         self
     }
 
-    /// How long a connection may be silent before it is dropped for a new one: 60 s where not said, 3 s at least. A server
-    /// that lives is heard three times in this time.
+    /// The idle timeout: a connection on which nothing is received for this time is replaced. 60 s by default, at least 3 s.
+    /// Pings are sent three times as often.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout.max(MIN_IDLE_TIMEOUT);
         self
     }
 
-    /// The largest message, in bytes: 64 MiB where not said. A larger one ends the stream with [`ErrorKind::Protocol`].
+    /// The largest message, in bytes: 64 MiB by default. A larger one ends the stream with
+    /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol).
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.max_message_bytes = bytes;
         self
@@ -264,14 +133,14 @@ impl ListenOptions {
         self
     }
 
-    /// How long to go on without a connection, from the start or from the loss of the last one: for ever where not said. After
-    /// that the stream ends with the last error.
+    /// How long to retry without a connection, counted from the start or from the loss of the last connection: forever by default.
+    /// After that the stream ends with the last error.
     pub fn max_disconnected(mut self, time: Duration) -> Self {
         self.max_disconnected = Some(time);
         self
     }
 
-    /// Called at each change of the connection, in the task that reads it: it must not block.
+    /// A callback for each change of the connection's state. It runs in the task of the connection and must not block.
     pub fn on_state(mut self, callback: impl Fn(&State) + Send + Sync + 'static) -> Self {
         self.on_state = Arc::new(callback);
         self
@@ -294,4 +163,24 @@ impl fmt::Debug for ListenOptions {
             .field("max_disconnected", &self.max_disconnected)
             .finish_non_exhaustive()
     }
+}
+
+/// The state of a stream's connection, as passed to [`ListenOptions::on_state`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum State {
+    /// A websocket is open and the server is ready: it has sent its hello, or is a legacy server, which sends none.
+    #[non_exhaustive]
+    Connected {
+        /// Whether the server speaks `wwproxy.v2`. Otherwise it is a legacy server.
+        v2: bool,
+    },
+    /// There is no connection. The next attempt follows after the delay.
+    #[non_exhaustive]
+    Reconnecting {
+        /// Why the connection was lost or not established.
+        error: Error,
+        /// The delay before the next attempt.
+        delay: Duration,
+    },
 }

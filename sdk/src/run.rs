@@ -1,4 +1,4 @@
-//! A handler called for each event, and what becomes of the event after it.
+//! Calls a handler for each event and settles the event by its result.
 
 use std::{
     future::{Future, IntoFuture, pending},
@@ -11,30 +11,30 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{select, time::timeout};
 use wwproxy_protocol::{EventId, api::MAX_WINDOW, message::EventMessage};
 
-use self::work::{Outcome, Work, carry_out};
-use crate::{Client, Error, ErrorKind, ListenOptions};
+use self::dispatcher::{Dispatcher, HandlerResult, Settlement};
+use crate::{Error, ErrorKind, ListenOptions, Subscription, api_client::ApiClient};
 
-mod work;
+mod dispatcher;
 
-/// How long the first failure of an event keeps it away, where not said.
+/// The default of [`Run::retry_delay`].
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// How long handlers in progress may take to end after a stop, where not said.
+/// The default of [`Run::grace`].
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Why a handler could not do its work. Every error becomes one by `?`.
+/// The error of a handler. `?` converts any error.
 pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 
 type BoxFuture<'h, T> = Pin<Box<dyn Future<Output = T> + Send + 'h>>;
 
-/// Calls a handler for each event of an app, until it is stopped: see [`Client::run`].
+/// Calls a handler for each event of an app until it is stopped: see [`Client::run`](crate::Client::run).
 ///
-/// An event is acknowledged once its handler returned `Ok`. After an `Err`, or a panic, it is handed back and comes again
-/// later: after a second the first time, then after twice as long each time, up to ten minutes. Meanwhile others are
-/// handled. A connection that is lost meanwhile makes nobody do work twice; but a program that dies before an
-/// acknowledgement is on the server's disk gets the event again, so a handler should bear that.
+/// An event is acknowledged after its handler returns `Ok`. After an `Err` or a panic it is redelivered with exponential backoff:
+/// after 1 s the first time, up to ten minutes; other events are handled in the meantime. A lost connection does not cause an
+/// event to be handled twice. Delivery is still at least once: if the program dies before the server has stored the
+/// acknowledgement, the event is redelivered, so handlers should be idempotent.
 ///
-/// Awaiting it runs it. It returns `Ok` after a [stop](Self::stop_on), and an error where no retry will help, as
-/// [`Subscription`](crate::Subscription) says. Dropping it ends it at once: handlers in progress are dropped, and their events come again.
+/// Await it to run it. It returns `Ok` after a [stop](Self::stop_on), or the permanent error that ended its
+/// [`Subscription`]. Dropping it drops the handlers in progress, and their events are redelivered.
 ///
 /// ```no_run
 /// use wwproxy_sdk::Client;
@@ -53,7 +53,7 @@ type BoxFuture<'h, T> = Pin<Box<dyn Future<Output = T> + Send + 'h>>;
 /// ```
 #[must_use = "a run does nothing until it is awaited"]
 pub struct Run<'h, H> {
-    client: Client,
+    api: ApiClient,
     handler: H,
     options: ListenOptions,
     concurrency: usize,
@@ -63,9 +63,9 @@ pub struct Run<'h, H> {
 }
 
 impl<'h, H> Run<'h, H> {
-    pub(crate) fn new(client: Client, handler: H) -> Self {
+    pub(crate) fn new(api: ApiClient, handler: H) -> Self {
         Self {
-            client,
+            api,
             handler,
             options: ListenOptions::new(),
             concurrency: 1,
@@ -75,36 +75,36 @@ impl<'h, H> Run<'h, H> {
         }
     }
 
-    /// How many events are handled at once: 1 where not said, which means one after the other in order of arrival (but for
-    /// those that failed, which come again later).
+    /// The number of concurrent handlers: 1 by default, so that events are handled in order of arrival, except for failed ones,
+    /// which are redelivered later.
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = handlers.max(1);
         self
     }
 
-    /// How it listens. Where the options name no window it is the concurrency: no event waits here while its lease runs
-    /// out, or while another client could handle it.
+    /// Options of the subscription. Without a window in them the window is the concurrency, so that no event waits here while its
+    /// lease expires, or while another client could handle it.
     pub fn options(mut self, options: ListenOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// How long the first failure keeps an event away: 1 s where not said. Each further attempt doubles it, up to ten
+    /// The delay before an event is redelivered after its first failure: 1 s by default. It doubles with each attempt, up to ten
     /// minutes.
     pub fn retry_delay(mut self, delay: Duration) -> Self {
         self.retry_delay = delay;
         self
     }
 
-    /// Stops when this future ends, whatever its output: no further event is handled, handlers in progress may end and their
-    /// events are acknowledged, everything else is handed back.
+    /// Stops when this future completes: handlers in progress may finish and their events are settled, no other is started, and the
+    /// remaining events are released for redelivery.
     pub fn stop_on(mut self, stop: impl Future + Send + 'h) -> Self {
         self.stop = Box::pin(async { drop(stop.await) });
         self
     }
 
-    /// How long handlers in progress may take to end after a stop: 30 s where not said. Those that take longer are dropped,
-    /// and their events handed back.
+    /// The grace period of handlers in progress after a stop: 30 s by default. Handlers that take longer are dropped, and their
+    /// events redelivered.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
@@ -124,8 +124,8 @@ where
     }
 }
 
-/// Its inputs: the stop, handlers and settlements that end, events that come. It ends with the stop or the last error
-/// of the subscription, and in either case lets the handlers in progress end within the grace.
+/// Inputs of the loop: the stop, completed handlers, sent settlements, new events. It ends with the stop, or with the error of the
+/// subscription. In both cases handlers in progress may finish within the grace period.
 async fn run<H, F>(mut run: Run<'_, H>) -> Result<(), Error>
 where
     H: FnMut(EventMessage) -> F,
@@ -133,67 +133,76 @@ where
 {
     let window = u32::try_from(run.concurrency).unwrap_or(MAX_WINDOW);
     let window = *run.options.window.get_or_insert(window.min(MAX_WINDOW)) as usize;
-    let mut events = run.client.listen(run.options);
-    let mut work = Work::new(run.retry_delay);
+    let mut events = Subscription::start(run.api, run.options);
+    let mut dispatcher = Dispatcher::new(run.retry_delay);
     let (mut handling, mut settling) = (FuturesUnordered::new(), FuturesUnordered::new());
     let result = loop {
         while handling.len() + settling.len() < run.concurrency
-            && let Some(event) = work.next()
+            && let Some(event) = dispatcher.start_next()
         {
-            handling.push(handle(event, &mut run.handler));
+            handling.push(call_handler(event, &mut run.handler));
         }
         select! {
             biased;
             () = &mut run.stop => break Ok(()),
-            Some((id, outcome)) = handling.next() => settling.extend(work.settle(&id, outcome).map(carry_out)),
-            Some(unheard) = settling.next() => work.remember(unheard),
-            event = events.next_prefetched(), if work.waiting.len() < window => match event {
-                Some(Ok(event)) => settling.extend(work.take(event).map(carry_out)),
+            Some((id, result)) = handling.next() => {
+                settling.extend(dispatcher.finish(&id, result).map(Settlement::send));
+            }
+            Some(unsent) = settling.next() => dispatcher.remember_unacked(unsent),
+            event = events.next_prefetched(), if dispatcher.queue.len() < window => match event {
+                Some(Ok(event)) => settling.extend(dispatcher.enqueue(event).map(Settlement::send)),
                 Some(Err(error)) => break Err(error),
                 None => {
-                    let message = "the subscription is gone; a callback of its options must not panic";
+                    let message = "the subscription has ended; a callback of its options must not panic";
                     break Err(Error::new(ErrorKind::Usage, message));
                 }
             },
         }
     };
-    let rest = async {
+    let finish = async {
         while !handling.is_empty() || !settling.is_empty() {
-            work.waiting.clear();
+            dispatcher.queue.clear();
             select! {
-                Some((id, outcome)) = handling.next() => settling.extend(work.settle(&id, outcome).map(carry_out)),
-                Some(unheard) = settling.next() => work.remember(unheard),
-                // A connection that was lost may come back in time for what is still to be acknowledged.
-                Some(Ok(event)) = events.next_prefetched() => settling.extend(work.take(event).map(carry_out)),
+                Some((id, result)) = handling.next() => {
+                    settling.extend(dispatcher.finish(&id, result).map(Settlement::send));
+                }
+                Some(unsent) = settling.next() => dispatcher.remember_unacked(unsent),
+                // After a reconnect the redeliveries of handled events can still be acknowledged.
+                Some(Ok(event)) = events.next_prefetched() => {
+                    settling.extend(dispatcher.enqueue(event).map(Settlement::send));
+                }
             }
         }
     };
-    if timeout(run.grace, rest).await.is_err() {
-        tracing::warn!("handlers did not end in time; their events will come again");
+    if timeout(run.grace, finish).await.is_err() {
+        tracing::warn!("handlers did not finish within the grace period; their events will be redelivered");
     }
     events.close().await;
     result
 }
 
-/// Calls the handler. A panic, of the call or of its future, is an outcome like others.
-fn handle<H, F>(event: EventMessage, handler: &mut H) -> impl Future<Output = (EventId, Outcome)> + use<H, F>
+/// Calls the handler, and catches panics of the call and of its future.
+fn call_handler<H, F>(
+    event: EventMessage,
+    handler: &mut H,
+) -> impl Future<Output = (EventId, HandlerResult)> + use<H, F>
 where
     H: FnMut(EventMessage) -> F,
     F: Future<Output = Result<(), HandlerError>>,
 {
     let id = event.id.clone();
-    // What a panic leaves half done is the handler's own; nothing of it is looked at here.
+    // Unwind safe: no state of the handler is used here after a panic.
     let called = catch_unwind(AssertUnwindSafe(|| handler(event)));
     async move {
-        let ended = match called {
+        let result = match called {
             Ok(future) => AssertUnwindSafe(future).catch_unwind().await,
             Err(panic) => Err(panic),
         };
-        let outcome = match ended {
-            Ok(Ok(())) => Outcome::Done,
-            Ok(Err(error)) => Outcome::Failed(error),
-            Err(_) => Outcome::Panicked,
+        let result = match result {
+            Ok(Ok(())) => HandlerResult::Succeeded,
+            Ok(Err(error)) => HandlerResult::Failed(error),
+            Err(_) => HandlerResult::Panicked,
         };
-        (id, outcome)
+        (id, result)
     }
 }

@@ -1,10 +1,9 @@
-//! A stream of events over as many websockets as it takes.
+//! The event stream of an app.
 
 use std::{
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use futures_util::Stream;
@@ -15,42 +14,23 @@ use wwproxy_protocol::{
 };
 
 use crate::{
-    Client, Delivery, Error, ListenOptions,
+    Delivery, Error, ListenOptions,
+    api_client::ApiClient,
+    connection::MessageHandler,
     delivery::Deliverer,
-    feed::{Feed, keep_up},
     prefetch::{self, PrefetchReceiver, Prefetched},
+    reconnect,
 };
 
-/// The state of a subscription's connection, as told to [`ListenOptions::on_state`].
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum State {
-    /// A websocket is open, and the server is ready: it said hello, or it is a legacy one, which does not.
-    #[non_exhaustive]
-    Connected {
-        /// Whether the server speaks `wwproxy.v2`; if not, it is a legacy server.
-        v2: bool,
-    },
-    /// There is no connection; the next try is after the delay.
-    #[non_exhaustive]
-    Reconnecting {
-        /// Why.
-        error: Error,
-        /// How long until the next try.
-        delay: Duration,
-    },
-}
-
-/// The events of an app as a stream, over a websocket that is made anew whenever it breaks.
+/// The event stream of an app, over a websocket that reconnects automatically.
 ///
-/// Yields events only. What a retry may mend (the network, a server that restarts or is busy) is retried for ever, with
-/// growing random delays; what none will mend (refused credentials, an unknown app, a wrong address) comes as the
-/// last item, an error. At most a [window](ListenOptions::window) of events and
+/// Transient errors (the network, a server that restarts or is busy) are retried forever, with exponential backoff and jitter.
+/// A permanent error (refused credentials, an unknown app, a wrong address) is the last item of the stream. At most a [window](ListenOptions::window) of events and
 /// [`max_prefetch_bytes`](ListenOptions::max_prefetch_bytes) are read ahead of the consumer: a slow consumer slows the
-/// server down (backpressure) and loses no events. Events that were read but not taken when their connection broke are skipped, since they come again.
+/// server down (backpressure) and loses no events. Events that were prefetched when their connection broke are skipped, because they are redelivered.
 ///
-/// Dropping it closes the connection; [`close`](Self::close) also waits for that. Acks need the subscription: finish
-/// them first.
+/// Dropping the subscription closes the connection; [`close`](Self::close) also waits for that. Complete acks first, as they need
+/// the connection.
 ///
 /// ```no_run
 /// use futures_util::StreamExt;
@@ -72,11 +52,11 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    pub(crate) fn start(client: Client, options: ListenOptions) -> Self {
+    pub(crate) fn start(api: ApiClient, options: ListenOptions) -> Self {
         let window = options.window.unwrap_or(DEFAULT_WINDOW) as usize;
         let (sender, deliveries) = prefetch::buffer(window, options.max_prefetch_bytes);
         let query = options.window.map(|window| ("window", window.to_string()));
-        let task = keep_up(client, options, query, |orders, _| Deliverer::new(orders), sender);
+        let task = reconnect::run(api, options, query, |commands, _| Deliverer::new(commands), sender);
         Self { deliveries, task: tokio::spawn(task) }
     }
 
@@ -94,12 +74,12 @@ impl Subscription {
         }
     }
 
-    /// Ends the subscription: the acks that were awaited are sent, the connection is closed, and the server hands what was
-    /// not acknowledged to others at once. Takes a second at most.
+    /// Ends the subscription: sends the pending acks and closes the connection. The server then redelivers unacknowledged
+    /// events to other clients at once. Takes a second at most.
     pub async fn close(self) {
         let Self { deliveries, task } = self;
         drop(deliveries);
-        // The task ends by itself once nobody receives; if a callback made it panic, it is over too.
+        // The task ends when the receiver is dropped. It fails only if a callback of the options panicked.
         let _ = task.await;
     }
 }
@@ -112,23 +92,23 @@ impl Stream for Subscription {
     }
 }
 
-impl Feed for Deliverer {
+impl MessageHandler for Deliverer {
     type Item = Delivery;
 
-    fn opened(&mut self, _v2: bool) -> Result<(), Error> {
+    fn on_open(&mut self, _v2: bool) -> Result<(), Error> {
         Ok(())
     }
 
-    fn hello(&mut self, _hello: &Hello) -> Result<Option<Delivery>, Error> {
+    fn on_hello(&mut self, _hello: &Hello) -> Result<Option<Delivery>, Error> {
         Ok(None)
     }
 
-    fn event(&mut self, event: EventMessage) -> Result<Option<Delivery>, Error> {
+    fn on_event(&mut self, event: EventMessage) -> Result<Option<Delivery>, Error> {
         Ok(self.deliver(event))
     }
 
-    /// Nobody is told of gaps who did not open a tap.
-    fn gap(&mut self, _missed: u64) -> Option<Delivery> {
+    /// Only taps have gaps.
+    fn on_gap(&mut self, _missed: u64) -> Option<Delivery> {
         None
     }
 }

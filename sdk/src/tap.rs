@@ -1,4 +1,4 @@
-//! Events watched as they come, while they stay whose they are.
+//! A read-only stream of an app's events.
 
 use std::{
     mem,
@@ -14,42 +14,43 @@ use wwproxy_protocol::{
 };
 
 use crate::{
-    Client, Error, ErrorKind, ListenOptions,
-    feed::{Feed, keep_up},
+    Error, ErrorKind, ListenOptions,
+    api_client::ApiClient,
+    connection::MessageHandler,
     prefetch::{self, PrefetchReceiver, Prefetched},
+    reconnect,
 };
 
-/// What a [`Tap`] shows.
+/// An item of a [`Tap`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Tapped {
-    /// An event that the server has just taken. Its `attempt` is 0: it was not handed out.
+pub enum TapItem {
+    /// An event that the server has just received. Its `attempt` is 0, as it was not delivered.
     Event(EventMessage),
-    /// Here events are missing.
+    /// Events are missing here.
     #[non_exhaustive]
     Gap {
-        /// How many. `None`: the connection was away, and nobody knows how many came meanwhile.
+        /// The number of missing events, or `None` if it is unknown because the connection was lost.
         missed: Option<u64>,
     },
 }
 
-/// An app's events as they come, read-only: whoever listens gets them all the same, and nothing is acknowledged.
+/// A read-only stream of an app's events: other clients receive the events all the same, and a tap acknowledges nothing.
 ///
-/// It shows what comes while it is open, and no stored events. Who takes them too slowly is shown a [gap](Tapped::Gap),
-/// as after a connection that was lost; it reconnects as a [`Subscription`](crate::Subscription) does. A server that
-/// cannot be tapped ends it with [`ErrorKind::Protocol`]. Dropping it closes the connection; [`close`](Self::close)
-/// also waits for that.
+/// It yields events that arrive while it is open, not stored ones. A slow consumer gets a [gap](TapItem::Gap), as does one
+/// whose connection was lost. It reconnects like a [`Subscription`](crate::Subscription). If the server does not support
+/// taps, it ends with [`ErrorKind::Protocol`]. Dropping it closes the connection; [`close`](Self::close) also waits for that.
 ///
 /// ```no_run
 /// use futures_util::StreamExt;
-/// use wwproxy_sdk::{Client, Error, ListenOptions, Tapped};
+/// use wwproxy_sdk::{Client, Error, ListenOptions, TapItem};
 ///
 /// async fn watch(client: &Client) -> Result<(), Error> {
 ///     let mut tap = client.tap(ListenOptions::new());
-///     while let Some(tapped) = tap.next().await {
-///         match tapped? {
-///             Tapped::Event(event) => println!("{}: {} bytes", event.id, event.body.len()),
-///             Tapped::Gap { missed: Some(n), .. } => println!("{n} events are missing here"),
+///     while let Some(item) = tap.next().await {
+///         match item? {
+///             TapItem::Event(event) => println!("{}: {} bytes", event.id, event.body.len()),
+///             TapItem::Gap { missed: Some(n), .. } => println!("{n} events are missing here"),
 ///             _ => println!("some events may be missing here"),
 ///         }
 ///     }
@@ -58,16 +59,16 @@ pub enum Tapped {
 /// ```
 #[derive(Debug)]
 pub struct Tap {
-    items: PrefetchReceiver<Tapped>,
+    items: PrefetchReceiver<TapItem>,
     task: JoinHandle<()>,
 }
 
 impl Tap {
-    pub(crate) fn start(client: Client, options: ListenOptions) -> Self {
+    pub(crate) fn start(api: ApiClient, options: ListenOptions) -> Self {
         let window = options.window.unwrap_or(DEFAULT_WINDOW) as usize;
         let (sender, items) = prefetch::buffer(window, options.max_prefetch_bytes);
-        let watch = |_, again| Watch { again, confirmed: false };
-        let task = keep_up(client, options, Some(("tap", "1".to_owned())), watch, sender);
+        let handler = |_, is_reconnect| TapHandler { gap_pending: is_reconnect, is_tap: false };
+        let task = reconnect::run(api, options, Some(("tap", "1".to_owned())), handler, sender);
         Self { items, task: tokio::spawn(task) }
     }
 
@@ -75,31 +76,30 @@ impl Tap {
     pub async fn close(self) {
         let Self { items, task } = self;
         drop(items);
-        // The task ends by itself once nobody receives; if a callback made it panic, it is over too.
+        // The task ends when the receiver is dropped. It fails only if a callback of the options panicked.
         let _ = task.await;
     }
 }
 
 impl Stream for Tap {
-    type Item = Result<Tapped, Error>;
+    type Item = Result<TapItem, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.items.poll_recv(cx).map(|item| item.map(|tapped| tapped.map(Prefetched::take)))
+        self.items.poll_recv(cx).map(|item| item.map(|item| item.map(Prefetched::take)))
     }
 }
 
-/// One connection of a tap.
-struct Watch {
-    /// Whether there was another before, and the time between is still to be told.
-    again: bool,
-    /// Whether the server said that it knows this for a tap. One that does not would lease events to it.
-    confirmed: bool,
+/// The message handler of a tap.
+struct TapHandler {
+    /// Whether this is a reconnect whose gap is not reported yet.
+    gap_pending: bool,
+    /// Whether the server has confirmed in its hello that this is a tap. A server that does not support taps would lease events.
+    is_tap: bool,
 }
 
-impl Watch {
-    fn confirm(&mut self, tap: bool) -> Result<(), Error> {
-        self.confirmed = tap;
-        if tap {
+impl TapHandler {
+    fn check_is_tap(&self) -> Result<(), Error> {
+        if self.is_tap {
             return Ok(());
         }
         let message = "the server is too old to be tapped; update it, or listen instead";
@@ -107,24 +107,25 @@ impl Watch {
     }
 }
 
-impl Feed for Watch {
-    type Item = Tapped;
+impl MessageHandler for TapHandler {
+    type Item = TapItem;
 
-    fn opened(&mut self, v2: bool) -> Result<(), Error> {
-        if v2 { Ok(()) } else { self.confirm(false) }
+    fn on_open(&mut self, v2: bool) -> Result<(), Error> {
+        if v2 { Ok(()) } else { self.check_is_tap() }
     }
 
-    fn hello(&mut self, hello: &Hello) -> Result<Option<Tapped>, Error> {
-        self.confirm(hello.tap)?;
-        Ok(mem::take(&mut self.again).then_some(Tapped::Gap { missed: None }))
+    fn on_hello(&mut self, hello: &Hello) -> Result<Option<TapItem>, Error> {
+        self.is_tap = hello.tap;
+        self.check_is_tap()?;
+        Ok(mem::take(&mut self.gap_pending).then_some(TapItem::Gap { missed: None }))
     }
 
-    fn event(&mut self, event: EventMessage) -> Result<Option<Tapped>, Error> {
-        self.confirm(self.confirmed)?;
-        Ok(Some(Tapped::Event(event)))
+    fn on_event(&mut self, event: EventMessage) -> Result<Option<TapItem>, Error> {
+        self.check_is_tap()?;
+        Ok(Some(TapItem::Event(event)))
     }
 
-    fn gap(&mut self, missed: u64) -> Option<Tapped> {
-        Some(Tapped::Gap { missed: Some(missed) })
+    fn on_gap(&mut self, missed: u64) -> Option<TapItem> {
+        Some(TapItem::Gap { missed: Some(missed) })
     }
 }

@@ -34,7 +34,7 @@ pub(crate) const HTTP_2: &[u8] = b"h2";
 /// process-wide setting, which is the application's to make, and it would fail without a store of
 /// certificates even where only `http://` is spoken. `required` says that `https://` will be, `protocols` what ALPN offers, the first choice first.
 pub(crate) fn config(trust: Trust<'_>, required: bool, protocols: &[&[u8]]) -> Result<ClientConfig, Error> {
-    let failed = |error| Error::new(ErrorKind::Usage, "cannot set up TLS").because(error);
+    let failed = |error| Error::new(ErrorKind::Usage, "cannot set up TLS").with_source(error);
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -50,7 +50,7 @@ pub(crate) fn config(trust: Trust<'_>, required: bool, protocols: &[&[u8]]) -> R
             }
             Err(error) if required => {
                 let message = "cannot read the system's CA certificates; install them (package ca-certificates) or set SSL_CERT_FILE";
-                return Err(Error::new(ErrorKind::Usage, message).because(error));
+                return Err(Error::new(ErrorKind::Usage, message).with_source(error));
             }
             // Trusts no certificate: an `https://` token endpoint then fails by itself, with its own error.
             Err(_) => builder.with_root_certificates(RootCertStore::empty()),
@@ -77,7 +77,7 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, E
     for certificate in &certificates {
         store
             .add(certificate.clone())
-            .map_err(|error| Error::new(ErrorKind::Usage, unusable).because(error))?;
+            .map_err(|error| Error::new(ErrorKind::Usage, unusable).with_source(error))?;
     }
     Ok(certificates)
 }

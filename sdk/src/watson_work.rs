@@ -172,7 +172,7 @@ fn deserialize<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
 }
 
 fn invalid(error: serde_json::Error) -> Error {
-    Error::new(ErrorKind::Protocol, INVALID).because(error)
+    Error::new(ErrorKind::Protocol, INVALID).with_source(error)
 }
 
 #[cfg(test)]

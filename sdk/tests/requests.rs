@@ -305,7 +305,7 @@ async fn receipts_beyond_a_thousand_go_out_in_further_requests() {
 async fn an_answer_has_a_limit() {
     let body = Arc::new(format!("{{\"a\":\"{}\"}}", "x".repeat(10_000)));
     let fake = proxy(3600, move |_| Answer::json(200, &body)).await;
-    let builder = Client::builder(&fake.url).app_id("bot").app_secret("s").max_answer_bytes(9_000);
+    let builder = Client::builder(&fake.url).app_id("bot").app_secret("s").max_response_bytes(9_000);
     let error = builder.build().unwrap().drain(None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol);
     assert_eq!(client(&fake).drain(None).await.unwrap().len(), 1);

@@ -5,7 +5,7 @@ mod common;
 use common::{Answer, Fake, Socket, assert_reading_is_paused, assert_reading_resumed, platform};
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
-use wwproxy_sdk::{Client, ErrorKind, ListenOptions, Tap, Tapped};
+use wwproxy_sdk::{Client, ErrorKind, ListenOptions, Tap, TapItem};
 
 const HELLO: &str =
     r#"{"type":"hello","appId":"bot","window":64,"leaseMs":60000,"pingMs":20000,"idleMs":60000,"tap":true}"#;
@@ -47,11 +47,11 @@ async fn a_tap_shows_events_and_gaps_and_acknowledges_nothing() {
     }
     for n in 0..3 {
         match tap.next().await.unwrap().unwrap() {
-            Tapped::Event(event) => {
+            TapItem::Event(event) => {
                 assert!(n != 1);
                 assert_eq!((event.body.as_ref(), event.details.attempt), (&br#" {"n" : 1}"#[..], Some(0)));
             }
-            gap => assert!(n == 1 && matches!(gap, Tapped::Gap { missed: Some(7), .. }), "{gap:?}"),
+            gap => assert!(n == 1 && matches!(gap, TapItem::Gap { missed: Some(7), .. }), "{gap:?}"),
         }
     }
     let ((), heard) = tokio::join!(tap.close(), heard(socket));
@@ -71,7 +71,7 @@ async fn the_prefetch_is_limited_in_bytes() {
     say(&mut socket, &format!(r#"{{"type":"event","id":"a","attempt":0,"headers":[],"data":["{body}"]}}"#))
         .await;
     assert_reading_is_paused(&mut socket).await;
-    assert!(matches!(tap.next().await, Some(Ok(Tapped::Event(_)))));
+    assert!(matches!(tap.next().await, Some(Ok(TapItem::Event(_)))));
     assert_reading_resumed(&mut socket).await;
 }
 
@@ -84,13 +84,13 @@ async fn what_came_while_the_connection_was_away_is_a_gap() {
     let mut socket = fake.socket().await;
     say(&mut socket, HELLO).await;
     say(&mut socket, EVENT).await;
-    assert!(matches!(tap.next().await, Some(Ok(Tapped::Event(_)))));
+    assert!(matches!(tap.next().await, Some(Ok(TapItem::Event(_)))));
     drop(socket);
     let mut socket = fake.socket().await;
     say(&mut socket, HELLO).await;
     say(&mut socket, EVENT).await;
-    assert!(matches!(tap.next().await, Some(Ok(Tapped::Gap { missed: None, .. }))));
-    assert!(matches!(tap.next().await, Some(Ok(Tapped::Event(_)))));
+    assert!(matches!(tap.next().await, Some(Ok(TapItem::Gap { missed: None, .. }))));
+    assert!(matches!(tap.next().await, Some(Ok(TapItem::Event(_)))));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use futures_util::StreamExt;
 use tokio::select;
-use wwproxy_sdk::{Client, ListenOptions, State, Tap, Tapped};
+use wwproxy_sdk::{Client, ListenOptions, State, Tap, TapItem};
 
 use crate::{
     format::{self, Format},
@@ -59,8 +59,8 @@ impl Tail {
             && let Some(tapped) = tap.next().await
         {
             let event = match tapped? {
-                Tapped::Event(event) => event,
-                Tapped::Gap { missed: Some(missed), .. } => {
+                TapItem::Event(event) => event,
+                TapItem::Gap { missed: Some(missed), .. } => {
                     say(&format!("{missed} events are not shown: they came faster than they were read"));
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! Text that others wrote, as it is shown in terminals and logs.
+//! Makes untrusted text safe to show in terminals and logs.
 
 /// Whether a terminal or a log viewer may act on this character instead of showing it: control characters, line and
 /// paragraph separators, and those that change the direction of the text (Unicode property `Bidi_Control`).
@@ -13,4 +13,15 @@
 pub fn is_unsafe_to_show(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Replaces each [unsafe](is_unsafe_to_show) character by a space, so that the text can neither forge log lines nor control a
+/// terminal.
+///
+/// ```
+/// assert_eq!(wwproxy_protocol::text::sanitize("a\x1b[2Jb\nc"), "a [2Jb c");
+/// ```
+#[must_use]
+pub fn sanitize(text: &str) -> String {
+    text.chars().map(|c| if is_unsafe_to_show(c) { ' ' } else { c }).collect()
 }

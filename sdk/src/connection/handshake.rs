@@ -1,4 +1,4 @@
-//! The websocket handshake (RFC 6455, section 4.1), by reqwest.
+//! The websocket handshake (RFC 6455, section 4.1), sent by reqwest.
 
 use reqwest::{Response, StatusCode, Upgraded, header};
 use tokio_tungstenite::{
@@ -10,25 +10,25 @@ use tokio_tungstenite::{
 };
 use wwproxy_protocol::api::{SUBPROTOCOL_V2, path};
 
-use crate::{Client, Error, ErrorKind, ListenOptions, failure::Failure};
+use crate::{Error, ErrorKind, api_client::ApiClient, failure::transport_error};
 
-/// The codec's buffers, in bytes. Its own default of 128 KiB each is for far more traffic.
+/// The size of the codec's read and write buffers, in bytes. The codec's default is 128 KiB each.
 const SOCKET_BUFFER_BYTES: usize = 16 * 1024;
-/// The most output that waits for the socket, in bytes; the codec's own default is unlimited. A batch of acks and nacks and the
-/// pongs beside it need a third of it. What the codec cannot queue ends the connection, except for a pong, which the next replaces.
+/// The limit of unflushed output, in bytes; the codec's default is unlimited. A batch of acks and nacks plus pongs takes a third
+/// of it. Output above the limit ends the connection, except for a pong, which the next one replaces.
 const MAX_OUTPUT_BYTES: usize = 256 * 1024;
 
-/// Opens a websocket, and tells whether the server speaks `wwproxy.v2`.
+/// Opens a websocket. The second value is whether the server speaks `wwproxy.v2`.
 pub(crate) async fn connect(
-    client: &Client,
-    options: &ListenOptions,
+    api: &ApiClient,
     query: Option<&(&str, String)>,
+    max_message_bytes: usize,
 ) -> Result<(WebSocketStream<Upgraded>, bool), Error> {
-    let mut url = client.url(&path::webhooks(client.app_id()))?;
+    let mut url = api.url(&path::webhooks(api.app_id()))?;
     if let Some((name, value)) = query {
         url.query_pairs_mut().append_pair(name, value);
     }
-    client.http().check_websocket(&url)?;
+    api.http().check_websocket(&url)?;
     let key = generate_key();
     let request = |http: &reqwest::Client| {
         http.get(url.clone())
@@ -38,15 +38,14 @@ pub(crate) async fn connect(
             .header(header::SEC_WEBSOCKET_KEY, &key)
             .header(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL_V2)
     };
-    let response = client.send(request).await?;
-    let v2 = check(&response, &key)?;
-    let failed = |error| Error::transport(&Failure::of(&error, &url), error, &url);
-    let upgraded = response.upgrade().await.map_err(failed)?;
-    let config = config(options.max_message_bytes);
+    let response = api.send(request).await?;
+    let v2 = check_response(&response, &key)?;
+    let upgraded = response.upgrade().await.map_err(|error| transport_error(error, &url))?;
+    let config = config(max_message_bytes);
     Ok((WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await, v2))
 }
 
-/// The limits of the codec.
+/// The codec's limits.
 pub(super) fn config(max_message_bytes: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(SOCKET_BUFFER_BYTES)
@@ -56,25 +55,23 @@ pub(super) fn config(max_message_bytes: usize) -> WebSocketConfig {
         .max_frame_size(Some(max_message_bytes))
 }
 
-/// Whether the answer opens a websocket, and if so whether it speaks `wwproxy.v2`.
-fn check(response: &Response, key: &str) -> Result<bool, Error> {
-    let wrong = |message| Err(Error::new(ErrorKind::Protocol, message));
+/// Checks that the response opens a websocket, and returns whether it has the subprotocol `wwproxy.v2`.
+fn check_response(response: &Response, key: &str) -> Result<bool, Error> {
+    let fail = |message| Err(Error::new(ErrorKind::Protocol, message));
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        // Not tried again: something that takes the upgrade out of the request makes it a poll, which empties the queue.
-        return wrong(
-            "no websocket was opened; something between here and the server does not pass websockets on",
+        // Not retried: an intermediary that removes the upgrade turns the request into a poll, which empties the queue.
+        return fail(
+            "no websocket was opened; a proxy or firewall on the way to the server does not forward websockets",
         );
     }
     let upgrades = header(header::UPGRADE).is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
     if !upgrades || header(header::SEC_WEBSOCKET_ACCEPT) != Some(&derive_accept_key(key.as_bytes())) {
-        return wrong("the answer to the websocket handshake is wrong; check the server's address");
+        return fail("the response to the websocket handshake is invalid; check the server's address");
     }
     match header(header::SEC_WEBSOCKET_PROTOCOL) {
         Some(SUBPROTOCOL_V2) => Ok(true),
         None => Ok(false),
-        Some(_) => {
-            wrong("the server speaks a websocket subprotocol that was not asked for; check its address")
-        }
+        Some(_) => fail("the server chose a websocket subprotocol that was not requested; check its address"),
     }
 }

@@ -1,4 +1,4 @@
-//! A connection over a pipe in memory, with a server that the test plays; time is paused.
+//! Tests of a connection over an in-memory pipe to a fake server, in paused time.
 
 use std::pin::pin;
 
@@ -23,10 +23,10 @@ type Server = WebSocketStream<DuplexStream>;
 struct Setup {
     server: Server,
     deliveries: PrefetchReceiver<Delivery>,
-    client: JoinHandle<Ended>,
+    client: JoinHandle<ConnectionEnd>,
 }
 
-/// A running connection with so many places for deliveries, over a pipe of so many bytes.
+/// Starts a connection with this prefetch window over a pipe of this many bytes.
 async fn connect(v2: bool, window: usize, pipe: usize) -> Setup {
     let (here, there) = tokio::io::duplex(pipe);
     let server = WebSocketStream::from_raw_socket(there, Role::Server, None).await;
@@ -50,7 +50,7 @@ async fn send_event(server: &mut Server, id: &str) {
     server.send(Message::text(text)).await.unwrap();
 }
 
-async fn heard(server: &mut Server) -> Message {
+async fn receive(server: &mut Server) -> Message {
     server.next().await.unwrap().unwrap()
 }
 
@@ -73,28 +73,28 @@ async fn take(deliveries: &mut PrefetchReceiver<Delivery>, n: usize) -> Vec<Deli
     taken
 }
 
-async fn lost(client: JoinHandle<Ended>) -> (Error, bool) {
+async fn lost_with(client: JoinHandle<ConnectionEnd>) -> (Error, bool) {
     match client.await.unwrap() {
-        Ended::Lost { error, worked } => (error, worked),
-        Ended::Unsubscribed => panic!("not lost"),
+        ConnectionEnd::Lost { error, stable } => (error, stable),
+        ConnectionEnd::Unsubscribed => panic!("not lost"),
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn acks_of_one_moment_are_one_message() {
+async fn concurrent_acks_are_batched() {
     let Setup { mut server, mut deliveries, client: _client } = connect(true, 8, 4096).await;
     for id in ["a", "b", "c"] {
         send_event(&mut server, id).await;
     }
     let events = take(&mut deliveries, 3).await;
     assert_eq!(events[0].body().as_ref(), br#"{"n":1}"#);
-    let (acked, message) = tokio::join!(join_all(events.iter().map(Delivery::ack)), heard(&mut server));
+    let (acked, message) = tokio::join!(join_all(events.iter().map(Delivery::ack)), receive(&mut server));
     assert!(acked.iter().all(Result::is_ok));
     assert_eq!(ids(&message), ["a", "b", "c"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_legacy_server_gets_one_ack_a_message_and_no_nack() {
+async fn a_legacy_server_gets_single_acks_and_no_nacks() {
     let Setup { mut server, mut deliveries, client: _client } = connect(false, 8, 4096).await;
     for id in ["a", "b", "c"] {
         send_event(&mut server, id).await;
@@ -102,7 +102,7 @@ async fn a_legacy_server_gets_one_ack_a_message_and_no_nack() {
     let events = take(&mut deliveries, 3).await;
     events[1].nack(Duration::ZERO).await.unwrap();
     let acks = async { tokio::try_join!(events[0].ack(), events[2].ack()).unwrap() };
-    let messages = async { [heard(&mut server).await, heard(&mut server).await] };
+    let messages = async { [receive(&mut server).await, receive(&mut server).await] };
     let (_, [first, second]) = tokio::join!(acks, messages);
     assert_eq!((ids(&first), ids(&second)), (vec!["a".into()], vec!["c".into()]));
 }
@@ -113,51 +113,51 @@ async fn a_nack_carries_its_delay() {
     send_event(&mut server, "a").await;
     let events = take(&mut deliveries, 1).await;
     let delay = Duration::from_millis(1500);
-    let (done, message) = tokio::join!(events[0].nack(delay), heard(&mut server));
+    let (done, message) = tokio::join!(events[0].nack(delay), receive(&mut server));
     done.unwrap();
     let message = ClientMessage::parse(message.to_text().unwrap()).unwrap();
     assert_eq!(message, ClientMessage::Nack { id: "a".into(), delay });
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_connection_is_pinged_and_then_given_up() {
+async fn an_idle_connection_is_pinged_and_closed_after_the_idle_timeout() {
     let opened = Instant::now();
     let Setup { mut server, deliveries: _deliveries, client } = connect(true, 8, 4096).await;
-    // The server's codec must not answer: look at the frames from below it.
+    // Bypass the server's codec, which would answer the ping.
     let quiet = server.get_mut();
     let mut frames = [0; 64];
     let n = quiet.read(&mut frames).await.unwrap();
     assert_eq!(frames[0], 0x89, "a ping in {:?}", &frames[..n]);
     assert_eq!(opened.elapsed().as_secs(), 20);
-    let (error, worked) = lost(client).await;
+    let (error, stable) = lost_with(client).await;
     assert_eq!(error.kind(), ErrorKind::Disconnected);
     assert_eq!(opened.elapsed().as_secs(), 60);
-    assert!(worked);
+    assert!(stable);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_answers_pings_is_kept() {
+async fn a_connection_whose_pings_are_answered_is_kept() {
     let Setup { mut server, deliveries: _deliveries, client } = connect(true, 8, 4096).await;
     for _ in 0..9 {
-        // Reading on answers the ping before.
-        assert!(matches!(heard(&mut server).await, Message::Ping(_)));
+        // The next read also answers the last ping.
+        assert!(matches!(receive(&mut server).await, Message::Ping(_)));
     }
     assert!(!client.is_finished());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_impatient_server_is_pinged_more_often() {
+async fn pings_follow_the_idle_timeout_of_the_server() {
     let Setup { mut server, deliveries: _deliveries, client: _client } = connect(true, 8, 4096).await;
     let second = Duration::from_secs(1);
     let hello = wwproxy_protocol::message::Hello::new("bot".parse().unwrap(), 8, second, second, second * 9);
     server.send(Message::text(hello.encode())).await.unwrap();
-    let said = Instant::now();
-    assert!(matches!(heard(&mut server).await, Message::Ping(_)));
-    assert_eq!(said.elapsed().as_secs(), 3);
+    let announced = Instant::now();
+    assert!(matches!(receive(&mut server).await, Message::Ping(_)));
+    assert_eq!(announced.elapsed().as_secs(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_than_the_window_is_read_and_the_server_still_hears_from_us() {
+async fn reading_pauses_at_the_prefetch_window_while_pings_and_acks_are_sent() {
     let Setup { mut server, mut deliveries, client } = connect(true, 2, 256).await;
     let mut sent = 0;
     let flood = async {
@@ -166,13 +166,13 @@ async fn no_more_than_the_window_is_read_and_the_server_still_hears_from_us() {
             sent += 1;
         }
     };
-    // Paused time only moves on when nothing else can: the pipe is full then.
+    // Paused time advances only if all tasks are idle, so the pipe is full then.
     assert!(timeout(Duration::from_secs(300), flood).await.is_err());
     assert!(sent < 12, "{sent} events were read ahead of a window of 2 and a pipe of 256 bytes");
-    assert!(!client.is_finished(), "a subscriber that takes nothing is no dead connection");
-    assert!(matches!(heard(&mut server).await, Message::Ping(_)));
+    assert!(!client.is_finished(), "a slow consumer does not end the connection");
+    assert!(matches!(receive(&mut server).await, Message::Ping(_)));
 
-    // A slow consumer that acks while the server cannot write: both directions go on.
+    // Acks are sent while the server's output is blocked.
     let all = async {
         for n in 0..sent {
             let event = next(&mut deliveries).await;
@@ -180,20 +180,20 @@ async fn no_more_than_the_window_is_read_and_the_server_still_hears_from_us() {
             event.ack().await.unwrap();
         }
     };
-    let hear_acks = async {
+    let receive_acks = async {
         let mut acked = 0;
         while acked < sent {
-            let message = heard(&mut server).await;
+            let message = receive(&mut server).await;
             if message.is_text() {
                 acked += ids(&message).len();
             }
         }
     };
-    tokio::join!(all, hear_acks);
+    tokio::join!(all, receive_acks);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_does_not_read_is_given_up() {
+async fn a_server_that_does_not_read_is_closed_after_the_write_timeout() {
     let Setup { mut server, mut deliveries, client } = connect(true, 64, 64).await;
     let events = async {
         let mut events = Vec::new();
@@ -204,7 +204,7 @@ async fn a_peer_that_does_not_read_is_given_up() {
         events
     };
     let events = events.await;
-    // Acks of 20 ids do not fit into the pipe of 64 bytes, and the server does not read; but it sends.
+    // Acks of 20 ids exceed the pipe of 64 bytes. The server sends, but does not read.
     let acks = join_all(events.iter().map(Delivery::ack));
     let chatter = async {
         loop {
@@ -216,11 +216,11 @@ async fn a_peer_that_does_not_read_is_given_up() {
     };
     let (acked, ()) = tokio::join!(acks, chatter);
     assert!(acked.iter().all(|acked| acked.as_ref().is_err_and(|e| e.kind() == ErrorKind::Disconnected)));
-    lost(client).await;
+    lost_with(client).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_floods_pings_and_does_not_read_is_not_read_either() {
+async fn reading_pauses_while_pongs_are_unflushed() {
     let opened = Instant::now();
     let Setup { mut server, deliveries: _deliveries, client } = connect(true, 8, 4096).await;
     let ping = [&[0x89, 125][..], &[7; 125]].concat();
@@ -230,15 +230,15 @@ async fn a_server_that_floods_pings_and_does_not_read_is_not_read_either() {
             sent += ping.len();
         }
     };
-    let (outcome, ()) = tokio::join!(lost(client), flood);
+    let (outcome, ()) = tokio::join!(lost_with(client), flood);
     assert!(outcome.0.to_string().contains("dead"), "{}", outcome.0);
-    // Two pipes, a read buffer, the limit of pongs and the ping above it.
+    // Both directions of the pipe, the read buffer, the pong limit and one ping above it.
     assert!(sent < 64 * 1024, "{sent} bytes of pings were read");
     assert_eq!(opened.elapsed().as_secs(), 30);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_floods_pings_and_reads_slowly_still_gets_acks() {
+async fn acks_are_sent_during_a_flood_of_pings() {
     let Setup { mut server, mut deliveries, client } = connect(true, 8, 256).await;
     send_event(&mut server, "a").await;
     let event = take(&mut deliveries, 1).await.remove(0);
@@ -265,7 +265,7 @@ async fn a_server_that_floods_pings_and_reads_slowly_still_gets_acks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_server_repeats_comes_once() {
+async fn duplicates_of_an_event_in_flight_are_dropped() {
     let Setup { mut server, mut deliveries, client: _client } = connect(false, 8, 4096).await;
     for id in ["a", "a", "b", "a"] {
         send_event(&mut server, id).await;
@@ -278,43 +278,43 @@ async fn what_the_server_repeats_comes_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_the_subscription_sends_what_was_decided_and_a_close() {
+async fn dropping_the_subscription_sends_pending_acks_and_a_close_frame() {
     let Setup { mut server, mut deliveries, client } = connect(true, 8, 4096).await;
     send_event(&mut server, "a").await;
     let event = take(&mut deliveries, 1).await.remove(0);
     let mut ack = pin!(event.ack());
-    // Polled once: decided, but the connection has not seen it.
+    // Polled once: the command is queued, but not received by the connection.
     assert!(ack.as_mut().now_or_never().is_none());
     drop(deliveries);
-    assert_eq!(ids(&heard(&mut server).await), ["a"]);
-    assert!(matches!(heard(&mut server).await, Message::Close(_)));
-    assert!(matches!(client.await.unwrap(), Ended::Unsubscribed));
+    assert_eq!(ids(&receive(&mut server).await), ["a"]);
+    assert!(matches!(receive(&mut server).await, Message::Close(_)));
+    assert!(matches!(client.await.unwrap(), ConnectionEnd::Unsubscribed));
     ack.await.unwrap();
     assert!(event.is_stale());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_by_the_server_says_why() {
+async fn a_close_by_the_server_reports_its_code() {
     let Setup { mut server, deliveries: _deliveries, client } = connect(true, 8, 4096).await;
     let frame = CloseFrame { code: CloseCode::Restart, reason: "".into() };
     server.close(Some(frame)).await.unwrap();
-    let (error, worked) = lost(client).await;
+    let (error, stable) = lost_with(client).await;
     assert!(error.is_transient() && error.to_string().contains("1012"), "{error}");
-    assert!(!worked, "it brought nothing and lived for no time");
-    assert!(matches!(heard(&mut server).await, Message::Close(_)), "the close is answered");
+    assert!(!stable, "it delivered nothing and ended at once");
+    assert!(matches!(receive(&mut server).await, Message::Close(_)), "the close is answered");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unreadable_message_ends_the_connection_not_the_subscription() {
+async fn an_unreadable_message_is_a_transient_error() {
     let Setup { mut server, deliveries: _deliveries, client } = connect(true, 8, 4096).await;
     server.send(Message::text(r#"{"type":"news"}"#)).await.unwrap();
     server.send(Message::text("}")).await.unwrap();
-    let (error, _) = lost(client).await;
+    let (error, _) = lost_with(client).await;
     assert!(error.is_transient(), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_is_too_large_is_final() {
+async fn a_message_above_the_limit_is_a_permanent_error() {
     let (here, there) = tokio::io::duplex(64);
     let mut server = WebSocketStream::from_raw_socket(there, Role::Server, None).await;
     let config = tungstenite::protocol::WebSocketConfig::default()
@@ -324,7 +324,7 @@ async fn an_event_that_is_too_large_is_final() {
     let (sender, _deliveries) = buffer(8, MAX_PREFETCH_BYTES);
     let connection = subscribe(socket, true, &sender).run();
     let large = server.send(Message::text("x".repeat(1000)));
-    let (Ended::Lost { error, .. }, _) =
+    let (ConnectionEnd::Lost { error, .. }, _) =
         tokio::join!(connection, async { timeout(Duration::from_secs(1), large).await })
     else {
         panic!("not lost")

@@ -124,7 +124,7 @@ impl MessageAnnotationAdded {
     /// [`ErrorKind::Protocol`]: the payload is not JSON.
     pub fn payload(&self) -> Result<Value, Error> {
         serde_json::from_str(&self.annotation_payload).map_err(|error| {
-            Error::new(ErrorKind::Protocol, "the annotation's payload is not JSON").because(error)
+            Error::new(ErrorKind::Protocol, "the annotation's payload is not JSON").with_source(error)
         })
     }
 }
