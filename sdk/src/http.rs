@@ -1,4 +1,4 @@
-//! How connections are made: which certificates they trust, which proxy they go through.
+//! The HTTP client: TLS, proxies, and explained failures.
 
 use std::{fmt, time::Duration};
 
@@ -8,19 +8,19 @@ use rustls::pki_types::CertificateDer;
 use crate::{
     Error, ErrorKind,
     failure::Failure,
-    proxy::{self, Environment, ProxyServer},
+    proxy::{self, EnvironmentProxies, ProxyServer},
     tls::{self, Trust},
 };
 
-/// How long a connection may take to come up.
+/// The default of [`HttpOptions::connect_timeout`].
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How connections are made: see [`ClientBuilder::http`](crate::ClientBuilder::http).
+/// TLS and proxy options of connections: see [`ClientBuilder::http`](crate::ClientBuilder::http).
 ///
-/// By default the system's certificates are trusted, and the proxies of the environment are used as curl does: `https_proxy`,
+/// By default the system's certificates are trusted, and the proxies of the environment are used as in curl: `https_proxy`,
 /// `HTTPS_PROXY`, `http_proxy` (in lower case only), `all_proxy`, `ALL_PROXY`, except to the hosts of `no_proxy` and
-/// `NO_PROXY` and, unlike curl, to loopback. With the feature `reqwest`, `client_builder` makes an HTTP client for other servers
-/// that connects in the same way.
+/// `NO_PROXY` and, unlike curl, to loopback. With the feature `reqwest`, `client_builder` builds an HTTP client for other servers
+/// with the same options.
 ///
 /// ```
 /// use wwproxy_sdk::{Client, HttpOptions};
@@ -36,34 +36,34 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct HttpOptions {
     authorities: Vec<CertificateDer<'static>>,
     insecure: bool,
-    route: Route,
+    proxy: ProxyChoice,
     connect_timeout: Duration,
 }
 
-/// Which proxies connections go through.
+/// The configured proxy.
 #[derive(Debug, Clone)]
-enum Route {
-    /// Through the proxies of the environment.
+enum ProxyChoice {
+    /// The proxies of the environment.
     Environment,
-    /// Through no proxy.
-    Direct,
-    /// Through this proxy.
-    Proxy(ProxyServer),
+    /// No proxy.
+    None,
+    /// This proxy.
+    One(ProxyServer),
 }
 
-/// Which proxy each connection of a client goes through.
+/// The proxies of a client, by URL.
 #[derive(Debug, Clone)]
 pub(crate) enum Proxies {
-    Environment(Environment),
-    One(Option<ProxyServer>),
+    Environment(EnvironmentProxies),
+    Fixed(Option<ProxyServer>),
 }
 
-impl Route {
-    fn proxies(&self) -> Result<Proxies, Error> {
+impl ProxyChoice {
+    fn resolve(&self) -> Result<Proxies, Error> {
         Ok(match self {
-            Self::Environment => Proxies::Environment(Environment::read()?),
-            Self::Direct => Proxies::One(None),
-            Self::Proxy(proxy) => Proxies::One(Some(proxy.clone())),
+            Self::Environment => Proxies::Environment(EnvironmentProxies::read()?),
+            Self::None => Proxies::Fixed(None),
+            Self::One(proxy) => Proxies::Fixed(Some(proxy.clone())),
         })
     }
 }
@@ -72,7 +72,7 @@ impl Proxies {
     fn proxy(&self, url: &Url) -> Option<&ProxyServer> {
         match self {
             Self::Environment(environment) => environment.proxy(url),
-            Self::One(proxy) => proxy.as_ref(),
+            Self::Fixed(proxy) => proxy.as_ref(),
         }
     }
 }
@@ -83,13 +83,13 @@ impl HttpOptions {
         Self {
             authorities: Vec::new(),
             insecure: false,
-            route: Route::Environment,
+            proxy: ProxyChoice::Environment,
             connect_timeout: CONNECT_TIMEOUT,
         }
     }
 
-    /// Trusts these certificates too, in addition to the system's and those given before: one or more as PEM, of authorities or
-    /// self-signed ones of servers.
+    /// Trusts these certificates in addition to the system's and those of earlier calls: one or more in PEM format, of certificate
+    /// authorities, or self-signed certificates of servers.
     ///
     /// ```no_run
     /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -100,48 +100,48 @@ impl HttpOptions {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`]: there is no certificate in it, or one that cannot be read.
+    /// [`ErrorKind::Usage`]: there is no certificate in the text, or an unreadable one.
     pub fn ca_certificates(mut self, pem: impl AsRef<[u8]>) -> Result<Self, Error> {
         self.authorities.extend(tls::certificates(pem.as_ref())?);
         Ok(self)
     }
 
-    /// Accepts any certificate: anyone between this machine and the server can read everything and take its place. For a
-    /// first try against a server of one's own; use [`ca_certificates`](Self::ca_certificates) otherwise.
+    /// Accepts any certificate. Connections can then be intercepted by a man in the middle. Only for tests; otherwise use
+    /// [`ca_certificates`](Self::ca_certificates).
     pub fn insecure(mut self, insecure: bool) -> Self {
         self.insecure = insecure;
         self
     }
 
-    /// Sends everything through this proxy, whatever the environment says: `http://`, `https://`, `socks5://`, `socks5h://`
-    /// (which resolves names at the proxy), `socks4://` or `socks4a://`. Without a port it is 1080, or 443 of `https://`, as
-    /// in curl. User and password may stand in the URL, percent-encoded; they are shown nowhere.
+    /// Uses this proxy instead of those of the environment: `http://`, `https://`, `socks5://`, `socks5h://`
+    /// (which resolves names at the proxy), `socks4://` or `socks4a://`. The default port is 1080, or 443 for `https://`, as
+    /// in curl. The URL may contain a percent-encoded user and password, which are never shown.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`]: no URL of such a proxy.
+    /// [`ErrorKind::Usage`]: not the URL of such a proxy.
     pub fn proxy(mut self, url: &str) -> Result<Self, Error> {
         let proxy = ProxyServer::parse(url).ok_or_else(|| {
-            let message = format!("the proxy's address cannot be used; {}", proxy::EXAMPLE);
+            let message = format!("the proxy's address is invalid; {}", proxy::EXAMPLE);
             Error::new(ErrorKind::Usage, message)
         })?;
-        self.route = Route::Proxy(proxy);
+        self.proxy = ProxyChoice::One(proxy);
         Ok(self)
     }
 
-    /// Goes through no proxy, whatever the environment says. This or [`proxy`](Self::proxy): the later call counts.
+    /// Uses no proxy, not even those of the environment. Replaces [`proxy`](Self::proxy); the last call wins.
     pub fn no_proxy(mut self) -> Self {
-        self.route = Route::Direct;
+        self.proxy = ProxyChoice::None;
         self
     }
 
-    /// How long a connection may take to come up, TLS included: 10 s by default.
+    /// The timeout for opening a connection, TLS handshake included: 10 s by default.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// A client that connects in this way, still to be built: rustls with ring, HTTP/1.1 only, redirects never followed.
-    /// Where the system has no certificates and none were given, `http://` works and `https://` trusts no certificate.
+    /// Returns a builder of a client with these options: rustls with ring, HTTP/1.1 only, redirects not followed.
+    /// If there are no trusted certificates, `http://` works and `https://` trusts no certificate.
     ///
     /// ```
     /// let http = wwproxy_sdk::HttpOptions::new().no_proxy();
@@ -157,57 +157,57 @@ impl HttpOptions {
         self.builder(false)
     }
 
-    /// The same for servers of any kind: over TLS HTTP/2 is negotiated. Not for
-    /// [`ClientBuilder::http_client`](crate::ClientBuilder::http_client), as a websocket's handshake is HTTP/1.1.
+    /// Like [`client_builder`](Self::client_builder), but negotiates HTTP/2 over TLS. Not for
+    /// [`ClientBuilder::http_client`](crate::ClientBuilder::http_client), because the websocket handshake requires HTTP/1.1.
     ///
     /// # Errors
     /// As for [`client_builder`](Self::client_builder).
     #[cfg(feature = "reqwest")]
     pub fn http2_client_builder(&self) -> Result<reqwest::ClientBuilder, Error> {
-        self.builder_of(false, &[tls::HTTP_2, tls::HTTP_1])
+        self.builder_with_alpn(false, &[tls::HTTP_2, tls::HTTP_1])
     }
 
-    /// The same for HTTP/1.1 only. Fails if `https://` is `required` and there is no certificate to trust.
-    pub(crate) fn builder(&self, required: bool) -> Result<reqwest::ClientBuilder, Error> {
-        // A websocket's handshake is HTTP/1.1; the few other requests need no more.
-        Ok(self.builder_of(required, &[tls::HTTP_1])?.http1_only())
+    /// Returns a builder for HTTP/1.1. Fails if `https` is set and there is no trusted certificate.
+    fn builder(&self, https: bool) -> Result<reqwest::ClientBuilder, Error> {
+        // The websocket handshake requires HTTP/1.1.
+        Ok(self.builder_with_alpn(https, &[tls::HTTP_1])?.http1_only())
     }
 
-    fn builder_of(&self, required: bool, protocols: &[&[u8]]) -> Result<reqwest::ClientBuilder, Error> {
+    fn builder_with_alpn(&self, https: bool, protocols: &[&[u8]]) -> Result<reqwest::ClientBuilder, Error> {
         let trust = if self.insecure { Trust::Any } else { Trust::Authorities(&self.authorities) };
         let builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::config(trust, required, protocols)?)
-            // Secret and token go to where the caller sent them and nowhere else.
+            .tls_backend_preconfigured(tls::config(trust, https, protocols)?)
+            // A redirect would send secret and token to another server.
             .redirect(redirect::Policy::none())
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true);
-        // Never reqwest's own reading of the environment, which takes `HTTP_PROXY` and knows no loopback.
+        // Disables the environment proxies of reqwest, which reads `HTTP_PROXY` and does not exempt loopback.
         let builder = builder.no_proxy();
-        Ok(match self.route.proxies()? {
-            Proxies::One(None) => builder,
+        Ok(match self.proxy.resolve()? {
+            Proxies::Fixed(None) => builder,
             proxies => {
                 builder.proxy(Proxy::custom(move |url| proxies.proxy(url).map(|proxy| proxy.url().clone())))
             }
         })
     }
 
-    /// Why a request of a client of these options to `url` got no answer. Where the other side does not speak HTTP/1.1 this
-    /// connects once more to find out what it speaks, for 2 s at most.
+    /// Explains why a request to `url` got no response. `error` is of a client with these options. If the peer does not speak
+    /// HTTP/1.1, this probes its protocol with another connection, for at most 2 s.
     #[cfg(feature = "reqwest")]
     pub async fn explain(&self, error: &reqwest::Error, url: &Url) -> Failure {
-        Failure::diagnose(error, url, self.proxy_to(url)).await
+        Failure::diagnose(error, url, self.proxy_for(url)).await
     }
 
-    /// The same from the error alone, without another connection.
+    /// Like [`explain`](Self::explain), but without a probe.
     #[cfg(feature = "reqwest")]
     #[must_use]
     pub fn classify(&self, error: &reqwest::Error, url: &Url) -> Failure {
-        Failure::classify(error, url).with_proxy(self.proxy_to(url))
+        Failure::classify(error, url).with_proxy(self.proxy_for(url))
     }
 
     #[cfg(feature = "reqwest")]
-    fn proxy_to(&self, url: &Url) -> Option<ProxyServer> {
-        self.route.proxies().ok().and_then(|proxies| proxies.proxy(url).cloned())
+    fn proxy_for(&self, url: &Url) -> Option<ProxyServer> {
+        self.proxy.resolve().ok().and_then(|proxies| proxies.proxy(url).cloned())
     }
 }
 
@@ -222,13 +222,13 @@ impl fmt::Debug for HttpOptions {
         f.debug_struct("HttpOptions")
             .field("ca_certificates", &self.authorities.len())
             .field("insecure", &self.insecure)
-            .field("route", &self.route)
+            .field("proxy", &self.proxy)
             .field("connect_timeout", &self.connect_timeout)
             .finish()
     }
 }
 
-/// What requests are sent with.
+/// The configured HTTP client: options to build it, or the caller's own.
 #[derive(Clone)]
 pub(crate) enum Connector {
     Options(HttpOptions),
@@ -237,7 +237,7 @@ pub(crate) enum Connector {
 }
 
 impl Connector {
-    /// The client. `https`: the server's address says so.
+    /// Builds the client. `https` is whether the server's address is `https://`.
     pub(crate) fn client(self, https: bool) -> Result<Http, Error> {
         match self {
             Self::Options(options) => {
@@ -248,16 +248,16 @@ impl Connector {
                     .map_err(|error| {
                         Error::new(ErrorKind::Usage, "cannot set up HTTP").with_source(error.without_url())
                     })?;
-                Ok(Http { client, proxies: options.route.proxies()? })
+                Ok(Http { client, proxies: options.proxy.resolve()? })
             }
-            // Through which proxies a foreign client goes is not known.
+            // The proxies of the caller's client are unknown.
             #[cfg(feature = "reqwest")]
-            Self::Client(client) => Ok(Http { client, proxies: Proxies::One(None) }),
+            Self::Client(client) => Ok(Http { client, proxies: Proxies::Fixed(None) }),
         }
     }
 }
 
-/// A client that explains its failures.
+/// An HTTP client that explains its failures.
 #[derive(Clone)]
 pub(crate) struct Http {
     pub(crate) client: reqwest::Client,
@@ -265,8 +265,8 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    /// Refuses a websocket over `http://` through an HTTP proxy. Such a proxy forwards the request instead of tunnelling it, mostly
-    /// without the upgrade, and what the server gets then is a poll, which takes the stored events.
+    /// Rejects a websocket over `http://` through an HTTP proxy. Such a proxy forwards the request instead of tunnelling it, usually
+    /// without the upgrade, so that the server would handle a poll, which deletes the stored events.
     pub(crate) fn check_websocket(&self, url: &Url) -> Result<(), Error> {
         match self.proxies.proxy(url).filter(|proxy| url.scheme() == "http" && proxy.is_http()) {
             None => Ok(()),
@@ -274,13 +274,13 @@ impl Http {
                 ErrorKind::Usage,
                 format!(
                     "a websocket over http:// cannot go through the HTTP proxy {proxy}; \
-                     use https://, or name the server in NO_PROXY"
+                     use https://, or add the server to NO_PROXY"
                 ),
             )),
         }
     }
 
-    /// Sends a request: its answer, or why there is none.
+    /// Sends a request. An error explains why there is no response.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
         let (client, request) = request.build_split();
         let request = request.map_err(unsendable)?;
@@ -295,7 +295,7 @@ impl Http {
     }
 }
 
-/// A request that could not even be built.
+/// The error for a request that cannot be built.
 pub(crate) fn unsendable(error: reqwest::Error) -> Error {
     Error::new(ErrorKind::Usage, "the request cannot be sent").with_source(error.without_url())
 }
@@ -305,7 +305,7 @@ impl fmt::Debug for Connector {
         match self {
             Self::Options(options) => options.fmt(f),
             #[cfg(feature = "reqwest")]
-            // Its own would show the headers that it sends.
+            // Its `Debug` would show default headers.
             Self::Client(_) => f.write_str("Client"),
         }
     }
@@ -318,26 +318,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_is_shown_without_its_credentials() {
+    fn debug_redacts_the_credentials_of_a_proxy() {
         let http = HttpOptions::new().proxy("http://ada:hunter2@gateway.example:3128/").unwrap();
         let shown = format!("{http:?} {:?}", http.builder(false).unwrap());
         assert!(shown.contains("gateway.example:3128"), "{shown}");
         assert!(!shown.contains("hunter2") && !shown.contains("ada"), "{shown}");
-        for bad in ["", "ftp://u:hunter2@h", "http://h/hunter2", "http://u:hunter2@", "file:///hunter2"] {
-            let error = HttpOptions::new().proxy(bad).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Usage, "{bad}");
+        for invalid in ["", "ftp://u:hunter2@h", "http://h/hunter2", "http://u:hunter2@", "file:///hunter2"] {
+            let error = HttpOptions::new().proxy(invalid).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{invalid}");
             assert!(error.source().is_none() && !format!("{error:?}").contains("hunter2"), "{error:?}");
         }
     }
 
     #[test]
-    fn what_holds_no_certificate_is_refused_and_not_shown() {
+    fn an_invalid_certificate_is_rejected_and_not_shown() {
         let key = "-----BEGIN PRIVATE KEY-----\naHVudGVyMg==\n-----END PRIVATE KEY-----\n";
         let broken = "-----BEGIN CERTIFICATE-----\naHVudGVyMg==\n-----END CERTIFICATE-----\n";
         let cut = "-----BEGIN CERTIFICATE-----\naHVudGVyMg==\n";
-        for bad in ["", "hunter2", key, broken, cut] {
-            let error = HttpOptions::new().ca_certificates(bad).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Usage, "{bad}");
+        for invalid in ["", "hunter2", key, broken, cut] {
+            let error = HttpOptions::new().ca_certificates(invalid).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{invalid}");
             let shown = format!("{error} {error:?}");
             assert!(shown.contains("CA certificate"), "{shown}");
             assert!(!shown.contains("hunter2") && !shown.contains("aHVudGVy"), "{shown}");

@@ -1,4 +1,4 @@
-//! Which proxy a connection goes through: the variables of the environment, as curl reads them.
+//! Proxy addresses, and the proxy variables of the environment, read as in curl.
 
 use std::{env, fmt, net::IpAddr};
 
@@ -6,11 +6,11 @@ use reqwest::Url;
 
 use crate::{Error, ErrorKind};
 
-/// The port of a proxy whose address names none, as in curl.
+/// The port of a proxy address without a port, as in curl.
 const DEFAULT_PORT: u16 = 1080;
 const SCHEMES: [&str; 6] = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
 
-/// A proxy, and the variable that names it. `Debug` and `Display` leave out user and password.
+/// A proxy, and the environment variable that it comes from. `Debug` and `Display` redact user and password.
 #[derive(Clone)]
 pub(crate) struct ProxyServer {
     url: Url,
@@ -18,15 +18,15 @@ pub(crate) struct ProxyServer {
 }
 
 impl ProxyServer {
-    /// Parses `[SCHEME://][USER:PASSWORD@]HOST[:PORT]`. The error shows nothing of the text, which may hold a password.
+    /// Parses `[SCHEME://][USER:PASSWORD@]HOST[:PORT]`. There is no error value that could show the password.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let mut url = Url::parse(&full).ok()?;
-        let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
-        if !SCHEMES.contains(&url.scheme()) || !url.has_host() || !bare {
+        let is_bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
+        if !SCHEMES.contains(&url.scheme()) || !url.has_host() || !is_bare {
             return None;
         }
-        if !names_port(&full) && url.scheme() != "https" {
+        if !has_port(&full) && url.scheme() != "https" {
             url.set_port(Some(DEFAULT_PORT)).ok()?;
         }
         Some(Self { url, variable: None })
@@ -36,14 +36,14 @@ impl ProxyServer {
         &self.url
     }
 
-    /// Whether it speaks HTTP, and not SOCKS.
+    /// Whether this is an HTTP proxy, and not a SOCKS proxy.
     pub(crate) fn is_http(&self) -> bool {
         matches!(self.url.scheme(), "http" | "https")
     }
 }
 
-/// Whether a URL has a port; `Url` forgets one that is the scheme's default.
-fn names_port(url: &str) -> bool {
+/// Whether the URL has an explicit port. `Url` drops the default port of the scheme.
+fn has_port(url: &str) -> bool {
     let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -66,17 +66,17 @@ impl fmt::Debug for ProxyServer {
     }
 }
 
-/// The proxies of the environment: `https_proxy` and `HTTPS_PROXY`, `http_proxy` (in lower case only: a CGI program gets
-/// `HTTP_PROXY` from its client's `Proxy` header), `all_proxy` and `ALL_PROXY`, `no_proxy` and `NO_PROXY`. Lower case
-/// comes first, and an empty variable is none.
+/// The proxies of the environment: `https_proxy` and `HTTPS_PROXY`, `http_proxy` (in lower case only: in a CGI program
+/// `HTTP_PROXY` is the client's `Proxy` header), `all_proxy` and `ALL_PROXY`, `no_proxy` and `NO_PROXY`. Lower case
+/// takes precedence, and empty variables are ignored.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Environment {
+pub(crate) struct EnvironmentProxies {
     http: Option<ProxyServer>,
     https: Option<ProxyServer>,
-    exempt: String,
+    no_proxy: String,
 }
 
-impl Environment {
+impl EnvironmentProxies {
     pub(crate) fn read() -> Result<Self, Error> {
         Self::from(|name| env::var(name).ok())
     }
@@ -91,7 +91,8 @@ impl Environment {
         let proxy = |names: &[&'static str]| {
             let Some((variable, text)) = first(names) else { return Ok(None) };
             let proxy = ProxyServer::parse(text.trim()).ok_or_else(|| {
-                let message = format!("{variable} of the environment is no proxy's address; {EXAMPLE}");
+                let message =
+                    format!("the environment variable {variable} is not a proxy address; {EXAMPLE}");
                 Error::new(ErrorKind::Usage, message)
             })?;
             Ok(Some(ProxyServer { variable: Some(variable), ..proxy }))
@@ -99,49 +100,49 @@ impl Environment {
         Ok(Self {
             http: proxy(&["http_proxy", "all_proxy", "ALL_PROXY"])?,
             https: proxy(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])?,
-            exempt: first(&["no_proxy", "NO_PROXY"]).map(|(_, text)| text).unwrap_or_default(),
+            no_proxy: first(&["no_proxy", "NO_PROXY"]).map(|(_, text)| text).unwrap_or_default(),
         })
     }
 
-    /// The proxy to this URL. A loopback host is reached without one, unlike in curl.
+    /// Returns the proxy for this URL. Loopback needs no proxy, unlike in curl.
     pub(crate) fn proxy(&self, url: &Url) -> Option<&ProxyServer> {
         let proxy = if url.scheme() == "https" { &self.https } else { &self.http };
-        proxy.as_ref().filter(|_| !is_loopback(url) && !is_exempt(&self.exempt, host(url)))
+        proxy.as_ref().filter(|_| !is_loopback(url) && !is_exempt(&self.no_proxy, host(url)))
     }
 }
 
 pub(crate) const EXAMPLE: &str = "give one such as http://proxy.example.com:3128";
 
-/// Whether a URL's host is this machine: `localhost` and names below it, a loopback address, or the unspecified one.
+/// Whether the URL's host is this machine: `localhost` or a subdomain of it, a loopback address, or the unspecified address.
 #[cfg_attr(not(feature = "reqwest"), allow(unreachable_pub, reason = "public with the feature"))]
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {
     let host = host(url);
     match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
-        // To connect to the unspecified address is to connect to this machine.
+        // A connection to the unspecified address reaches this machine.
         Ok(address) => address.is_loopback() || address.is_unspecified(),
         Err(_) => host == "localhost" || host.ends_with(".localhost"),
     }
 }
 
-/// The host, without the brackets of an IPv6 address and the dot at the end of a full name.
+/// Returns the host without the brackets of an IPv6 address and without a trailing dot.
 fn host(url: &Url) -> &str {
     let host = url.host_str().unwrap_or_default();
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).trim_end_matches('.')
 }
 
-/// Whether `NO_PROXY` names this host: `*`, a domain with all below it, an address or a network (`10.0.0.0/8`), separated by
-/// commas or blanks.
+/// Whether `NO_PROXY` matches this host. Its items, separated by commas or blanks, are `*`, a domain, which includes its
+/// subdomains, an address, or a network such as `10.0.0.0/8`.
 fn is_exempt(list: &str, host: &str) -> bool {
     let address: Option<IpAddr> = host.parse().ok();
     list.split([',', ' ', '\t']).filter(|item| !item.is_empty()).any(|item| match address {
         _ if item == "*" => true,
-        Some(address) => holds_address(item, address),
-        None => is_at_or_below(item, host),
+        Some(address) => matches_address(item, address),
+        None => matches_domain(item, host),
     })
 }
 
-fn is_at_or_below(domain: &str, host: &str) -> bool {
+fn matches_domain(domain: &str, host: &str) -> bool {
     let domain = domain.strip_prefix('.').unwrap_or(domain);
     let domain = domain.strip_suffix('.').unwrap_or(domain);
     let Some(start) = host.len().checked_sub(domain.len()).filter(|_| !domain.is_empty()) else {
@@ -151,12 +152,12 @@ fn is_at_or_below(domain: &str, host: &str) -> bool {
     matches && (start == 0 || host.as_bytes()[start - 1] == b'.')
 }
 
-fn holds_address(item: &str, address: IpAddr) -> bool {
+fn matches_address(item: &str, address: IpAddr) -> bool {
     let (network, bits) = item.split_once('/').map_or((item, None), |(network, bits)| (network, Some(bits)));
     let network = network.trim_start_matches('[').trim_end_matches(']');
     let width = |address| if matches!(address, IpAddr::V4(_)) { 32 } else { 128 };
     let bits_of = |address| match address {
-        // Both are 128 bits with the network in front, so that one shift compares either.
+        // Both kinds start at the highest of 128 bits, so that leading zeros compare prefixes.
         IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
         IpAddr::V6(address) => u128::from(address),
     };
@@ -174,10 +175,10 @@ mod tests {
         Url::parse(text).unwrap()
     }
 
-    fn environment(set: &[(&str, &str)]) -> Environment {
+    fn environment(set: &[(&str, &str)]) -> EnvironmentProxies {
         let variable =
             |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
-        Environment::from(variable).unwrap()
+        EnvironmentProxies::from(variable).unwrap()
     }
 
     fn chosen(set: &[(&str, &str)], to: &str) -> String {
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_chosen_as_curl_does() {
+    fn variables_have_the_precedence_of_curl() {
         for (set, to, proxy) in [
             (&[("HTTP_PROXY", "http://a:1")][..], "http://h", "none"),
             (&[("http_proxy", "http://a:1")], "http://h", "http://a:1 of http_proxy"),
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_takes_names_addresses_and_networks() {
+    fn no_proxy_matches_domains_addresses_and_networks() {
         for (list, host, exempt) in [
             ("*", "h", true),
             ("a.example, h.example", "h.example", true),
@@ -259,10 +260,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proxy_is_named_and_not_shown() {
-        for bad in ["ftp://u:hunter2@h", "http://u:hunter2@", "http://h/hunter2", "http://h:hunter2"] {
-            let error =
-                Environment::from(|name| (name == "HTTPS_PROXY").then(|| bad.to_owned())).unwrap_err();
+    fn an_invalid_variable_is_named_and_its_value_not_shown() {
+        for invalid in ["ftp://u:hunter2@h", "http://u:hunter2@", "http://h/hunter2", "http://h:hunter2"] {
+            let error = EnvironmentProxies::from(|name| (name == "HTTPS_PROXY").then(|| invalid.to_owned()))
+                .unwrap_err();
             let text = format!("{error} {error:?}");
             assert!(error.kind() == ErrorKind::Usage && text.contains("HTTPS_PROXY"), "{text}");
             assert!(!text.contains("hunter2"), "{text}");

@@ -1,4 +1,4 @@
-//! TLS for reqwest: rustls with ring, and which certificates are trusted.
+//! The TLS configuration for reqwest: rustls with ring, and the trusted certificates.
 
 use std::sync::Arc;
 
@@ -16,24 +16,26 @@ use rustls_platform_verifier::Verifier;
 
 use crate::{Error, ErrorKind};
 
-/// Which certificates are trusted.
+/// The trusted certificates.
 #[derive(Clone, Copy)]
 pub(crate) enum Trust<'a> {
-    /// Those of the system's authorities, those of these authorities, and these certificates themselves.
+    /// Certificates issued by the system's authorities or by these, and these certificates themselves.
     Authorities(&'a [CertificateDer<'static>]),
-    /// Any.
+    /// All certificates.
     Any,
 }
 
-/// The names of HTTP/1.1 and HTTP/2 in ALPN.
+/// The ALPN names of HTTP/1.1 and HTTP/2.
 pub(crate) const HTTP_1: &[u8] = b"http/1.1";
 #[cfg(feature = "reqwest")]
 pub(crate) const HTTP_2: &[u8] = b"h2";
 
-/// Built here instead of by reqwest, for two reasons: reqwest would take its provider from a
-/// process-wide setting, which is the application's to make, and it would fail without a store of
-/// certificates even where only `http://` is spoken. `required` says that `https://` will be, `protocols` what ALPN offers, the first choice first.
-pub(crate) fn config(trust: Trust<'_>, required: bool, protocols: &[&[u8]]) -> Result<ClientConfig, Error> {
+/// Builds the TLS configuration. `https`: fail without the system's certificates. `protocols`: the ALPN protocols, in order of
+/// preference.
+///
+/// reqwest does not build it, for two reasons: it would use the process-wide crypto provider, which belongs to the application, and
+/// it would fail without system certificates even for `http://`.
+pub(crate) fn config(trust: Trust<'_>, https: bool, protocols: &[&[u8]]) -> Result<ClientConfig, Error> {
     let failed = |error| Error::new(ErrorKind::Usage, "cannot set up TLS").with_source(error);
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -45,14 +47,14 @@ pub(crate) fn config(trust: Trust<'_>, required: bool, protocols: &[&[u8]]) -> R
         }
         Trust::Authorities(extra) => match Verifier::new_with_extra_roots(extra.iter().cloned(), provider) {
             Ok(verifier) => {
-                let verifier = TrustedCertificate { verifier, given: extra.to_vec() };
+                let verifier = PinningVerifier { verifier, pinned: extra.to_vec() };
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
-            Err(error) if required => {
+            Err(error) if https => {
                 let message = "cannot read the system's CA certificates; install them (package ca-certificates) or set SSL_CERT_FILE";
                 return Err(Error::new(ErrorKind::Usage, message).with_source(error));
             }
-            // Trusts no certificate: an `https://` token endpoint then fails by itself, with its own error.
+            // Trusts no certificate, so that only requests to an `https://` token endpoint fail.
             Err(_) => builder.with_root_certificates(RootCertStore::empty()),
         },
     };
@@ -61,28 +63,27 @@ pub(crate) fn config(trust: Trust<'_>, required: bool, protocols: &[&[u8]]) -> R
     Ok(config)
 }
 
-/// The certificates of a PEM file, each one that a chain can end in.
+/// Parses the certificates of a PEM file, each of which must be usable as a trust anchor.
 pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let unusable = "a CA certificate cannot be read; give it in PEM form, as its issuer does";
-    // The cause is left out where it may show lines of what was given: it may be the wrong file, with a key.
+    let unreadable = "a CA certificate cannot be read; give it in PEM form, as its issuer does";
+    // The source is omitted, as it may show lines of the file, which may be a private key by mistake.
     let certificates = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| Error::new(ErrorKind::Usage, unusable))?;
+        .map_err(|_| Error::new(ErrorKind::Usage, unreadable))?;
     if certificates.is_empty() {
-        let message =
-            "there is no CA certificate in what was given; it must hold -----BEGIN CERTIFICATE-----";
+        let message = "there is no CA certificate in the file; it must contain -----BEGIN CERTIFICATE-----";
         return Err(Error::new(ErrorKind::Usage, message));
     }
     let mut store = RootCertStore::empty();
     for certificate in &certificates {
         store
             .add(certificate.clone())
-            .map_err(|error| Error::new(ErrorKind::Usage, unusable).with_source(error))?;
+            .map_err(|error| Error::new(ErrorKind::Usage, unreadable).with_source(error))?;
     }
     Ok(certificates)
 }
 
-/// The first message of a TLS client.
+/// Returns a TLS `ClientHello` message.
 pub(crate) fn client_hello() -> Option<Vec<u8>> {
     let config = config(Trust::Any, false, &[HTTP_1]).ok()?;
     let mut connection =
@@ -92,21 +93,22 @@ pub(crate) fn client_hello() -> Option<Vec<u8>> {
     Some(hello)
 }
 
-/// Verifies a chain up to a trusted authority; or that the server's certificate is itself one that was given, with its
-/// validity and name. The ordinary self-signed certificate (`openssl req -x509`) says that it is an authority, and webpki
-/// accepts no authority as a server's certificate.
+/// Accepts a chain to a trusted authority, or a server certificate that is itself pinned, if it is valid now and for the name.
+///
+/// The second case is for self-signed certificates of `openssl req -x509`: they are CA certificates, which webpki rejects as
+/// server certificates.
 #[derive(Debug)]
-struct TrustedCertificate {
+struct PinningVerifier {
     verifier: Verifier,
-    given: Vec<CertificateDer<'static>>,
+    pinned: Vec<CertificateDer<'static>>,
 }
 
-impl TrustedCertificate {
-    /// Whether nothing is wrong with the certificate but that it is an authority. webpki checks the validity before that.
-    fn is_given_authority(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> bool {
-        let Some(given) = self.given.iter().find(|given| *given == certificate) else { return false };
+impl PinningVerifier {
+    /// Whether the certificate is pinned, and only rejected because it is a CA certificate. webpki checks the validity before that.
+    fn is_pinned_ca(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> bool {
+        let Some(pinned) = self.pinned.iter().find(|pinned| *pinned == certificate) else { return false };
         let (Ok(anchor), Ok(server)) =
-            (webpki::anchor_from_trusted_cert(given), webpki::EndEntityCert::try_from(certificate))
+            (webpki::anchor_from_trusted_cert(pinned), webpki::EndEntityCert::try_from(certificate))
         else {
             return false;
         };
@@ -117,7 +119,7 @@ impl TrustedCertificate {
     }
 }
 
-impl ServerCertVerifier for TrustedCertificate {
+impl ServerCertVerifier for PinningVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -126,7 +128,7 @@ impl ServerCertVerifier for TrustedCertificate {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if self.is_given_authority(certificate, now) {
+        if self.is_pinned_ca(certificate, now) {
             verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
             return Ok(ServerCertVerified::assertion());
         }
@@ -156,7 +158,7 @@ impl ServerCertVerifier for TrustedCertificate {
     }
 }
 
-/// Accepts every certificate, but still asks for proof that the peer holds its key.
+/// Accepts every certificate, but still verifies that the peer has its private key.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 
