@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use common::{Answer, Fake, Request, platform};
+use common::{FakeServer, Reply, Request, platform};
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -41,9 +41,11 @@ fn wwproxy(server: &str, args: &[&str]) -> Command {
 }
 
 /// A proxy with a platform, which answers everything else with the closure.
-async fn proxy(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Fake {
-    Fake::start(move |request, own| platform(request, own, 3600, || 1).unwrap_or_else(|| answer(request)))
-        .await
+async fn proxy(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> FakeServer {
+    FakeServer::start(move |request, own| {
+        platform(request, own, 3600, || 1).unwrap_or_else(|| answer(request))
+    })
+    .await
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -89,14 +91,14 @@ async fn help_tells_no_secret() {
 async fn exit_codes_tell_what_went_wrong() {
     let evil = r#"{"detail":"\u001b[2Jno\nwwproxy: all well"}"#;
     for (status, code) in [(401, 3), (403, 3), (404, 4), (503, 5), (400, 1), (302, 1)] {
-        let fake = proxy(move |_| Answer::json(status, evil)).await;
+        let fake = proxy(move |_| Reply::json(status, evil)).await;
         for args in [&["status"][..], &["unregister"], &["register", "s"], &["get"]] {
             assert_fails(&wwproxy(&fake.url, args).output().await.unwrap(), code, " [2Jno wwproxy: all well");
         }
     }
-    let gone = proxy(|_| Answer::status(404)).await.url;
+    let gone = proxy(|_| Reply::status(404)).await.url;
     assert_fails(&wwproxy(&gone, &["listen"]).output().await.unwrap(), 4, "register");
-    let refusing = proxy(|_| Answer::status(401)).await.url;
+    let refusing = proxy(|_| Reply::status(401)).await.url;
     assert_fails(&wwproxy(&refusing, &["listen"]).output().await.unwrap(), 3, "check the app id");
     assert_fails(
         &wwproxy(&closed_port().await, &["status"]).output().await.unwrap(),
@@ -114,8 +116,8 @@ async fn closed_port() -> String {
 async fn small_commands_do_their_work() {
     const STATUS: &str = r#"{"registration":null,"stored":1,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
     let fake = proxy(|request| match request.line.as_str() {
-        "GET /webhooks/bot/status" => Answer::json(200, STATUS),
-        _ => Answer::status(200),
+        "GET /webhooks/bot/status" => Reply::json(200, STATUS),
+        _ => Reply::status(200),
     })
     .await;
     let output = wwproxy(&fake.url, &["status", "--json"]).output().await.unwrap();
@@ -137,11 +139,11 @@ async fn small_commands_do_their_work() {
 
 #[tokio::test]
 async fn a_webhook_secret_is_registered_from_wherever_it_is_kept() {
-    let fake = proxy(|_| Answer::status(201)).await;
+    let fake = proxy(|_| Reply::status(201)).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret.txt");
     let path = file.to_str().unwrap();
-    let registered = |fake: &Fake| fake.requests().pop().unwrap().body;
+    let registered = |fake: &FakeServer| fake.requests().pop().unwrap().body;
     // Of `echo -n`, `echo`, Notepad, cmd and PowerShell.
     let utf16: Vec<u8> = "\u{feff}hook-hunter2\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let files: [&[u8]; 5] =
@@ -170,7 +172,7 @@ async fn a_webhook_secret_is_registered_from_wherever_it_is_kept() {
 }
 
 /// Leases of two events, one event, none; then acks and releases of anything.
-async fn queue() -> Fake {
+async fn queue() -> FakeServer {
     let leases = AtomicUsize::new(0);
     let event = |id, body: &str| {
         format!(r#"{{"id":"{id}","receipt":"r-{id}","attempt":1,"headers":[],"data":{body}}}"#)
@@ -182,19 +184,19 @@ async fn queue() -> Fake {
                 1 => event("c", "{}"),
                 _ => String::new(),
             };
-            Answer::json(200, format!(r#"{{"events":[{events}]}}"#))
+            Reply::json(200, format!(r#"{{"events":[{events}]}}"#))
         }
-        "GET /webhooks/bot/status" => Answer::json(
+        "GET /webhooks/bot/status" => Reply::json(
             200,
             r#"{"registration":null,"stored":3,"leased":2,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#,
         ),
-        "POST /webhooks/bot/ack" => Answer::json(200, r#"{"acked":1,"released":0,"stale":[]}"#),
-        _ => Answer::status(404),
+        "POST /webhooks/bot/ack" => Reply::json(200, r#"{"acked":1,"released":0,"stale":[]}"#),
+        _ => Reply::status(404),
     })
     .await
 }
 
-fn settled(fake: &Fake) -> Vec<String> {
+fn settled(fake: &FakeServer) -> Vec<String> {
     let requests = fake.requests().into_iter();
     requests.filter(|request| request.line.ends_with("/ack")).map(|request| request.body).collect()
 }
@@ -223,7 +225,7 @@ async fn get_hands_back_what_nobody_reads() {
 
 #[tokio::test]
 async fn listen_acknowledges_what_it_has_printed() {
-    let mut fake = proxy(|_| Answer::Upgrade(Some("wwproxy.v2"))).await;
+    let mut fake = proxy(|_| Reply::Upgrade(Some("wwproxy.v2"))).await;
     let mut child = wwproxy(&fake.url, &["listen", "--window", "2"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut socket = fake.socket().await;
@@ -255,7 +257,7 @@ async fn terminate(child: &tokio::process::Child) {
 
 #[tokio::test]
 async fn listen_ends_quietly_where_nobody_reads_and_acknowledges_nothing() {
-    let mut fake = proxy(|_| Answer::Upgrade(None)).await;
+    let mut fake = proxy(|_| Reply::Upgrade(None)).await;
     let mut child = wwproxy(&fake.url, &["listen"]).spawn().unwrap();
     drop(child.stdout.take());
     let mut socket = fake.socket().await;
@@ -266,7 +268,7 @@ async fn listen_ends_quietly_where_nobody_reads_and_acknowledges_nothing() {
 
 #[tokio::test]
 async fn a_slow_reader_slows_the_acks_and_keeps_the_connection() {
-    let mut fake = proxy(|_| Answer::Upgrade(Some("wwproxy.v2"))).await;
+    let mut fake = proxy(|_| Reply::Upgrade(Some("wwproxy.v2"))).await;
     let mut child = wwproxy(&fake.url, &["listen"]).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
     let mut socket = fake.socket().await;
@@ -294,8 +296,8 @@ async fn a_slow_reader_slows_the_acks_and_keeps_the_connection() {
 async fn listen_keeps_trying_and_says_so() {
     let tries = Arc::new(AtomicUsize::new(0));
     let mut fake = proxy(move |_| match tries.fetch_add(1, Ordering::SeqCst) {
-        0 => Answer::Cut,
-        _ => Answer::Upgrade(None),
+        0 => Reply::Close,
+        _ => Reply::Upgrade(None),
     })
     .await;
     let mut child = wwproxy(&fake.url, &["listen", "-n", "2"]).spawn().unwrap();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Answer, Fake, platform};
+use common::{FakeServer, Reply, platform};
 use futures_util::SinkExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,8 +27,8 @@ const READ_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The most memory that a command had while the server flooded it, in KiB.
 async fn flooded(command: &str, read_bytes_per_second: usize) -> u64 {
-    let mut fake = Fake::start(|request, own| {
-        platform(request, own, 3600, || 1).unwrap_or(Answer::Upgrade(Some("wwproxy.v2")))
+    let mut fake = FakeServer::start(|request, own| {
+        platform(request, own, 3600, || 1).unwrap_or(Reply::Upgrade(Some("wwproxy.v2")))
     })
     .await;
     let mut child = Command::new(env!("CARGO_BIN_EXE_wwproxy"))

@@ -7,7 +7,7 @@ mod tls;
 
 use std::{path::Path, process::Output, time::Duration};
 
-use common::{Answer, Fake};
+use common::{FakeServer, Reply};
 use tls::{EXPIRED, SELF_SIGNED, SERVER, proxy, tls};
 use tokio::{process::Command, time::timeout};
 
@@ -39,7 +39,7 @@ fn pem(name: &str) -> String {
 
 #[tokio::test]
 async fn a_certificate_that_is_not_trusted_ends_listen() {
-    let fake = Fake::start(|_, _| Answer::json(200, STATUS)).await;
+    let fake = FakeServer::start(|_, _| Reply::json(200, STATUS)).await;
     for (certificate, given, says) in [
         (SERVER, "self-signed.pem", "its certificate is not trusted"),
         (EXPIRED, "expired.pem", "its certificate expired"),
@@ -58,7 +58,7 @@ async fn a_certificate_that_is_not_trusted_ends_listen() {
 
 #[tokio::test]
 async fn a_self_signed_certificate_is_given_as_ca_cert() {
-    let fake = Fake::start(|_, _| Answer::json(200, STATUS)).await;
+    let fake = FakeServer::start(|_, _| Reply::json(200, STATUS)).await;
     let port = tls(&fake, SELF_SIGNED).await.port();
     let certificate = pem("self-signed.pem");
     let output = run(&format!("https://127.0.0.1:{port}"), &["status", "--ca-cert", &certificate], &[]).await;
@@ -74,7 +74,7 @@ async fn a_self_signed_certificate_is_given_as_ca_cert() {
 
 #[tokio::test]
 async fn proxy_variables_are_those_of_curl() {
-    let fake = Fake::start(|_, _| Answer::json(200, STATUS)).await;
+    let fake = FakeServer::start(|_, _| Reply::json(200, STATUS)).await;
     let (address, heads) = proxy(None).await;
     let url = format!("http://ada:hunter2@{address}");
     // Loopback needs no proxy, and HTTP_PROXY is for CGI programs.
@@ -87,6 +87,6 @@ async fn proxy_variables_are_those_of_curl() {
     assert!(output.status.code() == Some(5) && said.contains(&named) && !said.contains("hunter2"), "{said}");
     let output = run("https://proxy.example", &["status"], &[("HTTPS_PROXY", "ftp://u:hunter2@h")]).await;
     let said = talk(&output);
-    assert!(output.status.code() == Some(2) && said.contains("HTTPS_PROXY of the environment"), "{said}");
+    assert!(output.status.code() == Some(2) && said.contains("environment variable HTTPS_PROXY"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
 }

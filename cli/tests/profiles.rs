@@ -5,18 +5,18 @@ mod common;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Output};
 
-use common::{Answer, Fake, platform};
+use common::{FakeServer, Reply, platform};
 use tokio::process::Command;
 
 const STATUS: &str =
     r#"{"registration":null,"stored":1,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
 
 /// A server that knows any app.
-async fn server() -> Fake {
-    Fake::start(|request, own| {
+async fn server() -> FakeServer {
+    FakeServer::start(|request, own| {
         platform(request, own, 3600, || 1).unwrap_or_else(|| match &*request.line {
-            line if line.ends_with("/status") => Answer::json(200, STATUS),
-            _ => Answer::status(404),
+            line if line.ends_with("/status") => Reply::json(200, STATUS),
+            _ => Reply::status(404),
         })
     })
     .await
@@ -75,13 +75,13 @@ async fn a_login_is_checked_saved_for_ones_own_eyes_and_used() {
 }
 
 /// A server whose metadata names the token endpoint of another one.
-async fn server_of_platform(endpoint: String) -> Fake {
-    Fake::start(move |request, own| match &*request.line {
+async fn server_of_platform(endpoint: String) -> FakeServer {
+    FakeServer::start(move |request, own| match &*request.line {
         "GET /.well-known/oauth-authorization-server" => {
-            Answer::json(200, format!(r#"{{"issuer":"{own}","token_endpoint":"{endpoint}"}}"#))
+            Reply::json(200, format!(r#"{{"issuer":"{own}","token_endpoint":"{endpoint}"}}"#))
         }
-        line if line.ends_with("/status") => Answer::json(200, STATUS),
-        _ => Answer::status(404),
+        line if line.ends_with("/status") => Reply::json(200, STATUS),
+        _ => Reply::status(404),
     })
     .await
 }
@@ -136,7 +136,7 @@ async fn http_to_another_machine_must_be_allowed() {
     let refused = run(folder.path(), &status).await;
     assert_eq!(refused.status.code(), Some(2));
     assert!(
-        all(&refused).contains("--allow-http") && all(&refused).contains("in clear"),
+        all(&refused).contains("--allow-http") && all(&refused).contains("unencrypted"),
         "{}",
         all(&refused)
     );
@@ -240,7 +240,7 @@ async fn a_link_to_what_is_not_there_yet_stays_a_link() {
 #[tokio::test]
 async fn what_is_refused_or_broken_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
-    let refusing = Fake::start(|_, _| Answer::status(401)).await;
+    let refusing = FakeServer::start(|_, _| Reply::status(401)).await;
     assert_eq!(run(folder.path(), &login(&refusing.url, "bot")).await.status.code(), Some(3));
     assert!(!folder.path().join("profiles.toml").exists());
     assert_eq!(
@@ -295,8 +295,9 @@ async fn a_flag_counts_more_than_the_environment_and_that_more_than_a_profile() 
     assert!(named.contains("APPID of the environment counts more than profile default"), "{named}");
     assert!(!named.contains("SECRET of"), "the same one: {named}");
 
-    let token =
-        |fake: &Fake| fake.requests().pop().unwrap().header("authorization").unwrap_or_default().to_owned();
+    let token = |fake: &FakeServer| {
+        fake.requests().pop().unwrap().header("authorization").unwrap_or_default().to_owned()
+    };
     let mut command = wwproxy(folder.path(), &["status"]);
     command.env("WWPROXY_TOKEN", "environment").output().await.unwrap();
     assert_eq!(token(&fake), "Bearer environment");

@@ -1,11 +1,11 @@
-//! The way to the server: TLS with an authority of one's own, and HTTP proxies, over real ports.
+//! TLS with private certificate authorities, and proxies, over real ports.
 
 mod common;
 mod tls;
 
 use std::{env, error::Error as _, process::Command};
 
-use common::{Answer, Fake};
+use common::{FakeServer, Reply};
 use futures_util::{SinkExt, StreamExt};
 use tls::{AUTHORITY, EXPIRED, SELF_SIGNED, SERVER, proxy, serve, tls};
 use tokio::{
@@ -17,11 +17,11 @@ use wwproxy_sdk::{Client, Error, ErrorKind, HttpOptions, ListenOptions};
 
 const STATUS: &str = r#"{"registration":null,"stored":0,"leased":0,"dropped":0,"storedBytes":0,"oldestAgeMs":null,"clients":0}"#;
 
-/// A server that answers a status, and opens a websocket where it is asked for one.
-async fn fake() -> Fake {
-    Fake::start(|request, _| match request.header("upgrade") {
-        Some(_) => Answer::Upgrade(Some("wwproxy.v2")),
-        None => Answer::json(200, STATUS),
+/// A server that replies with a status, or opens a websocket.
+async fn fake() -> FakeServer {
+    FakeServer::start(|request, _| match request.header("upgrade") {
+        Some(_) => Reply::Upgrade(Some("wwproxy.v2")),
+        None => Reply::json(200, STATUS),
     })
     .await
 }
@@ -34,8 +34,8 @@ fn trusting() -> HttpOptions {
     HttpOptions::new().ca_certificates(AUTHORITY).unwrap()
 }
 
-/// An error with all its causes, as text.
-fn told(error: &Error) -> String {
+/// An error with all its sources, as text.
+fn with_sources(error: &Error) -> String {
     let mut text = format!("{error} {error:?}");
     let mut source = error.source();
     while let Some(cause) = source {
@@ -46,18 +46,19 @@ fn told(error: &Error) -> String {
 }
 
 #[tokio::test]
-async fn an_authority_of_ones_own_is_trusted_once_it_is_given() {
+async fn a_private_authority_is_trusted_only_if_configured() {
     let mut fake = fake().await;
     let port = tls(&fake, SERVER).await.port();
     let server = format!("https://127.0.0.1:{port}");
 
-    // Built in this way it works also where the system has no certificates.
-    let stranger = HttpOptions::new().no_proxy().client_builder().unwrap().build().unwrap();
-    let stranger = Client::builder(&server).app_id("bot").token("t").http_client(stranger).build().unwrap();
-    let error = stranger.status().await.unwrap_err();
+    // Built in this way because it also works on a system without certificates.
+    let untrusting = HttpOptions::new().no_proxy().client_builder().unwrap().build().unwrap();
+    let untrusting =
+        Client::builder(&server).app_id("bot").token("t").http_client(untrusting).build().unwrap();
+    let error = untrusting.status().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Untrusted);
     assert!(error.to_string().contains("certificate") && error.to_string().contains("--ca-cert"), "{error}");
-    assert!(told(&error).contains("UnknownIssuer"), "{error:?}");
+    assert!(with_sources(&error).contains("UnknownIssuer"), "{error:?}");
 
     let client = client(&server, trusting().no_proxy());
     client.status().await.unwrap();
@@ -68,29 +69,29 @@ async fn an_authority_of_ones_own_is_trusted_once_it_is_given() {
 }
 
 #[tokio::test]
-async fn a_trusted_authority_vouches_for_its_names_only() {
+async fn a_certificate_for_another_name_is_rejected() {
     let fake = fake().await;
     let port = tls(&fake, SERVER).await.port();
     let server = format!("https://localhost:{port}");
     let error = client(&server, trusting().no_proxy()).status().await.unwrap_err();
-    assert!(told(&error).contains("NotValidForName"), "{error:?}");
+    assert!(with_sources(&error).contains("NotValidForName"), "{error:?}");
     client(&server, HttpOptions::new().insecure(true).no_proxy()).status().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_is_trusted_once_it_is_given() {
+async fn a_self_signed_certificate_is_trusted_only_if_configured() {
     let fake = fake().await;
     let port = tls(&fake, SELF_SIGNED).await.port();
     let (right, wrong) = (format!("https://127.0.0.1:{port}"), format!("https://localhost:{port}"));
-    let given = || HttpOptions::new().ca_certificates(SELF_SIGNED).unwrap();
-    client(&right, given()).status().await.unwrap();
+    let pinned = || HttpOptions::new().ca_certificates(SELF_SIGNED).unwrap();
+    client(&right, pinned()).status().await.unwrap();
     for (server, http, says) in [
         (
             &right,
             trusting(),
             "its certificate is not trusted; check the address, or give this certificate or",
         ),
-        (&wrong, given(), "its certificate is for another name (127.0.0.1)"),
+        (&wrong, pinned(), "its certificate is for another name (127.0.0.1)"),
     ] {
         let error = client(server, http).status().await.unwrap_err();
         assert!(error.kind() == ErrorKind::Untrusted && error.to_string().contains(says), "{error}");
@@ -107,7 +108,7 @@ async fn a_self_signed_certificate_is_trusted_once_it_is_given() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_trusted_ends_a_subscription() {
+async fn an_untrusted_certificate_ends_a_subscription() {
     let fake = fake().await;
     let server = format!("https://{}", tls(&fake, SERVER).await);
     let http = HttpOptions::new().ca_certificates(SELF_SIGNED).unwrap();
@@ -117,19 +118,19 @@ async fn a_certificate_that_is_not_trusted_ends_a_subscription() {
 }
 
 #[tokio::test]
-async fn insecure_still_asks_for_proof_of_the_key() {
+async fn insecure_still_verifies_the_private_key() {
     let fake = fake().await;
     let server = format!("https://{}", tls(&fake, AUTHORITY).await);
     let error = client(&server, HttpOptions::new().insecure(true).no_proxy()).status().await.unwrap_err();
-    assert!(told(&error).contains("BadSignature"), "{error:?}");
+    assert!(with_sources(&error).contains("BadSignature"), "{error:?}");
     assert!(fake.requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_websocket_goes_through_the_proxy_that_was_given() {
+async fn a_websocket_uses_the_configured_proxy() {
     let mut fake = fake().await;
     let (address, heads) = proxy(Some(tls(&fake, SERVER).await)).await;
-    // The name is known nowhere: only through the proxy is there anything.
+    // The name does not resolve: the server is reachable only through the proxy.
     let http = trusting().proxy(&format!("http://ada:hunter%202@{address}")).unwrap();
     let mut events = client("https://proxy.example", http).listen(ListenOptions::new());
     let mut socket = fake.socket().await;
@@ -140,11 +141,11 @@ async fn a_websocket_goes_through_the_proxy_that_was_given() {
     assert!(heads[0].starts_with("CONNECT proxy.example:443 HTTP/1.1\r\n"), "{heads:?}");
     // "ada:hunter 2"
     assert!(heads[0].to_lowercase().contains("proxy-authorization: basic ywrhomh1bnrlciay\r\n"), "{heads:?}");
-    assert!(!heads[0].contains("Bearer"), "the proxy is not told the token");
+    assert!(!heads[0].contains("Bearer"), "the proxy does not get the token");
 }
 
 #[tokio::test]
-async fn a_websocket_over_http_is_not_sent_to_an_http_proxy() {
+async fn a_websocket_over_http_through_an_http_proxy_is_rejected() {
     let (address, heads) = proxy(None).await;
     let http = HttpOptions::new().proxy(&format!("http://ada:hunter2@{address}")).unwrap();
     let client = Client::builder("http://proxy.example").app_id("bot").token("t").allow_http(true).http(http);
@@ -156,11 +157,11 @@ async fn a_websocket_over_http_is_not_sent_to_an_http_proxy() {
 }
 
 #[tokio::test]
-async fn a_websocket_goes_through_a_socks_proxy() {
+async fn a_websocket_uses_a_socks_proxy() {
     let mut fake = fake().await;
     let target = tls(&fake, SERVER).await;
     let proxy = serve(move |mut client: TcpStream| async move {
-        // RFC 1928: a greeting without authentication, then the request with the host by its name.
+        // RFC 1928: a greeting without authentication, then a request with the host name.
         let mut greeting = [0; 3];
         client.read_exact(&mut greeting).await?;
         assert_eq!(greeting, [5, 1, 0]);
@@ -180,12 +181,12 @@ async fn a_websocket_goes_through_a_socks_proxy() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_is_said_without_its_password() {
+async fn a_proxy_that_requires_authentication_is_named_without_its_password() {
     let (address, heads) = proxy(None).await;
     let http = trusting().proxy(&format!("http://ada:hunter2@{address}")).unwrap();
     let error = client("https://proxy.example", http).status().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
-    let text = told(&error);
+    let text = with_sources(&error);
     let says = format!("the proxy asks for credentials (proxy http://{address});");
     assert!(error.to_string().contains(&says), "{error}");
     assert!(!text.contains("hunter2") && !text.contains("YWRhOmh1bnRlcjI"), "{text}");
@@ -193,30 +194,30 @@ async fn a_proxy_that_refuses_is_said_without_its_password() {
 }
 
 #[tokio::test]
-async fn the_environment_names_a_proxy_unless_the_program_does() {
+async fn configured_proxies_precede_those_of_the_environment() {
     let fake = fake().await;
     let direct = tls(&fake, SERVER).await;
-    let (named, heads) = proxy(Some(direct)).await;
+    let (working, heads) = proxy(Some(direct)).await;
     let (dead, unused) = proxy(None).await;
-    let (named, dead) = (format!("http://{named}"), format!("http://{dead}"));
+    let (working, dead) = (format!("http://{working}"), format!("http://{dead}"));
     let far = "https://proxy.example";
     let near = format!("https://{direct}");
-    // Server, what the program says, the environment, and whether the named proxy is used.
-    for (server, program, environment, used) in [
-        (far, "", vec![("HTTPS_PROXY", &*named)], true),
-        (far, "", vec![("https_proxy", &*named)], true),
-        (far, "", vec![("ALL_PROXY", &*named)], true),
-        (far, "", vec![("https_proxy", &*named), ("HTTPS_PROXY", &*dead)], true),
-        (far, "", vec![("https_proxy", ""), ("HTTPS_PROXY", &*named), ("HTTP_PROXY", &*dead)], true),
+    // Server, configured proxy, environment, and whether the working proxy is used.
+    for (server, configured, environment, used) in [
+        (far, "", vec![("HTTPS_PROXY", &*working)], true),
+        (far, "", vec![("https_proxy", &*working)], true),
+        (far, "", vec![("ALL_PROXY", &*working)], true),
+        (far, "", vec![("https_proxy", &*working), ("HTTPS_PROXY", &*dead)], true),
+        (far, "", vec![("https_proxy", ""), ("HTTPS_PROXY", &*working), ("HTTP_PROXY", &*dead)], true),
         (&*near, "", vec![("HTTPS_PROXY", &*dead), ("ALL_PROXY", &*dead)], false),
         (&*near, "", vec![("HTTPS_PROXY", &*dead), ("NO_PROXY", "127.0.0.1")], false),
         (&*near, "none", vec![("HTTPS_PROXY", &*dead)], false),
-        (far, &*named, vec![("HTTPS_PROXY", &*dead), ("NO_PROXY", "*")], true),
+        (far, &*working, vec![("HTTPS_PROXY", &*dead), ("NO_PROXY", "*")], true),
     ] {
-        let shown = format!("{server} {program} {environment:?}");
+        let shown = format!("{server} {configured} {environment:?}");
         let mut child = Command::new(env::current_exe().unwrap());
-        child.args(["--exact", "as_a_process_of_its_own", "--ignored"]).env_clear().envs(environment);
-        child.env("TEST_SERVER", server).env("TEST_PROXY", program);
+        child.args(["--exact", "request_in_a_child_process", "--ignored"]).env_clear().envs(environment);
+        child.env("TEST_SERVER", server).env("TEST_PROXY", configured);
         let output = tokio::task::spawn_blocking(move || child.output()).await.unwrap().unwrap();
         let stdout = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && stdout.contains("1 passed"), "{shown}: {stdout}");
@@ -226,8 +227,8 @@ async fn the_environment_names_a_proxy_unless_the_program_does() {
 }
 
 #[tokio::test]
-#[ignore = "started by another test, with an environment"]
-async fn as_a_process_of_its_own() {
+#[ignore = "started by another test as a process with its own environment"]
+async fn request_in_a_child_process() {
     let http = match &*env::var("TEST_PROXY").unwrap() {
         "" => trusting(),
         "none" => trusting().no_proxy(),

@@ -1,4 +1,4 @@
-//! Requests and tokens, against a fake proxy over a real port.
+//! Requests and tokens, against a fake server over a real port.
 
 mod common;
 
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Answer, Fake, Request, platform};
+use common::{FakeServer, Reply, Request, platform};
 use futures_util::future::join_all;
 use wwproxy_sdk::{AckRequest, Client, ErrorKind, LeaseOptions, Receipt, Secret};
 
@@ -19,23 +19,23 @@ const STATUS: &str = r#"{"registration":{"scheme":"watsonwork"},"stored":1,"leas
 const DISCOVERY: &str = "GET /.well-known/oauth-authorization-server";
 const TOKEN: &str = "POST /oauth/token";
 
-fn client(fake: &Fake) -> Client {
+fn client(fake: &FakeServer) -> Client {
     Client::builder(&fake.url).app_id("bot").app_secret("app-hunter2").build().unwrap()
 }
 
-/// A proxy whose platform gives tokens of this life, and which answers everything else with the closure.
-async fn proxy(expires_in: u64, answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Fake {
-    let given = AtomicUsize::new(0);
-    Fake::start(move |request, own| {
-        platform(request, own, expires_in, || given.fetch_add(1, Ordering::SeqCst) + 1)
-            .unwrap_or_else(|| answer(request))
+/// A server that issues tokens with this lifetime, and replies to other requests with the closure.
+async fn proxy(expires_in: u64, reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> FakeServer {
+    let issued = AtomicUsize::new(0);
+    FakeServer::start(move |request, own| {
+        platform(request, own, expires_in, || issued.fetch_add(1, Ordering::SeqCst) + 1)
+            .unwrap_or_else(|| reply(request))
     })
     .await
 }
 
 #[tokio::test]
-async fn a_token_is_discovered_fetched_once_and_sent() {
-    let fake = proxy(3600, |_| Answer::json(200, STATUS)).await;
+async fn concurrent_requests_share_one_token_fetch() {
+    let fake = proxy(3600, |_| Reply::json(200, STATUS)).await;
     let client = client(&fake);
     let all = join_all((0..20).map(|_| client.status())).await;
     assert!(all.iter().all(|status| status.as_ref().is_ok_and(|status| status.stored == 1)));
@@ -50,8 +50,8 @@ async fn a_token_is_discovered_fetched_once_and_sent() {
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_before_it_runs_out() {
-    let fake = proxy(3600, |_| Answer::json(200, STATUS)).await;
+async fn a_token_is_renewed_before_it_expires() {
+    let fake = proxy(3600, |_| Reply::json(200, STATUS)).await;
     let client = client(&fake);
     assert_eq!(client.token().await.unwrap().expose(), "token-1");
     tokio::time::pause();
@@ -65,14 +65,14 @@ async fn a_token_is_renewed_before_it_runs_out() {
 }
 
 #[tokio::test]
-async fn a_platform_that_is_down_does_not_harm_a_token_that_still_works() {
+async fn a_failed_renewal_keeps_a_token_that_is_still_valid() {
     let up = AtomicUsize::new(0);
-    let fake = Fake::start(move |request, own| {
+    let fake = FakeServer::start(move |request, own| {
         let first = || up.fetch_add(1, Ordering::SeqCst) == 0;
         if request.line == TOKEN && !first() {
-            return Answer::status(503);
+            return Reply::status(503);
         }
-        platform(request, own, 3600, || 1).unwrap_or_else(|| Answer::json(200, STATUS))
+        platform(request, own, 3600, || 1).unwrap_or_else(|| Reply::json(200, STATUS))
     })
     .await;
     let client = client(&fake);
@@ -89,10 +89,10 @@ async fn a_platform_that_is_down_does_not_harm_a_token_that_still_works() {
 }
 
 #[tokio::test]
-async fn a_401_is_answered_with_one_fresh_token_for_all() {
+async fn concurrent_401s_share_one_renewal() {
     let fake = proxy(3600, |request| match request.header("authorization") {
-        Some("Bearer token-1") => Answer::status(401),
-        _ => Answer::json(200, STATUS),
+        Some("Bearer token-1") => Reply::status(401),
+        _ => Reply::json(200, STATUS),
     })
     .await;
     let client = client(&fake);
@@ -102,10 +102,10 @@ async fn a_401_is_answered_with_one_fresh_token_for_all() {
 }
 
 #[tokio::test]
-async fn a_second_401_is_final() {
+async fn a_second_401_is_an_error() {
     let problem =
         r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"not\u001b[31m your app"}"#;
-    let fake = proxy(3600, move |_| Answer::json(401, problem)).await;
+    let fake = proxy(3600, move |_| Reply::json(401, problem)).await;
     let error = client(&fake).register(&Secret::new("hook-hunter2")).await.unwrap_err();
     assert_eq!((error.kind(), error.status()), (ErrorKind::Refused, Some(401)));
     assert_eq!(error.detail(), Some("not [31m your app"));
@@ -118,12 +118,12 @@ async fn a_second_401_is_final() {
 }
 
 #[tokio::test]
-async fn a_failing_platform_is_not_stormed() {
+async fn concurrent_requests_share_a_failed_token_fetch() {
     for (status, kind) in
         [(503, ErrorKind::Unavailable), (401, ErrorKind::Refused), (400, ErrorKind::Refused)]
     {
-        let fake = Fake::start(move |request, own| match request.line.as_str() {
-            TOKEN => Answer::Http(status, vec![("retry-after", "7".into())], String::new()),
+        let fake = FakeServer::start(move |request, own| match request.line.as_str() {
+            TOKEN => Reply::Http(status, vec![("retry-after", "7".into())], String::new()),
             _ => platform(request, own, 3600, || 1).unwrap(),
         })
         .await;
@@ -139,30 +139,30 @@ async fn a_failing_platform_is_not_stormed() {
 
 #[tokio::test]
 async fn redirects_are_not_followed() {
-    let other = Fake::start(|_, _| Answer::json(200, STATUS)).await;
+    let other = FakeServer::start(|_, _| Reply::json(200, STATUS)).await;
     let elsewhere = other.url.clone();
     let fake =
-        proxy(3600, move |_| Answer::Http(307, vec![("location", elsewhere.clone())], String::new())).await;
+        proxy(3600, move |_| Reply::Http(307, vec![("location", elsewhere.clone())], String::new())).await;
     assert_eq!(client(&fake).status().await.unwrap_err().kind(), ErrorKind::Protocol);
 
     let elsewhere = other.url.clone();
     let fake =
-        Fake::start(move |_, _| Answer::Http(302, vec![("location", elsewhere.clone())], String::new()))
+        FakeServer::start(move |_, _| Reply::Http(302, vec![("location", elsewhere.clone())], String::new()))
             .await;
     assert_eq!(client(&fake).status().await.unwrap_err().kind(), ErrorKind::Protocol);
     assert!(other.requests().is_empty());
 }
 
 #[tokio::test]
-async fn no_error_shows_a_secret() {
-    let cut = Fake::start(|_, _| Answer::Cut).await;
-    let liar = proxy(3600, |_| Answer::json(200, "hunter2")).await;
-    let weird = Fake::start(|request, own| {
+async fn errors_redact_secrets() {
+    let closing = FakeServer::start(|_, _| Reply::Close).await;
+    let invalid = proxy(3600, |_| Reply::json(200, "hunter2")).await;
+    let secret_in_url = FakeServer::start(|request, own| {
         let endpoint = format!(r#"{{"issuer":"{own}","token_endpoint":"{own}/oauth/token?key=hunter2"}}"#);
-        if request.line == DISCOVERY { Answer::json(200, endpoint) } else { Answer::Cut }
+        if request.line == DISCOVERY { Reply::json(200, endpoint) } else { Reply::Close }
     })
     .await;
-    for fake in [&cut, &liar, &weird] {
+    for fake in [&closing, &invalid, &secret_in_url] {
         let client = client(fake);
         let error = client.status().await.unwrap_err();
         let mut text = format!("{error} {error:?} {client:?}");
@@ -173,13 +173,13 @@ async fn no_error_shows_a_secret() {
         }
         assert!(!text.contains("hunter2") && !text.contains("aHVudGVy"), "{text}");
         let expected =
-            if std::ptr::eq(fake, &raw const liar) { ErrorKind::Protocol } else { ErrorKind::Unreachable };
+            if std::ptr::eq(fake, &raw const invalid) { ErrorKind::Protocol } else { ErrorKind::Unreachable };
         assert_eq!(error.kind(), expected, "{error:?}");
     }
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_is_said_with_its_cause() {
+async fn an_unreachable_server_is_reported_with_its_source() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -190,14 +190,15 @@ async fn what_cannot_be_reached_is_said_with_its_cause() {
 }
 
 #[tokio::test]
-async fn metadata_sends_no_secret_to_another_origin() {
+async fn metadata_with_another_origin_does_not_get_the_secret() {
     let elsewhere =
-        Fake::start(|request, own| platform(request, own, 3600, || 1).unwrap_or(Answer::status(404))).await;
+        FakeServer::start(|request, own| platform(request, own, 3600, || 1).unwrap_or(Reply::status(404)))
+            .await;
     let endpoint = format!("{}/oauth/token", elsewhere.url);
     let named = endpoint.clone();
-    let server = Fake::start(move |request, own| match request.line.as_str() {
-        DISCOVERY => Answer::json(200, format!(r#"{{"issuer":"{own}","token_endpoint":"{named}"}}"#)),
-        _ => Answer::json(200, STATUS),
+    let server = FakeServer::start(move |request, own| match request.line.as_str() {
+        DISCOVERY => Reply::json(200, format!(r#"{{"issuer":"{own}","token_endpoint":"{named}"}}"#)),
+        _ => Reply::json(200, STATUS),
     })
     .await;
     let builder = || Client::builder(&server.url).app_id("bot").app_secret("hunter2");
@@ -213,13 +214,13 @@ async fn metadata_sends_no_secret_to_another_origin() {
 }
 
 #[tokio::test]
-async fn metadata_of_another_server_is_refused() {
-    let server = Fake::start(|request, own| match request.line.as_str() {
-        DISCOVERY => Answer::json(
+async fn metadata_of_another_issuer_is_rejected() {
+    let server = FakeServer::start(|request, own| match request.line.as_str() {
+        DISCOVERY => Reply::json(
             200,
             format!(r#"{{"issuer":"http://internal:8080","token_endpoint":"{own}/oauth/token"}}"#),
         ),
-        _ => Answer::status(404),
+        _ => Reply::status(404),
     })
     .await;
     let error = client(&server).status().await.unwrap_err().to_string();
@@ -229,10 +230,10 @@ async fn metadata_of_another_server_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_endpoint_may_be_given() {
-    let fake = Fake::start(|request, own| match request.line.as_str() {
-        DISCOVERY => Answer::status(404),
-        _ => platform(request, own, 3600, || 1).unwrap_or_else(|| Answer::json(200, STATUS)),
+async fn a_configured_token_endpoint_replaces_discovery() {
+    let fake = FakeServer::start(|request, own| match request.line.as_str() {
+        DISCOVERY => Reply::status(404),
+        _ => platform(request, own, 3600, || 1).unwrap_or_else(|| Reply::json(200, STATUS)),
     })
     .await;
     assert_eq!(client(&fake).status().await.unwrap_err().kind(), ErrorKind::Protocol);
@@ -246,12 +247,12 @@ async fn events_keep_their_bytes_and_order() {
     let lease = r#"{"events":[{"id":"b","receipt":"r1","attempt":2,"receivedAt":"2018-10-03T09:46:40.123Z","headers":[["a","b"]],"data": {"n" : 1.50}
 }]}"#;
     let fake = proxy(3600, move |request| match request.line.as_str() {
-        "GET /webhooks/bot?max=3" => Answer::json(200, "{\"b\": {\"n\" : 1.50}\n,\"a\":[]}"),
-        "POST /webhooks/bot/lease" => Answer::json(200, lease),
-        "POST /webhooks/bot/ack" => Answer::json(200, r#"{"acked":1,"released":0,"stale":["x"]}"#),
-        "PUT /webhooks/bot" => Answer::status(201),
-        "DELETE /webhooks/bot" => Answer::status(200),
-        _ => Answer::status(404),
+        "GET /webhooks/bot?max=3" => Reply::json(200, "{\"b\": {\"n\" : 1.50}\n,\"a\":[]}"),
+        "POST /webhooks/bot/lease" => Reply::json(200, lease),
+        "POST /webhooks/bot/ack" => Reply::json(200, r#"{"acked":1,"released":0,"stale":["x"]}"#),
+        "PUT /webhooks/bot" => Reply::status(201),
+        "DELETE /webhooks/bot" => Reply::status(200),
+        _ => Reply::status(404),
     })
     .await;
     let client = client(&fake);
@@ -280,12 +281,12 @@ async fn events_keep_their_bytes_and_order() {
 }
 
 #[tokio::test]
-async fn receipts_beyond_a_thousand_go_out_in_further_requests() {
+async fn more_than_a_thousand_receipts_are_split_into_requests() {
     let fake = proxy(3600, |request| {
         let body: AckRequest = serde_json::from_str(&request.body).unwrap();
         let (acked, released) = (body.ack.len(), body.release.len());
         assert!(acked + released <= 1000, "{acked} and {released}");
-        Answer::json(
+        Reply::json(
             200,
             format!(r#"{{"acked":{acked},"released":{released},"stale":["{}"]}}"#, acked + released),
         )
@@ -298,13 +299,13 @@ async fn receipts_beyond_a_thousand_go_out_in_further_requests() {
     let sizes: Vec<_> = settled.stale.iter().map(Receipt::as_str).collect();
     assert_eq!(sizes, ["1000", "1000", "500", "1000", "1"]);
     let settled = client.settle(&AckRequest { ack: receipts(500), release: receipts(500) }).await.unwrap();
-    assert_eq!(settled.stale.len(), 1, "in one");
+    assert_eq!(settled.stale.len(), 1, "one request");
 }
 
 #[tokio::test]
-async fn an_answer_has_a_limit() {
+async fn the_size_of_a_response_is_limited() {
     let body = Arc::new(format!("{{\"a\":\"{}\"}}", "x".repeat(10_000)));
-    let fake = proxy(3600, move |_| Answer::json(200, &body)).await;
+    let fake = proxy(3600, move |_| Reply::json(200, &body)).await;
     let builder = Client::builder(&fake.url).app_id("bot").app_secret("s").max_response_bytes(9_000);
     let error = builder.build().unwrap().drain(None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol);

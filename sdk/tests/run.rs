@@ -1,4 +1,4 @@
-//! Handlers over real sockets, against a fake proxy.
+//! Handlers over real sockets, against a fake server.
 
 mod common;
 
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Answer, Fake, Socket, assert_reading_is_paused, assert_reading_resumed, platform};
+use common::{FakeServer, Reply, Socket, assert_reading_is_paused, assert_reading_resumed, platform};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::{Barrier, Notify};
 use tokio_tungstenite::tungstenite::Message;
@@ -20,18 +20,18 @@ use wwproxy_sdk::{Client, ErrorKind, ListenOptions};
 const HELLO: &str =
     r#"{"type":"hello","appId":"bot","window":64,"leaseMs":60000,"pingMs":20000,"idleMs":60000}"#;
 
-async fn proxy() -> Fake {
-    Fake::start(|request, own| {
-        platform(request, own, 3600, || 1).unwrap_or(Answer::Upgrade(Some("wwproxy.v2")))
+async fn proxy() -> FakeServer {
+    FakeServer::start(|request, own| {
+        platform(request, own, 3600, || 1).unwrap_or(Reply::Upgrade(Some("wwproxy.v2")))
     })
     .await
 }
 
-fn client(fake: &Fake) -> Client {
+fn client(fake: &FakeServer) -> Client {
     Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap()
 }
 
-async fn connected(fake: &mut Fake, ids: &[&str]) -> Socket {
+async fn connected(fake: &mut FakeServer, ids: &[&str]) -> Socket {
     let mut socket = fake.socket().await;
     socket.send(Message::text(HELLO)).await.unwrap();
     for id in ids {
@@ -46,7 +46,7 @@ async fn send(socket: &mut Socket, id: &str, attempt: u32) {
 }
 
 /// The next message of the client.
-async fn heard(socket: &mut Socket) -> String {
+async fn receive(socket: &mut Socket) -> String {
     match socket.next().await.unwrap().unwrap() {
         Message::Text(text) => text.to_string(),
         Message::Close(_) => "close".to_owned(),
@@ -54,11 +54,11 @@ async fn heard(socket: &mut Socket) -> String {
     }
 }
 
-/// What a server hears until the connection is closed.
-async fn until_closed(socket: &mut Socket) -> Vec<String> {
+/// The messages that the server receives until the client closes the connection.
+async fn receive_all(socket: &mut Socket) -> Vec<String> {
     let mut messages = Vec::new();
     loop {
-        match heard(socket).await {
+        match receive(socket).await {
             close if close == "close" => return messages,
             text => messages.push(text),
         }
@@ -70,7 +70,7 @@ fn ack(id: &str) -> String {
 }
 
 #[tokio::test]
-async fn events_are_handled_one_after_the_other_and_acknowledged() {
+async fn events_are_handled_one_at_a_time_and_acknowledged() {
     let mut fake = proxy().await;
     let handled = Mutex::new(Vec::new());
     let (running, most, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), Notify::new());
@@ -90,10 +90,10 @@ async fn events_are_handled_one_after_the_other_and_acknowledged() {
     let server = async {
         let mut socket = connected(&mut fake, &["a", "b", "c"]).await;
         for id in ["a", "b", "c"] {
-            assert_eq!(heard(&mut socket).await, ack(id));
+            assert_eq!(receive(&mut socket).await, ack(id));
         }
         stop.notify_one();
-        assert_eq!(heard(&mut socket).await, "close");
+        assert_eq!(receive(&mut socket).await, "close");
     };
     let (result, ()) = tokio::join!(run.into_future(), server);
     result.unwrap();
@@ -103,7 +103,7 @@ async fn events_are_handled_one_after_the_other_and_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_failed_event_is_handed_back_for_longer_each_time_and_a_panic_is_a_failure() {
+async fn failures_and_panics_are_nacked_with_exponential_backoff() {
     let mut fake = proxy().await;
     let stop = Notify::new();
     let run = client(&fake)
@@ -119,7 +119,7 @@ async fn a_failed_event_is_handed_back_for_longer_each_time_and_a_panic_is_a_fai
     let server = async {
         let mut socket = connected(&mut fake, &[]).await;
         let nack = |id: &str, ms: u32| format!(r#"{{"delay_ms":{ms},"id":"{id}","type":"event_nack"}}"#);
-        for (id, attempt, answer) in [
+        for (id, attempt, settlement) in [
             ("fails", 1, nack("fails", 1500)),
             ("panics-at-once", 1, nack("panics-at-once", 1500)),
             ("panics-later", 2, nack("panics-later", 3000)),
@@ -128,22 +128,22 @@ async fn a_failed_event_is_handed_back_for_longer_each_time_and_a_panic_is_a_fai
             ("works", 2, ack("works")),
         ] {
             send(&mut socket, id, attempt).await;
-            assert_eq!(heard(&mut socket).await, answer);
+            assert_eq!(receive(&mut socket).await, settlement);
         }
         stop.notify_one();
-        assert_eq!(heard(&mut socket).await, "close");
+        assert_eq!(receive(&mut socket).await, "close");
     };
     let (result, ()) = tokio::join!(run.into_future(), server);
     result.unwrap();
 }
 
 #[tokio::test]
-async fn so_many_are_handled_at_once_and_no_more_are_leased() {
+async fn the_concurrency_is_also_the_window() {
     let mut fake = proxy().await;
     let (together, stop) = (Barrier::new(3), Notify::new());
     let run = client(&fake)
         .run(|_| async {
-            // Passes only with three in progress.
+            // Returns only if three handlers wait.
             together.wait().await;
             Ok(())
         })
@@ -153,10 +153,10 @@ async fn so_many_are_handled_at_once_and_no_more_are_leased() {
         let mut socket = connected(&mut fake, &["a", "b", "c"]).await;
         let mut acked = String::new();
         while ["a", "b", "c"].iter().any(|id| !acked.contains(&format!("\"{id}\""))) {
-            acked += &heard(&mut socket).await;
+            acked += &receive(&mut socket).await;
         }
         stop.notify_one();
-        assert_eq!(heard(&mut socket).await, "close");
+        assert_eq!(receive(&mut socket).await, "close");
     };
     let (result, ()) = tokio::join!(run.into_future(), server);
     result.unwrap();
@@ -183,19 +183,19 @@ async fn events_that_wait_for_a_handler_count_as_prefetched() {
         socket.send(Message::text(text)).await.unwrap();
         assert_reading_is_paused(&mut socket).await;
         end.notify_one();
-        assert_eq!(heard(&mut socket).await, ack("a"));
+        assert_eq!(receive(&mut socket).await, ack("a"));
         assert_reading_resumed(&mut socket).await;
         end.notify_one();
-        assert_eq!(heard(&mut socket).await, ack("b"));
+        assert_eq!(receive(&mut socket).await, ack("b"));
         stop.notify_one();
-        assert_eq!(heard(&mut socket).await, "close");
+        assert_eq!(receive(&mut socket).await, "close");
     };
     let (result, ()) = tokio::join!(run.into_future(), server);
     result.unwrap();
 }
 
 #[tokio::test]
-async fn a_stop_lets_handlers_end_and_hands_the_rest_back() {
+async fn a_stop_finishes_running_handlers_and_starts_no_other() {
     let mut fake = proxy().await;
     let (begun, stop, end) = (Notify::new(), Notify::new(), Notify::new());
     let handled = Mutex::new(Vec::new());
@@ -212,36 +212,36 @@ async fn a_stop_lets_handlers_end_and_hands_the_rest_back() {
         .options(ListenOptions::new().window(8))
         .stop_on(async {
             stop.notified().await;
-            // In the same poll as the run sees the stop, so that nothing can come between.
+            // In the same poll in which the run sees the stop, so that nothing happens in between.
             end.notify_one();
         });
     let server = async {
         let mut socket = connected(&mut fake, &["a", "b"]).await;
         begun.notified().await;
         stop.notify_one();
-        assert_eq!(until_closed(&mut socket).await, [ack("a")]);
+        assert_eq!(receive_all(&mut socket).await, [ack("a")]);
     };
     let (result, ()) = tokio::join!(run.into_future(), server);
     result.unwrap();
     assert_eq!(*handled.lock().unwrap(), ["a"]);
 }
 
-/// Counts how often it was dropped.
-struct Counts<'a>(&'a AtomicUsize);
+/// Counts its drops.
+struct DropCounter<'a>(&'a AtomicUsize);
 
-impl Drop for Counts<'_> {
+impl Drop for DropCounter<'_> {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 #[tokio::test]
-async fn a_handler_that_does_not_end_is_dropped_after_the_grace() {
+async fn a_handler_is_dropped_after_the_grace_period() {
     let mut fake = proxy().await;
     let (begun, dropped) = (Notify::new(), AtomicUsize::new(0));
     let run = client(&fake)
         .run(|_| async {
-            let _counts = Counts(&dropped);
+            let _counter = DropCounter(&dropped);
             begun.notify_one();
             pending().await
         })
@@ -249,7 +249,7 @@ async fn a_handler_that_does_not_end_is_dropped_after_the_grace() {
         .stop_on(begun.notified());
     let server = async {
         let mut socket = connected(&mut fake, &["a"]).await;
-        assert_eq!(until_closed(&mut socket).await, <[String; 0]>::default());
+        assert_eq!(receive_all(&mut socket).await, <[String; 0]>::default());
     };
     let (result, ()) = tokio::join!(run.into_future(), server);
     result.unwrap();
@@ -257,7 +257,7 @@ async fn a_handler_that_does_not_end_is_dropped_after_the_grace() {
 }
 
 #[tokio::test]
-async fn dropping_a_run_ends_it_and_acknowledges_nothing() {
+async fn dropping_a_run_acknowledges_nothing() {
     let mut fake = proxy().await;
     let begun = Notify::new();
     let client = client(&fake);
@@ -273,11 +273,11 @@ async fn dropping_a_run_ends_it_and_acknowledges_nothing() {
             socket
         } => socket,
     };
-    assert_eq!(until_closed(&mut socket).await, <[String; 0]>::default());
+    assert_eq!(receive_all(&mut socket).await, <[String; 0]>::default());
 }
 
 #[tokio::test]
-async fn work_done_while_the_connection_was_away_is_not_done_again() {
+async fn a_redelivery_of_a_handled_event_is_acknowledged_without_the_handler() {
     let mut fake = proxy().await;
     let (begun, end, stop) = (Notify::new(), Notify::new(), Notify::new());
     let calls = AtomicUsize::new(0);
@@ -290,18 +290,18 @@ async fn work_done_while_the_connection_was_away_is_not_done_again() {
         })
         .stop_on(stop.notified());
     let server = async {
-        // Still being handled when it comes again.
+        // Redelivered while the handler runs.
         let first = connected(&mut fake, &["a"]).await;
         begun.notified().await;
         drop(first);
         let mut second = connected(&mut fake, &[]).await;
         send(&mut second, "a", 2).await;
-        second.send(Message::Ping("taken?".into())).await.unwrap();
+        second.send(Message::Ping("read?".into())).await.unwrap();
         assert!(matches!(second.next().await, Some(Ok(Message::Pong(_)))));
         end.notify_one();
-        assert_eq!(heard(&mut second).await, ack("a"));
+        assert_eq!(receive(&mut second).await, ack("a"));
 
-        // Handled before it comes again: the stop that ends the handler is seen while there is no connection.
+        // Redelivered after the handler has finished without a connection.
         send(&mut second, "b", 1).await;
         begun.notified().await;
         drop(second);
@@ -310,9 +310,9 @@ async fn work_done_while_the_connection_was_away_is_not_done_again() {
         tokio::task::yield_now().await;
         third.send(Message::text(HELLO)).await.unwrap();
         send(&mut third, "b", 2).await;
-        assert_eq!(heard(&mut third).await, ack("b"));
+        assert_eq!(receive(&mut third).await, ack("b"));
         stop.notify_one();
-        assert_eq!(heard(&mut third).await, "close");
+        assert_eq!(receive(&mut third).await, "close");
     };
     let (result, ()) = tokio::join!(run.into_future(), server);
     result.unwrap();
@@ -320,19 +320,20 @@ async fn work_done_while_the_connection_was_away_is_not_done_again() {
 }
 
 #[tokio::test]
-async fn what_no_retry_mends_ends_a_run() {
+async fn a_permanent_error_ends_a_run() {
     let fake =
-        Fake::start(|request, own| platform(request, own, 3600, || 1).unwrap_or(Answer::status(404))).await;
+        FakeServer::start(|request, own| platform(request, own, 3600, || 1).unwrap_or(Reply::status(404)))
+            .await;
     let run = client(&fake).run(|_| async { Ok(()) });
     assert_eq!(run.await.unwrap_err().kind(), ErrorKind::NotRegistered);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_may_be_a_task_of_its_own() {
+async fn a_run_can_be_spawned() {
     let mut fake = proxy().await;
     let run = tokio::spawn(client(&fake).run(|_| async { Ok(()) }).into_future());
     let mut socket = connected(&mut fake, &["a"]).await;
-    assert_eq!(heard(&mut socket).await, ack("a"));
+    assert_eq!(receive(&mut socket).await, ack("a"));
     run.abort();
-    assert_eq!(heard(&mut socket).await, "close");
+    assert_eq!(receive(&mut socket).await, "close");
 }

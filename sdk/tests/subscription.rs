@@ -1,4 +1,4 @@
-//! Subscriptions over real sockets, against a fake proxy that breaks in every way.
+//! Subscriptions over real sockets, against a fake server that fails in many ways.
 
 mod common;
 
@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Answer, Fake, Request, Socket, assert_reading_is_paused, assert_reading_resumed, platform};
+use common::{
+    FakeServer, Reply, Request, Socket, assert_reading_is_paused, assert_reading_resumed, platform,
+};
 use futures_util::{SinkExt, StreamExt, future::join_all};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
@@ -15,16 +17,16 @@ use wwproxy_sdk::{Client, Delivery, ErrorKind, ListenOptions, State, Subscriptio
 
 const V2: Option<&str> = Some("wwproxy.v2");
 
-fn listen(fake: &Fake, options: ListenOptions) -> Subscription {
+fn listen(fake: &FakeServer, options: ListenOptions) -> Subscription {
     Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap().listen(options)
 }
 
-/// A proxy that answers the n-th websocket handshake, from 0, with the closure.
-async fn proxy(answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Fake {
+/// A server that replies to the n-th websocket handshake, from 0, with the closure.
+async fn proxy(reply: impl Fn(usize, &Request) -> Reply + Send + Sync + 'static) -> FakeServer {
     let (tokens, handshakes) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    Fake::start(move |request, own| {
+    FakeServer::start(move |request, own| {
         platform(request, own, 3600, || tokens.fetch_add(1, Ordering::SeqCst) + 1)
-            .unwrap_or_else(|| answer(handshakes.fetch_add(1, Ordering::SeqCst), request))
+            .unwrap_or_else(|| reply(handshakes.fetch_add(1, Ordering::SeqCst), request))
     })
     .await
 }
@@ -44,11 +46,11 @@ async fn next_id(events: &mut Subscription) -> String {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_made_anew_and_nothing_is_lost() {
-    let mut fake = proxy(|_, _| Answer::Upgrade(V2)).await;
-    let (states, mut told) = mpsc::unbounded_channel();
+async fn unacknowledged_events_are_redelivered_after_a_reconnect() {
+    let mut fake = proxy(|_, _| Reply::Upgrade(V2)).await;
+    let (state_sender, mut states) = mpsc::unbounded_channel();
     let options = ListenOptions::new().window(4).on_state(move |state| {
-        let _ = states.send(state.clone());
+        let _ = state_sender.send(state.clone());
     });
     let mut events = listen(&fake, options);
     let mut first = fake.socket().await;
@@ -59,10 +61,10 @@ async fn a_lost_connection_is_made_anew_and_nothing_is_lost() {
     a.ack().await.unwrap();
     let b = events.next().await.unwrap().unwrap();
     drop(first);
-    assert!(matches!(told.recv().await, Some(State::Connected { v2: true, .. })));
-    assert!(matches!(told.recv().await, Some(State::Reconnecting { error, .. }) if error.is_transient()));
+    assert!(matches!(states.recv().await, Some(State::Connected { v2: true, .. })));
+    assert!(matches!(states.recv().await, Some(State::Reconnecting { error, .. }) if error.is_transient()));
     let mut second = fake.socket().await;
-    // Taken before the break but not acked, and read but not taken: both come again, once.
+    // Unacknowledged (b) and prefetched (c) events are each redelivered once.
     assert_eq!(b.ack().await.unwrap_err().kind(), ErrorKind::Disconnected);
     for id in ["b", "c", "d"] {
         send(&mut second, id).await;
@@ -79,7 +81,7 @@ async fn a_lost_connection_is_made_anew_and_nothing_is_lost() {
 
 #[tokio::test]
 async fn the_prefetch_is_limited_in_bytes() {
-    let mut fake = proxy(|_, _| Answer::Upgrade(V2)).await;
+    let mut fake = proxy(|_, _| Reply::Upgrade(V2)).await;
     let mut events = listen(&fake, ListenOptions::new().max_prefetch_bytes(64 * 1024));
     let mut socket = fake.socket().await;
     // Each of them exceeds the limit, and is read while no other is buffered.
@@ -95,33 +97,33 @@ async fn the_prefetch_is_limited_in_bytes() {
 }
 
 #[tokio::test]
-async fn connected_is_told_once_the_server_is_ready() {
-    for (subprotocol, greets) in [(V2, true), (None, false)] {
-        let mut fake = proxy(move |_, _| Answer::Upgrade(subprotocol)).await;
-        let (states, mut told) = mpsc::unbounded_channel();
+async fn connected_is_reported_once_when_the_server_is_ready() {
+    for (subprotocol, sends_hello) in [(V2, true), (None, false)] {
+        let mut fake = proxy(move |_, _| Reply::Upgrade(subprotocol)).await;
+        let (state_sender, mut states) = mpsc::unbounded_channel();
         let options = ListenOptions::new().on_state(move |state| {
-            let _ = states.send(state.clone());
+            let _ = state_sender.send(state.clone());
         });
         let _events = listen(&fake, options);
         let mut socket = fake.socket().await;
-        // Its answer shows that the handshake is behind the client.
+        // The pong shows that the client has completed the handshake.
         socket.send(Message::Ping("here?".into())).await.unwrap();
         assert!(matches!(socket.next().await, Some(Ok(Message::Pong(_)))));
-        if greets {
-            assert!(told.try_recv().is_err(), "told before the server said hello");
+        if sends_hello {
+            assert!(states.try_recv().is_err(), "reported before the hello");
             hello(&mut socket).await;
         }
-        assert!(matches!(told.recv().await, Some(State::Connected { v2, .. }) if v2 == greets));
+        assert!(matches!(states.recv().await, Some(State::Connected { v2, .. }) if v2 == sends_hello));
         hello(&mut socket).await;
         socket.send(Message::Ping("still?".into())).await.unwrap();
         assert!(matches!(socket.next().await, Some(Ok(Message::Pong(_)))));
-        assert!(told.try_recv().is_err(), "told once");
+        assert!(states.try_recv().is_err(), "reported twice");
     }
 }
 
 #[tokio::test]
-async fn the_time_limit_of_requests_ends_no_websocket() {
-    let mut fake = proxy(|_, _| Answer::Upgrade(V2)).await;
+async fn the_request_timeout_does_not_end_a_websocket() {
+    let mut fake = proxy(|_, _| Reply::Upgrade(V2)).await;
     let mut events = listen(&fake, ListenOptions::new());
     let mut socket = fake.socket().await;
     send(&mut socket, "a").await;
@@ -135,21 +137,21 @@ async fn the_time_limit_of_requests_ends_no_websocket() {
 }
 
 #[tokio::test]
-async fn what_may_pass_is_tried_again() {
-    let trouble = |n| match n {
-        0 => Answer::Cut,
-        1 => Answer::status(502),
-        2 => Answer::Http(503, vec![("retry-after", "0".into())], String::new()),
-        3 => Answer::status(401), // mended with a fresh token, at once
-        4 => Answer::status(429),
-        _ => Answer::Upgrade(None),
+async fn transient_errors_are_retried() {
+    let reply = |n| match n {
+        0 => Reply::Close,
+        1 => Reply::status(502),
+        2 => Reply::Http(503, vec![("retry-after", "0".into())], String::new()),
+        3 => Reply::status(401), // retried at once with a fresh token
+        4 => Reply::status(429),
+        _ => Reply::Upgrade(None),
     };
-    let mut fake = proxy(move |n, _| trouble(n)).await;
-    let (states, mut told) = mpsc::unbounded_channel();
+    let mut fake = proxy(move |n, _| reply(n)).await;
+    let (state_sender, mut states) = mpsc::unbounded_channel();
     let mut events = listen(
         &fake,
         ListenOptions::new().on_state(move |state| {
-            let _ = states.send(match state {
+            let _ = state_sender.send(match state {
                 State::Reconnecting { error, .. } => format!("{:?}", error.kind()),
                 _ => "Connected".into(),
             });
@@ -160,28 +162,28 @@ async fn what_may_pass_is_tried_again() {
     assert_eq!(next_id(&mut events).await, "a");
     let mut kinds = Vec::new();
     for _ in 0..5 {
-        kinds.push(told.recv().await.unwrap());
+        kinds.push(states.recv().await.unwrap());
     }
     assert_eq!(kinds, ["Unreachable", "Unavailable", "Unavailable", "Unavailable", "Connected"]);
 }
 
 #[tokio::test]
-async fn what_no_retry_mends_ends_the_stream() {
+async fn a_permanent_error_ends_the_stream() {
     let cases = [
-        (Answer::status(401), ErrorKind::Refused, 2),
-        (Answer::status(403), ErrorKind::Refused, 1),
-        (Answer::status(404), ErrorKind::NotRegistered, 1),
-        (Answer::status(400), ErrorKind::InvalidRequest, 1),
-        // The upgrade was lost on the way: each try would be a poll, which takes events.
-        (Answer::json(200, "{}"), ErrorKind::Protocol, 1),
+        (Reply::status(401), ErrorKind::Refused, 2),
+        (Reply::status(403), ErrorKind::Refused, 1),
+        (Reply::status(404), ErrorKind::NotRegistered, 1),
+        (Reply::status(400), ErrorKind::InvalidRequest, 1),
+        // An intermediary removed the upgrade: a retry would be a poll, which deletes events.
+        (Reply::json(200, "{}"), ErrorKind::Protocol, 1),
         (
-            Answer::Http(302, vec![("location", "http://127.0.0.1:1/".into())], String::new()),
+            Reply::Http(302, vec![("location", "http://127.0.0.1:1/".into())], String::new()),
             ErrorKind::Protocol,
             1,
         ),
-        (Answer::Upgrade(Some("chat")), ErrorKind::Protocol, 1),
+        (Reply::Upgrade(Some("chat")), ErrorKind::Protocol, 1),
         (
-            Answer::Http(
+            Reply::Http(
                 101,
                 vec![("upgrade", "websocket".into()), ("sec-websocket-accept", "x".into())],
                 String::new(),
@@ -190,9 +192,9 @@ async fn what_no_retry_mends_ends_the_stream() {
             1,
         ),
     ];
-    for (answer, kind, handshakes) in cases {
-        let shown = format!("{answer:?}");
-        let fake = proxy(move |_, _| answer.clone()).await;
+    for (reply, kind, handshakes) in cases {
+        let shown = format!("{reply:?}");
+        let fake = proxy(move |_, _| reply.clone()).await;
         let mut events = listen(&fake, ListenOptions::new());
         assert_eq!(events.next().await.unwrap().unwrap_err().kind(), kind, "{shown}");
         assert!(events.next().await.is_none());
@@ -201,10 +203,10 @@ async fn what_no_retry_mends_ends_the_stream() {
 }
 
 #[tokio::test]
-async fn refused_app_credentials_end_the_stream_at_once() {
-    let fake = Fake::start(|request, own| match request.line.as_str() {
+async fn refused_credentials_end_the_stream() {
+    let fake = FakeServer::start(|request, own| match request.line.as_str() {
         "POST /oauth/token" => {
-            Answer::json(401, r#"{"error":"invalid_client","error_description":"no such app"}"#)
+            Reply::json(401, r#"{"error":"invalid_client","error_description":"no such app"}"#)
         }
         _ => platform(request, own, 1, || 1).unwrap(),
     })
@@ -215,9 +217,9 @@ async fn refused_app_credentials_end_the_stream_at_once() {
 }
 
 #[tokio::test]
-async fn many_events_come_in_order_and_are_acked_in_few_messages() {
+async fn events_keep_their_order_and_acks_are_batched() {
     const EVENTS: usize = 2000;
-    let mut fake = proxy(|_, _| Answer::Upgrade(V2)).await;
+    let mut fake = proxy(|_, _| Reply::Upgrade(V2)).await;
     let mut events = listen(&fake, ListenOptions::new());
     let (mut sink, mut stream) = fake.socket().await.split();
     let sender = async {
@@ -255,27 +257,28 @@ async fn many_events_come_in_order_and_are_acked_in_few_messages() {
 }
 
 #[tokio::test]
-async fn dropping_a_subscription_says_goodbye_at_every_stage() {
-    let mut fake = proxy(|_, _| Answer::Upgrade(V2)).await;
-    let (states, mut told) = mpsc::unbounded_channel();
+async fn closing_a_subscription_closes_the_connection_and_interrupts_a_backoff() {
+    let mut fake = proxy(|_, _| Reply::Upgrade(V2)).await;
+    let (state_sender, mut states) = mpsc::unbounded_channel();
     let options = ListenOptions::new().on_state(move |state| {
-        let _ = states.send(state.clone());
+        let _ = state_sender.send(state.clone());
     });
     let events = listen(&fake, options);
     let mut socket = fake.socket().await;
     hello(&mut socket).await;
-    assert!(matches!(told.recv().await, Some(State::Connected { .. })));
+    assert!(matches!(states.recv().await, Some(State::Connected { .. })));
     drop(events);
     assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
 
-    // While it waits for the next try, which may be half a minute away, closing does not take so long.
-    let fake = Fake::start(|_, _| Answer::Http(503, vec![("retry-after", "60".into())], String::new())).await;
-    let (states, mut told) = mpsc::unbounded_channel();
+    // Closing during a backoff does not wait for its end.
+    let fake =
+        FakeServer::start(|_, _| Reply::Http(503, vec![("retry-after", "60".into())], String::new())).await;
+    let (state_sender, mut states) = mpsc::unbounded_channel();
     let options = ListenOptions::new().on_state(move |state| {
-        let _ = states.send(state.clone());
+        let _ = state_sender.send(state.clone());
     });
     let events = listen(&fake, options);
-    let Some(State::Reconnecting { delay, .. }) = told.recv().await else { panic!("not reconnecting") };
+    let Some(State::Reconnecting { delay, .. }) = states.recv().await else { panic!("not reconnecting") };
     assert!(delay >= Duration::from_secs(60), "{delay:?}");
     tokio::time::timeout(Duration::from_secs(10), events.close()).await.unwrap();
 }

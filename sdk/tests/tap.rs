@@ -1,8 +1,8 @@
-//! Taps over real sockets, against a fake proxy.
+//! Taps over real sockets, against a fake server.
 
 mod common;
 
-use common::{Answer, Fake, Socket, assert_reading_is_paused, assert_reading_resumed, platform};
+use common::{FakeServer, Reply, Socket, assert_reading_is_paused, assert_reading_resumed, platform};
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 use wwproxy_sdk::{Client, ErrorKind, ListenOptions, Tap, TapItem};
@@ -13,23 +13,23 @@ const OLD_HELLO: &str =
     r#"{"type":"hello","appId":"bot","window":64,"leaseMs":60000,"pingMs":20000,"idleMs":60000}"#;
 const EVENT: &str = r#"{"type":"event","id":"a","attempt":0,"headers":[],"data": {"n" : 1}}"#;
 
-async fn proxy(subprotocol: Option<&'static str>) -> Fake {
-    Fake::start(move |request, own| {
-        platform(request, own, 3600, || 1).unwrap_or(Answer::Upgrade(subprotocol))
+async fn proxy(subprotocol: Option<&'static str>) -> FakeServer {
+    FakeServer::start(move |request, own| {
+        platform(request, own, 3600, || 1).unwrap_or(Reply::Upgrade(subprotocol))
     })
     .await
 }
 
-fn tap(fake: &Fake) -> Tap {
+fn tap(fake: &FakeServer) -> Tap {
     Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap().tap(ListenOptions::new())
 }
 
-async fn say(socket: &mut Socket, text: &str) {
+async fn send(socket: &mut Socket, text: &str) {
     socket.send(Message::text(text)).await.unwrap();
 }
 
-/// What the server hears until the client is gone.
-async fn heard(mut socket: Socket) -> Vec<Message> {
+/// The messages that the server receives until the client closes the connection.
+async fn receive_all(mut socket: Socket) -> Vec<Message> {
     let mut messages = Vec::new();
     while let Some(Ok(message)) = socket.next().await {
         messages.push(message);
@@ -43,7 +43,7 @@ async fn a_tap_shows_events_and_gaps_and_acknowledges_nothing() {
     let mut tap = tap(&fake);
     let mut socket = fake.socket().await;
     for text in [HELLO, EVENT, r#"{"type":"gap","missed":7}"#, EVENT] {
-        say(&mut socket, text).await;
+        send(&mut socket, text).await;
     }
     for n in 0..3 {
         match tap.next().await.unwrap().unwrap() {
@@ -54,8 +54,8 @@ async fn a_tap_shows_events_and_gaps_and_acknowledges_nothing() {
             gap => assert!(n == 1 && matches!(gap, TapItem::Gap { missed: Some(7), .. }), "{gap:?}"),
         }
     }
-    let ((), heard) = tokio::join!(tap.close(), heard(socket));
-    assert!(matches!(heard[..], [Message::Close(_)]), "{heard:?}");
+    let ((), received) = tokio::join!(tap.close(), receive_all(socket));
+    assert!(matches!(received[..], [Message::Close(_)]), "{received:?}");
     assert_eq!(fake.count("GET /webhooks/bot?tap=1"), 1);
 }
 
@@ -66,9 +66,9 @@ async fn the_prefetch_is_limited_in_bytes() {
     let client = Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap();
     let mut tap = client.tap(options);
     let mut socket = fake.socket().await;
-    say(&mut socket, HELLO).await;
+    send(&mut socket, HELLO).await;
     let body = "x".repeat(64 * 1024);
-    say(&mut socket, &format!(r#"{{"type":"event","id":"a","attempt":0,"headers":[],"data":["{body}"]}}"#))
+    send(&mut socket, &format!(r#"{{"type":"event","id":"a","attempt":0,"headers":[],"data":["{body}"]}}"#))
         .await;
     assert_reading_is_paused(&mut socket).await;
     assert!(matches!(tap.next().await, Some(Ok(TapItem::Event(_)))));
@@ -76,43 +76,43 @@ async fn the_prefetch_is_limited_in_bytes() {
 }
 
 #[tokio::test]
-async fn what_came_while_the_connection_was_away_is_a_gap() {
+async fn a_reconnect_reports_a_gap() {
     let mut fake = proxy(Some("wwproxy.v2")).await;
     let mut tap = tap(&fake);
-    // Lost before the server was ready: nothing was promised yet.
+    // A connection that is lost before the server is ready has no gap.
     drop(fake.socket().await);
     let mut socket = fake.socket().await;
-    say(&mut socket, HELLO).await;
-    say(&mut socket, EVENT).await;
+    send(&mut socket, HELLO).await;
+    send(&mut socket, EVENT).await;
     assert!(matches!(tap.next().await, Some(Ok(TapItem::Event(_)))));
     drop(socket);
     let mut socket = fake.socket().await;
-    say(&mut socket, HELLO).await;
-    say(&mut socket, EVENT).await;
+    send(&mut socket, HELLO).await;
+    send(&mut socket, EVENT).await;
     assert!(matches!(tap.next().await, Some(Ok(TapItem::Gap { missed: None, .. }))));
     assert!(matches!(tap.next().await, Some(Ok(TapItem::Event(_)))));
 }
 
 #[tokio::test]
-async fn a_server_that_knows_no_taps_shows_nothing_and_ends_it() {
+async fn a_server_without_taps_ends_the_tap() {
     let v2 = Some("wwproxy.v2");
     let legacy_event = r#"{"type":"event","id":"a","data":{}}"#;
-    for (subprotocol, says) in
+    for (subprotocol, messages) in
         [(v2, [OLD_HELLO, EVENT]), (v2, [EVENT, HELLO]), (None, [legacy_event, legacy_event])]
     {
         let mut fake = proxy(subprotocol).await;
         let mut tap = tap(&fake);
         let mut socket = fake.socket().await;
-        for text in says {
-            // The client may be gone before the second.
+        for text in messages {
+            // The client may have closed the connection before the second.
             let _ = socket.send(Message::text(text)).await;
         }
         let error = tap.next().await.unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol);
         assert!(error.to_string().contains("too old"), "{error}");
         assert!(tap.next().await.is_none());
-        let heard = heard(socket).await;
-        assert!(heard.iter().all(Message::is_close), "{heard:?}");
+        let received = receive_all(socket).await;
+        assert!(received.iter().all(Message::is_close), "{received:?}");
         assert_eq!(fake.count("GET /webhooks/bot?tap=1"), 1);
     }
 }

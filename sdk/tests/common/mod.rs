@@ -1,5 +1,4 @@
-//! A proxy that the test plays: HTTP/1.1 on port 0, one request a connection, answers from a closure,
-//! websockets handed to the test.
+//! A fake server: HTTP/1.1 on port 0, one request per connection, replies from a closure. The test gets the websockets.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
@@ -20,7 +19,7 @@ use tokio_tungstenite::{
     tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
 };
 
-/// One request as it came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     /// Method and target, such as `GET /webhooks/bot`.
@@ -35,17 +34,17 @@ impl Request {
     }
 }
 
-/// What the fake answers.
+/// The reply to a request.
 #[derive(Debug, Clone)]
-pub(crate) enum Answer {
+pub(crate) enum Reply {
     Http(u16, Vec<(&'static str, String)>, String),
     /// A websocket with this subprotocol.
     Upgrade(Option<&'static str>),
-    /// The connection is cut.
-    Cut,
+    /// Closes the connection without a response.
+    Close,
 }
 
-impl Answer {
+impl Reply {
     pub(crate) fn status(status: u16) -> Self {
         Self::Http(status, Vec::new(), String::new())
     }
@@ -57,39 +56,39 @@ impl Answer {
 
 pub(crate) type Socket = WebSocketStream<TcpStream>;
 
-/// The running fake. It stops with the test's runtime.
-pub(crate) struct Fake {
+/// The running server. It stops with the test's runtime.
+pub(crate) struct FakeServer {
     pub(crate) url: String,
     requests: Arc<Mutex<Vec<Request>>>,
     pub(crate) sockets: mpsc::UnboundedReceiver<Socket>,
 }
 
-impl Fake {
-    /// Starts it. The closure sees each request and its own address.
-    pub(crate) async fn start(answer: impl Fn(&Request, &str) -> Answer + Send + Sync + 'static) -> Self {
+impl FakeServer {
+    /// Starts the server. The closure gets each request and the server's own address.
+    pub(crate) async fn start(reply: impl Fn(&Request, &str) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::<Mutex<Vec<Request>>>::default();
         let (sender, sockets) = mpsc::unbounded_channel();
-        let (answer, log, own) = (Arc::new(answer), requests.clone(), url.clone());
+        let (reply, log, own) = (Arc::new(reply), requests.clone(), url.clone());
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (answer, log, own, sender) = (answer.clone(), log.clone(), own.clone(), sender.clone());
+                let (reply, log, own, sender) = (reply.clone(), log.clone(), own.clone(), sender.clone());
                 tokio::spawn(async move {
                     let mut stream = stream;
                     let Some(request) = read(&mut stream).await else { return };
                     log.lock().unwrap().push(request.clone());
-                    let answer = answer(&request, &own);
-                    // A client that is gone meanwhile is the test's business.
-                    let _ = write(stream, &request, answer, &sender).await;
+                    let reply = reply(&request, &own);
+                    // The client has closed the connection; ignore.
+                    let _ = write(stream, &request, reply, &sender).await;
                 });
             }
         });
         Self { url, requests, sockets }
     }
 
-    /// How many requests had this method and target.
+    /// The number of requests with this method and target.
     pub(crate) fn count(&self, line: &str) -> usize {
         self.requests.lock().unwrap().iter().filter(|request| request.line == line).count()
     }
@@ -98,7 +97,7 @@ impl Fake {
         self.requests.lock().unwrap().clone()
     }
 
-    /// The next websocket that a client opened.
+    /// The next websocket that a client opens.
     pub(crate) async fn socket(&mut self) -> Socket {
         self.sockets.recv().await.unwrap()
     }
@@ -117,20 +116,20 @@ pub(crate) async fn assert_reading_resumed(socket: &mut Socket) {
     assert!(matches!(message, Some(Ok(Message::Pong(_)))), "{message:?}");
 }
 
-/// Discovery and tokens: `token-1` and so on, counted by the caller. `None` for any other request.
+/// Replies to metadata and token requests, with `token-N` for the next N. `None` for other requests.
 pub(crate) fn platform(
     request: &Request,
     own: &str,
     expires_in: u64,
     next: impl FnOnce() -> usize,
-) -> Option<Answer> {
+) -> Option<Reply> {
     match request.line.as_str() {
         "GET /.well-known/oauth-authorization-server" => {
-            Some(Answer::json(200, format!(r#"{{"issuer":"{own}","token_endpoint":"{own}/oauth/token"}}"#)))
+            Some(Reply::json(200, format!(r#"{{"issuer":"{own}","token_endpoint":"{own}/oauth/token"}}"#)))
         }
         "POST /oauth/token" => {
             let token = format!(r#""access_token":"token-{}","token_type":"bearer""#, next());
-            Some(Answer::json(200, format!(r#"{{{token},"expires_in":{expires_in}}}"#)))
+            Some(Reply::json(200, format!(r#"{{{token},"expires_in":{expires_in}}}"#)))
         }
         _ => None,
     }
@@ -167,13 +166,13 @@ async fn read(stream: &mut TcpStream) -> Option<Request> {
 async fn write(
     mut stream: TcpStream,
     request: &Request,
-    answer: Answer,
+    reply: Reply,
     sockets: &mpsc::UnboundedSender<Socket>,
 ) -> std::io::Result<()> {
-    let (status, mut headers, body) = match answer {
-        Answer::Cut => return Ok(()),
-        Answer::Http(status, headers, body) => (status, headers, body),
-        Answer::Upgrade(protocol) => {
+    let (status, mut headers, body) = match reply {
+        Reply::Close => return Ok(()),
+        Reply::Http(status, headers, body) => (status, headers, body),
+        Reply::Upgrade(protocol) => {
             let accept = derive_accept_key(request.header("sec-websocket-key").unwrap_or("").as_bytes());
             let mut headers = vec![("upgrade", "websocket".into()), ("sec-websocket-accept", accept)];
             headers.extend(protocol.map(|protocol| ("sec-websocket-protocol", protocol.to_owned())));

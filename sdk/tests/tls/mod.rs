@@ -1,4 +1,4 @@
-//! TLS in front of a fake server, and HTTP proxies.
+//! A TLS terminator in front of a fake server, and an HTTP proxy.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::common::Fake;
+use crate::common::FakeServer;
 
 // Made by tests/tls/make.
 pub(crate) const AUTHORITY: &str = include_str!("authority.pem");
@@ -28,16 +28,16 @@ const SERVER_KEY: &str = include_str!("server-key.pem");
 pub(crate) const SELF_SIGNED: &str = include_str!("self-signed.pem");
 pub(crate) const EXPIRED: &str = include_str!("expired.pem");
 
-/// TLS in front of the fake, with this certificate and the server's key.
-pub(crate) async fn tls(fake: &Fake, certificate: &str) -> SocketAddr {
+/// Terminates TLS in front of the server, with this certificate and the server's key.
+pub(crate) async fn tls(fake: &FakeServer, certificate: &str) -> SocketAddr {
     tls_with_alpn(fake, certificate, &[]).await
 }
 
-/// The same, which speaks only these protocols.
-pub(crate) async fn tls_with_alpn(fake: &Fake, certificate: &str, alpn: &[&str]) -> SocketAddr {
+/// Like [`tls`], with these ALPN protocols.
+pub(crate) async fn tls_with_alpn(fake: &FakeServer, certificate: &str, alpn: &[&str]) -> SocketAddr {
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
     let key = any_ecdsa_type(&PrivateKeyDer::from_pem_slice(SERVER_KEY.as_bytes()).unwrap()).unwrap();
-    // Not checked to belong together, as a server's own configuration would be.
+    // Unlike `with_single_cert` this does not check that key and certificate match.
     let pair = SingleCertAndKey::from(CertifiedKey::new(vec![certificate], key));
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -57,7 +57,7 @@ pub(crate) async fn tls_with_alpn(fake: &Fake, certificate: &str, alpn: &[&str])
     .await
 }
 
-/// An HTTP proxy: takes `CONNECT` for whatever host, and leads to `target` or refuses. Remembers the heads of requests.
+/// An HTTP proxy: tunnels a `CONNECT` to any host to `target`, or requires authentication. Returns the heads of requests.
 pub(crate) async fn proxy(target: Option<SocketAddr>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let heads = Arc::<Mutex<Vec<String>>>::default();
     let log = heads.clone();
@@ -81,7 +81,7 @@ pub(crate) async fn proxy(target: Option<SocketAddr>) -> (SocketAddr, Arc<Mutex<
     (address, heads)
 }
 
-/// Accepts for ever. A connection that breaks is the client's to notice.
+/// Accepts connections forever. Errors of a connection are ignored; the client notices them.
 pub(crate) async fn serve<F>(handle: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> SocketAddr
 where
     F: Future<Output = std::io::Result<()>> + Send + 'static,
