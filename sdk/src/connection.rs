@@ -44,8 +44,7 @@ const MAX_ACK_BATCH: usize = 256;
 const MAX_PONG_BYTES: usize = 16 * 1024;
 /// The header and mask of a frame, in bytes.
 const FRAME_OVERHEAD: usize = 6;
-
-/// A connection of this age was stable, even if it delivered no event.
+/// A connection that lasted this long was stable, even if it delivered no event.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// Converts the messages of one connection to the items of a stream. A transient error ends the connection; any other error also
@@ -170,7 +169,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
                     Io::Flushed(result) => self.handle_flushed(result),
                     Io::Received(message) => self.receive(message).await,
                 },
-                () = sleep_until(self.heartbeat.next_deadline(reading, self.flushing)) => self.handle_deadline(reading),
+                () = sleep_until(self.heartbeat.next_deadline(reading, self.flushing)) => {
+                    self.handle_deadline(reading)
+                }
             };
             if let Err(error) = step {
                 break error;
@@ -276,7 +277,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             }
         };
         if let Some(item) = item {
-            let slot = self.slot.take().expect("nothing is read without a slot");
+            let slot = self.slot.take().expect("messages are read only with a slot");
             slot.send(item, text.len());
         }
         Ok(())

@@ -109,7 +109,7 @@ impl ListenOptions {
     }
 
     /// The idle timeout: a connection on which nothing is received for this time is replaced. 60 s by default, at least 3 s.
-    /// Pings are sent three times as often.
+    /// A ping is sent after a third of it, or after 20 s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout.max(MIN_IDLE_TIMEOUT);
         self

@@ -148,7 +148,7 @@ where
             Some((id, result)) = handling.next() => {
                 settling.extend(dispatcher.finish(&id, result).map(Settlement::send));
             }
-            Some(unsent) = settling.next() => dispatcher.remember_unacked(unsent),
+            Some(unacked) = settling.next() => dispatcher.remember_unacked(unacked),
             event = events.next_prefetched(), if dispatcher.queue.len() < window => match event {
                 Some(Ok(event)) => settling.extend(dispatcher.enqueue(event).map(Settlement::send)),
                 Some(Err(error)) => break Err(error),
@@ -166,7 +166,7 @@ where
                 Some((id, result)) = handling.next() => {
                     settling.extend(dispatcher.finish(&id, result).map(Settlement::send));
                 }
-                Some(unsent) = settling.next() => dispatcher.remember_unacked(unsent),
+                Some(unacked) = settling.next() => dispatcher.remember_unacked(unacked),
                 // After a reconnect the redeliveries of handled events can still be acknowledged.
                 Some(Ok(event)) = events.next_prefetched() => {
                     settling.extend(dispatcher.enqueue(event).map(Settlement::send));

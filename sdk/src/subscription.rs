@@ -25,9 +25,11 @@ use crate::{
 /// The event stream of an app, over a websocket that reconnects automatically.
 ///
 /// Transient errors (the network, a server that restarts or is busy) are retried forever, with exponential backoff and jitter.
-/// A permanent error (refused credentials, an unknown app, a wrong address) is the last item of the stream. At most a [window](ListenOptions::window) of events and
-/// [`max_prefetch_bytes`](ListenOptions::max_prefetch_bytes) are read ahead of the consumer: a slow consumer slows the
-/// server down (backpressure) and loses no events. Events that were prefetched when their connection broke are skipped, because they are redelivered.
+/// A permanent error (refused credentials, an unknown app, a wrong address) is the last item of the stream.
+///
+/// The prefetch is limited to a [window](ListenOptions::window) of events and to
+/// [`max_prefetch_bytes`](ListenOptions::max_prefetch_bytes): a slow consumer slows the server down (backpressure) and loses
+/// no events. Events that were prefetched when their connection broke are skipped, because they are redelivered.
 ///
 /// Dropping the subscription closes the connection; [`close`](Self::close) also waits for that. Complete acks first, as they need
 /// the connection.

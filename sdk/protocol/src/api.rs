@@ -1,4 +1,4 @@
-//! REST: paths, header names, bodies, and the limits that both ends know.
+//! The REST API: paths, header names, bodies, and the limits that server and client share.
 
 use std::{fmt, time::Duration};
 
@@ -11,14 +11,14 @@ use crate::{
     message::{EventDetails, InvalidMessage, id_and_body, to_json},
 };
 
-/// The header that signs a Watson Work webhook, and the answer to its challenge.
+/// The signature header of a Watson Work webhook, and of the response to its verification challenge.
 pub const OUTBOUND_TOKEN: &str = "x-outbound-token";
-/// The header that numbers a Watson Work webhook, per app and space.
+/// The sequence number header of a Watson Work webhook, per app and space.
 pub const OUTBOUND_INDEX: &str = "x-outbound-index";
-/// The header that tells how often a Watson Work webhook was tried before.
+/// The header with the number of earlier attempts of a Watson Work webhook.
 pub const OUTBOUND_RETRY_COUNT: &str = "x-outbound-retry-count";
 
-/// Headers that mean something on one connection only (RFC 9110, section 7.6.1), in lower case.
+/// Hop-by-hop headers (RFC 9110, section 7.6.1), in lower case.
 pub const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "http2-settings",
@@ -32,16 +32,16 @@ pub const HOP_BY_HOP: [&str; 10] = [
     "upgrade",
 ];
 
-/// The websocket subprotocol that tells more than a legacy client expects.
+/// The websocket subprotocol with hello, metadata and nacks, which legacy clients do not know.
 pub const SUBPROTOCOL_V2: &str = "wwproxy.v2";
 
-/// How many events a websocket has outstanding at once where it does not say.
+/// The default prefetch window of a websocket: the maximum number of events in flight.
 pub const DEFAULT_WINDOW: u32 = 64;
-/// The most events a websocket can have outstanding at once.
+/// The largest prefetch window of a websocket.
 pub const MAX_WINDOW: u32 = 1024;
-/// The most events that one lease hands out.
+/// The most events of one lease request.
 pub const MAX_LEASE_EVENTS: u32 = 1000;
-/// The longest that a lease waits for a first event: reverse proxies give up on an answer after 60 s.
+/// The longest wait of a lease request for its first event. Reverse proxies time out after 60 s.
 pub const MAX_LEASE_WAIT: Duration = Duration::from_secs(50);
 /// The most receipts of one [`AckRequest`], acknowledged and released ones together.
 pub const MAX_RECEIPTS: usize = 1000;
@@ -53,14 +53,14 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 pub mod path {
     use crate::AppId;
 
-    /// Where a client learns the token endpoint (RFC 8414).
+    /// The metadata with the token endpoint (RFC 8414).
     pub const AUTHORIZATION_SERVER: &str = "/.well-known/oauth-authorization-server";
-    /// Where an app gets a token, on a proxy that is its own platform.
+    /// The token endpoint of a server with the builtin identity.
     pub const TOKEN: &str = "/oauth/token";
-    /// Where a token's owner is asked for, on a proxy that is its own platform.
+    /// The query for a token's owner, on a server with the builtin identity.
     pub const GRAPHQL: &str = "/graphql";
 
-    /// Where a sender posts an app's webhooks.
+    /// The hook to which a sender posts an app's webhooks.
     #[must_use]
     pub fn hook(app: &AppId) -> String {
         format!("/hook/{app}")
@@ -72,7 +72,7 @@ pub mod path {
         format!("/webhooks/{app}")
     }
 
-    /// Leases of an app's events.
+    /// Lease requests for an app's events.
     #[must_use]
     pub fn lease(app: &AppId) -> String {
         format!("/webhooks/{app}/lease")
@@ -84,7 +84,7 @@ pub mod path {
         format!("/webhooks/{app}/ack")
     }
 
-    /// The state of an app's queue.
+    /// The status of an app's registration and queue.
     #[must_use]
     pub fn status(app: &AppId) -> String {
         format!("/webhooks/{app}/status")
@@ -93,28 +93,28 @@ pub mod path {
 
 /// Body of `POST /webhooks/{appId}/lease`. An empty body is `{}`.
 ///
-/// Read with the names `waitMs` and `leaseMs`, or `wait_ms` and `lease_ms`. Written with the latter, which servers of
-/// version 0.1 know as well.
+/// Accepts the names `waitMs` and `leaseMs`, or `wait_ms` and `lease_ms`. Serialized with the latter, which servers of
+/// version 0.1 accept too.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRequest {
-    /// How many events at most: 1 to [`MAX_LEASE_EVENTS`], which more is cut to.
+    /// The maximum number of events: 1 to [`MAX_LEASE_EVENTS`] (clamped).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<u32>,
-    /// How long to wait for a first event, in milliseconds: 0 where not said, cut to [`MAX_LEASE_WAIT`].
+    /// How long to wait for the first event, in milliseconds: 0 by default, at most [`MAX_LEASE_WAIT`] (clamped).
     #[serde(alias = "waitMs", skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
-    /// How long nobody else gets the events, in milliseconds: the server's lease time where not said.
+    /// The lease time, in milliseconds: the server's by default.
     #[serde(alias = "leaseMs", skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
 }
 
-/// Proof of one lease of one event. Opaque to everyone but the store that gave it.
+/// The receipt of one lease of one event (SQS: receipt handle). Opaque except to the store that issued it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Receipt(String);
 
 impl Receipt {
-    /// A receipt from what its store wrote.
+    /// Wraps the text of a receipt.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
@@ -133,41 +133,41 @@ impl fmt::Debug for Receipt {
     }
 }
 
-/// One event of a lease: `{"id","receipt","attempt","receivedAt","headers","query"?,"data"}`.
+/// An event of a lease: `{"id","receipt","attempt","receivedAt","headers","query"?,"data"}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeasedEvent {
-    /// The event's name.
+    /// The event's id.
     pub id: EventId,
-    /// What acknowledges or releases this lease of it.
+    /// The receipt that acknowledges or releases this lease.
     pub receipt: Receipt,
-    /// The body, to the last byte.
+    /// The body, byte for byte.
     pub body: Bytes,
-    /// Attempt, time of receipt and the sender's headers.
+    /// The metadata.
     pub details: EventDetails,
 }
 
-/// The answer of a lease, written event by event: `{"events":[…]}`.
-pub struct LeaseAnswer(String);
+/// Builds the response of a lease, event by event: `{"events":[…]}`.
+pub struct LeaseResponse(String);
 
-impl Default for LeaseAnswer {
+impl Default for LeaseResponse {
     fn default() -> Self {
         Self(r#"{"events":["#.to_owned())
     }
 }
 
-impl LeaseAnswer {
-    /// Adds the next event, which is handed out for the `attempt`th time.
+impl LeaseResponse {
+    /// Appends the next event. This is its `attempt`th delivery.
     pub fn push(&mut self, event: &Event, receipt: &Receipt, attempt: u32) {
-        let answer = &mut self.0;
-        answer.push_str(if answer.ends_with('[') { r#"{"id":"# } else { r#",{"id":"# });
-        answer.push_str(&to_json(&event.id));
-        answer.push_str(r#","receipt":"#);
-        answer.push_str(&to_json(receipt));
-        event.push_details(answer, attempt);
-        event.push_data(answer);
+        let response = &mut self.0;
+        response.push_str(if response.ends_with('[') { r#"{"id":"# } else { r#",{"id":"# });
+        response.push_str(&to_json(&event.id));
+        response.push_str(r#","receipt":"#);
+        response.push_str(&to_json(receipt));
+        event.push_details(response, attempt);
+        event.push_data(response);
     }
 
-    /// The answer, with all events that it was to have.
+    /// Returns the complete response.
     #[must_use]
     pub fn finish(mut self) -> String {
         self.0.push_str("]}");
@@ -175,45 +175,45 @@ impl LeaseAnswer {
     }
 }
 
-/// Reads the answer of a lease.
+/// Parses the response of a lease.
 pub fn decode_lease(text: &str) -> Result<Vec<LeasedEvent>, InvalidMessage> {
     #[derive(Deserialize)]
-    struct Answer<'a> {
+    struct Response<'a> {
         #[serde(borrow)]
         events: Vec<&'a RawValue>,
     }
-    let answer: Answer<'_> = serde_json::from_str(text)?;
+    let response: Response<'_> = serde_json::from_str(text)?;
     let decode = |raw: &RawValue| {
         let (id, body) = id_and_body(raw.get())?;
         let [receipt] = json::members(raw.get(), ["receipt"])?;
         let receipt = receipt.and_then(json::string).ok_or(InvalidMessage::Missing("receipt"))?;
         Ok(LeasedEvent { id, receipt: Receipt::new(receipt), body, details: EventDetails::parse(raw.get())? })
     };
-    answer.events.into_iter().map(decode).collect()
+    response.events.into_iter().map(decode).collect()
 }
 
-/// The answer of a poll, written event by event: `{"<eventId>":<body>,…}` in order of arrival.
-pub struct PollAnswer(Vec<u8>);
+/// Builds the response of a poll, event by event: `{"<eventId>":<body>,…}` in order of arrival.
+pub struct PollResponse(Vec<u8>);
 
-impl Default for PollAnswer {
+impl Default for PollResponse {
     fn default() -> Self {
         Self(vec![b'{'])
     }
 }
 
-impl PollAnswer {
-    /// Adds the next event.
+impl PollResponse {
+    /// Appends the next event.
     pub fn push(&mut self, event: &Event) {
-        let answer = &mut self.0;
-        if answer.len() > 1 {
-            answer.push(b',');
+        let response = &mut self.0;
+        if response.len() > 1 {
+            response.push(b',');
         }
-        answer.extend_from_slice(to_json(&event.id).as_bytes());
-        answer.push(b':');
-        answer.extend_from_slice(&event.body);
+        response.extend_from_slice(to_json(&event.id).as_bytes());
+        response.push(b':');
+        response.extend_from_slice(&event.body);
     }
 
-    /// The answer, with all events that it was to have.
+    /// Returns the complete response.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         self.0.push(b'}');
@@ -221,110 +221,110 @@ impl PollAnswer {
     }
 }
 
-/// Reads the answer of a poll: ids and exact bodies, in order of arrival.
+/// Parses the response of a poll: ids and exact bodies, in order of arrival.
 pub fn decode_poll(text: &str) -> Result<Vec<(EventId, Bytes)>, InvalidMessage> {
     let mut events = Vec::new();
-    let mut nameless = false;
+    let mut has_invalid_id = false;
     json::each_member(text, |name, value| {
         match std::str::from_utf8(name).ok().and_then(|id| id.parse().ok()) {
             Some(id) => {
                 let body = json::with_white_space(text, value).as_bytes();
                 events.push((id, Bytes::copy_from_slice(body)));
             }
-            None => nameless = true,
+            None => has_invalid_id = true,
         }
     })?;
-    if nameless { Err(InvalidMessage::Missing("id")) } else { Ok(events) }
+    if has_invalid_id { Err(InvalidMessage::Missing("id")) } else { Ok(events) }
 }
 
 /// Body of `POST /webhooks/{appId}/ack`: at most [`MAX_RECEIPTS`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AckRequest {
-    /// Leases whose events were accepted.
+    /// Receipts of events to delete.
     #[serde(default)]
     pub ack: Vec<Receipt>,
-    /// Leases whose events shall go out again.
+    /// Receipts of events to redeliver.
     #[serde(default)]
     pub release: Vec<Receipt>,
 }
 
-/// What became of the receipts of an [`AckRequest`].
+/// The result of an [`AckRequest`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AckResponse {
-    /// How many events were deleted.
+    /// The number of deleted events.
     pub acked: u64,
-    /// How many events were handed back.
+    /// The number of released events.
     pub released: u64,
-    /// Receipts whose lease had ended, or which were settled before.
+    /// Receipts of leases that have expired or are already settled.
     pub stale: Vec<Receipt>,
 }
 
-/// The state of an app's queue.
+/// The status of an app's registration and queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    /// How the app's webhooks are verified, or `None` where none is registered.
+    /// The registration, or `None` if the app is not registered.
     pub registration: Option<RegistrationStatus>,
-    /// Events stored, the leased ones included.
+    /// The number of stored events, including leased ones.
     pub stored: u64,
-    /// Events that a client has and has not acknowledged yet.
+    /// The number of leased events, which are in flight to a client.
     pub leased: u64,
-    /// Events that were dropped because the queue was full or their time was over.
+    /// The number of events that were dropped because the queue was full or they expired.
     pub dropped: u64,
-    /// Bytes of the bodies and headers stored.
+    /// The size of the stored bodies and headers, in bytes.
     pub stored_bytes: u64,
-    /// Age of the oldest event in milliseconds, or `None` where there is none.
+    /// The age of the oldest event in milliseconds, or `None` if there is no event.
     pub oldest_age_ms: Option<u64>,
-    /// Websockets of the app that are open on this server, taps not among them.
+    /// The number of open websockets of the app on this server, without taps.
     pub clients: u64,
 }
 
-/// What may be told of a registration: never the secret.
+/// The public part of a registration, without the secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistrationStatus {
-    /// How webhooks are verified.
+    /// The signature scheme of its webhooks.
     pub scheme: Scheme,
 }
 
-/// Body of every error (RFC 9457), and of a refused token request (RFC 6749, section 5.2) too.
+/// Body of every error (RFC 9457), including those of the token endpoint (RFC 6749, section 5.2).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// What kind of problem this is; `about:blank` where the status tells all.
+    /// The problem type: `about:blank` if the status is the only information.
     #[serde(default)]
     pub r#type: String,
-    /// The status in words.
+    /// The reason phrase of the status.
     #[serde(default)]
     pub title: String,
     /// The HTTP status.
     #[serde(default)]
     pub status: u16,
-    /// What to do about it, for a person.
+    /// A message that says what happened and what to do.
     #[serde(default)]
     pub detail: String,
-    /// The error code of OAuth, on a token endpoint.
+    /// The OAuth error code, on a token endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// OAuth's own words for `detail`.
+    /// The OAuth name of `detail`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_description: Option<String>,
 }
 
-/// The answer of a token endpoint (RFC 6749, section 5.1), as Watson Work gives it.
+/// The response of a token endpoint (RFC 6749, section 5.1), with the members of Watson Work.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenResponse {
     /// The token.
     pub access_token: String,
     /// `bearer`.
     pub token_type: String,
-    /// How long the token is good for, in seconds.
+    /// The lifetime of the token, in seconds.
     pub expires_in: u64,
-    /// What the token is good for.
+    /// The scope of the token.
     #[serde(default)]
     pub scope: String,
-    /// Whose token it is.
+    /// The app that the token belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<AppId>,
-    /// The token's own name.
+    /// The id of the token.
     #[serde(default)]
     pub jti: String,
 }
@@ -339,17 +339,17 @@ impl fmt::Debug for TokenResponse {
     }
 }
 
-/// Where tokens come from (RFC 8414).
+/// Authorization server metadata (RFC 8414).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorizationServer {
-    /// Who gives out the tokens.
+    /// The issuer of tokens: the server's own URL.
     pub issuer: String,
-    /// Where.
+    /// The URL of the token endpoint.
     pub token_endpoint: String,
-    /// How an app proves itself there.
+    /// The authentication methods of the token endpoint.
     #[serde(default)]
     pub token_endpoint_auth_methods_supported: Vec<String>,
-    /// For which kind of request.
+    /// The grant types of the token endpoint.
     #[serde(default)]
     pub grant_types_supported: Vec<String>,
     /// Empty: there is no authorization endpoint.
@@ -374,31 +374,31 @@ mod tests {
     }
 
     #[test]
-    fn a_poll_keeps_order_and_bytes() {
+    fn a_poll_response_keeps_order_and_bytes() {
         let events = [event("b", "{\"n\":1.50}\n"), event("a", " [1 ,2]")];
-        let mut answer = PollAnswer::default();
+        let mut response = PollResponse::default();
         for event in &events {
-            answer.push(event);
+            response.push(event);
         }
-        let answer = String::from_utf8(answer.finish()).unwrap();
-        assert_eq!(answer, "{\"b\":{\"n\":1.50}\n,\"a\": [1 ,2]}");
-        let decoded = decode_poll(&answer).unwrap();
+        let response = String::from_utf8(response.finish()).unwrap();
+        assert_eq!(response, "{\"b\":{\"n\":1.50}\n,\"a\": [1 ,2]}");
+        let decoded = decode_poll(&response).unwrap();
         assert_eq!(decoded, events.map(|event| (event.id, event.body)));
-        assert_eq!(PollAnswer::default().finish(), b"{}");
+        assert_eq!(PollResponse::default().finish(), b"{}");
         assert_eq!(decode_poll("{}").unwrap(), []);
         assert!(decode_poll("[]").is_err());
     }
 
     #[test]
-    fn a_lease_keeps_order_and_bytes() {
+    fn a_lease_response_keeps_order_and_bytes() {
         let events = [event("b", "{\"n\":1.50}\n"), event("a", " [1 ,2]")];
         let receipt = Receipt::new("r\"1");
-        let mut answer = LeaseAnswer::default();
+        let mut response = LeaseResponse::default();
         for event in &events {
-            answer.push(event, &receipt, 2);
+            response.push(event, &receipt, 2);
         }
-        let answer = answer.finish();
-        let decoded = decode_lease(&answer).unwrap();
+        let response = response.finish();
+        let decoded = decode_lease(&response).unwrap();
         assert_eq!(decoded.len(), 2);
         for (got, sent) in decoded.iter().zip(&events) {
             assert_eq!((&got.id, &got.body, &got.receipt), (&sent.id, &sent.body, &receipt));
@@ -406,11 +406,11 @@ mod tests {
             assert_eq!(got.details.query, sent.query);
             assert_eq!(got.details.attempt, Some(2));
         }
-        assert_eq!(decode_lease(&LeaseAnswer::default().finish()).unwrap(), []);
+        assert_eq!(decode_lease(&LeaseResponse::default().finish()).unwrap(), []);
     }
 
     #[test]
-    fn a_token_never_shows_in_debug() {
+    fn debug_redacts_a_token() {
         let token = TokenResponse {
             access_token: "eyJhunter2".into(),
             token_type: "bearer".into(),

@@ -1,4 +1,4 @@
-//! Names of apps and of events.
+//! Ids of apps and events.
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
@@ -6,23 +6,22 @@ use serde::{Deserialize, Serialize};
 
 /// The longest app id, in characters.
 const MAX_APP_ID_LEN: usize = 128;
-/// The longest event id a client accepts, in bytes. The proxy's own are 36 long.
+/// The longest event id that a client accepts, in bytes. Ids of a wwproxy server have 36.
 const MAX_EVENT_ID_LEN: usize = 256;
 
-/// The name of an app: 1 to 128 of `A-Z a-z 0-9 . _ -`, and neither `.` nor `..`, which are steps in a path.
+/// The id of an app: 1 to 128 of `A-Z a-z 0-9 . _ -`, except `.` and `..`, which are path segments with a meaning.
 ///
-/// Safe in a path, a header and a log line as it is. Cheap to clone.
+/// Needs no escaping in a path, a header or a log line. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct AppId(Arc<str>);
 
-/// The name of one event, given by the proxy: unique, opaque, ascending in order of arrival within
-/// an app.
+/// The id of an event, assigned by the server: unique, opaque, ascending in order of arrival within an app.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct EventId(Arc<str>);
 
-/// A text that is no id.
+/// The text is not a valid id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
     /// Not an [`AppId`].
@@ -38,8 +37,8 @@ impl FromStr for AppId {
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        let is_step = matches!(text, "." | "..");
-        if (1..=MAX_APP_ID_LEN).contains(&text.len()) && text.bytes().all(allowed) && !is_step {
+        let is_dot_segment = matches!(text, "." | "..");
+        if (1..=MAX_APP_ID_LEN).contains(&text.len()) && text.bytes().all(allowed) && !is_dot_segment {
             Ok(Self(text.into()))
         } else {
             Err(InvalidId::App)
@@ -111,17 +110,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn app_ids_are_checked_once_at_the_edge() {
-        for good in ["a", "...", ".a", "0c1d2e3f-4a5b-4c6d-8e7f-9a0b1c2d3e4f", "A.b_c-9", &"x".repeat(128)] {
-            assert_eq!(good.parse::<AppId>().unwrap().as_str(), good);
+    fn app_ids_are_validated() {
+        for valid in ["a", "...", ".a", "0c1d2e3f-4a5b-4c6d-8e7f-9a0b1c2d3e4f", "A.b_c-9", &"x".repeat(128)] {
+            assert_eq!(valid.parse::<AppId>().unwrap().as_str(), valid);
         }
-        for bad in ["", ".", "..", "a/b", "a b", "a%2fb", "a?b", "é", "a\n", &"x".repeat(129)] {
-            assert_eq!(bad.parse::<AppId>(), Err(InvalidId::App), "{bad:?}");
+        for invalid in ["", ".", "..", "a/b", "a b", "a%2fb", "a?b", "é", "a\n", &"x".repeat(129)] {
+            assert_eq!(invalid.parse::<AppId>(), Err(InvalidId::App), "{invalid:?}");
         }
     }
 
     #[test]
-    fn event_ids_are_printable() {
+    fn event_ids_are_printable_ascii() {
         assert!("0192e4a0-0000-7000-8000-000000000000".parse::<EventId>().is_ok());
         assert_eq!("a\nb".parse::<EventId>(), Err(InvalidId::Event));
         assert_eq!("".parse::<EventId>(), Err(InvalidId::Event));

@@ -1,10 +1,10 @@
-//! What a wwproxy server and its clients say to each other.
+//! The protocol between a wwproxy server and its clients.
 //!
-//! Ids, websocket messages, REST bodies and webhook signatures, as laid down in the project's
-//! `docs/wire.md`. Nothing here does I/O or knows about a runtime.
+//! Ids, websocket messages, REST bodies and webhook signatures, as specified in the project's
+//! `docs/wire.md`. This crate does no I/O and needs no runtime.
 //!
-//! An event's body is never parsed into a value and written again: it travels as the bytes that
-//! its sender signed, and every codec in this crate keeps them (see [`json`]).
+//! An event's body is never parsed and serialized again: every codec in this crate keeps the bytes that its sender signed
+//! (see [`json`]).
 
 pub mod api;
 mod id;
@@ -17,7 +17,7 @@ pub use id::{AppId, EventId, InvalidId};
 pub use message::{ClientMessage, Event, Headers, ServerMessage};
 pub use signature::{Scheme, Secret, Signer, UnknownScheme};
 
-// Its example is run with the others.
+// Tests the example of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}

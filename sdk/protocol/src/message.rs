@@ -1,8 +1,8 @@
-//! Events, and the websocket messages that carry them.
+//! Events and websocket messages.
 //!
-//! Source: `docs/wire.md`, "Reading by websocket". A *legacy* message has `type`, `id` and `data`
-//! only; with the subprotocol [`SUBPROTOCOL_V2`](crate::api::SUBPROTOCOL_V2) an event also tells
-//! `attempt`, `receivedAt`, `headers` and `query`, and the server says hello first.
+//! Source: `docs/wire.md`, "Reading by websocket". A *legacy* message has only `type`, `id` and `data`. With the subprotocol
+//! [`SUBPROTOCOL_V2`](crate::api::SUBPROTOCOL_V2) an event also has `attempt`, `receivedAt`, `headers` and `query`, and the
+//! server sends a hello first.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,51 +12,51 @@ use serde_json::value::RawValue;
 
 use crate::{AppId, EventId, json};
 
-/// The headers of a sender's request as `[name, value]` pairs, in order. Names are lower case;
-/// bytes over 127 of a value stand for the characters of the same number (ISO 8859-1).
+/// The headers of a sender's request as `[name, value]` pairs, in order. Names are in lower case. The bytes of a value are
+/// decoded as ISO 8859-1.
 pub type Headers = Vec<(String, String)>;
 
-/// One webhook, as its sender signed it.
+/// A stored webhook, as its sender signed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Its name, given by the proxy.
+    /// The event's id.
     pub id: EventId,
-    /// When the proxy took it.
+    /// When the server received the event.
     pub received_at: SystemTime,
-    /// What its sender's request said, without hop-by-hop headers and credentials.
+    /// The headers of the sender's request, without hop-by-hop headers and credentials.
     pub headers: Headers,
     /// The query string of the sender's request, without the `?`.
     pub query: Option<String>,
-    /// The body, to the last byte: one JSON object or array in UTF-8.
+    /// The body, byte for byte: one JSON object or array in UTF-8.
     pub body: Bytes,
 }
 
-/// What a client says over the websocket.
+/// A websocket message from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientMessage {
-    /// `{"type":"event_ack","id":…}` or `{"type":"event_ack","ids":[…]}`: these events are accepted.
+    /// `{"type":"event_ack","id":…}` or `{"type":"event_ack","ids":[…]}`: acknowledges these events.
     Ack(Vec<String>),
-    /// `{"type":"event_nack","id":…,"delayMs":N}`: hand this one out again, not before the delay. `delay_ms` is read
-    /// as well.
+    /// `{"type":"event_nack","id":…,"delayMs":N}`: requests redelivery of this event after the delay. `delay_ms` is
+    /// accepted too.
     Nack {
         /// The event.
         id: String,
-        /// How long nobody shall get it.
+        /// The delay before the redelivery.
         delay: Duration,
     },
-    /// Some other JSON, which means nothing to the server and does no harm.
+    /// Any other JSON, which the server ignores.
     Ignored,
 }
 
-/// A websocket message that is no JSON.
+/// The websocket message is not JSON.
 #[derive(Debug, thiserror::Error)]
 #[error("the message is not JSON")]
 pub struct NotJson(#[from] serde_json::Error);
 
 impl ClientMessage {
-    /// Reads one text message. An id given as a number is taken as its decimal string.
+    /// Parses a text message. An id that is a number is converted to its decimal string.
     pub fn parse(text: &str) -> Result<Self, NotJson> {
-        // Any JSON is a message; only an object can be one that means something.
+        // Any JSON is a message, but only an object can be an ack or a nack.
         serde_json::from_str::<&RawValue>(text)?;
         let names = ["type", "id", "ids", "delayMs", "delay_ms"];
         let Ok([kind, id, ids, delay, delay_snake]) = json::members(text, names) else {
@@ -77,8 +77,7 @@ impl ClientMessage {
         })
     }
 
-    /// The message that acknowledges these events. A server that speaks the legacy protocol only
-    /// understands one id a message.
+    /// Encodes an acknowledgement of these events. A legacy server accepts only one id per message.
     #[must_use]
     pub fn ack(ids: &[EventId]) -> String {
         match ids {
@@ -88,7 +87,7 @@ impl ClientMessage {
         .to_string()
     }
 
-    /// The message that hands an event back. It says `delay_ms`, which servers of version 0.1 know as well.
+    /// Encodes a negative acknowledgement. It contains `delay_ms`, which servers of version 0.1 accept too.
     #[must_use]
     pub fn nack(id: &EventId, delay: Duration) -> String {
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
@@ -101,28 +100,28 @@ fn id_text(raw: &RawValue) -> Option<String> {
     if is_number { Some(raw.get().to_owned()) } else { json::string(raw).map(Into::into) }
 }
 
-/// The server's first message to a `wwproxy.v2` client: the terms of this connection.
+/// The server's first message to a `wwproxy.v2` client: the parameters of the connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Hello {
-    /// Whose events these are.
+    /// The app.
     pub app_id: AppId,
-    /// How many events are outstanding at once, at most.
+    /// The prefetch window: the maximum number of events in flight.
     pub window: u32,
-    /// How long an event is this connection's, in milliseconds.
+    /// The lease time of an event, in milliseconds.
     pub lease_ms: u64,
-    /// How often the server pings, in milliseconds.
+    /// The interval of the server's pings, in milliseconds.
     pub ping_ms: u64,
-    /// How long the server bears silence before it closes, in milliseconds.
+    /// The idle timeout after which the server closes the connection, in milliseconds.
     pub idle_ms: u64,
-    /// Whether the connection is a tap: shown events, and none is its own.
+    /// Whether the connection is a tap, to which no event is leased.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tap: bool,
 }
 
 impl Hello {
-    /// The terms of a connection.
+    /// Creates the hello of a connection.
     #[must_use]
     pub fn new(app_id: AppId, window: u32, lease: Duration, ping: Duration, idle: Duration) -> Self {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -130,14 +129,14 @@ impl Hello {
         Self { app_id, window, lease_ms, ping_ms, idle_ms, tap: false }
     }
 
-    /// The same for a tap.
+    /// Converts the hello to that of a tap.
     #[must_use]
     pub fn tap(mut self) -> Self {
         self.tap = true;
         self
     }
 
-    /// The websocket message.
+    /// Encodes the websocket message.
     #[must_use]
     pub fn encode(&self) -> String {
         #[derive(Serialize)]
@@ -150,41 +149,40 @@ impl Hello {
     }
 }
 
-/// What the server says over the websocket.
+/// A websocket message from the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerMessage {
     /// The first message to a `wwproxy.v2` client.
     Hello(Hello),
-    /// One event.
+    /// An event.
     Event(Box<EventMessage>),
-    /// To a tap: so many events came that it was not shown.
+    /// To a tap: events were skipped.
     Gap {
-        /// How many.
+        /// The number of skipped events.
         missed: u64,
     },
-    /// Something this version does not know, to be ignored.
+    /// A message of unknown type, which is ignored.
     Unknown,
 }
 
-/// An event as it came over the websocket.
+/// An event received over the websocket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventMessage {
-    /// The event's name, to acknowledge it by.
+    /// The event's id.
     pub id: EventId,
-    /// The body, to the last byte.
+    /// The body, byte for byte.
     pub body: Bytes,
-    /// What only a `wwproxy.v2` server tells.
+    /// The metadata, which only a `wwproxy.v2` server sends.
     pub details: EventDetails,
 }
 
-/// What is told of an event beside its id and its body. A legacy message tells nothing of it.
+/// The metadata of an event. Empty in a legacy message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EventDetails {
-    /// How often the event has been handed out, this time included: 1 the first time, and 0 where it is only
-    /// shown to a tap.
+    /// The number of deliveries, this one included: 1 the first time, 0 on a tap.
     pub attempt: Option<u32>,
-    /// When the proxy took it.
+    /// When the server received the event.
     pub received_at: Option<SystemTime>,
     /// The sender's headers.
     pub headers: Headers,
@@ -193,7 +191,7 @@ pub struct EventDetails {
 }
 
 impl ServerMessage {
-    /// Reads one text message.
+    /// Parses a text message.
     pub fn parse(text: &str) -> Result<Self, InvalidMessage> {
         let [kind] = json::members(text, ["type"])?;
         match kind.and_then(json::string).as_deref() {
@@ -208,7 +206,7 @@ impl ServerMessage {
         }
     }
 
-    /// The message that tells a tap of events that it was not shown.
+    /// Encodes the message that reports skipped events to a tap.
     #[must_use]
     pub fn gap(missed: u64) -> String {
         serde_json::json!({"type": "gap", "missed": missed}).to_string()
@@ -216,7 +214,7 @@ impl ServerMessage {
 }
 
 impl EventMessage {
-    /// Reads a JSON object with an event's `id`, `data`, and whatever else is told of it.
+    /// Parses a JSON object with an event's `id`, `data` and metadata.
     ///
     /// ```
     /// use wwproxy_protocol::message::EventMessage;
@@ -231,26 +229,26 @@ impl EventMessage {
         Ok(Self { id, body, details: EventDetails::parse(text)? })
     }
 
-    /// The string `type` of the body, by which Watson Work's events are told apart.
+    /// The string member `type` of the body, which is the event type of Watson Work.
     #[must_use]
     pub fn event_type(&self) -> Option<String> {
         let [kind] = json::members(std::str::from_utf8(&self.body).ok()?, ["type"]).ok()?;
         json::string(kind?).map(Into::into)
     }
 
-    /// The body as a type of one's own, or as a [`serde_json::Value`].
+    /// Deserializes the body, for example to a [`serde_json::Value`].
     pub fn json<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_slice(&self.body)
     }
 }
 
-/// A message from the server that this crate cannot read.
+/// The server's message is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidMessage {
-    /// It is no JSON object, or a member has the wrong type.
-    #[error("the message is not what a wwproxy server sends")]
+    /// The message is not a JSON object, or a member has the wrong type.
+    #[error("the message is not valid for a wwproxy server")]
     Json(#[from] serde_json::Error),
-    /// A member that it must have is missing or unusable.
+    /// A required member is missing or invalid.
     #[error("the message has no {0}")]
     Missing(&'static str),
 }
@@ -269,7 +267,7 @@ impl EventDetails {
     }
 }
 
-/// The id and the exact body of an event in a websocket message or a lease.
+/// Parses the id and the exact body of an event in a websocket message or a lease response.
 pub(crate) fn id_and_body(text: &str) -> Result<(EventId, Bytes), InvalidMessage> {
     let [id, data] = json::members(text, ["id", "data"])?;
     let id = id.and_then(id_text).and_then(|id| id.parse().ok()).ok_or(InvalidMessage::Missing("id"))?;
@@ -279,7 +277,7 @@ pub(crate) fn id_and_body(text: &str) -> Result<(EventId, Bytes), InvalidMessage
 }
 
 impl Event {
-    /// The legacy websocket message: `{"type":"event","id":…,"data":…}`.
+    /// Encodes the legacy websocket message: `{"type":"event","id":…,"data":…}`.
     #[must_use]
     pub fn encode_legacy(&self) -> String {
         let mut message = String::with_capacity(self.body.len() + 96);
@@ -289,7 +287,7 @@ impl Event {
         message
     }
 
-    /// The `wwproxy.v2` websocket message.
+    /// Encodes the `wwproxy.v2` websocket message.
     #[must_use]
     pub fn encode_v2(&self, attempt: u32) -> String {
         let mut message = String::with_capacity(self.body.len() + 1024);
@@ -316,17 +314,17 @@ impl Event {
         message.push_str(&details[1..details.len() - 1]);
     }
 
-    /// Ends the object with the body as it came, white space included.
+    /// Appends the body as `data`, white space included, and ends the object.
     pub(crate) fn push_data(&self, message: &mut String) {
         message.push_str(r#","data":"#);
-        // A body is checked to be UTF-8 before it is stored; one that is not would be kept as text.
+        // Never lossy, as a body is validated as UTF-8 before it is stored.
         message.push_str(&String::from_utf8_lossy(&self.body));
         message.push('}');
     }
 }
 
 pub(crate) fn to_json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("maps with string keys, strings and numbers have a JSON form")
+    serde_json::to_string(value).expect("maps with string keys, strings and numbers are serializable")
 }
 
 #[cfg(test)]
@@ -346,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn legacy_messages_are_exactly_the_original_ones() {
+    fn legacy_messages_equal_those_of_the_original_proxy() {
         assert_eq!(
             event(r#"{"n": 1.0}"#).encode_legacy(),
             r#"{"type":"event","id":"0192e4a0-0000-7000-8000-000000000000","data":{"n": 1.0}}"#
@@ -354,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn v2_messages_tell_more() {
+    fn v2_messages_have_metadata() {
         assert_eq!(
             event("[]").encode_v2(3),
             concat!(
@@ -365,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn acks_come_with_one_id_with_many_and_with_numbers() {
+    fn acks_and_nacks_are_parsed_in_all_forms() {
         let ack = |ids: &[&str]| ClientMessage::Ack(ids.iter().map(ToString::to_string).collect());
         for (text, message) in [
             (r#"{"type":"event_ack","id":"a"}"#, ack(&["a"])),
@@ -388,13 +386,13 @@ mod tests {
         ] {
             assert_eq!(ClientMessage::parse(text).unwrap(), message, "{text}");
         }
-        for bad in ["", "ack", "{", r#"{"type":"event_ack","id":"a"}}"#] {
-            assert!(ClientMessage::parse(bad).is_err(), "{bad}");
+        for invalid in ["", "ack", "{", r#"{"type":"event_ack","id":"a"}}"#] {
+            assert!(ClientMessage::parse(invalid).is_err(), "{invalid}");
         }
     }
 
     #[test]
-    fn what_a_client_says_is_what_the_server_reads() {
+    fn client_messages_round_trip() {
         let (a, b): (EventId, EventId) = ("a".parse().unwrap(), "b".parse().unwrap());
         let one = ClientMessage::ack(std::slice::from_ref(&a));
         assert_eq!(one, r#"{"id":"a","type":"event_ack"}"#);
@@ -407,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn hello_comes_back_as_it_was_sent() {
+    fn a_hello_round_trips() {
         let second = Duration::from_secs(1);
         let hello = Hello::new("my.bot".parse().unwrap(), 64, second * 60, second * 20, second * 60);
         assert!(!hello.encode().contains("tap"));
@@ -417,14 +415,14 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_comes_back_as_it_was_sent() {
+    fn a_gap_round_trips() {
         assert_eq!(ServerMessage::gap(7), r#"{"missed":7,"type":"gap"}"#);
         assert_eq!(ServerMessage::parse(&ServerMessage::gap(7)).unwrap(), ServerMessage::Gap { missed: 7 });
         assert!(ServerMessage::parse(r#"{"type":"gap"}"#).is_err());
     }
 
     #[test]
-    fn a_client_survives_what_it_does_not_know() {
+    fn unknown_messages_are_ignored_and_invalid_ones_are_errors() {
         assert_eq!(ServerMessage::parse(r#"{"type":"news","id":[]}"#).unwrap(), ServerMessage::Unknown);
         assert!(ServerMessage::parse("null").is_err());
         assert!(ServerMessage::parse(r#"{"type":"event","data":{}}"#).is_err());
@@ -432,7 +430,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_body_crosses_the_wire_byte_for_byte(
+        fn a_body_round_trips_byte_for_byte(
             before in "[ \t\r\n]{0,3}", after in "[ \t\r\n]{0,3}", key in "\\PC{0,9}", number in any::<f64>(),
             header in "[ -~]{0,20}", query in prop::option::of("[ -~]{0,20}"), attempt in 1..9u32,
         ) {

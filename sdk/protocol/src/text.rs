@@ -1,7 +1,7 @@
 //! Makes untrusted text safe to show in terminals and logs.
 
-/// Whether a terminal or a log viewer may act on this character instead of showing it: control characters, line and
-/// paragraph separators, and those that change the direction of the text (Unicode property `Bidi_Control`).
+/// Whether a terminal or a log viewer may interpret this character instead of showing it: control characters, line and
+/// paragraph separators, and bidirectional controls (Unicode property `Bidi_Control`).
 ///
 /// ```
 /// use wwproxy_protocol::text::is_unsafe_to_show;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::{
     AppId,
-    api::{LeaseAnswer, LeaseRequest},
+    api::{LeaseRequest, LeaseResponse},
 };
 
 use super::{
@@ -37,7 +37,7 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
         }
     };
     let guard = context.guard(unsettled);
-    let mut answer = LeaseAnswer::default();
+    let mut answer = LeaseResponse::default();
     for delivery in &deliveries {
         yield_task_if_due().await;
         answer.push(&delivery.event, &delivery.receipt, delivery.attempt);

@@ -4,7 +4,7 @@ use warp::{
     http::{HeaderValue, StatusCode, header},
     reply::Response,
 };
-use wwproxy_protocol::{AppId, api::PollAnswer};
+use wwproxy_protocol::{AppId, api::PollResponse};
 
 use super::{
     Context,
@@ -25,7 +25,7 @@ pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Re
     let max = request.count("max")?;
     let (deliveries, unsettled) = context.proxy.poll(app, max).await?;
     let guard = context.guard(unsettled);
-    let mut answer = PollAnswer::default();
+    let mut answer = PollResponse::default();
     for delivery in &deliveries {
         yield_task_if_due().await;
         answer.push(&delivery.event);
