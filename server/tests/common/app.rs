@@ -46,14 +46,14 @@ impl App {
     }
 
     /// Posts a signed webhook, which must be stored.
-    pub(crate) async fn receive(&self, body: impl Into<Vec<u8>>) {
+    pub(crate) async fn post(&self, body: impl Into<Vec<u8>>) {
         empty(self.hook(body).send().await.unwrap(), 201).await;
     }
 
     /// Posts `{"n":0}` and so on.
-    pub(crate) async fn receive_numbers(&self, numbers: std::ops::Range<usize>) {
+    pub(crate) async fn post_numbers(&self, numbers: std::ops::Range<usize>) {
         for n in numbers {
-            self.receive(number(n)).await;
+            self.post(number(n)).await;
         }
     }
 
@@ -120,8 +120,8 @@ impl App {
         response.json().await.unwrap()
     }
 
-    /// One figure of the status.
-    pub(crate) async fn figure(&self, name: &str) -> u64 {
+    /// The value of one number of the status.
+    pub(crate) async fn gauge(&self, name: &str) -> u64 {
         let status = self.status().await;
         status[name].as_u64().unwrap_or_else(|| panic!("{name}: {status}"))
     }
@@ -145,7 +145,7 @@ impl App {
     }
 }
 
-/// The `n`th body of [`App::receive_numbers`].
+/// The `n`th body of [`App::post_numbers`].
 pub(crate) fn number(n: usize) -> String {
     format!(r#"{{"n":{n}}}"#)
 }

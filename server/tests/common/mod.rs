@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 pub(crate) use self::{
     app::{App, number},
     home::Home,
-    raw::{Answer, Raw, raw},
+    raw::{Raw, RawResponse, raw},
     server::Server,
     socket::{Socket, exact_event, handshake_headers, handshake_text, upgrade},
 };

@@ -13,7 +13,7 @@ pub(crate) struct Raw(pub(crate) BufReader<TcpStream>);
 
 /// An answer as it came.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct RawResponse {
     pub(crate) status: u16,
     /// Status line and headers, in lower case.
     pub(crate) head: String,
@@ -30,13 +30,13 @@ impl Raw {
     }
 
     /// Reads one answer with a `Content-Length`.
-    pub(crate) async fn answer(&mut self) -> Answer {
+    pub(crate) async fn response(&mut self) -> RawResponse {
         let head = self.until("\r\n\r\n").await.to_ascii_lowercase();
         let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
         let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
         timeout(DEADLINE, self.0.read_exact(&mut body)).await.unwrap().unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer { status, head, body: String::from_utf8(body).unwrap() }
+        RawResponse { status, head, body: String::from_utf8(body).unwrap() }
     }
 
     /// Reads until this has come.
@@ -60,8 +60,8 @@ impl Raw {
 }
 
 /// One request on a connection of its own, and its answer.
-pub(crate) async fn raw(address: &str, request: impl AsRef<[u8]>) -> Answer {
+pub(crate) async fn raw(address: &str, request: impl AsRef<[u8]>) -> RawResponse {
     let mut connection = Raw::open(address).await;
     connection.send(request).await;
-    connection.answer().await
+    connection.response().await
 }

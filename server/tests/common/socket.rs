@@ -67,8 +67,9 @@ impl Socket {
         self.send(json!({"type": "event_ack", "id": id}).to_string()).await;
     }
 
-    /// What comes until the server has taken everything said before, and answered this ping.
-    pub(crate) async fn fence(&mut self) -> Vec<String> {
+    /// Sends a ping, and returns the text messages that arrive before its pong. The server has then handled every
+    /// message that was sent before the ping.
+    pub(crate) async fn ping(&mut self) -> Vec<String> {
         self.pings += 1;
         let payload = Bytes::copy_from_slice(&self.pings.to_be_bytes());
         self.send(Message::Ping(payload.clone())).await;

@@ -31,7 +31,7 @@ fn operate(home: &Home, arguments: &[&str]) -> String {
 async fn server_with_events() -> (Server, App) {
     let server = Server::start_in(&Arc::new(Home::new()), &[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     (server, app)
 }
 
@@ -47,7 +47,7 @@ async fn reuse(server: &Server, earlier: &App) {
     problem(earlier.hook("[]").send().await.unwrap(), 404).await;
     app.register("new").await;
     problem(earlier.hook("[]").send().await.unwrap(), 401).await;
-    app.receive("[\"new\"]").await;
+    app.post("[\"new\"]").await;
     assert_eq!(app.poll_bodies().await, ["[\"new\"]"]);
     problem(earlier.request(Method::GET, "").send().await.unwrap(), 401).await;
 }
@@ -56,7 +56,7 @@ async fn reuse(server: &Server, earlier: &App) {
 async fn remove_ends_the_registration_and_purges_while_the_server_runs() {
     let (server, app) = server_with_events().await;
     let other = server.app("other").await;
-    other.receive("[\"other\"]").await;
+    other.post("[\"other\"]").await;
     let mut socket = app.listen("?window=1").await;
     socket.event().await;
     let began = Instant::now();
@@ -110,10 +110,10 @@ async fn an_app_that_is_only_absent_from_the_file_is_refused_and_purged_by_an_ex
     assert!(refused.stdout.is_empty() && fs::read(home.apps()).unwrap().is_empty(), "{refused:?}");
     let secret = operate(&home, &["add", "bot", "--keep-events"]);
     let heir = server.known_app("bot", &secret, &server.token("bot", &secret).await);
-    assert_eq!(heir.figure("stored").await, 3);
+    assert_eq!(heir.gauge("stored").await, 3);
 
     fs::write(home.apps(), &file).unwrap();
-    assert_eq!(app.figure("stored").await, 3);
+    assert_eq!(app.gauge("stored").await, 3);
     fs::write(home.apps(), "").unwrap();
     operate(&home, &["remove", "bot", "--yes"]);
     reuse(&server, &app).await;
@@ -132,10 +132,10 @@ async fn a_registration_that_is_on_its_way_does_not_survive_a_remove() {
     );
     slow.send(head).await;
     // Its token was good: the server asks for the body.
-    assert_eq!(slow.answer().await.status, 100);
+    assert_eq!(slow.response().await.status, 100);
     operate(&server.home, &["remove", "bot", "--yes"]);
     slow.send(body).await;
-    assert_eq!(slow.answer().await.status, 401);
+    assert_eq!(slow.response().await.status, 401);
     reuse(&server, &app).await;
 }
 
@@ -145,7 +145,7 @@ async fn remove_without_a_terminal_needs_yes() {
     let refused = server.home.operate_command(&["remove", "bot"]).stdin(Stdio::null()).output().unwrap();
     assert_eq!(refused.status.code(), Some(2), "a usage error");
     assert!(stderr(&refused).contains("--yes"), "{refused:?}");
-    assert_eq!(app.figure("stored").await, 3);
+    assert_eq!(app.gauge("stored").await, 3);
 }
 
 #[tokio::test]
@@ -220,7 +220,7 @@ async fn rotate_gives_a_new_secret_and_ends_the_old_one_at_once() {
     problem(server.token_response("bot", &app.app_secret).await, 401).await;
 
     assert_ne!(rotated, app.app_secret);
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let renewed = server.known_app("bot", &rotated, &server.token("bot", &rotated).await);
     assert_eq!(renewed.poll_bodies().await, ["[1]"], "registration and events stay");
     let file = fs::read_to_string(home.apps()).unwrap();
@@ -249,10 +249,10 @@ async fn disable_refuses_clients_and_senders_and_deletes_nothing() {
     assert_eq!(operate(&home, &["list"]), "bot\tdisabled", "a new secret does not enable it");
     operate(&home, &["enable", "bot"]);
     assert_eq!(operate(&home, &["list"]), "bot");
-    app.receive("[3]").await;
+    app.post("[3]").await;
     let secret = operate(&home, &["rotate", "bot"]);
     let app = App { token: server.token("bot", &secret).await, ..app };
-    assert_eq!(app.figure("stored").await, 4);
+    assert_eq!(app.gauge("stored").await, 4);
 }
 
 #[tokio::test]

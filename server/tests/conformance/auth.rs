@@ -30,8 +30,8 @@ fn client_requests(app: &App) -> Vec<RequestBuilder> {
 
 /// An app with three events, which must still be there untouched.
 async fn untouched(app: &App) {
-    app.receive(number(3)).await;
-    assert_eq!(app.figure("leased").await, 0);
+    app.post(number(3)).await;
+    assert_eq!(app.gauge("leased").await, 0);
     assert_eq!(app.poll_bodies().await, (0..4).map(number).collect::<Vec<_>>());
 }
 
@@ -40,7 +40,7 @@ async fn without_a_good_token_every_request_of_a_client_is_401() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let stranger = server.app("other").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     let token = &app.token;
     let (short, long) = (&token[..token.len() - 1], format!("{token}A"));
     for authorization in [
@@ -118,7 +118,7 @@ async fn bearer_matches_without_regard_to_case_with_any_run_of_spaces() {
 async fn a_token_of_another_app_is_401() {
     let server = Server::start(&[]);
     let (app, similar) = (server.app("bot").await, server.app("Bot").await);
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     for request in client_requests(&app) {
         problem(request.bearer_auth(&similar.token).send().await.unwrap(), 401).await;
     }
@@ -171,7 +171,7 @@ async fn an_expired_token_is_401() {
 async fn an_app_removed_from_the_credentials_file_is_refused_at_once() {
     let server = Server::start(&[]);
     let (app, other) = (server.app("bot").await, server.app("other").await);
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     let file = std::fs::read_to_string(server.home.apps()).unwrap();
     let rest = &file[file.find("[apps.other]").unwrap()..];
     assert!(!rest.contains("bot"), "{file}");
@@ -200,7 +200,7 @@ async fn a_broken_credentials_file_is_503_and_not_401() {
         problem(request.bearer_auth(&app.token).send().await.unwrap(), 503).await;
     }
     problem(server.token_response("bot", &app.app_secret).await, 503).await;
-    app.receive("{}").await;
+    app.post("{}").await;
     std::fs::write(server.home.apps(), good).unwrap();
     assert_eq!(app.poll_bodies().await, ["{}"]);
 }
@@ -210,7 +210,7 @@ async fn a_websocket_is_refused_before_the_upgrade_and_takes_nothing() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let stranger = server.app("other").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     let headers = handshake_text();
     for authorization in [String::new(), format!("authorization: Bearer {}\r\n", stranger.token)] {
         let request = format!("GET {} HTTP/1.1\r\nhost: x\r\n{headers}{authorization}\r\n", app.path(""));
@@ -229,7 +229,7 @@ type Headers = Vec<(&'static str, &'static str)>;
 async fn half_an_upgrade_takes_nothing() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     let with = |change: &dyn Fn(&mut Headers)| {
         let mut headers = handshake_headers();
         change(&mut headers);
@@ -273,11 +273,11 @@ async fn half_an_upgrade_takes_nothing() {
 async fn a_client_that_goes_right_after_its_upgrade_takes_nothing() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     for _ in 0..5 {
         drop(app.listen("").await);
     }
-    eventually("they are gone", async || app.figure("clients").await == 0).await;
+    eventually("they are gone", async || app.gauge("clients").await == 0).await;
     untouched(&app).await;
 }
 

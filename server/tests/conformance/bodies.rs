@@ -25,7 +25,7 @@ pub(crate) async fn reads_back_everywhere(app: &App, post: reqwest::RequestBuild
     assert!(message.ends_with(&format!(",\"data\":{body}}}")), "wwproxy.v2: {name}");
     drop(v2);
 
-    eventually("the event is back", async || app.figure("leased").await == 0).await;
+    eventually("the event is back", async || app.gauge("leased").await == 0).await;
     assert!(app.poll_text("").await == format!("{{\"{id}\":{body}}}"), "poll: {name}");
 }
 
@@ -60,9 +60,9 @@ async fn a_body_may_be_nested_as_deep_as_it_likes() {
         assert!(got == body, "websocket");
         socket.ack(&id).await;
         drop(socket);
-        eventually("the websocket is gone", async || app.figure("clients").await == 0).await;
-        assert_eq!(app.figure("stored").await, 0);
-        app.receive(body.as_str()).await;
+        eventually("the websocket is gone", async || app.gauge("clients").await == 0).await;
+        assert_eq!(app.gauge("stored").await, 0);
+        app.post(body.as_str()).await;
         let polled = app.poll_text("").await;
         assert!(polled.split_once(':').is_some_and(|(_, rest)| rest == format!("{body}}}")), "poll");
     }

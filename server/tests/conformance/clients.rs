@@ -27,7 +27,7 @@ async fn the_example_clients_lease_and_acknowledge_events() {
     let server = Server::start(&[]);
     for (program, file) in [("node", "lease.mjs"), ("python3", "lease.py")] {
         let app = server.app(program).await;
-        app.receive(r#"{"type":"first"}"#).await;
+        app.post(r#"{"type":"first"}"#).await;
         let mut command = Command::new(program);
         command.arg(format!("{}/../examples/clients/{file}", env!("CARGO_MANIFEST_DIR")));
         command.env("WWPROXY_SERVER", server.url("")).env("APPID", &app.id).env("SECRET", &app.app_secret);
@@ -43,9 +43,9 @@ async fn the_example_clients_lease_and_acknowledge_events() {
         let mut next = async || timeout(DEADLINE, lines.recv()).await.unwrap().expect("the client runs");
         let line = next().await;
         assert!(line.ends_with(" first"), "{line}");
-        app.receive(r#"{"type":"second"}"#).await;
+        app.post(r#"{"type":"second"}"#).await;
         let line = next().await;
         assert!(line.ends_with(" second"), "{line}");
-        eventually("both events are acknowledged", async || app.figure("stored").await == 0).await;
+        eventually("both events are acknowledged", async || app.gauge("stored").await == 0).await;
     }
 }

@@ -94,7 +94,7 @@ async fn a_path_that_is_too_long_for_a_socket_address_works() {
     command.args(["--store", &store, "--listen", "127.0.0.1:0"]);
     let server = Server::launch(Arc::clone(&home), command);
     let app = server.app("bot").await;
-    app.receive("[]").await;
+    app.post("[]").await;
     let done = home.app_command(&["remove", "bot", "--yes", "--store", &store]);
     let error = String::from_utf8(done.stderr).unwrap();
     assert!(done.status.success() && error.contains("1 event "), "{error}");
@@ -106,7 +106,7 @@ async fn a_request_is_one_line_of_a_known_version_and_command() {
     let home = Arc::new(Home::new());
     let server = Server::start_in(&home, &[]);
     let app = server.app("bot").await;
-    app.receive("[]").await;
+    app.post("[]").await;
     let path = socket(&home);
     let answer = ask(&path, "{\"version\":1,\"command\":\"inspect\",\"app\":\"bot\"}\n");
     assert_eq!(answer["version"], 1);
@@ -131,7 +131,7 @@ async fn a_request_is_one_line_of_a_known_version_and_command() {
     let mut answer = String::new();
     long.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("4096 bytes"), "{answer}");
-    assert_eq!(app.figure("stored").await, 1);
+    assert_eq!(app.gauge("stored").await, 1);
 }
 
 #[tokio::test]
@@ -155,12 +155,12 @@ async fn a_command_waits_for_a_server_that_drains() {
     let home = Arc::new(Home::new());
     let mut server = Server::start_in(&home, &[]);
     let app = server.app("bot").await;
-    app.receive("[]").await;
+    app.post("[]").await;
     // A body that is on its way holds up the drain.
     let mut slow = app.raw().await;
     slow.send("POST /hook/bot HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n")
         .await;
-    assert_eq!(slow.answer().await.status, 100);
+    assert_eq!(slow.response().await.status, 100);
     server.signal("TERM");
     eventually("the socket is gone", async || !socket(&home).exists()).await;
     let mut command = home.operate_command(&["remove", "bot", "--yes"]);
@@ -169,7 +169,7 @@ async fn a_command_waits_for_a_server_that_drains() {
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert!(waiting.try_wait().unwrap().is_none());
     slow.send("{}").await;
-    assert_eq!(slow.answer().await.status, 401);
+    assert_eq!(slow.response().await.status, 401);
     assert!(server.exited().await.success());
     let done = waiting.wait_with_output().unwrap();
     assert!(done.status.success(), "{done:?}");

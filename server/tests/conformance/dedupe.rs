@@ -33,10 +33,10 @@ async fn the_same_pair_is_stored_once_while_it_is_leased_and_after_its_ack() {
     post(&app, 7, "{}").await;
     let leased = app.lease(json!({})).await;
     post(&app, 7, "{}").await;
-    assert_eq!(app.figure("stored").await, 1);
+    assert_eq!(app.gauge("stored").await, 1);
     app.settle(json!({"ack": [leased[0].receipt]})).await;
     post(&app, 7, "{}").await;
-    assert_eq!(app.figure("stored").await, 0);
+    assert_eq!(app.gauge("stored").await, 0);
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn without_an_index_it_is_always_a_new_event() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     for _ in 0..3 {
-        app.receive("{}").await;
+        app.post("{}").await;
     }
     assert_eq!(app.poll_bodies().await, ["{}"; 3]);
 }
@@ -95,7 +95,7 @@ async fn after_the_dedupe_window_it_is_a_new_event() {
     post(&app, 7, "{}").await;
     eventually("the repetition is new", async || {
         post(&app, 7, "{}").await;
-        app.figure("stored").await == 2
+        app.gauge("stored").await == 2
     })
     .await;
 }
@@ -120,7 +120,7 @@ async fn a_refused_delivery_is_not_taken_for_stored() {
     crate::common::problem(refused, 503).await;
     post(&app, 1, "[1]").await;
     assert_eq!(app.poll_bodies().await, ["[1]"]);
-    eventually("there is room", async || app.figure("stored").await == 0).await;
+    eventually("there is room", async || app.gauge("stored").await == 0).await;
     post(&app, 2, "[2]").await;
     assert_eq!(app.poll_bodies().await, ["[2]"]);
 }

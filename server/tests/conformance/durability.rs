@@ -16,9 +16,9 @@ async fn what_was_answered_201_survives_kill_9() {
     let server = Server::start_in(&Arc::new(Home::new()), &[]);
     let app = server.app("bot").await;
     let secretless = server.app("gone").await;
-    secretless.receive("[\"gone\"]").await;
+    secretless.post("[\"gone\"]").await;
     secretless.unregister().await;
-    app.receive_numbers(0..20).await;
+    app.post_numbers(0..20).await;
     let post = app.indexed(7, "[\"once\"]");
     empty(post.send().await.unwrap(), 201).await;
     let home = server.kill();
@@ -26,7 +26,7 @@ async fn what_was_answered_201_survives_kill_9() {
     let server = Server::start_in(&home, &[]);
     let app = moved(&app, &server);
     empty(app.indexed(7, "[\"once\"]").send().await.unwrap(), 201).await;
-    app.receive("[\"after\"]").await;
+    app.post("[\"after\"]").await;
     let events = app.poll("").await;
     let expected: Vec<_> = (0..20).map(number).chain(["[\"once\"]".into(), "[\"after\"]".into()]).collect();
     assert_eq!(
@@ -37,14 +37,14 @@ async fn what_was_answered_201_survives_kill_9() {
     assert!(events.windows(2).all(|pair| pair[0].0 < pair[1].0), "ids stay ordered");
     let gone = moved(&secretless, &server);
     problem(gone.hook("{}").send().await.unwrap(), 404).await;
-    assert_eq!(gone.figure("stored").await, 0);
+    assert_eq!(gone.gauge("stored").await, 0);
 }
 
 #[tokio::test]
 async fn what_was_unacked_at_kill_9_goes_out_again() {
     let server = Server::start_in(&Arc::new(Home::new()), &[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     let leased = app.lease(json!({"max": 1})).await;
     let mut socket = app.listen("").await;
     socket.bodies(2).await;
@@ -63,7 +63,7 @@ async fn on_sigterm_and_sigint_the_server_drains_and_exits_0() {
     for signal in ["TERM", "INT"] {
         let mut server = Server::start_in(&Arc::new(Home::new()), &[]);
         let app = server.app("bot").await;
-        app.receive_numbers(0..3).await;
+        app.post_numbers(0..3).await;
         assert_eq!(app.poll("?max=1").await.len(), 1);
         server.signal(signal);
         assert_eq!(server.exited().await.code(), Some(0));
@@ -77,13 +77,13 @@ async fn on_sigterm_and_sigint_the_server_drains_and_exits_0() {
 async fn on_shutdown_a_websocket_is_closed_with_1012_and_its_events_handed_back() {
     let mut server = Server::start_in(&Arc::new(Home::new()), &[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     let mut socket = app.listen("").await;
     let (acked, _) = socket.event().await;
     socket.bodies(2).await;
     let (mut v2, _) = app.listen_v2("").await;
     socket.ack(&acked).await;
-    socket.fence().await;
+    socket.ping().await;
     server.signal("TERM");
     assert_eq!(socket.close_code().await, 1012);
     assert_eq!(v2.close_code().await, 1012);
@@ -92,7 +92,7 @@ async fn on_shutdown_a_websocket_is_closed_with_1012_and_its_events_handed_back(
     let server = Server::start_in(&server.home, &[]);
     let mut socket = moved(&app, &server).listen("").await;
     assert_eq!(socket.bodies(2).await, [number(1), number(2)]);
-    assert_eq!(socket.fence().await, [] as [&str; 0]);
+    assert_eq!(socket.ping().await, [] as [&str; 0]);
 }
 
 #[tokio::test]
@@ -101,9 +101,9 @@ async fn a_client_that_never_reads_does_not_stop_the_shutdown() {
     let app = server.app("bot").await;
     let stuck = app.listen("").await;
     for n in 0..4 {
-        app.receive(format!("[{n},\"{}\"]", "x".repeat(4 << 20))).await;
+        app.post(format!("[{n},\"{}\"]", "x".repeat(4 << 20))).await;
     }
-    eventually("it has events", async || app.figure("leased").await > 0).await;
+    eventually("it has events", async || app.gauge("leased").await > 0).await;
     let silent = app.raw().await;
     server.signal("TERM");
     assert!(server.exited().await.success());
@@ -121,7 +121,7 @@ async fn two_servers_on_one_folder_are_a_clear_error() {
     let said = String::from_utf8(second.stderr).unwrap();
     assert!(said.contains(home.store().to_str().unwrap()) && !said.contains("panicked"), "{said}");
     assert!(second.stdout.is_empty());
-    app.receive("{}").await;
+    app.post("{}").await;
     assert_eq!(app.poll_bodies().await, ["{}"], "the first goes on");
 }
 

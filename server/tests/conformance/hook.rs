@@ -47,7 +47,7 @@ async fn the_signature_is_the_lower_case_hex_hmac_of_the_raw_body() {
     let with_token = app.bare_hook().bearer_auth(&app.token).body(EVENT);
     problem(with_token.send().await.unwrap(), 401).await;
     assert_eq!(app.poll_text("").await, "{}", "nothing is ever stored unverified");
-    app.receive(EVENT).await;
+    app.post(EVENT).await;
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn the_signature_is_keyed_with_the_bytes_of_the_secret() {
     for secret in ["k", " spaced ", "Zoë 🎉", "\u{0}\u{1}\"\\\n", &"long".repeat(1000)] {
         app.register(secret).await;
         app.secret = secret.into();
-        app.receive(EVENT).await;
+        app.post(EVENT).await;
     }
 }
 
@@ -76,7 +76,7 @@ async fn a_body_over_the_limit_is_413_before_its_signature_is_looked_at() {
     let server = Server::start(&["--max-body", "1KiB"]);
     let app = server.app("bot").await;
     let fitting = format!("[\"{}\"]", "x".repeat(1024 - 4));
-    app.receive(fitting.clone()).await;
+    app.post(fitting.clone()).await;
     let over = format!("{fitting} ");
     problem(app.hook(over.clone()).send().await.unwrap(), 413).await;
     problem(app.bare_hook().body(over).send().await.unwrap(), 413).await;
@@ -145,7 +145,7 @@ async fn a_sender_that_asks_before_it_sends_is_told_413_at_once() {
     );
     let mut connection = Raw::open(&app.address).await;
     connection.send(request).await;
-    assert_eq!(connection.answer().await.status, 413);
+    assert_eq!(connection.response().await.status, 413);
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn a_body_with_no_or_any_content_type_goes_the_same_way() {
         empty(app.hook(EVENT).header(header.0, header.1).send().await.unwrap(), 201).await;
         problem(app.hook("x").header(header.0, header.1).send().await.unwrap(), 400).await;
     }
-    app.receive(EVENT).await;
+    app.post(EVENT).await;
     assert_eq!(app.poll_bodies().await, vec![EVENT; kinds.len() + 1]);
 }
 

@@ -30,10 +30,10 @@ async fn the_platform_is_asked_with_the_clients_own_token() {
     assert!(server.greeting.ends_with("identity watsonwork"), "{}", server.greeting);
     let app = bot(&server, "good");
     app.register(&app.secret).await;
-    app.receive("{}").await;
+    app.post("{}").await;
     assert_eq!(app.poll_bodies().await, ["{}"]);
     let mut socket = app.listen("").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     assert_eq!(socket.event().await.1, "[1]");
 
     let questions = platform.questions();
@@ -185,7 +185,7 @@ async fn only_allowed_apps_are_served_and_nothing_is_asked_about_others() {
     let allowed = Server::start(&[&flags[..], &["--allow-app", "one,bot"]].concat());
     let app = bot(&allowed, "good");
     app.register(&app.secret).await;
-    app.receive("{}").await;
+    app.post("{}").await;
     assert_eq!(app.poll_bodies().await, ["{}"]);
 }
 
@@ -242,7 +242,7 @@ async fn senders_do_not_depend_on_the_platform() {
     let server = start(&platform.url);
     let app = bot(&server, "good");
     app.register(&app.secret).await;
-    app.receive("{}").await;
+    app.post("{}").await;
     empty(server.get("/readyz").await, 200).await;
     assert_eq!(platform.questions().len(), 1);
 }

@@ -17,7 +17,7 @@ async fn a_lease_tells_id_receipt_attempt_time_and_data() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let before = SystemTime::now();
-    app.receive("{\"a\": 1}").await;
+    app.post("{\"a\": 1}").await;
     let response = app.request(Method::POST, "/lease").send().await.unwrap();
     assert_eq!(response.status(), 200, "all members are optional, the body too");
     let answer: Value = response.json().await.unwrap();
@@ -32,13 +32,13 @@ async fn a_lease_tells_id_receipt_attempt_time_and_data() {
 async fn nobody_else_gets_a_leased_event() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     assert_eq!(bodies(&app.lease(json!({"max": 2})).await), [number(0), number(1)]);
     assert_eq!(bodies(&app.lease(json!({})).await), [number(2)]);
     assert_eq!(app.lease(json!({})).await, []);
     assert_eq!(app.poll_text("").await, "{}");
-    assert_eq!(app.listen("").await.fence().await, [] as [&str; 0]);
-    assert_eq!(app.figure("stored").await, 3);
+    assert_eq!(app.listen("").await.ping().await, [] as [&str; 0]);
+    assert_eq!(app.gauge("stored").await, 3);
 }
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn a_lease_waits_for_the_first_event() {
     assert_eq!(app.lease(json!({"wait_ms": 50})).await, []);
     assert!(impatient.elapsed() >= Duration::from_millis(50));
     let posted = Instant::now();
-    app.receive("[1]").await;
+    app.post("[1]").await;
     assert_eq!(bodies(&waiting.await.unwrap()), ["[1]"]);
     assert!(posted.elapsed() < DEADLINE);
 }
@@ -68,7 +68,7 @@ async fn each_of_many_that_wait_gets_an_event() {
             tokio::spawn(async move { bodies(&app.lease(json!({"wait_ms": 15_000, "max": 1})).await) })
         })
         .collect();
-    app.receive_numbers(0..10).await;
+    app.post_numbers(0..10).await;
     let mut got = Vec::new();
     for one in waiting {
         got.extend(one.await.unwrap());
@@ -93,7 +93,7 @@ async fn a_client_that_goes_while_it_waits_takes_nothing_with_it() {
         // The server closes once it has seen that the client goes.
         connection.0.shutdown().await.unwrap();
         assert_eq!(connection.rest().await, b"");
-        app.receive(number(n)).await;
+        app.post(number(n)).await;
         let leased = app.lease(json!({"wait_ms": 15_000})).await;
         assert_eq!(bodies(&leased), [number(n)]);
         app.settle(json!({"ack": [leased[0].receipt]})).await;
@@ -104,7 +104,7 @@ async fn a_client_that_goes_while_it_waits_takes_nothing_with_it() {
 async fn after_the_lease_an_event_goes_out_again() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let start = Instant::now();
     let first = app.lease(json!({"lease_ms": 300})).await;
     let second = app.lease(json!({"wait_ms": 15_000})).await;
@@ -115,17 +115,17 @@ async fn after_the_lease_an_event_goes_out_again() {
 
     let settled = app.settle(json!({"ack": [first[0].receipt]})).await;
     assert_eq!(settled, json!({"acked": 0, "released": 0, "stale": [first[0].receipt]}));
-    assert_eq!(app.figure("stored").await, 1, "a stale receipt deletes nothing");
+    assert_eq!(app.gauge("stored").await, 1, "a stale receipt deletes nothing");
     let settled = app.settle(json!({"ack": [second[0].receipt]})).await;
     assert_eq!(settled, json!({"acked": 1, "released": 0, "stale": []}));
-    assert_eq!(app.figure("stored").await, 0);
+    assert_eq!(app.gauge("stored").await, 0);
 }
 
 #[tokio::test]
 async fn the_servers_lease_time_is_the_default() {
     let server = Server::start(&["--lease", "300ms"]);
     let app = server.app("bot").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     app.lease(json!({})).await;
     let again = app.lease(json!({"wait_ms": 15_000})).await;
     assert_eq!(again[0].details.attempt, Some(2));
@@ -135,7 +135,7 @@ async fn the_servers_lease_time_is_the_default() {
 async fn ack_deletes_and_release_hands_back_at_once() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     let events = app.lease(json!({"max": 3})).await;
     let receipts: Vec<_> = events.iter().map(|event| &event.receipt).collect();
     let settled = app.settle(json!({"ack": [receipts[1]], "release": [receipts[2], receipts[0]]})).await;
@@ -149,7 +149,7 @@ async fn ack_deletes_and_release_hands_back_at_once() {
 async fn a_release_wakes_who_waits() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let held = app.lease(json!({})).await;
     let (again, _) = tokio::join!(
         app.lease(json!({"wait_ms": 15_000})),
@@ -162,7 +162,7 @@ async fn a_release_wakes_who_waits() {
 async fn a_receipt_counts_once_and_nonsense_is_stale() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let receipt = app.lease(json!({})).await.remove(0).receipt;
     let settled = app.settle(json!({"ack": [receipt, receipt], "release": [receipt]})).await;
     assert_eq!(settled, json!({"acked": 1, "released": 0, "stale": [receipt, receipt]}));
@@ -177,14 +177,14 @@ async fn a_receipt_counts_once_and_nonsense_is_stale() {
 async fn a_receipt_of_another_app_is_stale_and_harms_nothing() {
     let server = Server::start(&[]);
     let (app, other) = (server.app("bot").await, server.app("other").await);
-    app.receive("[1]").await;
-    other.receive("[2]").await;
+    app.post("[1]").await;
+    other.post("[2]").await;
     let (mine, theirs) = (app.lease(json!({})).await, other.lease(json!({})).await);
     for kind in ["ack", "release"] {
         let settled = other.settle(json!({kind: [mine[0].receipt]})).await;
         assert_eq!(settled, json!({"acked": 0, "released": 0, "stale": [mine[0].receipt]}));
     }
-    assert_eq!(app.figure("leased").await, 1);
+    assert_eq!(app.gauge("leased").await, 1);
     assert_eq!(app.settle(json!({"ack": [mine[0].receipt]})).await["acked"], 1);
     assert_eq!(other.settle(json!({"ack": [theirs[0].receipt]})).await["acked"], 1);
 }
@@ -193,7 +193,7 @@ async fn a_receipt_of_another_app_is_stale_and_harms_nothing() {
 async fn bodies_that_say_no_lease_and_no_ack_are_400() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("{}").await;
+    app.post("{}").await;
     let post = |rest, body: &'static str| app.request(Method::POST, rest).body(body).send();
     for bad in [
         "x",
@@ -231,9 +231,9 @@ async fn bodies_that_say_no_lease_and_no_ack_are_400() {
     ] {
         problem(post("/ack", bad).await.unwrap(), 400).await;
     }
-    assert_eq!(app.figure("leased").await, 0);
+    assert_eq!(app.gauge("leased").await, 0);
     for extreme in [json!({"max": u32::MAX}), json!({"lease_ms": u64::MAX, "wait_ms": u64::MAX})] {
-        app.receive("{}").await;
+        app.post("{}").await;
         assert!(!app.lease(extreme).await.is_empty());
     }
 }
@@ -242,7 +242,7 @@ async fn bodies_that_say_no_lease_and_no_ack_are_400() {
 async fn times_have_camel_case_names_and_those_of_before() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     for (lease, wait) in [("leaseMs", "waitMs"), ("lease_ms", "wait_ms")] {
         assert_eq!(bodies(&app.lease(json!({lease: 300})).await), ["[1]"]);
         let again = app.lease(json!({wait: 15_000, "leaseMs": 300})).await;
@@ -267,7 +267,7 @@ async fn a_wait_is_cut_to_50_s() {
 async fn unknown_members_of_lease_and_ack_are_ignored() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let leased = app.lease(json!({"max": 1, "later": {"a": []}})).await;
     assert_eq!(app.settle(json!({"ack": [leased[0].receipt], "later": [1]})).await["acked"], 1);
 }
@@ -276,7 +276,7 @@ async fn unknown_members_of_lease_and_ack_are_ignored() {
 async fn a_request_has_at_most_1000_receipts() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let receipt = app.lease(json!({})).await.remove(0).receipt;
     let post = |body: &Value| app.request(Method::POST, "/ack").json(body).send();
     let text = receipt.as_str();
@@ -285,7 +285,7 @@ async fn a_request_has_at_most_1000_receipts() {
         let detail = problem(post(&body).await.unwrap(), 400).await;
         assert!(detail.contains("1000"), "{detail}");
     }
-    assert_eq!(app.figure("leased").await, 1, "nothing was settled");
+    assert_eq!(app.gauge("leased").await, 1, "nothing was settled");
     let settled = app.settle(json!({"ack": vec![&receipt; 500], "release": vec!["x"; 500]})).await;
     assert_eq!((&settled["acked"], settled["stale"].as_array().unwrap().len()), (&json!(1), 999));
 }
@@ -294,7 +294,7 @@ async fn a_request_has_at_most_1000_receipts() {
 async fn a_receipt_has_one_spelling() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let receipt = app.lease(json!({})).await.remove(0).receipt;
     let (seq, lease) = receipt.as_str().split_once('-').unwrap();
     let others = json!([
@@ -318,19 +318,19 @@ async fn status_tells_how_the_queue_does_and_never_the_secret() {
     assert_eq!(status["registration"], json!(null));
     assert_eq!(status["oldestAgeMs"], json!(null));
     app.register(&app.secret).await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     app.lease(json!({"max": 1})).await;
     let (one, two) = (app.listen("?window=1").await, app.listen("?window=1").await);
-    eventually("both listen", async || app.figure("leased").await == 3).await;
+    eventually("both listen", async || app.gauge("leased").await == 3).await;
     let status = app.status().await;
     assert_eq!(status["registration"], json!({"scheme": "watsonwork"}));
     let figures = ["stored", "leased", "dropped", "clients"].map(|name| status[name].as_u64().unwrap());
     assert_eq!(figures, [3, 3, 0, 2]);
     assert!(!status.to_string().contains(&app.secret), "{status}");
     let age = status["oldestAgeMs"].as_u64().unwrap();
-    eventually("the oldest ages", async || app.figure("oldestAgeMs").await > age).await;
+    eventually("the oldest ages", async || app.gauge("oldestAgeMs").await > age).await;
     drop((one, two));
-    eventually("they are gone", async || app.figure("clients").await == 0).await;
+    eventually("they are gone", async || app.gauge("clients").await == 0).await;
     empty(app.request(Method::HEAD, "/status").send().await.unwrap(), 200).await;
 }
 

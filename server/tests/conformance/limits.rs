@@ -9,17 +9,17 @@ use crate::common::{App, Server, empty, eventually, handshake_headers, number, p
 async fn a_full_queue_is_503_with_retry_after_so_that_the_sender_keeps_it() {
     let server = Server::start(&["--max-queued-events", "3"]);
     let (app, other) = (server.app("bot").await, server.app("other").await);
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     for _ in 0..2 {
         problem(app.hook(number(3)).send().await.unwrap(), 503).await;
     }
-    other.receive("{}").await;
+    other.post("{}").await;
     let leased = app.lease(json!({"max": 1})).await;
     problem(app.hook(number(3)).send().await.unwrap(), 503).await;
     app.settle(json!({"ack": [leased[0].receipt]})).await;
-    app.receive(number(3)).await;
+    app.post(number(3)).await;
     assert_eq!(app.poll_bodies().await, [number(1), number(2), number(3)]);
-    assert_eq!(app.figure("dropped").await, 0);
+    assert_eq!(app.gauge("dropped").await, 0);
 }
 
 #[tokio::test]
@@ -28,14 +28,14 @@ async fn a_queue_full_of_bytes_is_503_too() {
     let app = server.app("bot").await;
     let large = format!("[\"{}\"]", "x".repeat(20 << 10));
     for _ in 0..3 {
-        app.receive(large.as_str()).await;
+        app.post(large.as_str()).await;
     }
     problem(app.hook(large.as_str()).send().await.unwrap(), 503).await;
-    app.receive("{}").await;
+    app.post("{}").await;
     problem(app.hook(format!("[\"{}\"]", "x".repeat(100 << 10))).send().await.unwrap(), 503).await;
     app.poll("").await;
-    eventually("there is room", async || app.figure("stored").await == 0).await;
-    app.receive(large.as_str()).await;
+    eventually("there is room", async || app.gauge("stored").await == 0).await;
+    app.post(large.as_str()).await;
 }
 
 #[tokio::test]
@@ -68,10 +68,10 @@ async fn bodies(app: &App) -> Vec<String> {
 async fn with_drop_oldest_the_oldest_makes_room_and_is_counted() {
     let server = Server::start(&["--max-queued-events", "3", "--overflow", "drop-oldest"]);
     let (app, other) = (server.app("bot").await, server.app("other").await);
-    app.receive_numbers(0..5).await;
-    assert_eq!(app.figure("dropped").await, 2);
-    assert_eq!(app.figure("stored").await, 3);
-    assert_eq!(other.figure("dropped").await, 0);
+    app.post_numbers(0..5).await;
+    assert_eq!(app.gauge("dropped").await, 2);
+    assert_eq!(app.gauge("stored").await, 3);
+    assert_eq!(other.gauge("dropped").await, 0);
     assert_eq!(bodies(&app).await, [number(2), number(3), number(4)]);
 }
 
@@ -80,11 +80,11 @@ async fn drop_oldest_makes_room_for_bytes_as_well() {
     let server = Server::start(&["--max-queued-bytes", "64KiB", "--overflow", "drop-oldest"]);
     let app = server.app("bot").await;
     for _ in 0..20 {
-        app.receive("{}").await;
+        app.post("{}").await;
     }
     let large = format!("[\"{}\"]", "x".repeat(63 << 10));
-    app.receive(large.as_str()).await;
-    assert!(app.figure("dropped").await > 0);
+    app.post(large.as_str()).await;
+    assert!(app.gauge("dropped").await > 0);
     let too_large = format!("[\"{}\"]", "x".repeat(100 << 10));
     problem(app.hook(too_large).send().await.unwrap(), 503).await;
     assert!(bodies(&app).await.contains(&large), "an event that can never fit drops nothing");
@@ -94,16 +94,16 @@ async fn drop_oldest_makes_room_for_bytes_as_well() {
 async fn a_leased_event_is_dropped_last() {
     let server = Server::start(&["--max-queued-events", "2", "--overflow", "drop-oldest"]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..2).await;
+    app.post_numbers(0..2).await;
     let leased = app.lease(json!({"max": 1})).await;
-    app.receive(number(2)).await;
+    app.post(number(2)).await;
     assert_eq!(bodies(&app).await, [number(2)]);
     let settled = app.settle(json!({"ack": [leased[0].receipt]})).await;
     assert_eq!(settled["acked"], 1);
-    eventually("what was polled is deleted", async || app.figure("stored").await == 0).await;
-    app.receive_numbers(3..5).await;
+    eventually("what was polled is deleted", async || app.gauge("stored").await == 0).await;
+    app.post_numbers(3..5).await;
     let leased = app.lease(json!({})).await;
-    app.receive(number(5)).await;
+    app.post(number(5)).await;
     let receipts: Vec<_> = leased.iter().map(|event| &event.receipt).collect();
     let settled = app.settle(json!({"ack": receipts})).await;
     assert_eq!(settled, json!({"acked": 1, "released": 0, "stale": [receipts[0]]}));
@@ -116,20 +116,20 @@ async fn a_websocket_survives_the_drop_of_an_event_that_it_has() {
     let app = server.app("bot").await;
     let mut socket = app.listen("").await;
     for n in 0..5 {
-        app.receive(number(n)).await;
+        app.post(number(n)).await;
         assert_eq!(socket.event().await.1, number(n));
     }
-    assert_eq!(socket.fence().await, [] as [&str; 0]);
-    assert_eq!(app.figure("dropped").await, 4);
+    assert_eq!(socket.ping().await, [] as [&str; 0]);
+    assert_eq!(app.gauge("dropped").await, 4);
 }
 
 #[tokio::test]
 async fn events_whose_time_is_over_are_dropped_and_counted() {
     let server = Server::start(&["--retention", "300ms"]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..2).await;
-    eventually("they are too old", async || app.figure("stored").await == 0).await;
-    assert_eq!(app.figure("dropped").await, 2);
+    app.post_numbers(0..2).await;
+    eventually("they are too old", async || app.gauge("stored").await == 0).await;
+    assert_eq!(app.gauge("dropped").await, 2);
     assert_eq!(app.poll_text("").await, "{}");
 }
 
@@ -161,7 +161,7 @@ async fn websockets_and_waiting_leases_beyond_the_limit_of_an_app_are_429_with_r
         assert!(after.is_ok_and(|seconds| seconds > 0));
         problem(response, 429).await;
     }
-    assert_eq!(app.figure("clients").await, 1, "a lease is no websocket");
+    assert_eq!(app.gauge("clients").await, 1, "a lease is no websocket");
     // Taps, polls and leases that do not wait have no part in it, and neither has another app.
     let mut tap = app.listen("?tap=1").await;
     assert_eq!(app.poll_bodies().await, [] as [&str; 0]);
@@ -170,7 +170,7 @@ async fn websockets_and_waiting_leases_beyond_the_limit_of_an_app_are_429_with_r
     // A lease whose client has gone has no place any more.
     waiting.abort();
     eventually("there is a place", async || upgrade(&app, "").await.status() == 101).await;
-    app.receive(number(0)).await;
+    app.post(number(0)).await;
     assert_eq!(tap.event().await.1, number(0));
-    eventually("the event is leased", async || app.figure("leased").await == 1).await;
+    eventually("the event is leased", async || app.gauge("leased").await == 1).await;
 }

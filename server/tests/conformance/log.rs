@@ -14,8 +14,8 @@ use crate::{
 async fn do_everything(app: &App) {
     app.register(&app.secret).await;
     let mut tap = app.listen("?tap=1").await;
-    app.receive("{}").await;
-    app.receive("[1]").await;
+    app.post("{}").await;
+    app.post("[1]").await;
     tap.bodies(2).await;
     tap.send("nonsense").await;
     tap.close_code().await;
@@ -85,8 +85,8 @@ async fn dropped_events_do_not_fill_it() {
     let flags = ["--max-queued-events", "1", "--overflow", "drop-oldest"];
     for server in [Server::start(&flags), Server::start_in(&Arc::new(Home::new()), &flags)] {
         let app = server.app("bot").await;
-        app.receive_numbers(0..50).await;
-        assert_eq!(app.figure("dropped").await, 49);
+        app.post_numbers(0..50).await;
+        assert_eq!(app.gauge("dropped").await, 49);
         app.unregister().await;
         eventually("all that was told is read", async || server.log().contains("unregistered")).await;
         let log = server.log();
@@ -100,7 +100,7 @@ async fn dropped_events_do_not_fill_it() {
 async fn refused_webhooks_do_not_fill_it() {
     let server = Server::start(&["--max-queued-events", "1"]);
     let app = server.app("bot").await;
-    app.receive("{}").await;
+    app.post("{}").await;
     for n in 0..50 {
         app.bare_hook().header("X-OUTBOUND-TOKEN", "wrong").body("{}").send().await.unwrap();
         app.hook(format!("[{n}]")).send().await.unwrap();

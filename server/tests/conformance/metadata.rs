@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
-use crate::common::{Answer, Home, Server, eventually, problem_body, raw};
+use crate::common::{Home, RawResponse, Server, eventually, problem_body, raw};
 
 const PATH: &str = "/.well-known/oauth-authorization-server";
 
 /// The answer to a request with these headers.
-async fn answer(server: &Server, headers: &[(&str, &str)]) -> Answer {
+async fn answer(server: &Server, headers: &[(&str, &str)]) -> RawResponse {
     let lines: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     raw(&server.address, format!("GET {PATH} HTTP/1.1\r\n{}\r\n", lines.concat())).await
 }

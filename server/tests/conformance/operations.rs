@@ -103,6 +103,6 @@ async fn settings_may_stand_in_the_environment() {
         .env("WWPROXY_MAX_QUEUED_EVENTS", "1");
     let server = Server::launch(home, command);
     let app = server.app("bot").await;
-    app.receive("{}").await;
+    app.post("{}").await;
     crate::common::problem(app.hook("[]").send().await.unwrap(), 503).await;
 }

@@ -9,7 +9,7 @@ async fn an_app_id_is_1_to_128_letters_digits_dots_underscores_and_dashes() {
     let server = Server::start(&[]);
     for id in ["a", "0c1d2e3f-4a5b-4c6d-8e7f-9a0b1c2d3e4f", "A.b_c-9", "..a", "-", &"x".repeat(128)] {
         let app = server.app(id).await;
-        app.receive("{}").await;
+        app.post("{}").await;
         assert_eq!(app.poll_bodies().await, ["{}"], "{id}");
     }
 }
@@ -18,7 +18,7 @@ async fn an_app_id_is_1_to_128_letters_digits_dots_underscores_and_dashes() {
 async fn anything_else_is_404_and_nothing_is_looked_up_for_it() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("{}").await;
+    app.post("{}").await;
     let long = "x".repeat(129);
     for id in [
         "",
@@ -91,7 +91,7 @@ async fn one_trailing_slash_is_tolerated_and_two_are_not() {
         assert_eq!(slashes("/").await.unwrap().status(), 200, "{method} {rest}");
     }
     let mut socket = app.listen("/?window=1").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     assert_eq!(socket.event().await.1, "[1]");
 }
 
@@ -116,7 +116,7 @@ async fn a_query_string_never_becomes_part_of_the_id() {
 async fn a_method_that_a_known_path_does_not_have_is_405_with_allow() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive(number(0)).await;
+    app.post(number(0)).await;
     let paths = [
         ("/hook/bot", vec!["POST"]),
         ("/webhooks/bot", vec!["GET", "HEAD", "PUT", "DELETE"]),
@@ -195,7 +195,7 @@ async fn the_sender_of_a_large_body_sees_the_404_or_405_and_not_a_reset() {
 async fn requests_without_a_path_do_no_harm() {
     let mut server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("{}").await;
+    app.post("{}").await;
     for line in [
         "CONNECT host:443",
         "CONNECT /webhooks/bot",
@@ -243,7 +243,7 @@ async fn no_error_tells_a_secret_a_token_or_a_signature() {
     let server = Server::start(&["--max-queued-events", "1", "--max-body", "1KiB"]);
     let app = server.app("bot").await;
     let other = server.app("other").await;
-    app.receive("{}").await;
+    app.post("{}").await;
     let signature = |body: &str| crate::common::sign(&app.secret, body);
     let requests = [
         (401, app.bare_hook().header("X-OUTBOUND-TOKEN", "abc").body("{}")),

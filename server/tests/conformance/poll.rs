@@ -20,20 +20,20 @@ async fn an_empty_queue_is_an_empty_object() {
 async fn events_come_in_order_of_arrival_and_are_then_gone() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..20).await;
+    app.post_numbers(0..20).await;
     assert_eq!(app.poll_bodies().await, (0..20).map(number).collect::<Vec<_>>());
     assert_eq!(app.poll_text("").await, "{}");
-    eventually("they are deleted", async || app.figure("stored").await == 0).await;
+    eventually("they are deleted", async || app.gauge("stored").await == 0).await;
 }
 
 #[tokio::test]
 async fn the_answer_is_one_object_of_ids_and_bodies() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive(" {\"a\" : 1}\n").await;
-    app.receive("[]").await;
+    app.post(" {\"a\" : 1}\n").await;
+    app.post("[]").await;
     let ids: Vec<_> = app.lease(serde_json::json!({"lease_ms": 1})).await.into_iter().map(|e| e.id).collect();
-    eventually("the lease ends", async || app.figure("leased").await == 0).await;
+    eventually("the lease ends", async || app.gauge("leased").await == 0).await;
     let expected = format!("{{\"{}\": {{\"a\" : 1}}\n,\"{}\":[]}}", ids[0], ids[1]);
     assert_eq!(app.poll_text("").await, expected);
 }
@@ -44,8 +44,8 @@ async fn event_ids_are_unique_and_ordered_by_arrival() {
     let (app, other) = (server.app("bot").await, server.app("other").await);
     let mut ids = Vec::new();
     for round in 0..3 {
-        app.receive_numbers(round * 100..round * 100 + 100).await;
-        other.receive("{}").await;
+        app.post_numbers(round * 100..round * 100 + 100).await;
+        other.post("{}").await;
         ids.extend(app.poll("").await.into_iter().map(|(id, _)| id));
     }
     assert_eq!(ids.len(), 300);
@@ -57,7 +57,7 @@ async fn event_ids_are_unique_and_ordered_by_arrival() {
 async fn head_removes_nothing() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("{}").await;
+    app.post("{}").await;
     for _ in 0..3 {
         empty(app.request(Method::HEAD, "").send().await.unwrap(), 200).await;
     }
@@ -80,7 +80,7 @@ async fn no_one_on_the_way_may_store_or_buffer_an_answer() {
 async fn max_bounds_the_piece() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..5).await;
+    app.post_numbers(0..5).await;
     let taken = |events: Vec<(String, String)>| events.into_iter().map(|(_, body)| body).collect::<Vec<_>>();
     assert_eq!(taken(app.poll("?max=2").await), [number(0), number(1)]);
     assert_eq!(taken(app.poll("?other=7&max=1&x").await), [number(2)]);
@@ -96,7 +96,7 @@ async fn a_huge_queue_is_returned_in_bounded_pieces() {
     let app = server.app("bot").await;
     let large = format!("[\"{}\"]", "x".repeat((7 << 20) - 4));
     for _ in 0..4 {
-        app.receive(large.as_str()).await;
+        app.post(large.as_str()).await;
     }
     let mut pieces = Vec::new();
     while pieces.iter().sum::<usize>() < 4 {
@@ -134,7 +134,7 @@ async fn post_all(app: &App, bodies: &[String]) {
         let requests: Vec<_> = bodies.iter().map(|body| signed_post(app, body)).collect();
         connection.send(requests.concat()).await;
         for _ in bodies {
-            assert_eq!(connection.answer().await.status, 201);
+            assert_eq!(connection.response().await.status, 201);
         }
     }
 }
@@ -159,17 +159,17 @@ async fn a_client_that_disconnects_midway_loses_nothing() {
     let app = server.app("bot").await;
     let large = |n: usize| format!("[{n},\"{}\"]", "x".repeat(1 << 20));
     for n in 0..14 {
-        app.receive(large(n)).await;
+        app.post(large(n)).await;
     }
     for _ in 0..3 {
         let mut connection = begin_poll(&app, "").await;
         let mut some = [0; 10_000];
         connection.0.read_exact(&mut some).await.unwrap();
         assert!(some.starts_with(b"HTTP/1.1 200 "));
-        assert_eq!(app.figure("stored").await, 14);
+        assert_eq!(app.gauge("stored").await, 14);
         drop(connection);
-        eventually("the events are back", async || app.figure("leased").await == 0).await;
-        assert_eq!(app.figure("stored").await, 14);
+        eventually("the events are back", async || app.gauge("leased").await == 0).await;
+        assert_eq!(app.gauge("stored").await, 14);
     }
     let bodies = app.poll_bodies().await;
     assert!(bodies == (0..14).map(large).collect::<Vec<_>>(), "all of them, in order");
@@ -188,9 +188,9 @@ async fn a_client_that_disconnects_before_its_answer_loses_nothing() {
         let connection = begin_poll(&app, "?max=6000").await;
         sleep(early).await;
         drop(connection);
-        eventually("the events are back", async || app.figure("leased").await == 0).await;
+        eventually("the events are back", async || app.gauge("leased").await == 0).await;
     }
-    assert_eq!(app.figure("stored").await, 6000);
+    assert_eq!(app.gauge("stored").await, 6000);
     let bodies = app.poll("?max=6000").await.into_iter().map(|(_, body)| body);
     assert!(bodies.eq(events), "all of them, in order");
 }
@@ -201,31 +201,31 @@ async fn a_slow_reader_gets_its_events_alone() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let large = format!("[\"{}\"]", "x".repeat(7 << 20));
-    app.receive(large.as_str()).await;
-    app.receive(large.as_str()).await;
+    app.post(large.as_str()).await;
+    app.post(large.as_str()).await;
     let mut connection = begin_poll(&app, "").await;
     let mut some = [0; 1000];
     connection.0.read_exact(&mut some).await.unwrap();
-    assert_eq!(app.figure("leased").await, 2);
+    assert_eq!(app.gauge("leased").await, 2);
     assert_eq!(app.poll_text("").await, "{}");
     let mut rest = vec![0; 2 * large.len()];
     connection.0.read_exact(&mut rest[..2 * large.len() - 1000]).await.unwrap();
-    eventually("they are deleted", async || app.figure("stored").await == 0).await;
+    eventually("they are deleted", async || app.gauge("stored").await == 0).await;
 }
 
 #[tokio::test]
 async fn polls_one_after_the_other_on_one_connection_take_each_event_once() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     let (path, token) = (app.path("?max=1"), &app.token);
     let one = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
     let mut connection = app.raw().await;
     connection.send(one.repeat(4)).await;
     for expected in [number(0), number(1), number(2)] {
-        let answer = connection.answer().await;
+        let answer = connection.response().await;
         assert!(answer.body.ends_with(&format!("\":{expected}}}")), "{answer:?}");
     }
-    assert_eq!(connection.answer().await.body, "{}");
-    eventually("they are deleted", async || app.figure("stored").await == 0).await;
+    assert_eq!(connection.response().await.body, "{}");
+    eventually("they are deleted", async || app.gauge("stored").await == 0).await;
 }

@@ -15,11 +15,11 @@ async fn put_answers_201_and_empty_for_a_new_and_for_a_replaced_registration() {
     let app = server.new_app("bot").await;
     empty(put(&app, r#"{"secret":"first"}"#).await, 201).await;
     let first = App { secret: "first".into(), ..app.clone() };
-    first.receive("[1]").await;
+    first.post("[1]").await;
     empty(put(&app, r#"{"secret":"second"}"#).await, 201).await;
     problem(first.hook("[2]").send().await.unwrap(), 401).await;
     let second = App { secret: "second".into(), ..app.clone() };
-    second.receive("[3]").await;
+    second.post("[3]").await;
     assert_eq!(app.poll_bodies().await, ["[1]", "[3]"], "events stay");
 }
 
@@ -34,7 +34,7 @@ async fn the_body_is_parsed_whatever_the_content_type_says() {
         let secret = format!("secret-{n}");
         let request = app.request(Method::PUT, "").header("Content-Type", kind);
         empty(request.body(json!({"secret": secret}).to_string()).send().await.unwrap(), 201).await;
-        App { secret, ..app.clone() }.receive("{}").await;
+        App { secret, ..app.clone() }.post("{}").await;
     }
 }
 
@@ -43,7 +43,7 @@ async fn white_space_and_escapes_do_no_harm() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;
     empty(put(&app, " { \"secret\" : \"a\\u0062c\" }\n").await, 201).await;
-    App { secret: "abc".into(), ..app.clone() }.receive("{}").await;
+    App { secret: "abc".into(), ..app.clone() }.post("{}").await;
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn an_unknown_member_is_400_that_names_it_and_changes_nothing() {
     }
     let long = format!(r#"{{"secret":"x","{}":1}}"#, "n".repeat(10_000));
     assert!(problem(put(&app, long).await, 400).await.len() < 300);
-    app.receive("{}").await;
+    app.post("{}").await;
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn a_missing_empty_or_non_string_secret_is_400_and_changes_nothing() {
         problem(put(&app, bad).await, 400).await;
     }
     problem(put(&app, b"{\"secret\":\"\xff\"}".to_vec()).await, 400).await;
-    app.receive("{}").await;
+    app.post("{}").await;
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn a_secret_has_at_most_4_kib() {
     let longest = "é".repeat(2048);
     empty(put(&app, json!({"secret": longest}).to_string()).await, 201).await;
     problem(put(&app, json!({"secret": format!("{longest}x")}).to_string()).await, 400).await;
-    App { secret: longest, ..app.clone() }.receive("{}").await;
+    App { secret: longest, ..app.clone() }.post("{}").await;
 }
 
 #[tokio::test]
@@ -138,8 +138,8 @@ async fn delete_answers_200_and_empty_also_when_there_was_none() {
 async fn stored_events_are_deleted_with_the_registration() {
     let server = Server::start(&[]);
     let (app, other) = (server.app("bot").await, server.app("other").await);
-    app.receive_numbers(0..3).await;
-    other.receive("[\"mine\"]").await;
+    app.post_numbers(0..3).await;
+    other.post("[\"mine\"]").await;
     let leased = app.lease(json!({"max": 1})).await;
     app.unregister().await;
     let status = app.status().await;
@@ -157,15 +157,15 @@ async fn a_websocket_outlives_its_apps_registration() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut socket = app.listen("").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let (old, _) = socket.event().await;
     app.unregister().await;
     app.register(&app.secret).await;
-    app.receive("[2]").await;
+    app.post("[2]").await;
     let (id, body) = socket.event().await;
     assert_eq!(body, "[2]");
     socket.ack(&old).await;
     socket.ack(&id).await;
-    assert_eq!(socket.fence().await, [] as [&str; 0]);
-    assert_eq!(app.figure("stored").await, 0);
+    assert_eq!(socket.ping().await, [] as [&str; 0]);
+    assert_eq!(app.gauge("stored").await, 0);
 }

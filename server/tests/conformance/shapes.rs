@@ -19,7 +19,7 @@ async fn received(server: &Server) -> App {
     let bytes = [request.as_bytes(), b"\xe9", rest.as_bytes()].concat();
     let mut connection = app.raw().await;
     connection.send(bytes).await;
-    assert_eq!(connection.answer().await.status, 201);
+    assert_eq!(connection.response().await.status, 201);
     app
 }
 
@@ -67,7 +67,7 @@ async fn an_event_of_v2() {
 async fn without_a_query_there_is_no_query() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("{}").await;
+    app.post("{}").await;
     let answer: Value = app.lease_response(json!({})).await.json().await.unwrap();
     assert!(!members(&answer["events"][0]).contains(&"query"), "{answer}");
 }
@@ -81,7 +81,7 @@ async fn a_status() {
     assert_eq!(members(&status), names);
     assert!(status["storedBytes"].as_u64().unwrap() > 7, "{status}");
     app.unregister().await;
-    assert_eq!(app.figure("storedBytes").await, 0);
+    assert_eq!(app.gauge("storedBytes").await, 0);
 }
 
 #[tokio::test]
@@ -112,8 +112,8 @@ async fn a_window_is_1024_at_most() {
     for _ in 0..1024 {
         socket.next().await;
     }
-    assert_eq!(socket.fence().await, [] as [&str; 0]);
-    assert_eq!(app.figure("leased").await, 1024);
+    assert_eq!(socket.ping().await, [] as [&str; 0]);
+    assert_eq!(app.gauge("leased").await, 1024);
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn a_clients_message_has_256_kib_at_most() {
     let mut socket = app.listen("").await;
     let fitting = format!("\"{}\"", "x".repeat((256 << 10) - 2));
     socket.send(fitting.as_str()).await;
-    assert_eq!(socket.fence().await, [] as [&str; 0]);
+    assert_eq!(socket.ping().await, [] as [&str; 0]);
     socket.send(format!("{fitting} ")).await;
     assert_eq!(socket.close_code().await, 1009);
 }

@@ -13,13 +13,13 @@ const NOTHING: [&str; 0] = [];
 async fn take_all(app: App, mut socket: Socket, total: usize) -> Vec<String> {
     let mut bodies = Vec::new();
     loop {
-        let messages = socket.fence().await;
+        let messages = socket.ping().await;
         for message in &messages {
             let (id, body) = crate::common::exact_event(message);
             socket.ack(&id).await;
             bodies.push(body);
         }
-        if messages.is_empty() && app.figure("stored").await == 0 {
+        if messages.is_empty() && app.gauge("stored").await == 0 {
             return bodies;
         }
         assert!(bodies.len() <= total);
@@ -30,7 +30,7 @@ async fn take_all(app: App, mut socket: Socket, total: usize) -> Vec<String> {
 async fn each_event_goes_to_one_connection() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..200).await;
+    app.post_numbers(0..200).await;
     let mut takers = Vec::new();
     for _ in 0..4 {
         takers.push(tokio::spawn(take_all(app.clone(), app.listen("?window=2").await, 200)));
@@ -49,16 +49,16 @@ async fn a_full_window_leaves_the_rest_to_the_other_connection() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut one = app.listen("?window=1").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     assert_eq!(one.event().await.1, "[1]");
-    app.receive("[2]").await;
+    app.post("[2]").await;
     let mut two = app.listen("?window=1").await;
     assert_eq!(two.event().await.1, "[2]");
-    assert_eq!(one.fence().await, NOTHING);
-    app.receive("[3]").await;
+    assert_eq!(one.ping().await, NOTHING);
+    app.post("[3]").await;
     let mut three = app.listen("").await;
     assert_eq!(three.event().await.1, "[3]");
-    app.receive("[4]").await;
+    app.post("[4]").await;
     assert_eq!(three.event().await.1, "[4]");
 }
 
@@ -68,9 +68,9 @@ async fn a_new_connection_does_not_take_the_feed_of_the_first() {
     let app = server.app("bot").await;
     let (mut first, second) = (app.listen("").await, app.listen("").await);
     drop(second);
-    eventually("the second is gone", async || app.figure("clients").await == 1).await;
+    eventually("the second is gone", async || app.gauge("clients").await == 1).await;
     for n in 0..5 {
-        app.receive(number(n)).await;
+        app.post(number(n)).await;
         assert_eq!(first.event().await.1, number(n));
     }
 }
@@ -79,11 +79,11 @@ async fn a_new_connection_does_not_take_the_feed_of_the_first() {
 async fn what_a_lost_connection_had_goes_to_another_at_once() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..10).await;
+    app.post_numbers(0..10).await;
     let mut lost = app.listen("").await;
     lost.bodies(10).await;
     let mut other = app.listen("").await;
-    assert_eq!(other.fence().await, NOTHING);
+    assert_eq!(other.ping().await, NOTHING);
     drop(lost);
     assert_eq!(other.bodies(10).await, (0..10).map(number).collect::<Vec<_>>());
 }
@@ -92,17 +92,17 @@ async fn what_a_lost_connection_had_goes_to_another_at_once() {
 async fn an_id_of_another_connection_acknowledges_nothing() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..2).await;
+    app.post_numbers(0..2).await;
     let mut one = app.listen("?window=1").await;
     let (id, _) = one.event().await;
     let mut two = app.listen("?window=1").await;
     assert_eq!(two.event().await.1, number(1));
     two.ack(&id).await;
-    assert_eq!(two.fence().await, NOTHING);
-    assert_eq!(app.figure("stored").await, 2);
+    assert_eq!(two.ping().await, NOTHING);
+    assert_eq!(app.gauge("stored").await, 2);
     one.ack(&id).await;
-    assert_eq!(one.fence().await, NOTHING);
-    assert_eq!(app.figure("stored").await, 1);
+    assert_eq!(one.ping().await, NOTHING);
+    assert_eq!(app.gauge("stored").await, 1);
 }
 
 #[tokio::test]
@@ -110,14 +110,14 @@ async fn apps_do_not_see_each_others_events() {
     let server = Server::start(&[]);
     let (app, other) = (server.app("bot").await, server.app("bot2").await);
     let (mut mine, mut theirs) = (app.listen("").await, other.listen("").await);
-    app.receive("[1]").await;
-    other.receive("[2]").await;
+    app.post("[1]").await;
+    other.post("[2]").await;
     let (mine_id, body) = mine.event().await;
     assert_eq!(body, "[1]");
     assert_eq!(theirs.event().await.1, "[2]");
     theirs.ack(&mine_id).await;
-    assert_eq!(theirs.fence().await, NOTHING);
-    assert_eq!(app.figure("stored").await, 1, "an ack counts for its own app only");
+    assert_eq!(theirs.ping().await, NOTHING);
+    assert_eq!(app.gauge("stored").await, 1, "an ack counts for its own app only");
 }
 
 /// It takes nothing from its socket, which holds less than its window of events.
@@ -129,10 +129,10 @@ async fn a_client_that_never_reads_does_not_disturb_others() {
     let stuck = app.listen("").await;
     let large = |n: usize| format!("[{n},\"{}\"]", "x".repeat(2 << 20));
     for n in 0..12 {
-        app.receive(large(n)).await;
+        app.post(large(n)).await;
     }
     let mut unrelated = other.listen("").await;
-    other.receive("[1]").await;
+    other.post("[1]").await;
     assert_eq!(unrelated.event().await.1, "[1]");
     empty(server.get("/healthz").await, 200).await;
     empty(app.request(Method::HEAD, "").send().await.unwrap(), 200).await;
@@ -152,7 +152,7 @@ async fn a_client_that_never_reads_does_not_disturb_others() {
 async fn polling_and_websockets_share_the_events_too() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..4).await;
+    app.post_numbers(0..4).await;
     let mut socket = app.listen("?window=1").await;
     let (id, body) = socket.event().await;
     assert_eq!(body, number(0));
@@ -160,7 +160,7 @@ async fn polling_and_websockets_share_the_events_too() {
     assert_eq!(leased[0].body, number(1));
     assert_eq!(app.poll_bodies().await, [number(2), number(3)]);
     socket.ack(&id).await;
-    assert_eq!(socket.fence().await, NOTHING);
+    assert_eq!(socket.ping().await, NOTHING);
     app.settle(json!({"release": [leased[0].receipt]})).await;
     assert_eq!(socket.event().await.1, number(1));
 }

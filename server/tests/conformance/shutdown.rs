@@ -16,7 +16,7 @@ async fn hangup_is_logged_and_does_not_end_the_server() {
     let app = server.app("bot").await;
     server.signal("HUP");
     eventually("the signal is logged", async || server.log().contains("SIGHUP")).await;
-    app.receive("{}").await;
+    app.post("{}").await;
     assert!(server.is_running());
 }
 
@@ -44,7 +44,7 @@ async fn a_second_signal_ends_it_at_once() {
         let mut slow = app.raw().await;
         let head = "POST /hook/bot HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n";
         slow.send(head).await;
-        assert_eq!(slow.answer().await.status, 100, "the request is under way");
+        assert_eq!(slow.response().await.status, 100, "the request is under way");
         let began = Instant::now();
         server.signal("TERM");
         eventually("the drain begins", async || server.log().contains("draining")).await;

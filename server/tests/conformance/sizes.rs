@@ -21,7 +21,7 @@ async fn come_in_answers_of(server: &Server, sent: &[String], expected: &[usize]
     for id in ["poll", "lease"] {
         let app = server.app(id).await;
         for body in sent {
-            app.receive(body.as_str()).await;
+            app.post(body.as_str()).await;
         }
         let (mut taken, mut counts) = (0, Vec::new());
         while taken < sent.len() {
@@ -66,7 +66,7 @@ async fn a_message_has_at_most_256_kib_beside_its_body() {
     let request = format!("{head}{}content-length: {}\r\n\r\n{body}", headers.concat(), body.len());
     let mut connection = app.raw().await;
     connection.send(request).await;
-    assert_eq!(connection.answer().await.status, 201);
+    assert_eq!(connection.response().await.status, 201);
 
     let (mut socket, _) = app.listen_v2("").await;
     let message = socket.next().await;

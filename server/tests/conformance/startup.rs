@@ -32,7 +32,7 @@ async fn sizes_take_short_and_decimal_units() {
         let server = Server::start(&["--max-body", size]);
         let app = server.app("bot").await;
         let body = |length: usize| format!("[\"{}\"]", "x".repeat(length - 4));
-        app.receive(body(limit)).await;
+        app.post(body(limit)).await;
         crate::common::problem(app.hook(body(limit + 1)).send().await.unwrap(), 413).await;
     }
 }

@@ -1,12 +1,12 @@
 //! Requests that servers could read in different ways are refused, whatever their path.
 
-use crate::common::{Answer, Raw, Server, problem_body, raw, sign};
+use crate::common::{Raw, RawResponse, Server, problem_body, raw, sign};
 
 /// Checks that an answer is an error, after which the connection is closed.
 async fn refused(address: &str, request: &str, status: u16) {
     let mut connection = Raw::open(address).await;
     connection.send(request).await;
-    let Answer { status: actual, head, body } = connection.answer().await;
+    let RawResponse { status: actual, head, body } = connection.response().await;
     assert_eq!(actual, status, "{request:?}: {body}");
     assert!(head.contains("content-type: application/problem+json\r\n"), "{head}");
     assert!(head.contains("connection: close\r\n"), "{head}");
@@ -40,7 +40,7 @@ async fn a_request_has_exactly_one_valid_host() {
         );
         refused(&server.address, &hook, 400).await;
     }
-    assert_eq!(app.figure("stored").await, 0);
+    assert_eq!(app.gauge("stored").await, 0);
     // HTTP/1.0 had no Host at first, but two were never right.
     assert_eq!(raw(&server.address, "GET /healthz HTTP/1.0\r\n\r\n").await.status, 200);
     refused(&server.address, "GET /healthz HTTP/1.0\r\nhost: x\r\nhost: x\r\n\r\n", 400).await;
@@ -65,7 +65,7 @@ async fn a_transfer_coding_other_than_chunked_is_501() {
     ] {
         refused(&server.address, &hook(bad), 501).await;
     }
-    assert_eq!(app.figure("stored").await, 0);
+    assert_eq!(app.gauge("stored").await, 0);
     for good in ["transfer-encoding: chunked", "Transfer-Encoding:  Chunked "] {
         assert_eq!(raw(&server.address, hook(good)).await.status, 201, "{good}");
     }
@@ -88,7 +88,7 @@ async fn an_error_below_the_routes_is_an_empty_answer_and_a_close() {
     ] {
         let mut connection = Raw::open(&server.address).await;
         connection.send(&request).await;
-        let answer = connection.answer().await;
+        let answer = connection.response().await;
         let start = request.chars().take(80).collect::<String>();
         assert_eq!((answer.status, answer.body.as_str()), (status, ""), "{start:?}");
         assert_eq!(connection.rest().await, b"", "{start:?}");

@@ -32,11 +32,11 @@ async fn refused(app: &App, query: &str) -> Response {
 async fn a_tap_sees_what_arrives_from_now_on_in_order() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     let mut tap = tap(&app).await;
-    app.receive_numbers(3..6).await;
+    app.post_numbers(3..6).await;
     assert_eq!(tap.bodies(3).await, [number(3), number(4), number(5)]);
-    assert_eq!(tap.fence().await, NOTHING);
+    assert_eq!(tap.ping().await, NOTHING);
 }
 
 #[tokio::test]
@@ -44,17 +44,17 @@ async fn what_a_tap_sees_is_delivered_all_the_same() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut tap = tap(&app).await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     let mut seen = Vec::new();
     for _ in 0..3 {
         seen.push(tap.event().await);
     }
-    assert_eq!((app.figure("stored").await, app.figure("leased").await), (3, 0));
+    assert_eq!((app.gauge("stored").await, app.gauge("leased").await), (3, 0));
     let leased = app.lease(json!({"max": 1})).await;
     assert_eq!(leased[0].details.attempt, Some(1), "to be shown is not to be handed out");
     app.settle(json!({"release": [leased[0].receipt]})).await;
     assert_eq!(app.poll("").await, seen);
-    assert_eq!(tap.fence().await, NOTHING, "what goes out again does not arrive again");
+    assert_eq!(tap.ping().await, NOTHING, "what goes out again does not arrive again");
 }
 
 #[tokio::test]
@@ -63,13 +63,13 @@ async fn a_tap_beside_a_client_that_acknowledges_sees_all() {
     let app = server.app("bot").await;
     let (mut tap, mut client) = (tap(&app).await, app.listen("?window=1").await);
     for n in 0..20 {
-        app.receive(number(n)).await;
+        app.post(number(n)).await;
         let event = client.event().await;
         client.ack(&event.0).await;
         assert_eq!(tap.event().await, event);
     }
-    client.fence().await;
-    assert_eq!(app.figure("stored").await, 0);
+    client.ping().await;
+    assert_eq!(app.gauge("stored").await, 0);
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn a_message_is_the_legacy_one_byte_for_byte() {
     let mut tap = tap(&app).await;
     assert_eq!(tap.protocol, None);
     let body = " {\"a\" : 1.0e0 , \"ü\":[ ]}\n";
-    app.receive(body).await;
+    app.post(body).await;
     let id = app.lease(json!({})).await.remove(0).id;
     assert_eq!(tap.next().await, format!(r#"{{"type":"event","id":"{id}","data":{body}}}"#));
 }
@@ -108,14 +108,14 @@ async fn every_tap_of_an_app_sees_all_and_no_other_app_anything() {
     let (app, other) = (server.app("bot").await, server.app("bot2").await);
     let mut stranger = tap(&other).await;
     let mut taps = [tap(&app).await, tap(&app).await, tap(&app).await];
-    app.receive_numbers(0..5).await;
+    app.post_numbers(0..5).await;
     for tap in &mut taps {
         assert_eq!(tap.bodies(5).await, (0..5).map(number).collect::<Vec<_>>());
     }
-    assert_eq!(stranger.fence().await, NOTHING);
-    other.receive("[1]").await;
+    assert_eq!(stranger.ping().await, NOTHING);
+    other.post("[1]").await;
     assert_eq!(stranger.event().await.1, "[1]");
-    assert_eq!(taps[0].fence().await, NOTHING);
+    assert_eq!(taps[0].ping().await, NOTHING);
 }
 
 #[tokio::test]
@@ -124,10 +124,10 @@ async fn what_is_said_through_a_tap_means_nothing() {
     let app = server.app("bot").await;
     let (mut tap, _) = app.listen_v2("?tap=1").await;
     let mut client = app.listen("").await;
-    app.receive_numbers(0..2).await;
+    app.post_numbers(0..2).await;
     let (id, _) = client.event().await;
     client.event().await;
-    // A pong may overtake events that were stored but not sent yet, so the fence comes after them.
+    // A pong may overtake events that were stored but not sent yet, so the ping is sent after them.
     for _ in 0..2 {
         tap.next().await;
     }
@@ -135,9 +135,9 @@ async fn what_is_said_through_a_tap_means_nothing() {
     tap.send(json!({"type": "event_ack", "ids": [id]}).to_string()).await;
     tap.send(json!({"type": "event_nack", "id": id}).to_string()).await;
     tap.send("null").await;
-    assert_eq!(tap.fence().await, NOTHING, "what arrived was shown once");
-    assert_eq!(client.fence().await, NOTHING);
-    assert_eq!((app.figure("stored").await, app.figure("leased").await), (2, 2));
+    assert_eq!(tap.ping().await, NOTHING, "what arrived was shown once");
+    assert_eq!(client.ping().await, NOTHING);
+    assert_eq!((app.gauge("stored").await, app.gauge("leased").await), (2, 2));
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn what_is_not_json_or_not_text_closes_that_one_tap() {
         tap.send(message).await;
         assert_eq!(tap.close_code().await, code);
     }
-    app.receive("[1]").await;
+    app.post("[1]").await;
     assert_eq!(other.event().await.1, "[1]");
 }
 
@@ -164,7 +164,7 @@ async fn a_tap_that_does_not_read_misses_events_and_is_told_how_many_where_they_
     let mut slow = tap(&app).await;
     let large = |n: usize| format!("[{n},\"{}\"]", "x".repeat(1 << 20));
     for n in 0..SENT {
-        app.receive(large(n)).await;
+        app.post(large(n)).await;
     }
     let (mut next, mut shown) = (0, 0);
     while next < SENT {
@@ -181,9 +181,9 @@ async fn a_tap_that_does_not_read_misses_events_and_is_told_how_many_where_they_
     }
     assert_eq!(next, SENT, "what was shown and what was missed is what was sent");
     assert!(0 < shown && shown < SENT, "{shown}");
-    app.receive("[0]").await;
+    app.post("[0]").await;
     assert_eq!(slow.event().await.1, "[0]");
-    assert_eq!((app.figure("stored").await, app.figure("leased").await), (SENT as u64 + 1, 0));
+    assert_eq!((app.gauge("stored").await, app.gauge("leased").await), (SENT as u64 + 1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -210,28 +210,28 @@ async fn under_load_every_event_is_shown_or_missed() {
     }
     sender.await.unwrap();
     assert_eq!(accounted, SENT);
-    assert_eq!(tap.fence().await, NOTHING);
-    assert_eq!(app.figure("stored").await, SENT);
+    assert_eq!(tap.ping().await, NOTHING);
+    assert_eq!(app.gauge("stored").await, SENT);
 }
 
 #[tokio::test]
 async fn a_tap_that_is_no_websocket_is_400_and_takes_nothing() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..2).await;
+    app.post_numbers(0..2).await;
     for query in ["?tap=1", "?max=1&tap=1", "?tap=", "?tap", "?tap=2", "?tap=true"] {
         problem(app.request(Method::GET, query).send().await.unwrap(), 400).await;
     }
     for query in ["?tap=", "?tap=2", "?tap=yes", "?tap=1&window=0"] {
         problem(refused(&app, query).await, 400).await;
     }
-    assert_eq!((app.figure("stored").await, app.figure("leased").await), (2, 0));
+    assert_eq!((app.gauge("stored").await, app.gauge("leased").await), (2, 0));
     let mut client = app.listen("?tap=0&window=1").await;
     let (id, _) = client.event().await;
     client.ack(&id).await;
-    client.fence().await;
+    client.ping().await;
     drop(client);
-    eventually("its event is back", async || app.figure("leased").await == 0).await;
+    eventually("its event is back", async || app.gauge("leased").await == 0).await;
     assert_eq!(app.poll("?tap=0").await.len(), 1);
 }
 
@@ -256,7 +256,7 @@ async fn one_tap_too_many_is_429_until_another_is_closed() {
         answer.status() == 101
     })
     .await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     for tap in &mut taps {
         assert_eq!(tap.event().await.1, "[1]");
     }
@@ -268,10 +268,10 @@ async fn a_tap_is_no_client_in_the_status() {
     let app = server.app("bot").await;
     let _client = app.listen("").await;
     let (mut tap, _) = app.listen_v2("?tap=1").await;
-    tap.fence().await;
-    eventually("the client is counted", async || app.figure("clients").await == 1).await;
-    tap.fence().await;
-    assert_eq!(app.figure("clients").await, 1);
+    tap.ping().await;
+    eventually("the client is counted", async || app.gauge("clients").await == 1).await;
+    tap.ping().await;
+    assert_eq!(app.gauge("clients").await, 1);
 }
 
 #[tokio::test]
@@ -279,11 +279,11 @@ async fn a_tap_outlasts_a_registration() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut tap = tap(&app).await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     app.unregister().await;
     problem(app.hook("[2]").send().await.unwrap(), 404).await;
     app.register(&app.secret).await;
-    app.receive("[3]").await;
+    app.post("[3]").await;
     assert_eq!(tap.bodies(2).await, ["[1]", "[3]"]);
 }
 

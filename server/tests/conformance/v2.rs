@@ -20,7 +20,7 @@ async fn event(socket: &mut Socket) -> Value {
 async fn the_first_message_is_hello() {
     let server = Server::start(&["--lease", "5s"]);
     let app = server.app("bot").await;
-    app.receive("{}").await;
+    app.post("{}").await;
     let (mut socket, hello) = app.listen_v2("?window=7").await;
     assert_eq!(socket.protocol.as_deref(), Some("wwproxy.v2"));
     assert_eq!(hello["type"], "hello");
@@ -48,7 +48,7 @@ async fn it_is_found_among_other_subprotocols_and_others_are_not_chosen() {
 async fn without_it_a_client_sees_exactly_the_legacy_messages() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("{}").await;
+    app.post("{}").await;
     for offer in ["", "sec-websocket-protocol: chat\r\n", "sec-websocket-protocol: WWPROXY.V2x\r\n"] {
         let headers = handshake_text();
         let mut connection = app.raw().await;
@@ -59,7 +59,7 @@ async fn without_it_a_client_sees_exactly_the_legacy_messages() {
                 app.token
             ))
             .await;
-        let answer = connection.answer().await;
+        let answer = connection.response().await;
         assert_eq!(answer.status, 101);
         assert!(!answer.head.contains("sec-websocket-protocol"), "{answer:?}");
         let mut frame = [0; 2];
@@ -68,7 +68,7 @@ async fn without_it_a_client_sees_exactly_the_legacy_messages() {
         connection.0.read_exact(&mut message).await.unwrap();
         assert_eq!(exact_event(&String::from_utf8(message).unwrap()).1, "{}");
         drop(connection);
-        eventually("the event is back", async || app.figure("leased").await == 0).await;
+        eventually("the event is back", async || app.gauge("leased").await == 0).await;
     }
 }
 
@@ -121,27 +121,27 @@ async fn messages_carry_attempt_time_and_the_senders_headers() {
 async fn many_ids_are_acked_at_once() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..4).await;
+    app.post_numbers(0..4).await;
     let (mut socket, _) = app.listen_v2("").await;
     let mut ids = Vec::new();
     for _ in 0..4 {
         ids.push(event(&mut socket).await["id"].clone());
     }
     socket.send(json!({"type": "event_ack", "ids": [ids[0], "unknown", 7, null, ids[2]]}).to_string()).await;
-    assert_eq!(socket.fence().await, NOTHING);
-    assert_eq!(app.figure("stored").await, 2);
+    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(app.gauge("stored").await, 2);
     socket.send(json!({"type": "event_ack", "id": ids[1]}).to_string()).await;
     socket.send(json!({"type": "event_ack", "ids": [ids[3]]}).to_string()).await;
-    assert_eq!(socket.fence().await, NOTHING);
-    assert_eq!(app.figure("stored").await, 0);
+    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(app.gauge("stored").await, 0);
 }
 
 #[tokio::test]
 async fn a_nack_hands_an_event_back_after_its_delay() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("[1]").await;
-    app.receive("[2]").await;
+    app.post("[1]").await;
+    app.post("[2]").await;
     let (mut socket, _) = app.listen_v2("").await;
     for (delay, attempt) in [("delayMs", 2), ("delay_ms", 4)] {
         let (first, second) = (event(&mut socket).await, event(&mut socket).await);
@@ -154,7 +154,7 @@ async fn a_nack_hands_an_event_back_after_its_delay() {
         assert!(nacked.elapsed() >= Duration::from_millis(400), "{:?}", nacked.elapsed());
         assert_eq!((&again["id"], &again["attempt"]), (&first["id"], &json!(attempt)));
         drop(socket);
-        eventually("both are back", async || app.figure("leased").await == 0).await;
+        eventually("both are back", async || app.gauge("leased").await == 0).await;
         socket = app.listen_v2("").await.0;
     }
 }
@@ -163,14 +163,14 @@ async fn a_nack_hands_an_event_back_after_its_delay() {
 async fn a_nacked_event_waits_in_the_queue_and_not_in_the_connection() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let (mut socket, _) = app.listen_v2("?window=1").await;
     let nacked = event(&mut socket).await;
-    app.receive("[2]").await;
+    app.post("[2]").await;
     socket.send(json!({"type": "event_nack", "id": nacked["id"], "delay_ms": 60_000}).to_string()).await;
     assert_eq!(event(&mut socket).await["data"], json!([2]), "its place in the window is free");
     drop(socket);
-    eventually("the second is back", async || app.figure("leased").await == 0).await;
-    assert_eq!(app.figure("stored").await, 2);
+    eventually("the second is back", async || app.gauge("leased").await == 0).await;
+    assert_eq!(app.gauge("stored").await, 2);
     assert_eq!(app.poll_bodies().await, ["[2]"], "the delay outlasts its connection");
 }

@@ -80,7 +80,7 @@ async fn what_only_looks_like_a_verification_is_an_event() {
         r#"{"data":{"type":"verification","challenge":"a"}}"#,
     ];
     for event in events {
-        app.receive(event).await;
+        app.post(event).await;
     }
     assert_eq!(app.poll_bodies().await, events);
     for challenge in [
@@ -96,7 +96,7 @@ async fn what_only_looks_like_a_verification_is_an_event() {
 async fn a_challenge_is_answered_as_often_as_it_comes() {
     let server = Server::start(&["--max-queued-events", "1"]);
     let app = server.app("bot").await;
-    app.receive("{}").await;
+    app.post("{}").await;
     for _ in 0..3 {
         let post = app.indexed(1, r#"{"type":"verification","challenge":"a"}"#);
         assert_eq!(post.send().await.unwrap().status(), 200, "also with an index and a full queue");

@@ -19,11 +19,11 @@ const NOTHING: [&str; 0] = [];
 async fn stored_events_come_first_and_then_new_ones_as_they_arrive() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     let mut socket = app.listen("").await;
     assert_eq!(socket.bodies(3).await, [number(0), number(1), number(2)]);
     for n in 3..6 {
-        app.receive(number(n)).await;
+        app.post(number(n)).await;
         assert_eq!(socket.event().await.1, number(n));
     }
 }
@@ -38,44 +38,44 @@ async fn a_message_is_exactly_the_legacy_one() {
     let mut socket = app.listen("").await;
     assert_eq!(socket.protocol, None);
     assert_eq!(socket.next().await, format!(r#"{{"type":"event","id":"{id}","data": {{"a" : 1.0}} }}"#));
-    assert_eq!(socket.fence().await, NOTHING, "neither hello nor anything else");
+    assert_eq!(socket.ping().await, NOTHING, "neither hello nor anything else");
 }
 
 #[tokio::test]
 async fn only_an_ack_deletes_an_event() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..2).await;
+    app.post_numbers(0..2).await;
     let mut socket = app.listen("").await;
     let (first, second) = (socket.event().await.0, socket.event().await.0);
-    assert_eq!(app.figure("stored").await, 2);
+    assert_eq!(app.gauge("stored").await, 2);
     socket.ack(&second).await;
-    assert_eq!(socket.fence().await, NOTHING);
-    assert_eq!(app.figure("stored").await, 1);
+    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(app.gauge("stored").await, 1);
     socket.ack(&second).await;
     socket.ack(&first).await;
-    assert_eq!(socket.fence().await, NOTHING);
-    assert_eq!(app.figure("stored").await, 0);
+    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(app.gauge("stored").await, 0);
 }
 
 #[tokio::test]
 async fn an_ack_may_have_other_members_and_white_space() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..2).await;
+    app.post_numbers(0..2).await;
     let mut socket = app.listen("").await;
     let (first, second) = (socket.event().await.0, socket.event().await.0);
     socket.send(format!("\n {{ \"x\":[{{}}], \"id\" : \"{first}\" , \"type\":\"event_ack\" }} ")).await;
     socket.send(format!(r#"{{"type":"event_\u0061ck","id":"{second}"}}"#)).await;
-    socket.fence().await;
-    assert_eq!(app.figure("stored").await, 0);
+    socket.ping().await;
+    assert_eq!(app.gauge("stored").await, 0);
 }
 
 #[tokio::test]
 async fn unknown_ids_unknown_types_and_null_are_ignored() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let mut socket = app.listen("").await;
     let (id, _) = socket.event().await;
     for ignored in [
@@ -105,11 +105,11 @@ async fn unknown_ids_unknown_types_and_null_are_ignored() {
     socket.send(format!(r#"{{"id":"{id}"}}"#)).await;
     socket.send(format!(r#"["event_ack","{id}"]"#)).await;
     socket.send(format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))).await;
-    assert_eq!(socket.fence().await, NOTHING);
-    assert_eq!(app.figure("leased").await, 1);
+    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(app.gauge("leased").await, 1);
     socket.ack(&id).await;
-    socket.fence().await;
-    assert_eq!(app.figure("stored").await, 0);
+    socket.ping().await;
+    assert_eq!(app.gauge("stored").await, 0);
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn a_message_that_is_not_json_closes_that_one_connection_with_1007() {
     let broken = Frame::message(&b"\"\xff\""[..], OpCode::Data(Data::Text), true);
     socket.send(Message::Frame(broken)).await;
     assert_eq!(socket.close_code().await, 1007, "text that is not UTF-8");
-    app.receive("[1]").await;
+    app.post("[1]").await;
     assert_eq!(other.event().await.1, "[1]", "nobody else notices");
 }
 
@@ -137,7 +137,7 @@ async fn a_binary_message_closes_that_one_connection_with_1003() {
     let (mut socket, mut other) = (app.listen("").await, app.listen("").await);
     socket.send(Message::binary(&br#"{"type":"event_ack","id":"x"}"#[..])).await;
     assert_eq!(socket.close_code().await, 1003);
-    app.receive("[1]").await;
+    app.post("[1]").await;
     assert_eq!(other.event().await.1, "[1]", "nobody else notices");
 }
 
@@ -145,7 +145,7 @@ async fn a_binary_message_closes_that_one_connection_with_1003() {
 async fn what_was_said_before_a_bad_message_counts() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..2).await;
+    app.post_numbers(0..2).await;
     let mut socket = app.listen("").await;
     let (id, _) = socket.event().await;
     socket.ack(&id).await;
@@ -167,13 +167,13 @@ async fn too_long_a_message_closes_that_one_connection() {
 async fn a_client_that_says_goodbye_is_answered_and_frees_its_events() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let mut socket = app.listen("").await;
     socket.event().await;
     socket.stream.close(None).await.unwrap();
     let answer = futures_util::StreamExt::next(&mut socket.stream).await;
     assert!(matches!(&answer, Some(Ok(message)) if message.is_close()), "{answer:?}");
-    eventually("its event is free", async || app.figure("leased").await == 0).await;
+    eventually("its event is free", async || app.gauge("leased").await == 0).await;
     assert_eq!(app.poll_bodies().await, ["[1]"]);
 }
 
@@ -185,7 +185,7 @@ async fn holds(socket: &mut Socket, window: usize) -> Vec<String> {
         assert_eq!(body, number(n));
         ids.push(id);
     }
-    assert_eq!(socket.fence().await, NOTHING);
+    assert_eq!(socket.ping().await, NOTHING);
     ids
 }
 
@@ -193,37 +193,37 @@ async fn holds(socket: &mut Socket, window: usize) -> Vec<String> {
 async fn up_to_64_events_are_outstanding_at_once() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..70).await;
+    app.post_numbers(0..70).await;
     let mut socket = app.listen("").await;
     let ids = holds(&mut socket, 64).await;
-    assert_eq!(app.figure("leased").await, 64);
+    assert_eq!(app.gauge("leased").await, 64);
     socket.ack(&ids[10]).await;
     assert_eq!(socket.event().await.1, number(64), "an ack makes room for one");
-    assert_eq!(socket.fence().await, NOTHING);
-    assert_eq!(app.figure("leased").await, 64);
+    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(app.gauge("leased").await, 64);
 }
 
 #[tokio::test]
 async fn with_a_window_of_1_they_come_strictly_one_at_a_time() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..20).await;
+    app.post_numbers(0..20).await;
     let mut socket = app.listen("?other=2&window=1").await;
     for n in 0..20 {
         let (id, body) = socket.event().await;
         assert_eq!(body, number(n));
-        assert_eq!(socket.fence().await, NOTHING);
-        assert_eq!(app.figure("leased").await, 1);
+        assert_eq!(socket.ping().await, NOTHING);
+        assert_eq!(app.gauge("leased").await, 1);
         socket.ack(&id).await;
     }
-    assert_eq!(socket.fence().await, NOTHING);
+    assert_eq!(socket.ping().await, NOTHING);
 }
 
 #[tokio::test]
 async fn a_window_may_be_wider() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..100).await;
+    app.post_numbers(0..100).await;
     let mut socket = app.listen("?window=4294967295").await;
     holds(&mut socket, 100).await;
 }
@@ -235,11 +235,11 @@ async fn a_new_arrival_never_makes_an_unacked_event_go_out_again() {
     let app = server.app("bot").await;
     let mut socket = app.listen("").await;
     for n in 0..50 {
-        app.receive(number(n)).await;
+        app.post(number(n)).await;
         assert_eq!(socket.event().await.1, number(n));
     }
-    assert_eq!(socket.fence().await, NOTHING);
-    assert_eq!(app.figure("leased").await, 50);
+    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(app.gauge("leased").await, 50);
 }
 
 #[tokio::test]
@@ -248,33 +248,33 @@ async fn an_event_not_acked_within_the_lease_time_goes_out_again() {
     let app = server.app("bot").await;
     let mut socket = app.listen("").await;
     let start = Instant::now();
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let first = socket.event().await;
     let second = socket.event().await;
     assert!(start.elapsed() >= Duration::from_millis(300));
     assert_eq!(first, second, "under the same id");
     socket.ack(&second.0).await;
-    socket.fence().await;
-    assert_eq!(app.figure("stored").await, 0);
+    socket.ping().await;
+    assert_eq!(app.gauge("stored").await, 0);
 }
 
 #[tokio::test]
 async fn a_lost_connection_gives_its_events_to_the_next_at_once() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    app.receive_numbers(0..3).await;
+    app.post_numbers(0..3).await;
     let mut lost = app.listen("").await;
     let (acked, _) = lost.event().await;
     lost.bodies(2).await;
     lost.ack(&acked).await;
-    lost.fence().await;
+    lost.ping().await;
     drop(lost);
     let (mut next, _) = app.listen_v2("").await;
     for n in 1..3 {
         let message: serde_json::Value = serde_json::from_str(&next.next().await).unwrap();
         assert_eq!((&message["data"]["n"], &message["attempt"]), (&json!(n), &json!(2)));
     }
-    assert_eq!(next.fence().await, NOTHING);
+    assert_eq!(next.ping().await, NOTHING);
 }
 
 /// Pipelined posts over a few connections; posts of one connection arrive in their order.
@@ -304,7 +304,7 @@ async fn a_burst_of_10_000_events_is_delivered_once_each_and_in_order() {
     for sender in senders {
         sender.await.unwrap();
     }
-    assert_eq!(socket.fence().await, NOTHING);
+    assert_eq!(socket.ping().await, NOTHING);
     assert_eq!(counts, vec![SENDERS; EACH]);
-    assert_eq!(app.figure("stored").await, 0);
+    assert_eq!(app.gauge("stored").await, 0);
 }

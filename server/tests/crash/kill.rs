@@ -86,7 +86,7 @@ async fn run(rounds: u64, end: impl AsyncFn(Server) -> Arc<Home>) -> Vec<Ledger>
 /// Receives all remaining events.
 async fn drain(workload: &Workload) {
     let app = workload.app();
-    while app.figure("stored").await > 0 {
+    while app.gauge("stored").await > 0 {
         for (id, body) in app.poll("").await {
             workload.deliver(&id, body.as_bytes());
         }

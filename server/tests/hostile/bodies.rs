@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     common::{App, Raw, Server, eventually},
-    head, memory, works,
+    head, post_and_poll, resident_bytes,
 };
 
 /// Begins a body without a valid signature, and sends all of it but the last byte.
@@ -35,33 +35,33 @@ fn answered(peers: &[Raw]) -> usize {
 async fn unsigned_uploads_to_one_app_block_neither_its_hooks_nor_other_apps() {
     let server = Server::start(&[]);
     let (app, other) = (server.app("bot").await, server.app("other").await);
-    works(&app).await;
-    let before = memory(&server);
+    post_and_poll(&app).await;
+    let before = resident_bytes(&server);
     let mut peers = Vec::new();
     for _ in 0..33 {
         peers.push(upload(&app, 8 << 20, false).await);
     }
     eventually("one too many was refused", async || answered(&peers) > 0).await;
-    let taken = memory(&server).saturating_sub(before);
+    let taken = resident_bytes(&server).saturating_sub(before);
     println!("33 uploads: {} MiB", taken >> 20);
     assert!(taken < 128 << 20, "a quarter of --max-buffered-bytes and what is around it: {taken} bytes");
     let ordinary = format!("[\"{}\"]", "x".repeat(2000));
     for app in [&other, &app] {
         for _ in 0..5 {
             let began = Instant::now();
-            app.receive(ordinary.as_str()).await;
+            app.post(ordinary.as_str()).await;
             println!("{}: stored in {:?}", app.id, began.elapsed());
         }
         assert_eq!(app.poll_bodies().await.len(), 5);
     }
     server.token(&other.id, &other.app_secret).await;
     other.register(&other.secret).await;
-    other.receive("[1]").await;
+    other.post("[1]").await;
     let leased = other.lease(json!({"max": 1})).await;
     assert_eq!(other.settle(json!({"ack": [leased[0].receipt]})).await["acked"], 1);
     let large = format!("[\"{}\"]", "x".repeat(4 << 20));
-    other.receive(large.as_str()).await;
-    app.receive(large.as_str()).await;
+    other.post(large.as_str()).await;
+    app.post(large.as_str()).await;
 }
 
 #[tokio::test]
@@ -77,9 +77,9 @@ async fn uploads_to_many_apps_do_not_block_another_one() {
     }
     eventually("some were refused", async || answered(&peers) > 0).await;
     for _ in 0..5 {
-        works(&other).await;
+        post_and_poll(&other).await;
     }
-    other.receive(format!("[\"{}\"]", "x".repeat(1 << 19))).await;
+    other.post(format!("[\"{}\"]", "x".repeat(1 << 19))).await;
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn a_clients_own_slow_requests_block_no_other_client() {
     }
     eventually("the oldest were refused", async || answered(&peers) > 0).await;
     for app in [&other, &app] {
-        app.receive("[1]").await;
+        app.post("[1]").await;
         let leased = app.lease(json!({"max": 1})).await;
         assert_eq!(app.settle(json!({"ack": [leased[0].receipt]})).await["acked"], 1);
         assert_eq!(app.request(Method::GET, "").send().await.unwrap().status(), 200);
@@ -119,10 +119,10 @@ async fn a_body_is_held_once() {
     for chunked in [false, true] {
         let server = Server::start(&["--max-buffered-bytes", "1GiB"]);
         let app = server.app("bot").await;
-        works(&app).await;
-        let (before, files) = (memory(&server), open_files(&server));
+        post_and_poll(&app).await;
+        let (before, files) = (resident_bytes(&server), open_files(&server));
         let sent = (BODIES as u64) << 23;
-        let taken = || memory(&server).saturating_sub(before);
+        let taken = || resident_bytes(&server).saturating_sub(before);
         for round in 1..=ROUNDS {
             let mut peers = Vec::new();
             for _ in 0..BODIES {

@@ -5,7 +5,7 @@ use tokio::{io::AsyncWriteExt, time::timeout};
 
 use crate::{
     common::{DEADLINE, Raw, Server, problem, raw},
-    memory, works,
+    post_and_poll, resident_bytes,
 };
 
 /// Sends as long as the server takes it, and gives how much that was and what it said.
@@ -30,8 +30,8 @@ async fn flood(server: &Server, begin: &str, piece: &str) -> (usize, String) {
 async fn a_head_without_end_is_cut_off() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    works(&app).await;
-    let before = memory(&server);
+    post_and_poll(&app).await;
+    let before = resident_bytes(&server);
     let long = "a".repeat(16 << 10);
     for (begin, piece) in [
         ("GET /", long.as_str()),
@@ -44,9 +44,9 @@ async fn a_head_without_end_is_cut_off() {
         println!("{begin:?}: {sent} bytes, {:?}", answer.lines().next());
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
-    let taken = memory(&server).saturating_sub(before);
+    let taken = resident_bytes(&server).saturating_sub(before);
     assert!(taken < 8 << 20, "{taken} bytes");
-    works(&app).await;
+    post_and_poll(&app).await;
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn chunks_are_bounded_as_a_whole_and_in_what_is_around_them() {
         println!("{what}: {sent} bytes, {:?}", answer.lines().next());
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
     }
-    works(&app).await;
+    post_and_poll(&app).await;
 }
 
 /// A space and so many times 258 more, as gzip (RFC 1951, section 3.2.6: one block with fixed codes, of one
@@ -96,10 +96,10 @@ fn gzip_bomb(repetitions: usize) -> Vec<u8> {
 async fn a_compressed_body_stays_as_small_as_it_is() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    works(&app).await;
+    post_and_poll(&app).await;
     let bomb = gzip_bomb(520_000);
     assert!(bomb.len() < 1 << 20, "128 MiB in {} bytes", bomb.len());
-    let before = memory(&server);
+    let before = resident_bytes(&server);
     let answer = app.hook(bomb.clone()).header("content-encoding", "gzip").send().await.unwrap();
     problem(answer, 400).await;
     for (method, rest) in [(Method::PUT, ""), (Method::POST, "/lease"), (Method::POST, "/ack")] {
@@ -107,9 +107,9 @@ async fn a_compressed_body_stays_as_small_as_it_is() {
         let status = request.send().await.unwrap().status().as_u16();
         assert!([400, 413].contains(&status), "{rest}: {status}");
     }
-    let taken = memory(&server).saturating_sub(before);
+    let taken = resident_bytes(&server).saturating_sub(before);
     assert!(taken < 32 << 20, "{taken} bytes");
-    works(&app).await;
+    post_and_poll(&app).await;
 }
 
 /// No depth is a depth of the stack.
@@ -130,6 +130,6 @@ async fn deep_json_is_refused_or_read_without_harm() {
         socket.send(format!("{{\"type\":{deep}")).await;
         assert_eq!(socket.close_code().await, 1007);
     }
-    works(&app).await;
+    post_and_poll(&app).await;
     assert!(server.is_running());
 }

@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     common::{App, DEADLINE, Raw, Server, handshake_text},
-    memory, works,
+    post_and_poll, resident_bytes,
 };
 
 /// How long a flood lasts.
@@ -32,7 +32,7 @@ async fn open(app: &App, mut socket: Raw, query: &str) -> Raw {
         handshake_text()
     );
     socket.send(request).await;
-    assert_eq!(socket.answer().await.status, 101);
+    assert_eq!(socket.response().await.status, 101);
     socket
 }
 
@@ -44,7 +44,7 @@ fn pings() -> Vec<u8> {
 
 /// Floods for a while, and gives the most memory that the server took more.
 async fn flood(server: &Server, socket: Raw, reads: bool) -> (usize, u64) {
-    let before = memory(server);
+    let before = resident_bytes(server);
     let (mut reader, mut writer) = tokio::io::split(socket.0.into_inner());
     let mut sent = 0;
     let sending = async {
@@ -69,7 +69,7 @@ async fn flood(server: &Server, socket: Raw, reads: bool) -> (usize, u64) {
         let end = Instant::now() + FLOOD;
         while Instant::now() < end {
             sleep(Duration::from_millis(50)).await;
-            taken = taken.max(memory(server).saturating_sub(before));
+            taken = taken.max(resident_bytes(server).saturating_sub(before));
         }
     };
     tokio::select! {
@@ -83,14 +83,14 @@ async fn flood(server: &Server, socket: Raw, reads: bool) -> (usize, u64) {
 async fn pings_whose_answers_are_not_read_take_no_memory() {
     let server = Server::start(&[]);
     let (app, other) = (server.app("bot").await, server.app("other").await);
-    works(&other).await;
+    post_and_poll(&other).await;
     for query in ["", "?tap=1"] {
         for reads in [false, true] {
             let socket = open(&app, app.raw().await, query).await;
             let (sent, taken) = flood(&server, socket, reads).await;
             println!("{query:?}, reads {reads}: {} KiB sent, {} KiB taken", sent >> 10, taken >> 10);
             assert!(taken < MAX_TAKEN, "{query:?}, reads {reads}: {taken} bytes");
-            works(&other).await;
+            post_and_poll(&other).await;
         }
     }
 }
@@ -106,7 +106,7 @@ async fn a_slow_reader_of_a_large_event_is_not_closed() {
     socket.set_recv_buffer_size(16 << 10).unwrap();
     let stream = socket.connect(server.address.parse().unwrap()).await.unwrap();
     let mut socket = open(&app, Raw(BufReader::new(stream)), "?tap=1").await;
-    app.receive(format!("[\"{}\"]", "x".repeat(SIZE))).await;
+    app.post(format!("[\"{}\"]", "x".repeat(SIZE))).await;
     let (start, mut piece, mut read) = (Instant::now(), vec![0; RATE], 0);
     while read < SIZE {
         sleep(Duration::from_secs(1)).await;
@@ -115,7 +115,7 @@ async fn a_slow_reader_of_a_large_event_is_not_closed() {
         read += wanted;
     }
     assert!(start.elapsed() > Duration::from_secs(65));
-    app.receive("[2]").await;
+    app.post("[2]").await;
     let mut rest = Vec::new();
     let read = async {
         while !rest.ends_with(b"\"data\":[2]}") {

@@ -16,7 +16,7 @@ use crate::common::{App, Server};
 
 /// The memory that the server takes, in bytes.
 #[cfg(target_os = "linux")]
-fn memory(server: &Server) -> u64 {
+fn resident_bytes(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.process())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
@@ -24,13 +24,13 @@ fn memory(server: &Server) -> u64 {
 
 /// Elsewhere it is not looked at.
 #[cfg(not(target_os = "linux"))]
-fn memory(_: &Server) -> u64 {
+fn resident_bytes(_: &Server) -> u64 {
     0
 }
 
 /// The server does for this app what it is there for.
-async fn works(app: &App) {
-    app.receive(r#"{"n":1}"#).await;
+async fn post_and_poll(app: &App) {
+    app.post(r#"{"n":1}"#).await;
     assert_eq!(app.poll_bodies().await, [r#"{"n":1}"#]);
 }
 

@@ -4,7 +4,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     common::{Raw, Server, eventually},
-    head, memory, works,
+    head, post_and_poll, resident_bytes,
 };
 
 /// How many connections one address opens.
@@ -28,9 +28,9 @@ fn possible() -> usize {
 async fn ten_thousand_half_sent_requests_cost_little_and_hinder_nobody() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    works(&app).await;
+    post_and_poll(&app).await;
     let mut listener = app.listen("").await;
-    let before = memory(&server);
+    let before = resident_bytes(&server);
     let begun = format!("{}x-", head(&app, 10));
     let count = possible();
     let mut peers = Vec::with_capacity(count);
@@ -39,13 +39,13 @@ async fn ten_thousand_half_sent_requests_cost_little_and_hinder_nobody() {
         peer.write_all(begun.as_bytes()).await.unwrap();
         peers.push(peer);
     }
-    app.receive("[1]").await;
+    app.post("[1]").await;
     let (id, body) = listener.event().await;
     listener.ack(&id).await;
     assert_eq!(body, "[1]");
-    eventually("it is accepted", async || app.figure("stored").await == 0).await;
-    works(&server.app("another").await).await;
-    let each = memory(&server).saturating_sub(before) / count as u64;
+    eventually("it is accepted", async || app.gauge("stored").await == 0).await;
+    post_and_poll(&server.app("another").await).await;
+    let each = resident_bytes(&server).saturating_sub(before) / count as u64;
     println!("{count} connections: {each} bytes each");
     assert!(each < CONNECTION_BYTES, "{each} bytes each");
 }
@@ -57,7 +57,7 @@ async fn beyond_the_most_connections_one_waits_until_another_ends() {
     for _ in 0..20 {
         let mut peer = Raw::open(&server.address).await;
         peer.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
-        assert_eq!(peer.answer().await.status, 200);
+        assert_eq!(peer.response().await.status, 200);
         peers.push(peer);
     }
     let mut next = Raw::open(&server.address).await;
@@ -65,11 +65,11 @@ async fn beyond_the_most_connections_one_waits_until_another_ends() {
     // All that are served are served before it is: it has no place yet.
     for peer in &mut peers {
         peer.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
-        assert_eq!(peer.answer().await.status, 200);
+        assert_eq!(peer.response().await.status, 200);
     }
     assert!(next.0.get_ref().try_read(&mut [0]).is_err(), "it is not answered");
     drop(peers.pop());
-    assert_eq!(next.answer().await.status, 200);
+    assert_eq!(next.response().await.status, 200);
 }
 
 /// Bodies that are on their way have one bound together, whatever each of them may have.
@@ -77,8 +77,8 @@ async fn beyond_the_most_connections_one_waits_until_another_ends() {
 async fn bodies_that_are_never_finished_take_no_more_than_their_share() {
     let server = Server::start(&["--max-buffered-bytes", "16MiB"]);
     let app = server.app("bot").await;
-    works(&app).await;
-    let before = memory(&server);
+    post_and_poll(&app).await;
+    let before = resident_bytes(&server);
     let (head, piece) = (format!("{}x-outbound-token: 00\r\n\r\n", head(&app, 4 << 20)), vec![b' '; 1 << 20]);
     let mut peers = Vec::new();
     for _ in 0..64 {
@@ -94,7 +94,7 @@ async fn bodies_that_are_never_finished_take_no_more_than_their_share() {
             refused += 1;
         }
     }
-    let taken = memory(&server).saturating_sub(before);
+    let taken = resident_bytes(&server).saturating_sub(before);
     println!("{} bodies of which {refused} are refused so far: {} KiB", peers.len(), taken >> 10);
     assert!(taken < 48 << 20, "{taken} bytes");
     drop(peers);
@@ -108,23 +108,23 @@ async fn a_connection_that_waits_for_its_next_request_makes_room_last() {
     let mut kept = Raw::open(&server.address).await;
     let healthz = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
     kept.send(healthz).await;
-    assert_eq!(kept.answer().await.status, 200);
+    assert_eq!(kept.response().await.status, 200);
     // The second place is taken by one head after the other.
     for _ in 0..3 {
         let mut half = Raw::open(&server.address).await;
         half.send("GET /healthz HTTP/1.1\r\n").await;
         let mut whole = Raw::open(&server.address).await;
         whole.send(healthz).await;
-        assert_eq!(whole.answer().await.status, 200);
+        assert_eq!(whole.response().await.status, 200);
         assert_eq!(half.rest().await, b"");
         kept.send(healthz).await;
-        assert_eq!(kept.answer().await.status, 200);
+        assert_eq!(kept.response().await.status, 200);
     }
     // Without another head, the connection goes whose answer is longest ago.
     let (mut one, mut two) = (Raw::open(&server.address).await, Raw::open(&server.address).await);
     for fresh in [&mut one, &mut two] {
         fresh.send(healthz).await;
-        assert_eq!(fresh.answer().await.status, 200);
+        assert_eq!(fresh.response().await.status, 200);
     }
     assert_eq!(kept.rest().await, b"");
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     common::{App, Home, Server, eventually, http_client, number},
-    head, works,
+    head, post_and_poll,
 };
 
 /// Lets this process have as many open files as the system grants.
@@ -82,7 +82,7 @@ async fn half_open_heads_beyond_the_open_file_limit_are_evicted_and_hooks_answer
     println!("{PEERS} half-open heads: {HOOKS} hooks in {tries} tries, the slowest took {slowest:?}");
     end.cancel();
     peers.join().unwrap();
-    eventually("all hooks are stored", async || app.figure("stored").await == HOOKS as u64).await;
+    eventually("all hooks are stored", async || app.gauge("stored").await == HOOKS as u64).await;
 }
 
 #[cfg(target_os = "linux")]
@@ -93,5 +93,5 @@ async fn a_soft_limit_of_open_files_is_raised_to_the_hard_one() {
     let line = hard.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
     let mut limits = line.split_whitespace();
     assert_eq!(limits.next(), limits.next());
-    works(&server.app("bot").await).await;
+    post_and_poll(&server.app("bot").await).await;
 }

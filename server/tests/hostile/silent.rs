@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     common::{Raw, Server, eventually, handshake_text},
-    works,
+    post_and_poll,
 };
 
 /// The first bytes of unfragmented frames (RFC 6455, section 5.2).
@@ -41,7 +41,7 @@ async fn a_silent_websocket_is_pinged_and_then_closed_with_1008() {
     silent
         .send(format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n{upgrade}\r\n"))
         .await;
-    assert_eq!(silent.answer().await.status, 101);
+    assert_eq!(silent.response().await.status, 101);
     for nth in 1..=2 {
         assert_eq!(frame(&mut silent).await, (PING, vec![]));
         assert!(began.elapsed() >= Duration::from_secs(20 * nth), "{nth}: {:?}", began.elapsed());
@@ -53,6 +53,6 @@ async fn a_silent_websocket_is_pinged_and_then_closed_with_1008() {
     }
     assert_eq!((first, &payload[..2]), (CLOSE, &1008_u16.to_be_bytes()[..]));
     assert!(began.elapsed() >= Duration::from_secs(60), "{:?}", began.elapsed());
-    eventually("it is no client any more", async || app.figure("clients").await == 0).await;
-    works(&app).await;
+    eventually("it is no client any more", async || app.gauge("clients").await == 0).await;
+    post_and_poll(&app).await;
 }

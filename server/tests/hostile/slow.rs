@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::{
     common::{App, Raw, Server, eventually, sign},
-    head, works,
+    head, post_and_poll,
 };
 
 /// What is closed before that is closed too soon.
@@ -44,7 +44,7 @@ async fn a_head_that_never_ends_is_closed() {
     let began = Instant::now();
     silent.send("POST /hook/bot HTTP/1.1\r\nhost: x\r\nx-").await;
     slow.send("POST /hook/bot HTTP/1.1\r\nhost: x\r\nx-").await;
-    works(&app).await;
+    post_and_poll(&app).await;
     let dripping = timeout(TOO_LATE, drip(&mut slow, "a"));
     // A head has 10 s.
     let (answer, dripped) = tokio::join!(closed(&mut silent, began, Duration::from_secs(8)), dripping);
@@ -59,7 +59,7 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
     let app = server.app("bot").await;
     let (mut fresh, mut kept) = (app.raw().await, app.raw().await);
     kept.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    assert_eq!(kept.answer().await.status, 200);
+    assert_eq!(kept.response().await.status, 200);
     let began = Instant::now();
     let answers = tokio::join!(closed(&mut fresh, began, TOO_SOON), closed(&mut kept, began, TOO_SOON));
     assert_eq!(answers, (String::new(), String::new()));
@@ -72,7 +72,7 @@ async fn a_body_that_trickles_is_408() {
     let mut slow = app.raw().await;
     let began = Instant::now();
     slow.send(format!("{}x-outbound-token: 00\r\n\r\n{{", head(&app, 1000))).await;
-    works(&app).await;
+    post_and_poll(&app).await;
     let mut answer = vec![0; 12];
     for _ in 0..40 {
         // Until the answer comes, another byte a second.
@@ -85,7 +85,7 @@ async fn a_body_that_trickles_is_408() {
     assert_eq!(String::from_utf8(answer).unwrap(), "HTTP/1.1 408");
     let took = began.elapsed();
     assert!(took > Duration::from_secs(4) && took < TOO_SOON, "after the grace of 5 s: {took:?}");
-    assert_eq!(app.figure("stored").await, 0);
+    assert_eq!(app.gauge("stored").await, 0);
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn a_body_that_comes_steadily_may_take_longer_than_the_grace() {
         steady.send(piece).await;
         sleep(Duration::from_millis(500)).await;
     }
-    assert_eq!(steady.answer().await.status, 201);
+    assert_eq!(steady.response().await.status, 201);
     assert!(began.elapsed() > Duration::from_secs(6));
 }
 
@@ -109,18 +109,18 @@ async fn a_body_that_comes_steadily_may_take_longer_than_the_grace() {
 async fn with_much(server: &Server, id: &str) -> App {
     let app = server.app(id).await;
     for n in 0..12 {
-        app.receive(format!("[{n},\"{}\"]", "x".repeat(1 << 20))).await;
+        app.post(format!("[{n},\"{}\"]", "x".repeat(1 << 20))).await;
     }
     app
 }
 
-/// Waits until this figure of the app is 0, which it must be in time, and not too soon.
-async fn none(app: &App, figure: &str, began: Instant) {
-    while app.figure(figure).await > 0 {
-        assert!(began.elapsed() < TOO_LATE, "{figure}: it is not given up");
+/// Waits until this gauge of the app is 0, which it must be in time, and not too soon.
+async fn none(app: &App, gauge: &str, began: Instant) {
+    while app.gauge(gauge).await > 0 {
+        assert!(began.elapsed() < TOO_LATE, "{gauge}: it is not given up");
         sleep(Duration::from_millis(200)).await;
     }
-    assert!(began.elapsed() > TOO_SOON, "{figure}: {:?}", began.elapsed());
+    assert!(began.elapsed() > TOO_SOON, "{gauge}: {:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -131,13 +131,13 @@ async fn an_answer_that_nobody_reads_is_given_up_and_its_events_come_back() {
     let request =
         format!("GET {} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", app.path(""), app.token);
     reader.send(request).await;
-    eventually("it is being answered", async || app.figure("leased").await > 0).await;
+    eventually("it is being answered", async || app.gauge("leased").await > 0).await;
     let began = Instant::now();
-    works(&other).await;
+    post_and_poll(&other).await;
     none(&app, "leased", began).await;
     let (first, _) = app.poll("?max=1").await.remove(0);
     assert!(!first.is_empty());
-    assert_eq!(app.figure("stored").await, 11, "nothing was lost");
+    assert_eq!(app.gauge("stored").await, 11, "nothing was lost");
 }
 
 #[tokio::test]
@@ -145,9 +145,9 @@ async fn a_websocket_that_nobody_reads_is_closed_and_its_events_go_to_another() 
     let server = Server::start(&[]);
     let (app, other) = (with_much(&server, "bot").await, server.app("other").await);
     let deaf = app.listen("").await;
-    eventually("it is sent what there is", async || app.figure("leased").await > 0).await;
+    eventually("it is sent what there is", async || app.gauge("leased").await > 0).await;
     let began = Instant::now();
-    works(&other).await;
+    post_and_poll(&other).await;
     none(&app, "clients", began).await;
     let mut listener = app.listen("").await;
     for n in 0..12 {
@@ -155,6 +155,6 @@ async fn a_websocket_that_nobody_reads_is_closed_and_its_events_go_to_another() 
         assert!(body.starts_with(&format!("[{n},")), "in order");
         listener.ack(&id).await;
     }
-    eventually("all is accepted", async || app.figure("stored").await == 0).await;
+    eventually("all is accepted", async || app.gauge("stored").await == 0).await;
     drop(deaf);
 }

@@ -44,7 +44,7 @@ impl App {
         hook.header("X-OUTBOUND-TOKEN", sign(WEBHOOK_SECRET, &body)).body(body).send().await.unwrap()
     }
 
-    async fn receive(&self, body: &str) {
+    async fn post_stored(&self, body: &str) {
         assert_eq!(self.post(body.to_owned()).await.status(), 201);
     }
 }
@@ -89,7 +89,7 @@ async fn works(server: &Server, url: &str) {
 }
 
 async fn polls(app: &App) {
-    app.receive(r#"{"n": 1}"#).await;
+    app.post_stored(r#"{"n": 1}"#).await;
     let events = app.client.drain(None).await.unwrap();
     let bodies: Vec<_> = events.iter().map(|(_, body)| &body[..]).collect();
     assert_eq!(bodies, [br#"{"n": 1}"#]);
@@ -100,7 +100,7 @@ async fn waits_with_a_lease(app: &App) {
     let lease = client.lease(LeaseOptions::new().wait(DEADLINE));
     tokio::pin!(lease);
     assert!(timeout(WATCHED, lease.as_mut()).await.is_err(), "there is nothing to lease yet");
-    app.receive(r#"{"n":2}"#).await;
+    app.post_stored(r#"{"n":2}"#).await;
     let events = timeout(DEADLINE, lease).await.unwrap().unwrap();
     let receipts: Vec<_> = events.into_iter().map(|event| event.receipt).collect();
     assert_eq!(app.client.ack(receipts).await.unwrap().acked, 1);
@@ -108,7 +108,7 @@ async fn waits_with_a_lease(app: &App) {
 
 async fn listens(app: &App) {
     let mut events = app.client.listen(ListenOptions::new());
-    app.receive(r#"{"n":3}"#).await;
+    app.post_stored(r#"{"n":3}"#).await;
     let refused = timeout(DEADLINE, events.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(refused.attempt(), Some(1));
     refused.nack(Duration::ZERO).await.unwrap();
@@ -124,7 +124,7 @@ async fn obeys_the_body_limit(app: &App) {
     let limit = usize::try_from(Settings::default().max_body).unwrap();
     let largest = format!("[\"{}\"]", "x".repeat(limit - 4));
     assert_eq!(app.post(format!("{largest} ")).await.status(), 413);
-    app.receive(&largest).await;
+    app.post_stored(&largest).await;
     let mut events = app.client.listen(ListenOptions::new());
     let event = timeout(DEADLINE, events.next()).await.unwrap().unwrap().unwrap();
     assert!(event.body() == largest.as_bytes(), "{} bytes", event.body().len());
