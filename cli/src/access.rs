@@ -11,7 +11,7 @@ use reqwest::Url;
 use wwproxy_sdk::{AppId, Client, HttpOptions, is_loopback};
 
 use crate::{
-    args::Usage,
+    error::UsageError,
     output::say,
     profiles::{Profile, Profiles, parse_name},
     secret::{self, variable},
@@ -81,7 +81,7 @@ impl Access {
             return Ok(self.profile.clone());
         }
         let named = variable(PROFILE_VARIABLE)?.map(|name| parse_name(&name)).transpose();
-        Ok(named.map_err(|error| Usage(format!("{PROFILE_VARIABLE} cannot be used: {error}")))?)
+        Ok(named.map_err(|error| UsageError(format!("{PROFILE_VARIABLE} cannot be used: {error}")))?)
     }
 
     /// What flags and environment say, without the profile.
@@ -176,21 +176,22 @@ impl Access {
     pub(crate) fn app_id(&self) -> anyhow::Result<Option<AppId>> {
         let known = self.one(self.app_id.as_ref(), APP_VARIABLE, |profile| profile.app_id.clone())?;
         let id = known.map(|id| id.parse()).transpose();
-        Ok(id.map_err(|error| Usage(format!("the app id cannot be used: {error}")))?)
+        Ok(id.map_err(|error| UsageError(format!("the app id cannot be used: {error}")))?)
     }
 
     /// The app's hook on the server: to post there needs no credentials but the webhook secret.
     pub(crate) fn hook(&self) -> anyhow::Result<Url> {
-        let missing = || Usage("give where to: --to URL, or --server and --app-id for the app's hook".into());
+        let missing =
+            || UsageError("give where to: --to URL, or --server and --app-id for the app's hook".into());
         let server = self.one(self.server.as_ref(), SERVER_VARIABLE, |profile| profile.server.clone())?;
         let server = server.ok_or_else(missing)?;
         let path = wwproxy_sdk::hook_path(&self.app_id()?.ok_or_else(missing)?);
         let url = Url::parse(&format!("{}{path}", server.trim_end_matches('/')));
-        let url = url.map_err(|error| Usage(format!("the server's address cannot be used: {error}")))?;
+        let url = url.map_err(|error| UsageError(format!("the server's address cannot be used: {error}")))?;
         if url.scheme() == "http" && !is_loopback(&url) && !self.is_http_allowed(&server)? {
             let message =
                 "the server's address is http:// to another machine; use https://, or give --allow-http";
-            return Err(Usage(message.into()).into());
+            return Err(UsageError(message.into()).into());
         }
         Ok(url)
     }
@@ -210,7 +211,9 @@ impl Access {
             _ if self.allow_http => Ok(true),
             None | Some("0" | "false") => Ok(false),
             Some("1" | "true") => Ok(true),
-            Some(_) => Err(Usage(format!("{ALLOW_HTTP_VARIABLE} of the environment must be 1 or 0")).into()),
+            Some(_) => {
+                Err(UsageError(format!("{ALLOW_HTTP_VARIABLE} of the environment must be 1 or 0")).into())
+            }
         }
     }
 
@@ -266,7 +269,7 @@ fn flag_or_variable(flag: Option<&String>, name: &str) -> anyhow::Result<Option<
 /// A client for these, or what is missing.
 pub(crate) fn client_of(profile: Profile, http: HttpOptions) -> anyhow::Result<Client> {
     let missing = |what| {
-        Usage(format!(
+        UsageError(format!(
             "give {what} (flag or environment variable), or save it with wwproxy login; see wwproxy --help"
         ))
     };

@@ -1,27 +1,14 @@
-//! Flags, environment and exit codes.
+//! The commands, and which code runs each.
 
-use std::fmt;
-
-use clap::{Parser, Subcommand};
-use wwproxy_sdk::{Client, Error, ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use wwproxy_sdk::Client;
 
 use crate::{
     access::Access,
     commands::{
-        completions::Completions,
-        get::Get,
-        listen::Listen,
-        login::Login,
-        logout::Logout,
-        man::Man,
-        profile::Profile,
-        register::Register,
-        replay::Replay,
-        send::{Refusal, Send},
-        status::Status,
-        tail::Tail,
-        token::Token,
-        unregister::Unregister,
+        completions::Completions, get::Get, listen::Listen, login::Login, logout::Logout, man::Man,
+        profile::Profile, register::Register, replay::Replay, send::Send, status::Status, tail::Tail,
+        token::Token, unregister::Unregister,
     },
 };
 
@@ -74,81 +61,40 @@ pub(crate) enum Command {
     Man(Man),
 }
 
-/// The command line or its input cannot be used.
-#[derive(Debug)]
-pub(crate) struct Usage(pub(crate) String);
-
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+impl Args {
+    /// Runs the chosen command.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let Self { access, command } = self;
+        match command {
+            Command::Login(login) => login.run(access).await,
+            Command::Logout(logout) => logout.run(&access),
+            Command::Profile(profile) => profile.run().await,
+            Command::Register(register) => register.run(&client(&access)?).await,
+            Command::Unregister(unregister) => unregister.run(&client(&access)?).await,
+            Command::Get(get) => get.run(&client(&access)?).await,
+            Command::Listen(listen) => listen.run(access).await,
+            Command::Replay(replay) => replay.run(access).await,
+            Command::Status(status) => status.run(&client(&access)?).await,
+            Command::Send(send) => send.run(access).await,
+            Command::Tail(tail) => tail.run(&client(&access)?).await,
+            Command::Token(token) => token.run(&client(&access)?).await,
+            Command::Completions(completions) => completions.run(Self::command()).await,
+            Command::Man(man) => man.run(Self::command()).await,
+        }
     }
 }
 
-impl std::error::Error for Usage {}
-
-/// The app is not registered, so that its webhooks are refused.
-#[derive(Debug)]
-pub(crate) struct NotRegistered(String);
-
-impl NotRegistered {
-    pub(crate) fn new(client: &Client) -> Self {
-        let server = client.server().trim_end_matches('/');
-        Self(format!(
-            "{} is not registered on {server}, so its webhooks are refused; register it with \
-             `wwproxy register --webhook-secret-file FILE`",
-            client.app_id()
-        ))
-    }
-}
-
-impl fmt::Display for NotRegistered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for NotRegistered {}
-
-/// What the help says of exit codes.
-pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.downcast_ref::<Usage>().is_some() {
-        return 2;
-    }
-    if error.downcast_ref::<NotRegistered>().is_some() {
-        return 4;
-    }
-    if let Some(refusal) = error.downcast_ref::<Refusal>() {
-        return refusal.exit_code();
-    }
-    match error.downcast_ref::<Error>().map(Error::kind) {
-        Some(ErrorKind::Usage) => 2,
-        Some(ErrorKind::Refused) => 3,
-        Some(ErrorKind::NotRegistered) => 4,
-        Some(
-            ErrorKind::Unreachable | ErrorKind::Untrusted | ErrorKind::Unavailable | ErrorKind::Disconnected,
-        ) => 5,
-        _ => 1,
-    }
+fn client(access: &Access) -> anyhow::Result<Client> {
+    let http = access.http()?;
+    access.client(http)
 }
 
 #[cfg(test)]
 mod tests {
-    use anyhow::Context as _;
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn clap_accepts_the_definition_of_the_command_line() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn exit_codes_survive_context() {
-        let refused: anyhow::Result<()> = Err(Usage("x".into()).into());
-        assert_eq!(exit_code(&refused.context("more").unwrap_err()), 2);
-        let bad_address = Client::builder("x").app_id("bot").token("t").build().context("more");
-        assert_eq!(exit_code(&bad_address.unwrap_err()), 2);
-        assert_eq!(exit_code(&anyhow::anyhow!("disk full")), 1);
     }
 }

@@ -4,18 +4,20 @@
 
 mod access;
 mod args;
-mod ask;
 mod commands;
+mod error;
+mod event_file;
 mod filter;
 mod format;
 mod output;
 mod private;
+mod process_group;
 mod profiles;
 mod progress;
-mod saved;
+mod prompt;
 mod secret;
 mod selection;
-mod stop;
+mod shutdown;
 mod target;
 
 use std::{
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
         Err(error) => return usage_error(&error),
     };
     let result = runtime().and_then(|runtime| {
-        let result = runtime.block_on(commands::run(args));
+        let result = runtime.block_on(args.run());
         // A write to a pipe that nobody reads keeps its thread; it must not keep the process.
         runtime.shutdown_background();
         result
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&output::sentence(&error));
-            ExitCode::from(args::exit_code(&error))
+            ExitCode::from(error::exit_code(&error))
         }
     }
 }

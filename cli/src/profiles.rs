@@ -12,7 +12,7 @@ use directories::ProjectDirs;
 use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
 
 use crate::{
-    args::Usage,
+    error::UsageError,
     output::say,
     private::{make_folder, private},
 };
@@ -83,7 +83,7 @@ impl Profiles {
             // Not the library's words, which quote the line, and with it perhaps a secret.
             let line =
                 error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
-            Usage(format!("{} is not valid TOML at line {line}; mend it or remove it", path.display()))
+            UsageError(format!("{} is not valid TOML at line {line}; mend it or remove it", path.display()))
         })?;
         if !text.is_empty() && is_open_to_others(&path) {
             say(&format!("warning: others can read the secrets in {0}; run: chmod 600 {0}", path.display()));
@@ -125,7 +125,7 @@ impl Profiles {
                 let text = item
                     .as_str()
                     .ok_or_else(|| self.wrong(&format!("{key} of profile {name} is no text")))?;
-                Ok::<_, Usage>(Some(text.to_owned()).filter(|text| !text.is_empty()))
+                Ok::<_, UsageError>(Some(text.to_owned()).filter(|text| !text.is_empty()))
             }
         };
         if !item.is_table_like() {
@@ -147,15 +147,15 @@ impl Profiles {
         })
     }
 
-    fn wrong(&self, what: &str) -> Usage {
-        Usage(format!("{what} in {}; mend it or remove it", self.path.display()))
+    fn wrong(&self, what: &str) -> UsageError {
+        UsageError(format!("{what} in {}; mend it or remove it", self.path.display()))
     }
 
-    fn unknown(&self, name: &str) -> Usage {
+    fn unknown(&self, name: &str) -> UsageError {
         let names: Vec<_> = self.items().map(|(name, _)| name).collect();
         let there =
             if names.is_empty() { "there are none".into() } else { format!("there is {}", names.join(", ")) };
-        Usage(format!(
+        UsageError(format!(
             "there is no profile {name} in {}; {there}; wwproxy login makes one",
             self.path.display()
         ))
@@ -271,7 +271,7 @@ fn path() -> anyhow::Result<PathBuf> {
         return Ok(PathBuf::from(folder).join(FILE_NAME));
     }
     let folders = ProjectDirs::from("", "", "wwproxy").ok_or_else(|| {
-        Usage(format!("there is no home folder to keep profiles in; set {FOLDER_VARIABLE}"))
+        UsageError(format!("there is no home folder to keep profiles in; set {FOLDER_VARIABLE}"))
     })?;
     Ok(folders.config_dir().join(FILE_NAME))
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use wwproxy_sdk::Secret;
 
-use crate::args::Usage;
+use crate::error::UsageError;
 
 /// The longest secret that is read, in bytes.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
@@ -19,7 +19,7 @@ const MAX_SECRET_BYTES: u64 = 64 * 1024;
 pub(crate) fn of_flags(text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<String>> {
     match (text, file) {
         (Some(""), _) => {
-            Err(Usage("the secret or token of the flag is empty; leave the flag out or give one".into())
+            Err(UsageError("the secret or token of the flag is empty; leave the flag out or give one".into())
                 .into())
         }
         (Some(text), _) => Ok(Some(text.to_owned())),
@@ -40,7 +40,7 @@ pub(crate) fn of_environment(name: &str) -> anyhow::Result<Option<String>> {
     if let Some(text) = variable(name)? {
         // Kubernetes and Docker set variables from files with the end of line that these have.
         let secret = without_line_end(&text);
-        let missing = || Usage(format!("{name} of the environment holds an end of line only"));
+        let missing = || UsageError(format!("{name} of the environment holds an end of line only"));
         return if secret.is_empty() { Err(missing().into()) } else { Ok(Some(secret.to_owned())) };
     }
     variable(&format!("{name}_FILE"))?.map(|file| read_file(file.as_ref())).transpose()
@@ -52,7 +52,7 @@ pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
         Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
         Err(env::VarError::NotPresent) => Ok(None),
         Err(env::VarError::NotUnicode(_)) => {
-            Err(Usage(format!("{name} of the environment is not UTF-8")).into())
+            Err(UsageError(format!("{name} of the environment is not UTF-8")).into())
         }
     }
 }
@@ -73,7 +73,7 @@ fn read(input: impl Read) -> anyhow::Result<String> {
     input.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_SECRET_BYTES {
         return Err(
-            Usage(format!("it is longer than {MAX_SECRET_BYTES} bytes; is it the right file?")).into()
+            UsageError(format!("it is longer than {MAX_SECRET_BYTES} bytes; is it the right file?")).into()
         );
     }
     Ok(parse(&bytes)?)
@@ -81,8 +81,8 @@ fn read(input: impl Read) -> anyhow::Result<String> {
 
 /// The secret in a file as editors and shells write it: on one line, with or without an end of line and a byte order mark, in UTF-8
 /// or, as PowerShell's `>` writes it, in UTF-16.
-fn parse(bytes: &[u8]) -> Result<String, Usage> {
-    let wrong = |what: &str| Err(Usage(what.into()));
+fn parse(bytes: &[u8]) -> Result<String, UsageError> {
+    let wrong = |what: &str| Err(UsageError(what.into()));
     let Some(text) = decode(bytes).filter(|text| !text.contains('\0')) else {
         return wrong("it is neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8");
     };

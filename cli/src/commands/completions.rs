@@ -1,9 +1,8 @@
 //! `wwproxy completions`
 
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use crate::{args::Args, output::Output};
+use crate::output::Output;
 
 /// Print the completions for a shell
 #[derive(clap::Args)]
@@ -17,9 +16,9 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) async fn run(self) -> anyhow::Result<()> {
+    pub(crate) async fn run(self, mut command: clap::Command) -> anyhow::Result<()> {
         let mut text = Vec::new();
-        clap_complete::generate(self.shell, &mut Args::command(), "wwproxy", &mut text);
+        clap_complete::generate(self.shell, &mut command, "wwproxy", &mut text);
         // A reader that is gone wants no more of it.
         Output::stdout().write(&text).await.map(drop)
     }

@@ -14,9 +14,9 @@ use tokio::{
 use wwproxy_sdk::{Client, Error, EventId, LeaseOptions, LeasedEvent, Receipt};
 
 use crate::{
-    args::NotRegistered,
+    error::NotRegistered,
     output::{Output, say, shown},
-    stop::Stop,
+    shutdown::Shutdown,
 };
 
 /// How many events are leased at once.
@@ -55,11 +55,11 @@ pub(crate) struct Get {
 
 impl Get {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
-        let stop = Stop::on_signals()?;
+        let shutdown = Shutdown::on_signal()?;
         let mut printer = Printer {
             client,
             output: Output::stdout(),
-            stop: &stop,
+            shutdown: &shutdown,
             keep: self.keep,
             printed: 0,
             seen: HashSet::new(),
@@ -82,7 +82,7 @@ impl Get {
 struct Printer<'a, W = Stdout> {
     client: &'a Client,
     output: Output<W>,
-    stop: &'a Stop,
+    shutdown: &'a Shutdown,
     keep: bool,
     printed: u32,
     /// What was printed and is to be handed back: it may come again before that, when its lease ends.
@@ -94,7 +94,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
     /// Prints until nothing is stored any more, or as many as wanted. `false`: nobody reads any more.
     async fn print_all(&mut self, max: Option<u32>, wait: Duration) -> anyhow::Result<bool> {
         let status = select! {
-            () = self.stop.wait() => return Ok(true),
+            () = self.shutdown.requested() => return Ok(true),
             status = self.client.status() => status.map_err(explained)?,
         };
         if status.registration.is_none() {
@@ -117,7 +117,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
             let asked = Instant::now();
             let events = select! {
                 // The server takes back what it cannot answer any more.
-                () = self.stop.wait() => return Ok(true),
+                () = self.shutdown.requested() => return Ok(true),
                 events = self.client.lease(options) => events.map_err(explained)?,
             };
             if events.is_empty() {
@@ -125,13 +125,13 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
                     break;
                 }
                 let early = PAUSE.min(wait).saturating_sub(asked.elapsed());
-                select! { () = self.stop.wait() => return Ok(true), () = sleep(early) => continue }
+                select! { () = self.shutdown.requested() => return Ok(true), () = sleep(early) => continue }
             }
             let before = self.printed;
             if !self.print(events).await? {
                 return Ok(false);
             }
-            if self.printed == before || self.stop.is_wanted() {
+            if self.printed == before || self.shutdown.is_requested() {
                 break;
             }
         }
@@ -169,7 +169,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
         select! {
             biased;
             written = self.output.write(text) => written,
-            () = self.stop.wait_out() => Ok(false),
+            () = self.shutdown.grace_expired() => Ok(false),
         }
     }
 

@@ -2,9 +2,9 @@
 
 use crate::{
     access::{Access, client_of},
-    ask::Person,
     output::say,
     profiles::{Profile, Profiles},
+    prompt::Prompt,
 };
 
 /// The name of the profile where none is given.
@@ -47,16 +47,16 @@ impl Login {
 
 /// Asks for what is missing, where there is somebody to ask.
 async fn ask(profile: &mut Profile) -> anyhow::Result<()> {
-    let person = Person::find()?;
+    let prompt = Prompt::new()?;
     if profile.server.is_none() {
-        profile.server = Some(person.ask("Server", "--server").await?);
+        profile.server = Some(prompt.ask("Server", "--server").await?);
     }
     if profile.app_id.is_none() {
-        profile.app_id = Some(person.ask("App id", "--app-id").await?);
+        profile.app_id = Some(prompt.ask("App id", "--app-id").await?);
     }
     if profile.secret.is_none() && profile.token.is_none() {
         let flags = "the app's secret: --secret-file, SECRET, or on stdin";
-        profile.secret = Some(person.ask_secret("App secret", flags).await?);
+        profile.secret = Some(prompt.ask_secret("App secret", flags).await?);
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `wwproxy logout`
 
-use crate::{access::Access, args::Usage, output::say, profiles::Profiles};
+use crate::{access::Access, error::UsageError, output::say, profiles::Profiles};
 
 /// Forget a profile: the default one, or --profile
 #[derive(clap::Args)]
@@ -13,7 +13,7 @@ impl Logout {
         let mut profiles = Profiles::edit()?;
         let name = access.profile_name()?.or_else(|| profiles.default().map(str::to_owned));
         let name =
-            name.ok_or_else(|| Usage("there is no profile to forget; name one with --profile".into()))?;
+            name.ok_or_else(|| UsageError("there is no profile to forget; name one with --profile".into()))?;
         profiles.remove(&name)?;
         profiles.write()?;
         say(&format!("profile {name} is forgotten"));

@@ -3,9 +3,8 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
-use clap::CommandFactory as _;
 
-use crate::{args::Args, output::Output};
+use crate::output::Output;
 
 /// Print the manual page, or write one for each command
 #[derive(clap::Args)]
@@ -17,8 +16,7 @@ pub(crate) struct Man {
 }
 
 impl Man {
-    pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let command = Args::command();
+    pub(crate) async fn run(self, command: clap::Command) -> anyhow::Result<()> {
         if let Some(dir) = self.dir {
             let failed = || format!("cannot write the pages into {}", dir.display());
             fs::create_dir_all(&dir).with_context(failed)?;

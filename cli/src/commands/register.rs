@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use wwproxy_sdk::Client;
 
-use crate::{args::Usage, output::say, secret};
+use crate::{error::UsageError, output::say, secret};
 
 /// Register the app's webhook secret, so that its webhooks are taken
 #[derive(clap::Args)]
@@ -31,7 +31,7 @@ impl Register {
         };
         let secret = secret::webhook_secret(text, file.as_deref())?;
         let missing = "give the webhook secret: --webhook-secret-file FILE, WEBHOOK_SECRET, or - for stdin";
-        client.register(&secret.ok_or_else(|| Usage(missing.into()))?).await?;
+        client.register(&secret.ok_or_else(|| UsageError(missing.into()))?).await?;
         say(&format!(
             "registered {}; its webhooks go to {}/hook/{0}",
             client.app_id(),

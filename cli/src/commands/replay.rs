@@ -6,10 +6,9 @@ use anyhow::anyhow;
 
 use crate::{
     access::Access,
-    format,
+    event_file, format,
     output::{Output, harmless},
-    saved,
-    stop::Stop,
+    shutdown::Shutdown,
     target::{Offer, Offered, Origin, Policy, Targets},
 };
 
@@ -37,12 +36,12 @@ impl Replay {
         self.targets.required()?;
         let hook = access.app_id()?.map(|app| wwproxy_sdk::hook_path(&app));
         let routes = self.targets.open(&access.http()?, hook.as_deref())?;
-        let stop = Stop::on_signals()?;
+        let shutdown = Shutdown::on_signal()?;
         let mut output = Output::stdout();
         let mut failed = 0;
-        let files = saved::files(&self.paths)?;
+        let files = event_file::files(&self.paths)?;
         for path in &files {
-            let event = saved::read(path)?;
+            let event = event_file::read(path)?;
             let Some(target) = routes.target(&event) else {
                 let line = format!("{}: no target for its type", path.display());
                 output.write((harmless(&line) + "\n").as_bytes()).await?;
@@ -57,7 +56,7 @@ impl Replay {
                 let _ = lines.write(format::line_out(&event, tried, &next).as_bytes()).await;
             };
             let offer = Offer { event: &event, origin: Origin::File, earlier_tries: 0 };
-            let last = match self.policy.offer(target, offer, &stop, retried).await {
+            let last = match self.policy.offer(target, offer, &shutdown, retried).await {
                 Offered::Stopped => return Err(anyhow!("stopped at {}", path.display())),
                 Offered::Accepted { last, .. }
                 | Offered::GivenUp { last, .. }

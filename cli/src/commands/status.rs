@@ -3,7 +3,7 @@
 use wwproxy_sdk::Client;
 
 use crate::{
-    args::NotRegistered,
+    error::NotRegistered,
     output::{Output, say, shown},
 };
 

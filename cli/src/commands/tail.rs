@@ -8,7 +8,7 @@ use crate::{
     format::{self, Format},
     output::{Output, say, sentence},
     selection::{OnFilterError, Selection, Wanted},
-    stop::Stop,
+    shutdown::Shutdown,
 };
 
 /// Show events as they arrive, without taking any from those who listen
@@ -23,7 +23,7 @@ pub(crate) struct Tail {
     /// How events are written; pretty on a terminal, else json
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Stop after so many events
+    /// Shutdown after so many events
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_events: Option<u64>,
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub(crate) struct Tail {
 
 impl Tail {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
-        let stop = Stop::on_signals()?;
+        let shutdown = Shutdown::on_signal()?;
         let server = client.server().to_owned();
         let options = ListenOptions::new().on_state(move |state| match state {
             State::Connected { .. } => say(&format!("ready: looking at {server}")),
@@ -45,7 +45,7 @@ impl Tail {
         let mut tap = client.tap(options);
         let result = select! {
             result = self.show_all(&mut tap) => result,
-            () = stop.wait() => Ok(()),
+            () = shutdown.requested() => Ok(()),
         };
         tap.close().await;
         result

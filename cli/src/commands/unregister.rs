@@ -4,8 +4,8 @@ use anyhow::{Context as _, anyhow};
 use wwproxy_sdk::Client;
 
 use crate::{
-    ask::{self, Person},
     output::say,
+    prompt::{self, Prompt},
 };
 
 /// End the app's registration and delete its stored events
@@ -19,12 +19,12 @@ pub(crate) struct Unregister {
 
 impl Unregister {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
-        if !self.yes && ask::is_there() {
+        if !self.yes && prompt::is_interactive() {
             let status = client.status().await;
             let status = status.context("cannot see whether events are stored; --yes does not ask")?;
             let question =
                 format!("Unregister {} and delete its stored events ({})?", client.app_id(), status.stored);
-            if status.stored > 0 && !Person::find()?.confirm(&question).await? {
+            if status.stored > 0 && !Prompt::new()?.confirm(&question).await? {
                 return Err(anyhow!("{} is still registered; nothing was deleted", client.app_id()));
             }
         }

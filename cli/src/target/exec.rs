@@ -1,8 +1,6 @@
 //! An event given to a command.
 
 mod environment;
-#[cfg(unix)]
-mod group;
 
 use std::{
     io,
@@ -18,11 +16,8 @@ use tokio::{
 use wwproxy_sdk::EventMessage;
 
 use self::environment::MAX_EVENT_BYTES;
-#[cfg(unix)]
-use self::group::Group;
-#[cfg(unix)]
-pub(crate) use self::group::kill_all;
-use super::Try;
+use super::outcome::Try;
+use crate::process_group::Group;
 
 /// Runs a command for each event: its body on stdin, what is known of it in the environment.
 pub(crate) struct Exec {
@@ -84,27 +79,6 @@ fn shell(command: &str) -> Command {
     shell.arg("/C").arg(command);
     shell
 }
-
-/// A command that is killed when it is dropped. What it started is not known here.
-#[cfg(not(unix))]
-struct Group {
-    child: tokio::process::Child,
-}
-
-#[cfg(not(unix))]
-impl Group {
-    fn spawn(command: &mut Command) -> io::Result<Self> {
-        Ok(Self { child: command.kill_on_drop(true).spawn()? })
-    }
-
-    async fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait().await
-    }
-}
-
-/// Kills all commands that run: only Unix has their groups.
-#[cfg(not(unix))]
-pub(crate) fn kill_all() {}
 
 fn said(status: ExitStatus) -> String {
     match status.code() {

@@ -23,8 +23,9 @@ use self::{
     retry_after::retry_after,
 };
 use super::{
-    Address, TargetHttp, Try,
-    http::{MAX_IDLE, explain},
+    address::Address,
+    http::{MAX_IDLE, TargetHttp, explain},
+    outcome::Try,
 };
 
 /// Of an answer's body so many bytes are read and dropped, so that its connection can be used again.

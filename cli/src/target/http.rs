@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use wwproxy_sdk::{FailureCause, HttpOptions};
 
-use super::Address;
+use super::address::Address;
 use crate::output::say;
 
 /// How long a kept connection may be idle: less than Node.js (5 s) and most other servers keep it.

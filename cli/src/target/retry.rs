@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::{select, time::sleep};
 use wwproxy_sdk::{Backoff, EventMessage};
 
-use super::{Target, Try};
-use crate::stop::Stop;
+use super::{outcome::Try, routes::Target};
+use crate::shutdown::Shutdown;
 
 /// A throttled event of the server is held for so long at most; for a longer wait it is handed back.
 const MAX_HELD: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ impl Policy {
         self,
         target: &Target,
         offer: Offer<'_>,
-        stop: &Stop,
+        shutdown: &Shutdown,
         mut failed: impl AsyncFnMut(&Try, Duration),
     ) -> Offered {
         let Offer { event, origin, earlier_tries: mut tries } = offer;
@@ -70,7 +70,7 @@ impl Policy {
         loop {
             let last = select! {
                 last = target.try_once(event, attempt, self.timeout) => last,
-                () = stop.wait_out() => return Offered::Stopped,
+                () = shutdown.grace_expired() => return Offered::Stopped,
             };
             attempt = attempt.saturating_add(last.deliveries);
             tries += u32::from(last.deliveries > 0 || origin == Origin::File);
@@ -87,7 +87,7 @@ impl Policy {
             failed(&last, delay).await;
             select! {
                 () = sleep(delay) => {}
-                () = stop.wait() => return Offered::Stopped,
+                () = shutdown.requested() => return Offered::Stopped,
             }
         }
     }

@@ -1,11 +1,27 @@
 //! Which event goes to which target.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use wwproxy_sdk::{EventMessage, HttpOptions};
 
-use super::{Address, Exec, Forward, Target, TargetHttp};
-use crate::{args::Usage, selection::Glob};
+use super::{address::Address, exec::Exec, forward::Forward, http::TargetHttp, outcome::Try};
+use crate::{error::UsageError, selection::Glob};
+
+/// What takes events.
+pub(crate) enum Target {
+    Forward(Box<Forward>),
+    Exec(Exec),
+}
+
+impl Target {
+    /// Offers an event once. `attempt` counts how often it may have been seen, this time included.
+    pub(super) async fn try_once(&self, event: &EventMessage, attempt: u32, timeout: Duration) -> Try {
+        match self {
+            Self::Forward(forward) => forward.try_once(event, attempt, timeout).await,
+            Self::Exec(exec) => exec.try_once(event, attempt, timeout).await,
+        }
+    }
+}
 
 /// Where events go.
 #[derive(Debug, Clone, clap::Args)]
@@ -49,9 +65,9 @@ impl Route {
 
 impl Targets {
     /// Whether there is any: where events have been chosen by hand there must be.
-    pub(crate) fn required(&self) -> Result<(), Usage> {
+    pub(crate) fn required(&self) -> Result<(), UsageError> {
         if self.forward_to.is_none() && self.exec.is_none() && self.routes.is_empty() {
-            return Err(Usage(
+            return Err(UsageError(
                 "give where the events go: --forward-to URL, --route TYPE=URL or --exec CMD".into(),
             ));
         }

@@ -4,8 +4,8 @@ use std::future::pending;
 
 use wwproxy_sdk::{Client, Status};
 
-use super::talk::Talk;
-use crate::args::NotRegistered;
+use super::reporter::Reporter;
+use crate::error::NotRegistered;
 
 /// What `listen` was asked to do, as far as the checks depend on it.
 pub(super) struct Checks {
@@ -18,8 +18,8 @@ pub(super) struct Checks {
 impl Checks {
     /// Reports an app that is not registered, and once that other clients are connected while this one skips or leaves events.
     /// Checks after the first connection, and again at the first event that does not match. Ends only with an error.
-    pub(super) async fn run(&self, client: &Client, talk: &Talk) -> anyhow::Error {
-        talk.first_connection().await;
+    pub(super) async fn run(&self, client: &Client, reporter: &Reporter) -> anyhow::Error {
+        reporter.first_connection().await;
         let mut warned = false;
         match client.status().await {
             Ok(status) => {
@@ -28,25 +28,25 @@ impl Checks {
                     if self.require_registered {
                         return error.into();
                     }
-                    talk.say(&format!("{error}; waiting for events"));
+                    reporter.say(&format!("{error}; waiting for events"));
                 }
-                warned = self.warn(client, talk, &status);
+                warned = self.warn(client, reporter, &status);
             }
             Err(error) if self.require_registered => return error.into(),
             // Older servers have no status; everything else is an error of the connection, too.
             Err(_) => {}
         }
         if self.selects && !warned {
-            talk.first_unmatched().await;
+            reporter.first_unmatched().await;
             if let Ok(status) = client.status().await {
-                self.warn(client, talk, &status);
+                self.warn(client, reporter, &status);
             }
         }
         pending().await
     }
 
     /// Warns if another client is connected, and returns whether it did.
-    fn warn(&self, client: &Client, talk: &Talk, status: &Status) -> bool {
+    fn warn(&self, client: &Client, reporter: &Reporter, status: &Status) -> bool {
         if !self.selects || status.clients < 2 {
             return false;
         }
@@ -56,7 +56,7 @@ impl Checks {
             "this one acknowledges events that do not match, and the others never get them; --leave-unmatched leaves them on the server"
         };
         let (clients, app) = (status.clients, client.app_id());
-        talk.say(&format!("warning: {clients} clients are connected to {app}, and each event goes to one of them: {consequence}"));
+        reporter.say(&format!("warning: {clients} clients are connected to {app}, and each event goes to one of them: {consequence}"));
         true
     }
 }

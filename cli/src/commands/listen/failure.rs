@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::saved::Folder;
+use crate::event_file::Folder;
 
 /// What becomes of an event that its target did not take.
 #[derive(Debug, Clone)]

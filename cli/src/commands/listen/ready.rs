@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::{args::Usage, private::private};
+use crate::{error::UsageError, private::private};
 
 const CONTENT: &str = "ready\n";
 
@@ -34,7 +34,7 @@ impl ReadyFile {
             Ok(_) => {}
         }
         let what = "exists and is no ready file of an earlier run; remove it, or give another path";
-        Err(Usage(format!("{} {what}", path.display())).into())
+        Err(UsageError(format!("{} {what}", path.display())).into())
     }
 
     /// Creates the file.

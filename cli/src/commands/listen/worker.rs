@@ -6,14 +6,14 @@ use serde_json::Value;
 use tokio::{io::Stdout, select, sync::Mutex};
 use wwproxy_sdk::{Delivery, EventMessage};
 
-use super::{failure::OnFailure, talk::Talk, throttled::Throttled, trouble::Trouble};
+use super::{failed_tries::FailedTries, failure::OnFailure, reporter::Reporter, throttled::Throttled};
 use crate::{
+    event_file::Folder,
     format::{self, Format},
     output::Output,
     progress::Progress,
-    saved::Folder,
     selection::Selection,
-    stop::Stop,
+    shutdown::Shutdown,
     target::{Offer, Offered, Origin, Policy, Routes, Target, Try},
 };
 
@@ -29,9 +29,9 @@ pub(super) struct Worker {
     pub(super) leave_unmatched: bool,
     pub(super) save: Option<Folder>,
     pub(super) printer: Printer,
-    pub(super) talk: Talk,
-    pub(super) stop: Stop,
-    pub(super) trouble: Trouble,
+    pub(super) reporter: Reporter,
+    pub(super) shutdown: Shutdown,
+    pub(super) failed_tries: FailedTries,
     pub(super) throttled: Throttled,
 }
 
@@ -65,9 +65,9 @@ impl Worker {
             None => self.print(&delivery).await?,
         };
         match handled {
-            Handled::Done => self.talk.settled(&event.id, |counts| counts.handled += 1),
-            Handled::Failed => self.talk.settled(&event.id, |counts| counts.failed += 1),
-            Handled::Throttled => self.talk.count(|counts| counts.retried += 1),
+            Handled::Done => self.reporter.settled(&event.id, |counts| counts.handled += 1),
+            Handled::Failed => self.reporter.settled(&event.id, |counts| counts.failed += 1),
+            Handled::Throttled => self.reporter.count(|counts| counts.retried += 1),
             Handled::Kept | Handled::Stopped | Handled::Unread => {}
         }
         Ok(handled)
@@ -78,7 +78,7 @@ impl Worker {
         let written = select! {
             written = self.printer.event(delivery.event()) => written?,
             // Nobody takes what is written: it stays unacknowledged and comes again.
-            () = self.stop.wait_out() => return Ok(Handled::Stopped),
+            () = self.shutdown.grace_expired() => return Ok(Handled::Stopped),
         };
         if !written {
             return Ok(Handled::Unread);
@@ -94,12 +94,12 @@ impl Worker {
         }
         let again = |delay: Duration| format!(", again in {:.1} s", delay.as_secs_f32());
         let failed = async |tried: &Try, delay: Duration| {
-            self.talk.count(|counts| counts.retried += 1);
+            self.reporter.count(|counts| counts.retried += 1);
             self.failed(event, tried, &again(delay)).await;
         };
         let earlier_tries = self.throttled.take(&event.id);
         let offer = Offer { event, origin: Origin::Server, earlier_tries };
-        let (outcome, last, tries) = match self.policy.offer(target, offer, &self.stop, failed).await {
+        let (outcome, last, tries) = match self.policy.offer(target, offer, &self.shutdown, failed).await {
             Offered::Stopped => return Ok(Handled::Stopped),
             Offered::Accepted { last, tries } => {
                 self.ack(delivery).await;
@@ -135,16 +135,16 @@ impl Worker {
     /// Reports a failed try on stderr, unless stdout has a line for each try.
     fn report(&self, event: &EventMessage, tried: &Try, what_next: &str) {
         if self.printer.format != Format::Pretty
-            && let Some(line) = self.trouble.line(&event.id, tried, what_next, Instant::now())
+            && let Some(line) = self.failed_tries.line(&event.id, tried, what_next, Instant::now())
         {
-            self.talk.say(&line);
+            self.reporter.say(&line);
         }
     }
 
     /// Hands a throttled event back, so that it stalls no other.
     async fn hand_back(&self, delivery: &Delivery, tries: u32, delay: Duration) {
         self.throttled.remember(delivery.id(), tries);
-        self.talk.kept(delivery.id());
+        self.reporter.kept(delivery.id());
         // If the connection is gone, the event is back on the server already.
         let _ = delivery.nack(delay).await;
     }
@@ -152,7 +152,7 @@ impl Worker {
     async fn give_up(&self, delivery: &Delivery) -> anyhow::Result<&'static str> {
         Ok(match &self.on_failure {
             OnFailure::Keep => {
-                self.talk.kept(delivery.id());
+                self.reporter.kept(delivery.id());
                 // If the connection is gone, the event is back on the server already.
                 let _ = delivery.nack(KEPT_FOR).await;
                 "kept"
@@ -171,7 +171,7 @@ impl Worker {
 
     pub(super) async fn ack(&self, delivery: &Delivery) {
         if delivery.ack().await.is_err() {
-            self.talk.say(&format!(
+            self.reporter.say(&format!(
                 "the connection broke before event {} was acknowledged; it will come again",
                 delivery.id()
             ));

@@ -1,6 +1,6 @@
 //! One webhook, from its signature to its answer.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use reqwest::{
@@ -13,7 +13,9 @@ use wwproxy_sdk::{
     hook::{OUTBOUND_INDEX, OUTBOUND_RETRY_COUNT, OUTBOUND_TOKEN},
 };
 
+use super::sample;
 use crate::{
+    error::Refusal,
     output::say,
     target::{Address, explain, sender_headers},
 };
@@ -31,14 +33,6 @@ pub(super) struct Hook {
     timeout: Duration,
     /// In place of those that it would send.
     headers: HeaderMap,
-}
-
-/// A webhook that was not accepted.
-#[derive(Debug)]
-pub(crate) struct Refusal {
-    /// `None`: there was no answer.
-    pub(crate) status: Option<StatusCode>,
-    said: String,
 }
 
 impl Hook {
@@ -88,13 +82,13 @@ impl Hook {
         let detail = detail.as_ref().and_then(|problem| problem["detail"].as_str()).unwrap_or_default();
         Err(Refusal {
             status: Some(status),
-            said: format!("the hook answered {status} {detail}").trim().to_owned(),
+            message: format!("the hook answered {status} {detail}").trim().to_owned(),
         })
     }
 
     /// Sends a challenge and checks the answer as the platform does.
     pub(super) async fn challenge(&self, secret: &Secret) -> anyhow::Result<()> {
-        let challenge = super::sample::token();
+        let challenge = sample::token();
         let body =
             Bytes::from(serde_json::json!({"type": "verification", "challenge": challenge}).to_string());
         let mut headers = HeaderMap::new();
@@ -107,7 +101,7 @@ impl Hook {
         if status != StatusCode::OK {
             return Err(Refusal {
                 status: Some(status),
-                said: format!("the challenge was answered {status}, not 200"),
+                message: format!("the challenge was answered {status}, not 200"),
             }
             .into());
         }
@@ -133,7 +127,10 @@ impl Hook {
             Ok(response) => Ok(response),
             Err(error) => {
                 let reason = explain(&self.address, &self.options, &error, true).await;
-                Err(Refusal { status: None, said: format!("{} cannot be reached: {reason}", self.shown()) })
+                Err(Refusal {
+                    status: None,
+                    message: format!("{} cannot be reached: {reason}", self.shown()),
+                })
             }
         }
     }
@@ -153,29 +150,4 @@ async fn read(mut response: Response) -> anyhow::Result<Vec<u8>> {
         }
     }
     Ok(body)
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.said)
-    }
-}
-
-impl std::error::Error for Refusal {}
-
-impl Refusal {
-    /// What the help says of exit codes.
-    pub(crate) fn exit_code(&self) -> u8 {
-        match self.status {
-            Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => 3,
-            Some(StatusCode::NOT_FOUND) => 4,
-            Some(StatusCode::SERVICE_UNAVAILABLE) | None => 5,
-            Some(_) => 1,
-        }
-    }
-
-    /// Whether the next one would be refused as well.
-    pub(super) fn is_for_all(&self) -> bool {
-        matches!(self.exit_code(), 3 | 4) || self.status.is_none()
-    }
 }

@@ -4,7 +4,7 @@ use std::{io, process, time::Duration};
 
 use tokio::{select, sync::watch, time::sleep};
 
-use crate::target::kill_all;
+use crate::process_group::kill_all;
 
 /// How long what has begun may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(2);
@@ -13,12 +13,12 @@ const INTERRUPTED: i32 = 130;
 
 /// Comes with the first SIGINT, SIGTERM or SIGHUP. The second one ends the process and the commands that it runs.
 #[derive(Clone)]
-pub(crate) struct Stop(watch::Receiver<bool>);
+pub(crate) struct Shutdown(watch::Receiver<bool>);
 
-impl Stop {
+impl Shutdown {
     /// Listens for signals from now on.
-    pub(crate) fn on_signals() -> io::Result<Self> {
-        let (sender, stop) = watch::channel(false);
+    pub(crate) fn on_signal() -> io::Result<Self> {
+        let (sender, receiver) = watch::channel(false);
         let mut signals = Signals::new()?;
         tokio::spawn(async move {
             signals.next().await;
@@ -28,11 +28,11 @@ impl Stop {
             kill_all();
             process::exit(INTERRUPTED);
         });
-        Ok(Self(stop))
+        Ok(Self(receiver))
     }
 
     /// Waits for the first signal.
-    pub(crate) async fn wait(&self) {
+    pub(crate) async fn requested(&self) {
         if self.0.clone().wait_for(|stopped| *stopped).await.is_err() {
             // The task that waits for signals ends with the process only.
             std::future::pending::<()>().await;
@@ -40,12 +40,12 @@ impl Stop {
     }
 
     /// Waits until what had begun at the first signal has had its time.
-    pub(crate) async fn wait_out(&self) {
-        self.wait().await;
+    pub(crate) async fn grace_expired(&self) {
+        self.requested().await;
         sleep(GRACE).await;
     }
 
-    pub(crate) fn is_wanted(&self) -> bool {
+    pub(crate) fn is_requested(&self) -> bool {
         *self.0.borrow()
     }
 }

@@ -10,11 +10,7 @@ use std::{
 use tokio::sync::Notify;
 use wwproxy_sdk::{EventId, EventMessage, State};
 
-use super::{
-    ready::ReadyFile,
-    unmatched::{Fate, Limit, Types},
-    until,
-};
+use super::{disposition::Disposition, log_limit::LogLimit, ready::ReadyFile, skipped::Skipped};
 use crate::{output::sentence, progress::Progress};
 
 /// How many events that stay on the server are remembered, so that one that comes again is counted once. More are counted each
@@ -23,7 +19,7 @@ const MAX_REMEMBERED: usize = 10_000;
 
 /// Shared by the connection, which reports its state, and by the worker, which counts events.
 #[derive(Clone)]
-pub(crate) struct Talk {
+pub(crate) struct Reporter {
     progress: Progress,
     inner: Arc<Mutex<Inner>>,
     changed: Arc<Notify>,
@@ -40,10 +36,10 @@ struct Inner {
     was_connected: bool,
     counts: Counts,
     kept: Kept,
-    types: Types,
-    skips: Limit,
-    leaves: Limit,
-    filter_errors: Limit,
+    skipped: Skipped,
+    skips: LogLimit,
+    leaves: LogLimit,
+    filter_errors: LogLimit,
     any_unmatched: bool,
 }
 
@@ -78,14 +74,14 @@ impl Kept {
     }
 }
 
-impl Talk {
+impl Reporter {
     /// `about` is printed with the first connection.
     pub(crate) fn new(server: &str, about: String, ready_file: Option<ReadyFile>) -> Self {
         let inner = Inner { server: server.to_owned(), about: Some(about), ready_file, ..Inner::default() };
-        let talk =
+        let reporter =
             Self { progress: Progress::new(), inner: Arc::new(Mutex::new(inner)), changed: Arc::default() };
-        talk.progress.set("connecting");
-        talk
+        reporter.progress.set("connecting");
+        reporter
     }
 
     pub(crate) fn progress(&self) -> &Progress {
@@ -142,13 +138,19 @@ impl Talk {
         self.progress.set(&inner.line());
     }
 
-    /// Counts an event that is not handled, and reports the first one of its fate. Without a reason it is reported already.
-    pub(super) fn unmatched(&self, event: &EventMessage, kind: &str, fate: Fate, why: Option<&str>) {
+    /// Counts an event that is not handled, and reports the first one of its disposition. Without a reason it is reported already.
+    pub(super) fn unmatched(
+        &self,
+        event: &EventMessage,
+        kind: &str,
+        disposition: Disposition,
+        why: Option<&str>,
+    ) {
         let mut inner = self.lock();
         let (id, now) = (&event.id, Instant::now());
-        if fate == Fate::Skip {
+        if disposition == Disposition::Skip {
             inner.counts.skipped += 1;
-            inner.types.count(kind);
+            inner.skipped.count(kind);
             if let Some(why) = why.filter(|_| inner.skips.count(now)) {
                 self.say(&format!(
                     "skipped event {id} of type {kind}: {why}; it is acknowledged, and no client gets it again \
@@ -166,11 +168,11 @@ impl Talk {
     }
 
     /// Reports the first event that the filter fails on.
-    pub(super) fn filter_failed(&self, event: &EventMessage, fate: Fate, why: &str) {
-        let outcome = match fate {
-            Fate::Handle => "delivered",
-            Fate::Skip => "skipped",
-            Fate::Leave => "left on the server",
+    pub(super) fn filter_failed(&self, event: &EventMessage, disposition: Disposition, why: &str) {
+        let outcome = match disposition {
+            Disposition::Handle => "delivered",
+            Disposition::Skip => "skipped",
+            Disposition::Leave => "left on the server",
         };
         if self.lock().filter_errors.count(Instant::now()) {
             let id = &event.id;
@@ -277,7 +279,15 @@ impl Inner {
     fn summary(&self) -> String {
         let Counts { handled, skipped, failed, .. } = self.counts;
         let failed = if failed == 0 { String::new() } else { format!("{failed} failed, ") };
-        let (kept, types) = (self.kept.count(), self.types.list());
+        let (kept, types) = (self.kept.count(), self.skipped.list());
         format!("{handled} taken, {failed}{kept} kept, {skipped} skipped{types}")
+    }
+}
+
+/// Waits until so long after a moment; for ever where there is no limit.
+async fn until(since: Instant, limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit.saturating_sub(since.elapsed())).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,11 +1,14 @@
 //! `wwproxy listen`: events as they come, printed or handed to a target.
 
 mod checks;
+mod disposition;
+mod failed_tries;
 mod failure;
+mod log_limit;
 mod ready;
-mod talk;
+mod reporter;
+mod skipped;
 mod throttled;
-mod trouble;
 mod unmatched;
 mod worker;
 
@@ -17,25 +20,25 @@ use std::{
 
 use anyhow::anyhow;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::{select, time::sleep};
+use tokio::select;
 use wwproxy_sdk::{Client, HttpOptions, ListenOptions, Subscription};
 
 use self::{
     checks::Checks,
+    disposition::Disposition,
+    failed_tries::FailedTries,
     failure::OnFailure,
     ready::ReadyFile,
-    talk::Talk,
+    reporter::Reporter,
     throttled::Throttled,
-    trouble::Trouble,
-    unmatched::Fate,
     worker::{Handled, Worker},
 };
 use crate::{
     access::Access,
+    event_file::Folder,
     format::Format,
-    saved::Folder,
     selection::Selection,
-    stop::Stop,
+    shutdown::Shutdown,
     target::{Policy, Targets},
 };
 
@@ -71,10 +74,10 @@ pub(crate) struct Listen {
     /// is overwritten
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
-    /// Stop after so many events; those that did not match do not count
+    /// Shutdown after so many events; those that did not match do not count
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_events: Option<u64>,
-    /// Stop when nothing came for so long, such as `30s`; events that are left on the server do not count
+    /// Shutdown when nothing came for so long, such as `30s`; events that are left on the server do not count
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     exit_after_idle: Option<Duration>,
     /// Give up when there is no connection for so long; for ever where not said
@@ -120,7 +123,7 @@ impl Listen {
         let hook = wwproxy_sdk::hook_path(client.app_id());
         let routes = self.targets.open(http, Some(&hook))?;
         let save = self.save.as_deref().map(Folder::open).transpose()?;
-        let stop = Stop::on_signals()?;
+        let shutdown = Shutdown::on_signal()?;
         let ready_file = self.ready_file.map(ReadyFile::prepare).transpose()?;
         let about = format!(
             "app {}: webhooks to {}{hook}, events to {}",
@@ -128,11 +131,11 @@ impl Listen {
             client.server().trim_end_matches('/'),
             self.targets
         );
-        let talk = Talk::new(client.server(), about, ready_file);
+        let reporter = Reporter::new(client.server(), about, ready_file);
         let on_failure = self.on_failure.open()?;
         let usual = if routes.is_empty() { PRINT_WINDOW } else { TARGET_WINDOW.max(self.concurrency) };
         let window = self.window.unwrap_or(usual);
-        let states = talk.clone();
+        let states = reporter.clone();
         let mut options = ListenOptions::new().window(window).on_state(move |state| states.state(state));
         if let Some(limit) = self.max_reconnect_time {
             options = options.max_disconnected(limit);
@@ -150,10 +153,10 @@ impl Listen {
             selection: self.selection,
             leave_unmatched: self.leave_unmatched,
             save,
-            printer: worker::Printer::new(self.format, talk.progress().clone()),
-            talk: talk.clone(),
-            stop,
-            trouble: Trouble::default(),
+            printer: worker::Printer::new(self.format, reporter.progress().clone()),
+            reporter: reporter.clone(),
+            shutdown,
+            failed_tries: FailedTries::default(),
             throttled: Throttled::default(),
         };
         let limits = Limits {
@@ -164,10 +167,10 @@ impl Listen {
         };
         let result = select! {
             result = handle_all(&mut events, &worker, &limits) => result,
-            error = checks.run(client, &talk) => Err(error),
+            error = checks.run(client, &reporter) => Err(error),
         };
         events.close().await;
-        talk.end();
+        reporter.end();
         result
     }
 }
@@ -192,7 +195,7 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
     let (mut handling, mut settling) = (FuturesUnordered::new(), FuturesUnordered::new());
     let mut last = Instant::now();
     while done < limits.max_events {
-        let stopping = worker.stop.is_wanted();
+        let stopping = worker.shutdown.is_requested();
         let has_room = |begun: usize| begun < limits.concurrency && done + (begun as u64) < limits.max_events;
         while !stopping
             && has_room(handling.len())
@@ -206,7 +209,7 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
             && (reads_ahead || has_room(handling.len() + waiting.len()));
         select! {
             biased;
-            () = worker.stop.wait(), if !stopping => {}
+            () = worker.shutdown.requested(), if !stopping => {}
             Some(handled) = handling.next() => {
                 last = Instant::now();
                 match handled? {
@@ -223,29 +226,21 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
             event = events.next(), if reads => {
                 let Some(event) = event else { break };
                 let delivery = event?;
-                let fate = worker.decide(delivery.event());
-                if fate != Fate::Leave {
+                let disposition = worker.decide(delivery.event());
+                if disposition != Disposition::Leave {
                     // What is left comes again and again.
                     last = Instant::now();
                 }
-                match fate {
-                    Fate::Handle => waiting.push_back(delivery),
-                    Fate::Skip | Fate::Leave => settling.push(worker.settle(delivery, fate)),
+                match disposition {
+                    Disposition::Handle => waiting.push_back(delivery),
+                    Disposition::Skip | Disposition::Leave => settling.push(worker.settle(delivery, disposition)),
                 }
             }
-            () = worker.talk.idle_for(limits.idle, last), if handling.is_empty() && settling.is_empty() => break,
-            () = worker.talk.report_due() => worker.talk.report(),
+            () = worker.reporter.idle_for(limits.idle, last), if handling.is_empty() && settling.is_empty() => break,
+            () = worker.reporter.report_due() => worker.reporter.report(),
         }
         // Those whose connection is gone come again.
         waiting.retain(|delivery| !delivery.is_stale());
     }
     if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} events were not taken by their target")) }
-}
-
-/// Waits until so long after a moment; for ever where there is no limit.
-async fn until(since: Instant, limit: Option<Duration>) {
-    match limit {
-        Some(limit) => sleep(limit.saturating_sub(since.elapsed())).await,
-        None => std::future::pending().await,
-    }
 }

@@ -1,4 +1,4 @@
-//! The process groups of running commands, which end with the command line however it ends.
+//! Process groups, and a watchdog process that kills them if this process dies.
 
 use std::{
     collections::BTreeSet,
@@ -25,15 +25,15 @@ struct Groups {
 }
 
 /// A command with a process group of its own. It is killed, with all that it started, unless it ends with success.
-pub(super) struct Group {
-    pub(super) child: Child,
+pub(crate) struct Group {
+    pub(crate) child: Child,
     id: Pid,
     succeeded: bool,
 }
 
 impl Group {
     /// Starts the command. A command line that is killed before this returns leaves it running: some microseconds.
-    pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
         let mut groups = groups();
         groups.watch()?;
         // Ctrl-C reaches its group only, so that the command may end by itself.
@@ -49,7 +49,7 @@ impl Group {
     }
 
     /// Waits until it ends.
-    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait().await?;
         self.succeeded = status.success();
         Ok(status)

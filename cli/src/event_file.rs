@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use wwproxy_sdk::EventMessage;
 
-use crate::{args::Usage, format, private::make_folder};
+use crate::{error::UsageError, format, private::make_folder};
 
 /// The largest file that is taken for an event, in bytes: more than any websocket message holds.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -75,7 +75,9 @@ pub(crate) fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         let mut found = found.with_context(failed)?;
         found.retain(|file| file.extension() == Some("json".as_ref()) && !is_hidden(file));
         if found.is_empty() {
-            return Err(Usage(format!("there are no saved events (*.json) in {}", path.display())).into());
+            return Err(
+                UsageError(format!("there are no saved events (*.json) in {}", path.display())).into()
+            );
         }
         found.sort_unstable();
         files.append(&mut found);
@@ -92,13 +94,14 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<EventMessage> {
     let name = path.display();
     let size = fs::metadata(path).with_context(|| format!("cannot read {name}"))?.len();
     if size > MAX_FILE_BYTES {
-        return Err(
-            Usage(format!("{name} is larger than {MAX_FILE_BYTES} bytes; is it a saved event?")).into()
-        );
+        return Err(UsageError(format!(
+            "{name} is larger than {MAX_FILE_BYTES} bytes; is it a saved event?"
+        ))
+        .into());
     }
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     EventMessage::parse(&text).map_err(|error| {
-        Usage(format!("{name} is no event as `wwproxy listen --save` writes them ({error})")).into()
+        UsageError(format!("{name} is no event as `wwproxy listen --save` writes them ({error})")).into()
     })
 }
 
@@ -156,7 +159,7 @@ mod tests {
         let path = folder.path().join("x.json");
         fs::write(&path, "{}").unwrap();
         let error = read(&path).unwrap_err();
-        assert!(error.is::<Usage>() && error.to_string().contains("x.json"), "{error}");
+        assert!(error.is::<UsageError>() && error.to_string().contains("x.json"), "{error}");
         assert!(read(&folder.path().join("missing")).is_err());
     }
 }

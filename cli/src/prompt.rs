@@ -5,22 +5,22 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::{Context as _, anyhow};
 use tokio::{select, task::spawn_blocking};
 
-use crate::{args::Usage, secret, stop::Stop};
+use crate::{error::UsageError, secret, shutdown::Shutdown};
 
 /// Who answers: nobody, unless both question and answer are on a terminal.
-pub(crate) struct Person {
+pub(crate) struct Prompt {
     there: bool,
-    stop: Stop,
+    shutdown: Shutdown,
 }
 
 /// Whether somebody can see a question and answer it.
-pub(crate) fn is_there() -> bool {
+pub(crate) fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
-impl Person {
-    pub(crate) fn find() -> anyhow::Result<Self> {
-        Ok(Self { there: is_there(), stop: Stop::on_signals()? })
+impl Prompt {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self { there: is_interactive(), shutdown: Shutdown::on_signal()? })
     }
 
     /// Asks a question that only `y` or `yes` answers with yes.
@@ -33,17 +33,17 @@ impl Person {
     /// Asks for what the flag would give.
     pub(crate) async fn ask(&self, what: &str, flag: &str) -> anyhow::Result<String> {
         if !self.there {
-            return Err(Usage(format!("give {flag}; there is no terminal to ask on")).into());
+            return Err(UsageError(format!("give {flag}; there is no terminal to ask on")).into());
         }
         prompt(what);
         let answer = self.answer(read_line).await?;
         let answer = Some(answer.trim().to_owned()).filter(|answer| !answer.is_empty());
-        Ok(answer.ok_or_else(|| Usage(format!("there was no answer; give {flag}")))?)
+        Ok(answer.ok_or_else(|| UsageError(format!("there was no answer; give {flag}")))?)
     }
 
     /// Asks without showing what is typed, or reads stdin where that is no terminal.
     pub(crate) async fn ask_secret(&self, what: &str, flags: &str) -> anyhow::Result<String> {
-        let missing = || Usage(format!("give {flags}"));
+        let missing = || UsageError(format!("give {flags}"));
         if !self.there {
             if io::stdin().is_terminal() {
                 return Err(missing().into());
@@ -68,7 +68,7 @@ impl Person {
     ) -> anyhow::Result<String> {
         select! {
             answer = spawn_blocking(read) => answer?.context("cannot ask on this terminal"),
-            () = self.stop.wait() => Err(anyhow!("stopped; nothing was changed")),
+            () = self.shutdown.requested() => Err(anyhow!("stopped; nothing was changed")),
         }
     }
 }

@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Limits reports to the first failed try and then one a minute, which counts those in between.
 #[derive(Default)]
-pub(super) struct Trouble(Mutex<Reported>);
+pub(super) struct FailedTries(Mutex<Reported>);
 
 #[derive(Default)]
 struct Reported {
@@ -23,7 +23,7 @@ struct Reported {
     unreported: u64,
 }
 
-impl Trouble {
+impl FailedTries {
     /// The line to report for a failed try, if one is due.
     pub(super) fn line(&self, id: &EventId, tried: &Try, what_next: &str, now: Instant) -> Option<String> {
         let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,10 +46,10 @@ mod tests {
 
     #[test]
     fn the_first_failure_is_reported_and_then_one_a_minute() {
-        let (trouble, start) = (Trouble::default(), Instant::now());
+        let (failed_tries, start) = (FailedTries::default(), Instant::now());
         let tried = Try::failed("refused");
         let line = |seconds| {
-            trouble.line(
+            failed_tries.line(
                 &"7".parse().unwrap(),
                 &tried,
                 ", again in 1 s",

@@ -20,14 +20,14 @@ use tokio::{
 use wwproxy_sdk::{Bytes, EventMessage, Secret};
 
 use self::post::Hook;
-pub(crate) use self::post::Refusal;
 use crate::{
     access::Access,
-    args::Usage,
+    error::{Refusal, UsageError},
+    event_file,
     output::say,
-    saved, secret,
+    secret,
     selection::WATSON_WORK_TYPES,
-    stop::Stop,
+    shutdown::Shutdown,
     target::{Address, TargetHttp, is_framing},
 };
 
@@ -123,7 +123,7 @@ impl Send {
 
     fn content(&self) -> anyhow::Result<Content> {
         Ok(match (&self.file, &self.data) {
-            (Some(path), _) => Content::Saved(Box::new(saved::read(path)?)),
+            (Some(path), _) => Content::Saved(Box::new(event_file::read(path)?)),
             (None, Some(data)) if data == "-" => Content::Body(read(io::stdin().lock(), "stdin")?),
             (None, Some(data)) => match data.strip_prefix('@') {
                 Some(path) => {
@@ -138,7 +138,7 @@ impl Send {
 
     /// Sends them one after the other, each at its time or as soon as the one before is answered.
     async fn send_all(&self, hook: &Hook, content: &Content, secret: Option<&Secret>) -> anyhow::Result<()> {
-        let stop = Stop::on_signals()?;
+        let shutdown = Shutdown::on_signal()?;
         let bar = if self.count > 1 && io::stderr().is_terminal() {
             ProgressBar::new(self.count)
         } else {
@@ -151,7 +151,7 @@ impl Send {
                 // The count of a test that takes for ever is never so large that its precision matters.
                 #[allow(clippy::cast_precision_loss)]
                 let due = start + Duration::from_secs_f64(n as f64 / rate);
-                select! { () = sleep_until(due) => {} () = stop.wait() => break }
+                select! { () = sleep_until(due) => {} () = shutdown.requested() => break }
             }
             let (body, saved) = match content {
                 Content::Sample(kind) => (sample::body(kind, SystemTime::now()).into(), None),
@@ -160,11 +160,11 @@ impl Send {
             };
             let posted = select! {
                 posted = hook.post(body, saved, secret, first_index + n) => posted,
-                () = stop.wait_out() => break,
+                () = shutdown.grace_expired() => break,
             };
             let goes_on = sent.count(posted);
             bar.inc(1);
-            if !goes_on || stop.is_wanted() {
+            if !goes_on || shutdown.is_requested() {
                 break;
             }
         }
@@ -192,7 +192,7 @@ impl Sent {
                 true
             }
             Err(refusal) => {
-                let goes_on = !refusal.is_for_all();
+                let goes_on = !refusal.is_permanent();
                 self.refusal.get_or_insert(refusal);
                 goes_on
             }
@@ -214,8 +214,8 @@ impl Sent {
     }
 }
 
-fn no_secret() -> Usage {
-    Usage("give the webhook secret to sign with: --webhook-secret-file or WEBHOOK_SECRET".into())
+fn no_secret() -> UsageError {
+    UsageError("give the webhook secret to sign with: --webhook-secret-file or WEBHOOK_SECRET".into())
 }
 
 /// The time in microseconds: later calls go on where earlier ones ended, so that the server takes nothing for a repetition.
@@ -228,7 +228,7 @@ fn read(input: impl Read, name: &str) -> anyhow::Result<Bytes> {
     let mut data = Vec::new();
     input.take(MAX_DATA_BYTES + 1).read_to_end(&mut data).with_context(|| format!("cannot read {name}"))?;
     if data.len() as u64 > MAX_DATA_BYTES {
-        return Err(Usage(format!("{name} is larger than {MAX_DATA_BYTES} bytes")).into());
+        return Err(UsageError(format!("{name} is larger than {MAX_DATA_BYTES} bytes")).into());
     }
     Ok(data.into())
 }

@@ -1,0 +1,16 @@
+//! One file a command: its arguments, and what it does.
+
+pub(crate) mod completions;
+pub(crate) mod get;
+pub(crate) mod listen;
+pub(crate) mod login;
+pub(crate) mod logout;
+pub(crate) mod man;
+pub(crate) mod profile;
+pub(crate) mod register;
+pub(crate) mod replay;
+pub(crate) mod send;
+pub(crate) mod status;
+pub(crate) mod tail;
+pub(crate) mod token;
+pub(crate) mod unregister;

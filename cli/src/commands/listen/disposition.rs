@@ -1,0 +1,11 @@
+//! What `listen` does with an event.
+
+/// What to do with an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Disposition {
+    Handle,
+    /// Acknowledge it without handling it.
+    Skip,
+    /// Leave it on the server, for others.
+    Leave,
+}

@@ -1,0 +1,55 @@
+//! Rate limit of the reports on stderr.
+
+use std::time::{Duration, Instant};
+
+/// After the first report further events are only counted, and their number is reported at most this often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Limits the reports of one kind: the first at once, then a count at most every [`REPORT_INTERVAL`].
+#[derive(Default)]
+pub(super) struct LogLimit {
+    unreported: u64,
+    /// When the next report may be made. `None`: there was none yet.
+    next: Option<Instant>,
+}
+
+impl LogLimit {
+    /// Counts one; `true`: it is the first, to be reported now.
+    pub(super) fn count(&mut self, now: Instant) -> bool {
+        let first = self.next.is_none();
+        if first {
+            self.next = Some(now + REPORT_INTERVAL);
+        } else {
+            self.unreported += 1;
+        }
+        first
+    }
+
+    /// When what is counted may be reported, if anything is.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.next.filter(|_| self.unreported > 0)
+    }
+
+    /// How many are to be reported now, if any are.
+    pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
+        self.due().filter(|due| *due <= now)?;
+        self.next = Some(now + REPORT_INTERVAL);
+        Some(std::mem::take(&mut self.unreported))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_is_reported_and_then_a_count_a_minute() {
+        let (mut limit, start) = (LogLimit::default(), Instant::now());
+        assert!(limit.count(start) && limit.due().is_none() && limit.take(start).is_none());
+        assert!(!limit.count(start) && !limit.count(start));
+        assert_eq!(limit.take(start), None, "too early");
+        let due = limit.due().unwrap();
+        assert_eq!((due, limit.take(due)), (start + REPORT_INTERVAL, Some(2)));
+        assert!(!limit.count(due) && limit.take(due).is_none());
+    }
+}

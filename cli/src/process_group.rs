@@ -1,0 +1,11 @@
+//! The process groups of running commands, which end with the command line however it ends.
+
+#[cfg(not(unix))]
+mod other;
+#[cfg(unix)]
+mod unix;
+
+#[cfg(not(unix))]
+pub(crate) use self::other::{Group, kill_all};
+#[cfg(unix)]
+pub(crate) use self::unix::{Group, kill_all};

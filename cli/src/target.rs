@@ -1,0 +1,18 @@
+//! Where events go: to a URL, or to a command.
+
+mod address;
+mod exec;
+mod forward;
+mod http;
+mod outcome;
+mod retry;
+mod routes;
+
+pub(crate) use self::{
+    address::Address,
+    forward::{is_framing, sender_headers},
+    http::{TargetHttp, explain},
+    outcome::Try,
+    retry::{Offer, Offered, Origin, Policy},
+    routes::{Routes, Target, Targets},
+};

@@ -1,0 +1,30 @@
+//! The outcome of one try to hand an event to a target.
+
+use std::time::Duration;
+
+/// The outcome of one try.
+pub(crate) struct Try {
+    /// Whether the target took the event.
+    pub(crate) accepted: bool,
+    /// What it said, such as `200 POST http://127.0.0.1:3000/`.
+    pub(crate) answer: String,
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// How long the target wants to be left alone.
+    pub(crate) retry_after: Option<Duration>,
+    /// How often the application may have got the event: 0 without a connection, 2 if a broken one was replaced.
+    pub(crate) deliveries: u32,
+}
+
+impl Try {
+    /// A try that failed, with the reason.
+    pub(crate) fn failed(answer: impl Into<String>) -> Self {
+        Self {
+            accepted: false,
+            answer: answer.into(),
+            took: Duration::ZERO,
+            retry_after: None,
+            deliveries: 1,
+        }
+    }
+}
