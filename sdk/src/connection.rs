@@ -1,12 +1,6 @@
 //! One websocket connection, from its first frame to its end.
 
-use std::{
-    future::poll_fn,
-    mem,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{future::poll_fn, mem, pin::Pin, time::Duration};
 
 use futures_util::{Sink, Stream};
 use tokio::{
@@ -17,7 +11,7 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{self, Message, error::CapacityError},
+    tungstenite::{self, Message},
 };
 use wwproxy_protocol::{
     ClientMessage, EventId, ServerMessage,
@@ -25,7 +19,10 @@ use wwproxy_protocol::{
 };
 
 pub(crate) use self::handshake::connect;
-use self::heartbeat::Heartbeat;
+use self::{
+    heartbeat::Heartbeat,
+    io::{Io, disconnected, poll_io},
+};
 use crate::{
     Error, ErrorKind,
     delivery::{Disposition, SettleCommand},
@@ -34,6 +31,7 @@ use crate::{
 
 mod handshake;
 mod heartbeat;
+mod io;
 
 /// The timeout of the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -98,11 +96,6 @@ pub(crate) struct Connection<'a, S, H: MessageHandler> {
     pong_bytes: usize,
     heartbeat: Heartbeat,
     has_delivered: bool,
-}
-
-enum Io {
-    Flushed(Result<(), tungstenite::Error>),
-    Received(Option<Result<Message, tungstenite::Error>>),
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S, H> {
@@ -326,35 +319,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
         }
         ConnectionEnd::Unsubscribed
     }
-}
-
-fn poll_io<S: AsyncRead + AsyncWrite + Unpin>(
-    socket: &mut WebSocketStream<S>,
-    cx: &mut Context<'_>,
-    reading: bool,
-    flushing: bool,
-) -> Poll<Io> {
-    if flushing && let Poll::Ready(result) = Pin::new(&mut *socket).poll_flush(cx) {
-        return Poll::Ready(Io::Flushed(result));
-    }
-    if reading && let Poll::Ready(message) = Pin::new(socket).poll_next(cx) {
-        return Poll::Ready(Io::Received(message));
-    }
-    Poll::Pending
-}
-
-fn disconnected(error: tungstenite::Error) -> Error {
-    let disconnected = match &error {
-        // Permanent: the event would be redelivered over every new connection.
-        tungstenite::Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
-            let message = format!(
-                "an event exceeds the largest message ({size} bytes); raise max_message_bytes ({max_size})"
-            );
-            Error::new(ErrorKind::Protocol, message)
-        }
-        _ => Error::new(ErrorKind::Disconnected, "the connection broke"),
-    };
-    disconnected.with_source(error)
 }
 
 #[cfg(test)]

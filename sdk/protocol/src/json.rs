@@ -7,7 +7,7 @@
 use std::{borrow::Cow, fmt};
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{DeserializeSeed, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
@@ -75,6 +75,11 @@ pub fn with_white_space<'a>(text: &'a str, value: &'a RawValue) -> &'a str {
     let before = text[..start].trim_end_matches(WHITE_SPACE).len();
     let after = text.len() - text[end..].trim_start_matches(WHITE_SPACE).len();
     &text[before..after]
+}
+
+/// Serializes a value.
+pub(crate) fn encode(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("maps with string keys, strings and numbers are serializable")
 }
 
 /// RFC 8259, section 2.

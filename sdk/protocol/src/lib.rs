@@ -7,14 +7,16 @@
 //! (see [`json`]).
 
 pub mod api;
+mod event;
 mod id;
 pub mod json;
 pub mod message;
 mod signature;
 pub mod text;
 
+pub use event::{Event, Headers};
 pub use id::{AppId, EventId, InvalidId};
-pub use message::{ClientMessage, Event, Headers, ServerMessage};
+pub use message::{ClientMessage, ServerMessage};
 pub use signature::{Scheme, Secret, Signer, UnknownScheme};
 
 // Tests the example of the README.

@@ -1,4 +1,4 @@
-//! Events and websocket messages.
+//! Websocket messages.
 //!
 //! Source: `docs/wire.md`, "Reading by websocket". A *legacy* message has only `type`, `id` and `data`. With the subprotocol
 //! [`SUBPROTOCOL_V2`](crate::api::SUBPROTOCOL_V2) an event also has `attempt`, `receivedAt`, `headers` and `query`, and the
@@ -10,26 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{AppId, EventId, json};
-
-/// The headers of a sender's request as `[name, value]` pairs, in order. Names are in lower case. The bytes of a value are
-/// decoded as ISO 8859-1.
-pub type Headers = Vec<(String, String)>;
-
-/// A stored webhook, as its sender signed it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// The event's id.
-    pub id: EventId,
-    /// When the server received the event.
-    pub received_at: SystemTime,
-    /// The headers of the sender's request, without hop-by-hop headers and credentials.
-    pub headers: Headers,
-    /// The query string of the sender's request, without the `?`.
-    pub query: Option<String>,
-    /// The body, byte for byte: one JSON object or array in UTF-8.
-    pub body: Bytes,
-}
+use crate::{AppId, EventId, event::Headers, json};
 
 /// A websocket message from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +126,7 @@ impl Hello {
             #[serde(flatten)]
             hello: &'a Hello,
         }
-        to_json(&Tagged { r#type: "hello", hello: self })
+        json::encode(&Tagged { r#type: "hello", hello: self })
     }
 }
 
@@ -276,62 +257,12 @@ pub(crate) fn id_and_body(text: &str) -> Result<(EventId, Bytes), InvalidMessage
     Ok((id, body))
 }
 
-impl Event {
-    /// Encodes the legacy websocket message: `{"type":"event","id":…,"data":…}`.
-    #[must_use]
-    pub fn encode_legacy(&self) -> String {
-        let mut message = String::with_capacity(self.body.len() + 96);
-        message.push_str(r#"{"type":"event","id":"#);
-        message.push_str(&to_json(&self.id));
-        self.push_data(&mut message);
-        message
-    }
-
-    /// Encodes the `wwproxy.v2` websocket message.
-    #[must_use]
-    pub fn encode_v2(&self, attempt: u32) -> String {
-        let mut message = String::with_capacity(self.body.len() + 1024);
-        message.push_str(r#"{"type":"event","id":"#);
-        message.push_str(&to_json(&self.id));
-        self.push_details(&mut message, attempt);
-        self.push_data(&mut message);
-        message
-    }
-
-    pub(crate) fn push_details(&self, message: &mut String, attempt: u32) {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Details<'a> {
-            attempt: u32,
-            received_at: String,
-            headers: &'a Headers,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            query: &'a Option<String>,
-        }
-        let received_at = humantime::format_rfc3339_millis(self.received_at).to_string();
-        let details = to_json(&Details { attempt, received_at, headers: &self.headers, query: &self.query });
-        message.push(',');
-        message.push_str(&details[1..details.len() - 1]);
-    }
-
-    /// Appends the body as `data`, white space included, and ends the object.
-    pub(crate) fn push_data(&self, message: &mut String) {
-        message.push_str(r#","data":"#);
-        // Never lossy, as a body is validated as UTF-8 before it is stored.
-        message.push_str(&String::from_utf8_lossy(&self.body));
-        message.push('}');
-    }
-}
-
-pub(crate) fn to_json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("maps with string keys, strings and numbers are serializable")
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Event;
 
     fn event(body: &str) -> Event {
         Event {

@@ -1,0 +1,233 @@
+//! Bodies of leases, polls and acknowledgements.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    Event, EventId, json,
+    message::{EventDetails, InvalidMessage, id_and_body},
+};
+
+/// Body of `POST /webhooks/{appId}/lease`. An empty body is `{}`.
+///
+/// Accepts the names `waitMs` and `leaseMs`, or `wait_ms` and `lease_ms`. Serialized with the latter, which servers of
+/// version 0.1 accept too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRequest {
+    /// The maximum number of events: 1 to [`MAX_LEASE_EVENTS`](super::MAX_LEASE_EVENTS) (clamped).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
+    /// How long to wait for the first event, in milliseconds: 0 by default, at most [`MAX_LEASE_WAIT`](super::MAX_LEASE_WAIT) (clamped).
+    #[serde(alias = "waitMs", skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u64>,
+    /// The lease time, in milliseconds: the server's by default.
+    #[serde(alias = "leaseMs", skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
+}
+
+/// The receipt of one lease of one event (SQS: receipt handle). Opaque except to the store that issued it.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Receipt(String);
+
+impl Receipt {
+    /// Wraps the text of a receipt.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The receipt as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// An event of a lease: `{"id","receipt","attempt","receivedAt","headers","query"?,"data"}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeasedEvent {
+    /// The event's id.
+    pub id: EventId,
+    /// The receipt that acknowledges or releases this lease.
+    pub receipt: Receipt,
+    /// The body, byte for byte.
+    pub body: Bytes,
+    /// The metadata.
+    pub details: EventDetails,
+}
+
+/// Builds the response of a lease, event by event: `{"events":[…]}`.
+pub struct LeaseResponse(String);
+
+impl Default for LeaseResponse {
+    fn default() -> Self {
+        Self(r#"{"events":["#.to_owned())
+    }
+}
+
+impl LeaseResponse {
+    /// Appends the next event. This is its `attempt`th delivery.
+    pub fn push(&mut self, event: &Event, receipt: &Receipt, attempt: u32) {
+        let response = &mut self.0;
+        response.push_str(if response.ends_with('[') { r#"{"id":"# } else { r#",{"id":"# });
+        response.push_str(&json::encode(&event.id));
+        response.push_str(r#","receipt":"#);
+        response.push_str(&json::encode(receipt));
+        event.push_details(response, attempt);
+        event.push_data(response);
+    }
+
+    /// Returns the complete response.
+    #[must_use]
+    pub fn finish(mut self) -> String {
+        self.0.push_str("]}");
+        self.0
+    }
+}
+
+/// Parses the response of a lease.
+pub fn decode_lease(text: &str) -> Result<Vec<LeasedEvent>, InvalidMessage> {
+    #[derive(Deserialize)]
+    struct Response<'a> {
+        #[serde(borrow)]
+        events: Vec<&'a RawValue>,
+    }
+    let response: Response<'_> = serde_json::from_str(text)?;
+    let decode = |raw: &RawValue| {
+        let (id, body) = id_and_body(raw.get())?;
+        let [receipt] = json::members(raw.get(), ["receipt"])?;
+        let receipt = receipt.and_then(json::string).ok_or(InvalidMessage::Missing("receipt"))?;
+        Ok(LeasedEvent { id, receipt: Receipt::new(receipt), body, details: EventDetails::parse(raw.get())? })
+    };
+    response.events.into_iter().map(decode).collect()
+}
+
+/// Builds the response of a poll, event by event: `{"<eventId>":<body>,…}` in order of arrival.
+pub struct PollResponse(Vec<u8>);
+
+impl Default for PollResponse {
+    fn default() -> Self {
+        Self(vec![b'{'])
+    }
+}
+
+impl PollResponse {
+    /// Appends the next event.
+    pub fn push(&mut self, event: &Event) {
+        let response = &mut self.0;
+        if response.len() > 1 {
+            response.push(b',');
+        }
+        response.extend_from_slice(json::encode(&event.id).as_bytes());
+        response.push(b':');
+        response.extend_from_slice(&event.body);
+    }
+
+    /// Returns the complete response.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        self.0.push(b'}');
+        self.0
+    }
+}
+
+/// Parses the response of a poll: ids and exact bodies, in order of arrival.
+pub fn decode_poll(text: &str) -> Result<Vec<(EventId, Bytes)>, InvalidMessage> {
+    let mut events = Vec::new();
+    let mut has_invalid_id = false;
+    json::each_member(text, |name, value| {
+        match std::str::from_utf8(name).ok().and_then(|id| id.parse().ok()) {
+            Some(id) => {
+                let body = json::with_white_space(text, value).as_bytes();
+                events.push((id, Bytes::copy_from_slice(body)));
+            }
+            None => has_invalid_id = true,
+        }
+    })?;
+    if has_invalid_id { Err(InvalidMessage::Missing("id")) } else { Ok(events) }
+}
+
+/// Body of `POST /webhooks/{appId}/ack`: at most [`MAX_RECEIPTS`](super::MAX_RECEIPTS).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AckRequest {
+    /// Receipts of events to delete.
+    #[serde(default)]
+    pub ack: Vec<Receipt>,
+    /// Receipts of events to redeliver.
+    #[serde(default)]
+    pub release: Vec<Receipt>,
+}
+
+/// The result of an [`AckRequest`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AckResponse {
+    /// The number of deleted events.
+    pub acked: u64,
+    /// The number of released events.
+    pub released: u64,
+    /// Receipts of leases that have expired or are already settled.
+    pub stale: Vec<Receipt>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn event(id: &str, body: &'static str) -> Event {
+        Event {
+            id: id.parse().unwrap(),
+            received_at: SystemTime::UNIX_EPOCH,
+            headers: vec![("x-outbound-index".into(), "7".into())],
+            query: Some("a=b".into()),
+            body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn a_poll_response_keeps_order_and_bytes() {
+        let events = [event("b", "{\"n\":1.50}\n"), event("a", " [1 ,2]")];
+        let mut response = PollResponse::default();
+        for event in &events {
+            response.push(event);
+        }
+        let response = String::from_utf8(response.finish()).unwrap();
+        assert_eq!(response, "{\"b\":{\"n\":1.50}\n,\"a\": [1 ,2]}");
+        let decoded = decode_poll(&response).unwrap();
+        assert_eq!(decoded, events.map(|event| (event.id, event.body)));
+        assert_eq!(PollResponse::default().finish(), b"{}");
+        assert_eq!(decode_poll("{}").unwrap(), []);
+        assert!(decode_poll("[]").is_err());
+    }
+
+    #[test]
+    fn a_lease_response_keeps_order_and_bytes() {
+        let events = [event("b", "{\"n\":1.50}\n"), event("a", " [1 ,2]")];
+        let receipt = Receipt::new("r\"1");
+        let mut response = LeaseResponse::default();
+        for event in &events {
+            response.push(event, &receipt, 2);
+        }
+        let response = response.finish();
+        let decoded = decode_lease(&response).unwrap();
+        assert_eq!(decoded.len(), 2);
+        for (got, sent) in decoded.iter().zip(&events) {
+            assert_eq!((&got.id, &got.body, &got.receipt), (&sent.id, &sent.body, &receipt));
+            assert_eq!(got.details.headers, sent.headers);
+            assert_eq!(got.details.query, sent.query);
+            assert_eq!(got.details.attempt, Some(2));
+        }
+        assert_eq!(decode_lease(&LeaseResponse::default().finish()).unwrap(), []);
+    }
+}
