@@ -9,8 +9,9 @@ use crate::Error;
 /// The default of [`ListenOptions::max_message_bytes`]: several times an event with the largest body (8 MiB) of a server with
 /// default limits.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
-/// The default of [`ListenOptions::max_prefetch_bytes`].
-const MAX_PREFETCH_BYTES: usize = 16 << 20;
+/// The default of [`ListenOptions::max_prefetch_bytes`]: a window of 64 events of 1 MiB each, so that reading rarely pauses. A
+/// server closes a websocket that is not read for 30 s.
+const MAX_PREFETCH_BYTES: usize = 64 << 20;
 /// The range of [`ListenOptions::max_prefetch_bytes`].
 const PREFETCH_BYTES_RANGE: RangeInclusive<usize> = 64 * 1024..=1 << 30;
 /// The default of [`ListenOptions::idle_timeout`].
@@ -124,7 +125,7 @@ impl ListenOptions {
 
     /// The prefetch limit in bytes: nothing is read from the websocket while events of this many bytes, counted as their
     /// messages, have not been taken from the stream. One message may exceed it, so any event up to
-    /// [`max_message_bytes`](Self::max_message_bytes) gets through. 16 MiB by default, 64 KiB to 1 GiB (clamped).
+    /// [`max_message_bytes`](Self::max_message_bytes) gets through. 64 MiB by default, 64 KiB to 1 GiB (clamped).
     ///
     /// Reading pauses at the limit, and a server closes a connection that is not read for 30 s. If events are large and each
     /// takes long to handle, choose a [`window`](Self::window) of them that fits into the limit.
