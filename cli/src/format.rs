@@ -6,12 +6,9 @@ use std::{
 };
 
 use console::Style;
-use wwproxy_sdk::EventMessage;
+use wwproxy_sdk::{EventMessage, sanitize};
 
-use crate::{
-    output::{harmless, shown},
-    target::Try,
-};
+use crate::{output::shown, target::Try};
 
 /// The form of what goes to stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -94,7 +91,7 @@ pub(crate) fn line_in(event: &EventMessage) -> String {
 /// The line of what its target said.
 pub(crate) fn line_out(event: &EventMessage, tried: &Try, what_next: &str) -> String {
     let style = if tried.accepted { Style::new().green() } else { Style::new().red() };
-    let (arrow, answer) = (style.apply_to("<--"), harmless(&tried.answer));
+    let (arrow, answer) = (style.apply_to("<--"), sanitize(&tried.answer));
     let took = format!("{}ms", tried.took.as_millis());
     format!("{} {arrow} {answer} {took}{what_next}\n", head(event))
 }
@@ -104,7 +101,7 @@ fn head(event: &EventMessage) -> String {
     let time = event.details.received_at.unwrap_or_else(std::time::SystemTime::now);
     let time = humantime::format_rfc3339_seconds(time).to_string();
     let kind = event.event_type().unwrap_or_else(|| "(no type)".into());
-    let (kind, id) = (harmless(&kind), harmless(event.id.as_str()));
+    let (kind, id) = (sanitize(&kind), sanitize(event.id.as_str()));
     format!("{} {} {}", Style::new().dim().apply_to(time), Style::new().bold().apply_to(kind), id)
 }
 

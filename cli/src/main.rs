@@ -26,6 +26,7 @@ use std::{
 };
 
 use clap::Parser;
+use wwproxy_sdk::sanitize;
 
 use crate::{args::Args, output::say};
 
@@ -55,7 +56,7 @@ fn usage_error(error: &clap::Error) -> ExitCode {
         error.exit();
     }
     let text = error.render().to_string();
-    let lines: String = text.lines().map(|line| output::harmless(line) + "\n").collect();
+    let lines: String = text.lines().map(|line| sanitize(line) + "\n").collect();
     // Without stderr the exit code is all that can be said.
     let _ = io::stderr().write_all(lines.as_bytes());
     ExitCode::from(2)

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use wwproxy_sdk::is_unsafe_to_show;
+use wwproxy_sdk::{is_unsafe_to_show, sanitize};
 
 /// Where data goes. Written in another thread, so that a reader who is slow does not keep pings from being answered.
 pub(crate) struct Output<W> {
@@ -41,7 +41,7 @@ impl<W: AsyncWrite + Unpin> Output<W> {
 pub(crate) fn say(text: &str) {
     // Where stderr is closed there is nobody to tell.
     // In one piece, so that what others say at the same time does not come between.
-    let _ = io::stderr().write_all(format!("wwproxy: {}\n", harmless(text)).as_bytes());
+    let _ = io::stderr().write_all(format!("wwproxy: {}\n", sanitize(text)).as_bytes());
 }
 
 /// An error in one sentence: what to do, and the innermost cause.
@@ -54,11 +54,6 @@ pub(crate) fn sentence(error: &anyhow::Error) -> String {
         }
     }
     text
-}
-
-/// Text that others wrote, on one line and without the characters that a terminal would act on.
-pub(crate) fn harmless(text: &str) -> String {
-    text.chars().map(|c| if is_unsafe_to_show(c) { ' ' } else { c }).collect()
 }
 
 /// JSON as it is, or for a terminal with the characters escaped that it would act on: other bytes, the same JSON. Below U+007F
@@ -89,10 +84,10 @@ mod tests {
 
     #[test]
     fn talk_cannot_drive_a_terminal() {
-        assert_eq!(harmless("a\x1b[2Jb\nwwproxy: c\u{9b}d\u{202e}e"), "a [2Jb wwproxy: c d e");
+        assert_eq!(sanitize("a\x1b[2Jb\nwwproxy: c\u{9b}d\u{202e}e"), "a [2Jb wwproxy: c d e");
         let unsafe_to_show =
             "\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202b}\u{202c}\u{202d}\u{2066}\u{2069}";
-        assert_eq!(harmless(unsafe_to_show), " ".repeat(11));
+        assert_eq!(sanitize(unsafe_to_show), " ".repeat(11));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! One line at the bottom of a terminal that says how things stand.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use console::Term;
+use parking_lot::Mutex;
 
 use crate::output::say;
 
@@ -51,7 +52,7 @@ impl Progress {
     }
 
     fn change(&self, change: impl FnOnce(&mut Line)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.0.lock());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use wildmatch::WildMatch;
 use wwproxy_sdk::EventMessage;
 
 use crate::filter::Filter;
@@ -89,46 +90,53 @@ impl Selection {
     }
 }
 
-/// A text in which `*` stands for any text and `?` for any character.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Glob(String);
+/// A pattern in which `*` matches any text and `?` any character.
+#[derive(Debug, Clone)]
+pub(crate) struct Glob {
+    pattern: WildMatch,
+    /// As it was given: `pattern` merges repeated stars.
+    text: String,
+}
 
 impl From<&str> for Glob {
     fn from(text: &str) -> Self {
-        Self(text.to_owned())
+        Self { pattern: WildMatch::new(text), text: text.to_owned() }
     }
 }
 
 impl fmt::Display for Glob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl Glob {
     /// Whether every text matches.
     pub(crate) fn is_all(&self) -> bool {
-        self.0 == "*"
+        self.text == "*"
     }
 
     /// Says which type the pattern probably means: that of an event or, if it matches none that is known, a known one.
     pub(crate) fn hint(&self, kind: &str) -> Option<String> {
         if self.is_near(kind) {
-            return Some(format!(" (`{}` is near it; a typo?)", self.0));
+            return Some(format!(" (`{}` is near it; a typo?)", self.text));
         }
         let known = WATSON_WORK_TYPES.into_iter().find(|known| self.is_near(known));
         known
             .filter(|_| !WATSON_WORK_TYPES.iter().any(|known| self.matches(known)))
-            .map(|known| format!(" (`{}` is near the known type `{known}`; a typo?)", self.0))
+            .map(|known| format!(" (`{}` is near the known type `{known}`; a typo?)", self.text))
     }
 
     /// Whether the pattern differs from a text by a typo. One that ends in `*` is compared with the text's beginning.
     fn is_near(&self, text: &str) -> bool {
-        let pattern = self.0.trim_end_matches('*').to_lowercase();
+        let pattern = self.text.trim_end_matches('*').to_lowercase();
         let chars = pattern.chars().count();
         let text: Vec<char> = text.to_lowercase().chars().take(MAX_COMPARED_CHARS).collect();
-        let lengths =
-            if self.0.ends_with('*') { chars.saturating_sub(1)..=chars + 1 } else { text.len()..=text.len() };
+        let lengths = if self.text.ends_with('*') {
+            chars.saturating_sub(1)..=chars + 1
+        } else {
+            text.len()..=text.len()
+        };
         let typos = (chars / CHARS_PER_TYPO).max(1);
         chars > typos
             && lengths.into_iter().any(|length| {
@@ -138,27 +146,7 @@ impl Glob {
     }
 
     pub(crate) fn matches(&self, text: &str) -> bool {
-        let (pattern, text): (Vec<_>, Vec<_>) = (self.0.chars().collect(), text.chars().collect());
-        let (mut p, mut t) = (0, 0);
-        // Where to go on when what follows the last star does not fit: one character later.
-        let mut retry = None;
-        while t < text.len() {
-            match pattern.get(p) {
-                Some('*') => {
-                    retry = Some((p + 1, t));
-                    p += 1;
-                }
-                Some(&c) if c == '?' || c == text[t] => (p, t) = (p + 1, t + 1),
-                _ => match retry {
-                    Some((after_star, from)) => {
-                        retry = Some((after_star, from + 1));
-                        (p, t) = (after_star, from + 1);
-                    }
-                    None => return false,
-                },
-            }
-        }
-        pattern[p..].iter().all(|c| *c == '*')
+        self.pattern.matches(text)
     }
 }
 

@@ -1,9 +1,10 @@
 //! `wwproxy profile`
 
 use serde_json::json;
+use wwproxy_sdk::sanitize;
 
 use crate::{
-    output::{Output, harmless, say, shown},
+    output::{Output, say, shown},
     profiles::{Profiles, parse_name},
 };
 
@@ -64,8 +65,8 @@ async fn list(as_json: bool) -> anyhow::Result<()> {
     } else {
         let line = |(name, profile): &(&str, crate::profiles::Profile)| {
             let star = if default == Some(name) { '*' } else { ' ' };
-            let column = |text: &Option<String>| harmless(text.as_deref().unwrap_or("-"));
-            format!("{star} {}  {}  {}\n", harmless(name), column(&profile.server), column(&profile.app_id))
+            let column = |text: &Option<String>| sanitize(text.as_deref().unwrap_or("-"));
+            format!("{star} {}  {}  {}\n", sanitize(name), column(&profile.server), column(&profile.app_id))
         };
         all.iter().map(line).collect()
     };

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::anyhow;
+use wwproxy_sdk::sanitize;
 
 use crate::{
     access::Access,
     event_file, format,
-    output::{Output, harmless},
+    output::Output,
     shutdown::Shutdown,
     target::{Offer, Offered, Origin, Policy, Targets},
 };
@@ -44,7 +45,7 @@ impl Replay {
             let event = event_file::read(path)?;
             let Some(target) = routes.target(&event) else {
                 let line = format!("{}: no target for its type", path.display());
-                output.write((harmless(&line) + "\n").as_bytes()).await?;
+                output.write((sanitize(&line) + "\n").as_bytes()).await?;
                 failed += 1;
                 continue;
             };

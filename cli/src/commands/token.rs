@@ -1,8 +1,8 @@
 //! `wwproxy token`
 
-use wwproxy_sdk::Client;
+use wwproxy_sdk::{Client, sanitize};
 
-use crate::output::{Output, harmless};
+use crate::output::Output;
 
 /// Print a token of the app, for other tools
 #[derive(clap::Args)]
@@ -13,7 +13,7 @@ impl Token {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
         let token = client.token().await?;
         // A token is used in headers, so it holds nothing that this would change; a hostile server's may.
-        let line = harmless(token.expose()) + "\n";
+        let line = sanitize(token.expose()) + "\n";
         // A closed stdout is no error.
         Output::stdout().write(line.as_bytes()).await.map(drop)
     }

@@ -5,9 +5,9 @@ use std::{
     fmt::Write as _,
     io::{self, Write},
     process::{ChildStdin, ExitStatus, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 
@@ -78,7 +78,7 @@ pub(crate) fn kill_all() {
 }
 
 fn groups() -> MutexGuard<'static, Groups> {
-    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+    GROUPS.lock()
 }
 
 impl Groups {

@@ -1,10 +1,8 @@
 //! Failed tries, reported on stderr where no other line shows them.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use wwproxy_sdk::EventId;
 
 use crate::target::Try;
@@ -26,7 +24,7 @@ struct Reported {
 impl FailedTries {
     /// The line to report for a failed try, if one is due.
     pub(super) fn line(&self, id: &EventId, tried: &Try, what_next: &str, now: Instant) -> Option<String> {
-        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reported = self.0.lock();
         if reported.last.is_some_and(|last| now.duration_since(last) < INTERVAL) {
             reported.unreported += 1;
             return None;

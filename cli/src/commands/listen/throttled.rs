@@ -1,10 +1,8 @@
 //! The tries of events that were handed back to the server for their `Retry-After`.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::HashMap;
 
+use parking_lot::Mutex;
 use wwproxy_sdk::EventId;
 
 /// So many events are remembered; the tries of those beyond start anew.
@@ -17,19 +15,15 @@ pub(super) struct Throttled(Mutex<HashMap<EventId, u32>>);
 impl Throttled {
     /// The tries of an event that came, and forgets them.
     pub(super) fn take(&self, id: &EventId) -> u32 {
-        self.lock().remove(id).unwrap_or_default()
+        self.0.lock().remove(id).unwrap_or_default()
     }
 
     /// Remembers the tries of an event that is handed back.
     pub(super) fn remember(&self, id: &EventId, tries: u32) {
-        let mut events = self.lock();
+        let mut events = self.0.lock();
         if events.len() < MAX_EVENTS {
             events.insert(id.clone(), tries);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<EventId, u32>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
