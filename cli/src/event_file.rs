@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use wwproxy_sdk::EventMessage;
 
-use crate::{error::UsageError, format, private::make_folder};
+use crate::{error::UsageError, format, private};
 
 /// The largest file that is taken for an event, in bytes: more than any websocket message holds.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -23,7 +23,7 @@ pub(crate) struct Folder(PathBuf);
 impl Folder {
     /// The folder, made for its user only if it does not exist.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        make_folder(path).with_context(|| format!("cannot make the folder {}", path.display()))?;
+        private::make_folder(path).with_context(|| format!("cannot make the folder {}", path.display()))?;
         Ok(Self(path.to_owned()))
     }
 
@@ -32,9 +32,7 @@ impl Folder {
     pub(crate) fn save(&self, event: &EventMessage) -> anyhow::Result<PathBuf> {
         let path = self.0.join(format!("{}.json", file_name(event.id.as_str())));
         let write = || {
-            // A new file with a random name and mode 0600, which is removed unless it gets its name.
-            let mut draft =
-                tempfile::Builder::new().prefix(".wwproxy-").suffix(".tmp").tempfile_in(&self.0)?;
+            let mut draft = private::draft(&self.0)?;
             draft.write_all(&format::object(event, &[]))?;
             draft.write_all(b"\n")?;
             draft.as_file().sync_all()?;

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -14,7 +14,7 @@ use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
 use crate::{
     error::UsageError,
     output::say,
-    private::{make_folder, private},
+    private::{draft, make_folder, open_lock},
 };
 
 /// Where the file is, in place of the user's configuration folder.
@@ -67,9 +67,13 @@ impl Profiles {
         let path = path()?;
         let folder = path.parent().unwrap_or(Path::new("."));
         make_folder(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let lock = private(OpenOptions::new().create(true).append(true)).open(path.with_extension("lock"));
-        let lock = lock.and_then(|lock| lock.lock().map(|()| lock));
-        let lock = lock.with_context(|| format!("cannot lock {}", path.display()))?;
+        let lock_path = path.with_extension("lock");
+        let lock = open_lock(&lock_path).and_then(|lock| lock.lock().map(|()| lock));
+        let lock = lock.with_context(|| {
+            let hint =
+                if lock_path.is_symlink() { "; it must not be a symbolic link, remove it" } else { "" };
+            format!("cannot lock {}{hint}", lock_path.display())
+        })?;
         Self::at(path, Some(lock))
     }
 
@@ -226,16 +230,12 @@ impl Profiles {
             text = text.replace("\r\n", "\n").replace('\n', "\r\n");
         }
         let target = follow(self.path)?;
-        let draft = target.with_extension("toml.tmp");
         let write = || {
-            match fs::remove_file(&draft) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = private(OpenOptions::new().create_new(true).write(true)).open(&draft)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&draft, &target)
+            let mut draft = draft(target.parent().unwrap_or(Path::new(".")))?;
+            draft.write_all(text.as_bytes())?;
+            draft.as_file().sync_all()?;
+            draft.persist(&target)?;
+            Ok::<_, io::Error>(())
         };
         write().with_context(|| format!("cannot write {}", target.display()))
     }

@@ -238,6 +238,17 @@ async fn a_link_to_what_is_not_there_yet_stays_a_link() {
 }
 
 #[tokio::test]
+async fn a_lock_file_that_is_a_link_is_not_followed() {
+    let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
+    let elsewhere = folder.path().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, folder.path().join("profiles.lock")).unwrap();
+    let output = run(folder.path(), &login(&fake.url, "bot")).await;
+    assert_eq!(output.status.code(), Some(1), "{}", all(&output));
+    assert!(all(&output).contains("profiles.lock; it must not be a symbolic link"), "{}", all(&output));
+    assert!(!elsewhere.exists() && !folder.path().join("profiles.toml").exists());
+}
+
+#[tokio::test]
 async fn what_is_refused_or_broken_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let refusing = FakeServer::start(|_, _| Reply::status(401)).await;

@@ -66,5 +66,24 @@ fn shells_and_manuals_are_served_without_a_server() {
     assert!(world.run(&["man"]).contains(".TH wwproxy 1"));
     let folder = tempfile::tempdir().unwrap();
     world.run(&["man", "--dir", folder.path().to_str().unwrap()]);
-    assert!(fs::read_to_string(folder.path().join("wwproxy-listen.1")).unwrap().contains("forward"));
+    let page = folder.path().join("wwproxy-listen.1");
+    assert!(fs::read_to_string(&page).unwrap().contains("forward"));
+    assert!(folder.path().join("wwproxy-profile-list.1").exists());
+
+    // A page of an earlier run is replaced, a link is not followed.
+    fs::write(&page, "old").unwrap();
+    world.run(&["man", "--dir", folder.path().to_str().unwrap()]);
+    assert!(fs::read_to_string(&page).unwrap().contains("forward"));
+    let other = folder.path().join("other");
+    fs::write(&other, "precious").unwrap();
+    fs::remove_file(&page).unwrap();
+    std::os::unix::fs::symlink(&other, &page).unwrap();
+    let output = world.command(&["man", "--dir", folder.path().to_str().unwrap()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("is not a regular file"));
+    assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
+    assert!(
+        fs::read_dir(folder.path()).unwrap().all(|file| !file.unwrap().path().is_dir()),
+        "no draft is left"
+    );
 }
