@@ -5,13 +5,11 @@ mod headers;
 mod retry_after;
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use reqwest::{Response, StatusCode, Url};
 use tokio::time::{Instant, timeout_at};
 use wwproxy_sdk::{EventMessage, HttpOptions};
@@ -74,6 +72,7 @@ impl Forward {
         let start = Instant::now();
         let mut deliveries = 1;
         let body = Chunked::new(event.body.clone());
+        let mut started = body.started();
         let mut answered = self.post(&self.http, event, body, attempt, timeout).await;
         if let Err(error) = &answered
             && is_cut(error)
@@ -84,6 +83,7 @@ impl Forward {
             deliveries += 1;
             let left = timeout.saturating_sub(start.elapsed());
             let body = Chunked::careful(event.body.clone());
+            started = body.started();
             answered = self.post(&self.unpooled, event, body, attempt.saturating_add(1), left).await;
         }
         match answered {
@@ -91,7 +91,7 @@ impl Forward {
                 let (status, retry_after) = (response.status(), retry_after(response.headers()));
                 // The status is the verdict; a slow rest of the answer may cost the connection, and no more time than allowed.
                 let _ = timeout_at(start + timeout, drain(response)).await;
-                *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                *self.answered.lock() = Some(Instant::now());
                 Try {
                     accepted: status.is_success(),
                     answer: format!("{} POST {}{}", status.as_u16(), self.address, advice(status)),
@@ -102,7 +102,10 @@ impl Forward {
             }
             Err(error) => {
                 let took = start.elapsed();
-                let deliveries = if error.is_connect() { deliveries - 1 } else { deliveries };
+                // A request timeout may also end the wait for a connection.
+                let timed_out_connecting = error.is_timeout() && !started.load(Ordering::Relaxed);
+                let reached = !error.is_connect() && !timed_out_connecting;
+                let deliveries = if reached { deliveries } else { deliveries - 1 };
                 Try { took, deliveries, ..Try::failed(self.explain(&error).await) }
             }
         }
@@ -122,7 +125,7 @@ impl Forward {
 
     /// A target that has never answered is asked once which protocol it speaks.
     async fn explain(&self, error: &reqwest::Error) -> String {
-        let unknown = self.answered.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        let unknown = self.answered.lock().is_none();
         let probes = unknown && !self.probed.swap(true, Ordering::Relaxed);
         let reason = explain(&self.address, &self.options, error, probes).await;
         format!("no answer from POST {}: {reason}", self.address)
@@ -130,7 +133,7 @@ impl Forward {
 
     /// Whether a request that began then may have gone over a kept connection.
     fn may_be_kept(&self, begin: Instant) -> bool {
-        let answered = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let answered = *self.answered.lock();
         answered.is_some_and(|answered| begin.duration_since(answered) < MAX_IDLE)
     }
 

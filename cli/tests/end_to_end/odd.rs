@@ -197,6 +197,38 @@ fn a_target_that_is_down_is_reported_at_once_and_waited_for() {
 }
 
 #[test]
+fn a_timeout_while_connecting_does_not_count_as_an_attempt() {
+    let world = World::new();
+    world.post("{\"n\":1}");
+    // With a full accept queue Linux drops further SYN packets.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let listener = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket.listen(0).unwrap().into_std().unwrap()
+    });
+    listener.set_nonblocking(false).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(500)) {
+        queued.push(stream);
+    }
+    let args = ["--forward-to", &address.to_string(), "--max-attempts", "1", "--max-events", "1"];
+    let (mut listen, mut talk) = world.listen_talk(&[&args[..], &["--timeout", "3s"]].concat());
+    let line = talk.next_with("was not accepted");
+    assert!(line.contains("again in"), "{line}");
+    drop(queued);
+    // The queued connections are accepted first, and are at their end.
+    let mut stream =
+        listener.incoming().map(Result::unwrap).find(|stream| stream.peek(&mut [0]).unwrap() > 0).unwrap();
+    let head = request(&mut stream).to_ascii_lowercase();
+    assert!(head.contains("wwproxy-attempt: 1\r\n"), "{head}");
+    stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
+    assert!(listen.wait().unwrap().success());
+    assert_eq!(world.status()["stored"], 0);
+}
+
+#[test]
 fn one_throttled_event_does_not_stall_the_others() {
     let world = World::new();
     let target = server(|n, mut stream| {

@@ -3,6 +3,10 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -20,18 +24,25 @@ const HEAD_WAIT: Duration = Duration::from_secs(1);
 /// it meets the closed connection while it writes. Between two chunks it reads.
 pub(super) struct Chunked {
     rest: Bytes,
+    /// Set when the connection asks for the body: the request is being written.
+    started: Arc<AtomicBool>,
     pause: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
 }
 
 impl Chunked {
     pub(super) fn new(body: Bytes) -> Self {
-        Self { rest: body, pause: None }
+        Self { rest: body, started: Arc::default(), pause: None }
     }
 
     /// A body of more than one chunk waits for an answer to the head first.
     pub(super) fn careful(body: Bytes) -> Self {
         let waits = body.len() > CHUNK_BYTES;
-        Self { rest: body, pause: waits.then(|| Box::pin(sleep(HEAD_WAIT)) as _) }
+        Self { pause: waits.then(|| Box::pin(sleep(HEAD_WAIT)) as _), ..Self::new(body) }
+    }
+
+    /// Whether the connection has asked for the body, and so may have written the request.
+    pub(super) fn started(&self) -> Arc<AtomicBool> {
+        self.started.clone()
     }
 }
 
@@ -43,6 +54,7 @@ impl http_body::Body for Chunked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.started.store(true, Ordering::Relaxed);
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(cx));
         }
