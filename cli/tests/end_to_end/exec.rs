@@ -192,8 +192,16 @@ fn a_command_that_fails_leaves_nothing_behind_and_one_that_succeeds_may() {
     world.run(&["listen", "--exec", &script, "--max-events", "1"]);
     let pids = started(folder.path());
     wait_until_ended(&pids[..1]);
-    let state = fs::read_to_string(format!("/proc/{}/stat", pids[1])).unwrap();
-    assert!(state.contains("(sleep) S "), "{state}");
+    // Under load the shell may not have executed `sleep` yet. A killed process is gone, or a zombie.
+    let start = Instant::now();
+    loop {
+        let state = fs::read_to_string(format!("/proc/{}/stat", pids[1])).expect("the command's child runs");
+        if state.contains("(sleep) S ") {
+            break;
+        }
+        assert!(!state.contains(") Z ") && start.elapsed() < PATIENCE, "{state}");
+        thread::sleep(Duration::from_millis(10));
+    }
     assert!(Command::new("kill").arg(&pids[1]).status().unwrap().success());
 }
 
