@@ -1,6 +1,11 @@
-//! The commands in the documents have the flags that they use.
+//! The commands, flags and files that the documents name exist.
 
-use std::{collections::HashMap, fs, process::Command};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 const DOCUMENTS: [&str; 3] = ["README.md", "docs/cli.md", "docs/operating.md"];
 
@@ -38,4 +43,42 @@ fn the_commands_in_the_documents_have_the_flags_that_they_use() {
         }
     }
     assert!(checked > 40, "only {checked} flags were found");
+}
+
+/// All files of the repository, with paths from its root, without those that are built.
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        // Cargo marks its folders.
+        let is_built = entry.path().join("CACHEDIR.TAG").exists();
+        if entry.file_type().unwrap().is_dir() && !is_built && entry.file_name() != ".git" {
+            files(&entry.path(), found);
+        }
+        found.push(entry.path().canonicalize().unwrap_or_else(|_| entry.path()));
+    }
+}
+
+#[test]
+fn the_files_that_the_documents_name_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().canonicalize().unwrap();
+    let mut found = Vec::new();
+    files(&root, &mut found);
+    let documents = found.iter().filter(|path| path.extension() == Some("md".as_ref()));
+    for path in documents.filter(|path| !path.starts_with(root.join("fixtures"))) {
+        let document = fs::read_to_string(path).unwrap();
+        // The ends of links, `](docs/cli.md)`.
+        for link in document.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let file = link.split('#').next().unwrap();
+            let target = path.parent().unwrap().join(file);
+            assert!(link.contains("://") || target.exists(), "{}: no file {link}", path.display());
+        }
+    }
+    let architecture = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    for name in architecture.split('`').skip(1).step_by(2).map(Path::new) {
+        let exists = found.iter().any(|path| path.ends_with(name));
+        assert!(
+            exists || name.extension() != Some("rs".as_ref()),
+            "ARCHITECTURE.md: no file {}",
+            name.display()
+        );
+    }
 }
