@@ -60,6 +60,18 @@ impl TrustedProxy {
         // A socket that listens on `[::]` reports IPv4 peers as ::ffff:a.b.c.d.
         self.0.contains(&peer.to_canonical())
     }
+
+    /// Whether every address is trusted: then any client decides how it reached the server.
+    #[must_use]
+    pub fn is_everyone(&self) -> bool {
+        self.0.prefix_len() == 0
+    }
+}
+
+impl fmt::Display for TrustedProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 impl FromStr for TrustedProxy {

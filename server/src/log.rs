@@ -66,6 +66,8 @@ pub(crate) fn say(line: &str) -> io::Result<()> {
 /// Logs what the server runs with. No setting is a secret.
 pub(crate) fn log_start(config: &Config, settings: &Settings, address: SocketAddr, store: &StoreAddress) {
     let apps = config.apps().ok().filter(|_| config.identity == Identity::Builtin);
+    let watson_work = config.identity == Identity::WatsonWork;
+    let restricted = watson_work && !config.allowed_apps.is_empty();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         %address,
@@ -73,8 +75,18 @@ pub(crate) fn log_start(config: &Config, settings: &Settings, address: SocketAdd
         %store,
         identity = %config.identity,
         apps = apps.as_ref().map(|apps| tracing::field::display(apps.path().display())),
+        platform_url = watson_work.then_some(&config.platform_url),
+        allowed_apps = restricted.then(|| list(&config.allowed_apps)),
+        trusted_proxies = (!config.trusted_proxy.is_empty()).then(|| list(&config.trusted_proxy)),
         "started"
     );
+    for network in config.trusted_proxy.iter().filter(|network| network.is_everyone()) {
+        tracing::warn!(
+            %network,
+            "every peer is a trusted proxy, so any client can forge X-Forwarded-* headers: give the addresses of the reverse \
+             proxies with --trusted-proxy"
+        );
+    }
     tracing::info!(
         max_body = config.max_body.0,
         max_buffered_bytes = config.max_buffered_bytes.0,
@@ -90,4 +102,8 @@ pub(crate) fn log_start(config: &Config, settings: &Settings, address: SocketAdd
         shutdown_grace = %format_duration(config.shutdown_grace),
         "limits"
     );
+}
+
+fn list(values: &[impl ToString]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }

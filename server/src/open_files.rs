@@ -8,7 +8,10 @@ const RESERVED: u64 = 128;
 /// at most `max_connections`. Logs both.
 #[must_use]
 pub fn fit_connections(max_connections: usize) -> usize {
-    let Some(open_files) = raise_limit() else { return max_connections };
+    let Some(open_files) = raise_limit() else {
+        tracing::info!(max_connections, "there is no limit of open files");
+        return max_connections;
+    };
     let fitting = connections(open_files, max_connections);
     if fitting < max_connections {
         tracing::warn!(

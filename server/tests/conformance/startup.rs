@@ -83,6 +83,29 @@ async fn the_start_logs_version_addresses_store_identity_and_limits() {
 }
 
 #[tokio::test]
+async fn the_start_logs_platform_allowed_apps_and_trusted_proxies_and_warns_of_trusting_everyone() {
+    let flags = [
+        ["--identity", "watsonwork"],
+        ["--platform-url", "https://platform.example/base"],
+        ["--allow-app", "one,two"],
+        ["--trusted-proxy", "0.0.0.0/0,10.0.0.0/8"],
+    ];
+    let server = Server::start(flags.as_flattened());
+    eventually("the start is logged", async || server.log().contains("shutdown_grace")).await;
+    let log = server.log();
+    for value in
+        ["platform_url=\"https://platform.example/base\"", "allowed_apps=\"one,two\"", "0.0.0.0/0,10.0.0.0/8"]
+    {
+        assert!(log.contains(value), "{value} in\n{log}");
+    }
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("is a trusted proxy")).collect();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("WARN") && warnings[0].contains("network=0.0.0.0/0"),
+        "{warnings:?}"
+    );
+}
+
+#[tokio::test]
 async fn with_json_every_line_of_both_outputs_is_json() {
     let mut server = start_at(":0", &["--log", "json"]);
     let greeting: Value = serde_json::from_str(&server.greeting).unwrap();
