@@ -22,8 +22,8 @@ pub(crate) fn run(config: &Config, command: &AppCommand) -> anyhow::Result<()> {
     match command {
         AppCommand::Add { id, keep_events } => add(config, &apps, id, *keep_events)?,
         AppCommand::List => {
-            for app in apps.list()? {
-                let state = if apps.is_disabled(&app) { "\tdisabled" } else { "" };
+            for (app, is_disabled) in apps.states()? {
+                let state = if is_disabled { "\tdisabled" } else { "" };
                 say(&format!("{app}{state}"))?;
             }
         }

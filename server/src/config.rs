@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum, builder::BoolishValueParser};
 use directories::ProjectDirs;
 use wwproxy_protocol::AppId;
 
-use self::size::{duration, token_lifetime};
+use self::size::{body_size, duration, token_lifetime};
 pub use self::{
     command::{AppCommand, Command},
     listen::ListenAddress,
@@ -26,7 +26,8 @@ pub use self::{
 use crate::{
     PublicUrl, Settings, TrustedProxy,
     identity::{
-        Apps, Builtin, Cached, IdentityProvider, InvalidPlatform, TokenKey, TokenKeyError, WatsonWork,
+        Apps, AppsError, Builtin, Cached, IdentityProvider, InvalidPlatform, TokenKey, TokenKeyError,
+        WatsonWork,
     },
     store::{Limits, MemoryStore, OpenError, Overflow, RedbStore, Store},
 };
@@ -66,6 +67,10 @@ pub struct Config {
     #[arg(long, value_name = "URL", env = "WWPROXY_PLATFORM_URL", default_value = WatsonWork::DEFAULT_URL)]
     pub platform_url: String,
 
+    /// Allow an http:// address of the platform on another machine: everyone on the way can read the tokens of all clients
+    #[arg(long, env = "WWPROXY_ALLOW_HTTP_PLATFORM", value_parser = BoolishValueParser::new())]
+    pub allow_http_platform: bool,
+
     /// App that is served with `--identity watsonwork`, where not every app of the platform is; can be given several times
     #[arg(long = "allow-app", value_name = "ID", env = "WWPROXY_ALLOW_APP", value_delimiter = ',')]
     pub allowed_apps: Vec<AppId>,
@@ -88,7 +93,7 @@ pub struct Config {
     pub trusted_proxy: Vec<TrustedProxy>,
 
     /// Longest webhook body
-    #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BODY", default_value = "8MiB")]
+    #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BODY", default_value = "8MiB", value_parser = body_size)]
     pub max_body: ByteSize,
 
     /// Most bytes of webhook bodies that are being read or stored at once, a quarter of it for one app; beyond it the oldest
@@ -180,6 +185,9 @@ pub enum ConfigError {
     /// There is no key for tokens.
     #[error(transparent)]
     TokenKey(#[from] TokenKeyError),
+    /// The credentials file cannot be used.
+    #[error(transparent)]
+    Apps(#[from] AppsError),
     /// The platform cannot be used.
     #[error(transparent)]
     Platform(#[from] InvalidPlatform),
@@ -223,7 +231,8 @@ impl Config {
         })
     }
 
-    /// The platform. Tokens of the builtin one live as long as the store.
+    /// The platform. Tokens of the builtin one live as long as the store. Its credentials file has to be valid, as otherwise it is
+    /// unknown which apps are disabled.
     pub fn identity_provider(&self) -> Result<Arc<dyn IdentityProvider>, ConfigError> {
         Ok(match self.identity {
             Identity::Builtin if !self.allowed_apps.is_empty() => {
@@ -234,10 +243,12 @@ impl Config {
                     StoreAddress::File(folder) => TokenKey::load_or_create(&folder.join("token.key"))?,
                     StoreAddress::Memory => TokenKey::random()?,
                 };
-                Arc::new(Builtin::new(self.apps()?, key, self.token_lifetime))
+                let apps = self.apps()?;
+                apps.list()?;
+                Arc::new(Builtin::new(apps, key, self.token_lifetime))
             }
             Identity::WatsonWork => {
-                let platform = WatsonWork::new(&self.platform_url)?;
+                let platform = WatsonWork::new(&self.platform_url, self.allow_http_platform)?;
                 let restricted = !self.allowed_apps.is_empty();
                 let allowed = self.allowed_apps.iter().cloned();
                 Arc::new(Cached::new(if restricted { platform.only(allowed) } else { platform }))

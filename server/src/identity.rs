@@ -35,11 +35,9 @@ pub trait IdentityProvider: fmt::Debug + Send + Sync {
         true
     }
 
-    /// Whether the operator has disabled the app: its clients are refused, and so are its webhooks.
-    fn is_disabled(&self, app: &AppId) -> bool {
-        let _ = app;
-        false
-    }
+    /// Whether the app's credentials are disabled or missing, so that no client of it can be authorised: its webhooks are
+    /// refused meanwhile, for their senders to retry.
+    fn is_suspended(&self, app: &AppId) -> bool;
 
     /// Who gives out the tokens.
     fn platform(&self) -> Platform<'_>;

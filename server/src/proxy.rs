@@ -74,8 +74,8 @@ pub(crate) enum ProxyError {
     Refused,
     #[error("this server does not serve the app")]
     NotServed,
-    #[error("the operator has disabled the app")]
-    Disabled,
+    #[error("the operator has disabled the app or removed its credentials")]
+    Suspended,
     #[error("the platform could not be asked whose token it is")]
     IdentityUnavailable(#[source] IdentityError),
     #[error("the app is not registered")]
@@ -213,7 +213,7 @@ impl Proxy {
             return Err(ProxyError::NotRegistered);
         }
         let registration = self.store.registration(app).await?.ok_or(ProxyError::NotRegistered)?;
-        if self.identity.is_disabled(app) { Err(ProxyError::Disabled) } else { Ok(registration) }
+        if self.identity.is_suspended(app) { Err(ProxyError::Suspended) } else { Ok(registration) }
     }
 
     /// Verifies a webhook and stores it, or answers its challenge. Nothing unverified is looked into, and

@@ -27,7 +27,22 @@ impl FromStr for ByteSize {
         };
         let number: u64 = number.parse().map_err(|_| WRONG)?;
         let size = number.checked_mul(unit).filter(|&size| size > 0);
-        size.map(Self).ok_or("a size must be from 1 byte to 16 EiB")
+        size.filter(|&size| size <= MAX_SIZE).map(Self).ok_or("a size must be from 1 byte to 1048576 GiB")
+    }
+}
+
+/// The largest size that a flag can have, in bytes: sums of sizes must not overflow.
+const MAX_SIZE: u64 = 1 << 50;
+/// The longest body that `--max-body` can allow, in bytes: a body is held in memory as a whole.
+const MAX_BODY: u64 = 1 << 30;
+
+/// The limit of a body.
+pub(super) fn body_size(text: &str) -> Result<ByteSize, &'static str> {
+    let size: ByteSize = text.parse()?;
+    if size.0 <= MAX_BODY {
+        Ok(size)
+    } else {
+        Err("a body is held in memory and must be allowed at most 1 GiB")
     }
 }
 
@@ -38,7 +53,7 @@ const MAX_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|_| "a time is like 500ms, 60s, 10m or 7d")?;
     let range = Duration::from_millis(1)..=MAX_TIME;
-    if range.contains(&time) { Ok(time) } else { Err("a time must be from 1ms to 10 years".into()) }
+    if range.contains(&time) { Ok(time) } else { Err("a time must be from 1ms to 3650d".into()) }
 }
 
 /// The lifetime of a token, which says it in whole seconds.
@@ -70,17 +85,29 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
-        for bad in ["", "MiB", "0", "0M", "-1", "+1", "8Mi", "8T", "99999999999GiB", "1.5MiB", "8M B"] {
+        for bad in
+            ["", "MiB", "0", "0M", "-1", "+1", "8Mi", "8T", "99999999999GiB", "1048577G", "1.5MiB", "8M B"]
+        {
             assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_body_has_at_most_a_gibibyte() {
+        assert_eq!(body_size("1G"), Ok(ByteSize(1 << 30)));
+        for bad in ["1073741825", "2G", "16000000000G"] {
+            assert!(body_size(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn times_are_bounded() {
         assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 24 * 3600)));
-        for bad in ["", "7", "0s", "1000y"] {
+        assert!(duration("3650d").is_ok());
+        for bad in ["", "7", "0s", "10y", "3651d"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+        assert!(duration("10y").unwrap_err().contains("3650d"));
         assert!(token_lifetime("999ms").is_err());
     }
 }

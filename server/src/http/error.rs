@@ -7,10 +7,16 @@ use warp::{
 };
 use wwproxy_protocol::api::{PROBLEM_JSON, Problem};
 
-use crate::{identity::IdentityError, proxy::ProxyError};
+use crate::{identity::IdentityError, log_limit::LogLimit, proxy::ProxyError};
 
 /// When a sender or a client that was turned away may come again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
+/// How often each kind of failure is logged in a minute: anyone can cause one while the store or the platform fails.
+const LOGGED: u32 = 10;
+static SLOW_STORE: LogLimit = LogLimit::per_minute(LOGGED);
+static FAILED_STORE: LogLimit = LogLimit::per_minute(LOGGED);
+static UNAVAILABLE_PLATFORM: LogLimit = LogLimit::per_minute(LOGGED);
 
 /// An error and the headers that go with it.
 #[derive(Debug)]
@@ -78,8 +84,8 @@ impl From<ProxyError> for ApiError {
                 StatusCode::FORBIDDEN,
                 "This server does not serve this app: ask its operator to allow the app id (--allow-app).",
             ),
-            ProxyError::Disabled => Self::unavailable(
-                "The operator of this server has disabled the app: send this again later, when the app is enabled.",
+            ProxyError::Suspended => Self::unavailable(
+                "The operator of this server has disabled the app or removed its credentials: send this again later.",
             ),
             ProxyError::IdentityUnavailable(error) => error.into(),
             ProxyError::NotRegistered => Self::new(
@@ -111,11 +117,16 @@ impl From<ProxyError> for ApiError {
             )
             .header(header::RETRY_AFTER, RETRY_AFTER),
             ProxyError::Slow => {
-                tracing::error!("the store did not answer in time");
+                if let Some(requests) = SLOW_STORE.add(1) {
+                    tracing::error!(requests, "the store did not answer in time");
+                }
                 Self::unavailable("The proxy could not store this in time: send it again.")
             }
             ProxyError::Store(error) => {
-                tracing::error!(%error, source = ?std::error::Error::source(&error), "a request failed at the store");
+                if let Some(requests) = FAILED_STORE.add(1) {
+                    let source = std::error::Error::source(&error);
+                    tracing::error!(requests, %error, ?source, "a request failed at the store");
+                }
                 Self::unavailable("The proxy cannot store or read events just now: try again later.")
             }
         }
@@ -127,7 +138,9 @@ impl From<IdentityError> for ApiError {
         match error {
             IdentityError::Refused => ProxyError::Refused.into(),
             IdentityError::Unavailable(source) => {
-                tracing::warn!(%source, "the platform could not be asked whose token it is");
+                if let Some(requests) = UNAVAILABLE_PLATFORM.add(1) {
+                    tracing::warn!(requests, %source, "the platform could not be asked whose token it is");
+                }
                 Self::unavailable("The platform cannot be asked whose token this is: try again later.")
             }
         }

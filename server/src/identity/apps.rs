@@ -9,31 +9,36 @@
 //!
 //! Secrets are 32 random bytes made here, so one round of SHA-256 is all the hash they need.
 
+mod contents;
+
 use std::{
-    collections::BTreeMap,
-    fmt, fs, io,
+    fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
-use serde::Deserialize;
-use sha2::{Digest, Sha256};
-use toml_edit::{DocumentMut, Item, Table, TableLike, value};
+use toml_edit::{DocumentMut, Item, Table, TableLike, de, value};
 use wwproxy_protocol::{AppId, Secret};
 
+use self::contents::{Known, hex, parse};
+pub(super) use self::contents::{SecretHash, hash};
 use super::private_file::{open_lock, write_durably};
 
-/// The hash of an app's secret.
-pub(super) type SecretHash = [u8; 32];
-type Known = BTreeMap<AppId, Entry>;
+type Parsed = Result<Arc<Known>, de::Error>;
 
 /// The apps of a credentials file, read again whenever it changes.
 #[derive(Debug)]
 pub struct Apps {
     path: PathBuf,
-    /// What was read last, and what the file looked like then.
-    read: Mutex<Option<(Option<Stamp>, Arc<Known>)>>,
+    cache: Mutex<Cache>,
+}
+
+/// The outcome of parsing the file, for as long as it does not change.
+#[derive(Debug, Default)]
+struct Cache {
+    parsed: Option<(Option<Stamp>, Parsed)>,
+    last_valid: Option<Arc<Known>>,
 }
 
 /// A file that differs in none of these is taken for the same.
@@ -56,6 +61,11 @@ pub enum AppsError {
         "the credentials file {0} cannot be written: run this where it is writable, the server only reads it"
     )]
     Write(PathBuf, #[source] io::Error),
+    /// Its lock cannot be used.
+    #[error(
+        "the lock of the credentials file, {0}, cannot be used: remove it, unless it is a regular file of the server's user"
+    )]
+    Lock(PathBuf, #[source] io::Error),
     /// It is not what `app add` writes.
     #[error(
         "the credentials file {0} is not valid: each app is a table [apps.ID] with secret-sha256, 64 hex digits"
@@ -65,7 +75,7 @@ pub enum AppsError {
     #[error(
         "the credentials file {0} is not valid: each app is a table [apps.ID] with secret-sha256, 64 hex digits"
     )]
-    InvalidEntry(PathBuf, #[source] toml_edit::de::Error),
+    InvalidEntry(PathBuf, #[source] de::Error),
     /// The app is there already.
     #[error("the app {0} is there already: `wwproxy-server app rotate {0}` gives it a new secret")]
     Exists(AppId),
@@ -77,51 +87,11 @@ pub enum AppsError {
     Random(#[source] io::Error),
 }
 
-#[derive(Deserialize, Default)]
-struct Contents {
-    #[serde(default)]
-    apps: BTreeMap<AppId, Entry>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Entry {
-    secret_sha256: HexHash,
-    #[serde(default)]
-    disabled: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct HexHash(SecretHash);
-
-impl fmt::Debug for HexHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("HexHash(…)")
-    }
-}
-
-impl TryFrom<String> for HexHash {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, &'static str> {
-        let mut hash = [0; 32];
-        if text.len() != 64 || !text.is_ascii() {
-            return Err("secret-sha256 must be 64 hex digits");
-        }
-        for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| "secret-sha256 must be ASCII")?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| "secret-sha256 must be 64 hex digits")?;
-        }
-        Ok(Self(hash))
-    }
-}
-
 impl Apps {
     /// The apps of the file at `path`. A file that is not there holds no apps.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), read: Mutex::new(None) }
+        Self { path: path.into(), cache: Mutex::default() }
     }
 
     /// Where the file is, or would be.
@@ -137,14 +107,17 @@ impl Apps {
         Ok(entry.map(|entry| entry.secret_sha256.0))
     }
 
-    /// Whether the app is disabled: as the file says now, or said when it was valid.
-    #[must_use]
-    pub fn is_disabled(&self, app: &AppId) -> bool {
-        let known = self.known().ok().or_else(|| {
-            let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-            read.as_ref().map(|(_, known)| Arc::clone(known))
-        });
-        known.is_some_and(|known| known.get(app).is_some_and(|entry| entry.disabled))
+    /// Whether the app has no valid credentials: it is disabled, or it is not in the file. While the file cannot be read,
+    /// this is what its last valid version said; without any, every app is suspended.
+    pub(super) fn is_suspended(&self, app: &AppId) -> bool {
+        let known = self.known().ok().or_else(|| self.cache().last_valid.clone());
+        let entry = known.as_ref().and_then(|known| known.get(app));
+        entry.is_none_or(|entry| entry.disabled)
+    }
+
+    /// The apps of the file, in order, and whether each is disabled.
+    pub fn states(&self) -> Result<Vec<(AppId, bool)>, AppsError> {
+        Ok(self.known()?.iter().map(|(app, entry)| (app.clone(), entry.disabled)).collect())
     }
 
     /// The ids of all apps.
@@ -204,18 +177,24 @@ impl Apps {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(AppsError::Read(self.path.clone(), error)),
         };
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((then, known)) = &*read
-            && *then == stamp
-        {
-            return Ok(Arc::clone(known));
-        }
-        let text = self.text()?;
-        let contents: Contents = toml_edit::de::from_str(&text)
-            .map_err(|error| AppsError::InvalidEntry(self.path.clone(), error))?;
-        let known = Arc::new(contents.apps);
-        *read = Some((stamp, Arc::clone(&known)));
-        Ok(known)
+        let mut cache = self.cache();
+        let cached =
+            cache.parsed.as_ref().filter(|(then, _)| *then == stamp).map(|(_, parsed)| parsed.clone());
+        let parsed = if let Some(parsed) = cached {
+            parsed
+        } else {
+            let parsed = parse(&self.text()?).map(Arc::new);
+            if let Ok(known) = &parsed {
+                cache.last_valid = Some(Arc::clone(known));
+            }
+            cache.parsed = Some((stamp, parsed.clone()));
+            parsed
+        };
+        parsed.map_err(|error| AppsError::InvalidEntry(self.path.clone(), error))
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn text(&self) -> Result<String, AppsError> {
@@ -243,8 +222,10 @@ impl Apps {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        let lock = open_lock(&path.with_extension("lock")).map_err(failed)?;
-        lock.lock().map_err(failed)?;
+        let lock_path = path.with_extension("lock");
+        let unusable = |error| AppsError::Lock(lock_path.clone(), error);
+        let lock = open_lock(&lock_path).map_err(unusable)?;
+        lock.lock().map_err(unusable)?;
         let mut document: DocumentMut =
             self.text()?.parse().map_err(|error| AppsError::Invalid(self.path.clone(), error))?;
         let apps = document.entry("apps").or_insert_with(|| {
@@ -271,20 +252,6 @@ fn new_secret() -> Result<String, AppsError> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(|error| AppsError::Random(error.into()))?;
     Ok(hex(&random))
-}
-
-/// The hash of a secret.
-pub(super) fn hash(secret: &str) -> SecretHash {
-    Sha256::digest(secret.as_bytes()).into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! and the secret it was got with, so it dies with either; nothing is stored for it.
 
 use std::{
-    fmt, fs,
+    fmt,
     io::{self, Read},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -24,6 +24,7 @@ use super::{
     apps::{self, SecretHash},
     private_file,
 };
+use crate::log_limit::LogLimit;
 
 /// How long a token is good for, where nothing else is said: as long as Watson Work's.
 pub const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
@@ -31,12 +32,16 @@ pub const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 /// `{"alg":"HS256","typ":"JWT"}`: the one header there is, so no algorithm is negotiated.
 const JWT_HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 
+/// How often a credentials file that cannot be used is logged in a minute: anyone can ask for a token.
+const LOGGED: u32 = 10;
+
 /// Knows the apps of a credentials file.
 #[derive(Debug)]
 pub struct Builtin {
     apps: Apps,
     key: TokenKey,
     token_lifetime: Duration,
+    failures: LogLimit,
 }
 
 /// What signs the tokens.
@@ -51,7 +56,8 @@ pub enum TokenKeyError {
     Random(#[source] io::Error),
     /// The file cannot be read or written.
     #[error(
-        "the key that signs tokens, {0}, cannot be kept: check that its folder is writable and the file 32 bytes"
+        "the key that signs tokens, {0}, cannot be used: check that its folder is writable, and that the file has 32 bytes and belongs to \
+         the server's user"
     )]
     File(PathBuf, #[source] io::Error),
     /// Whoever read the file can forge tokens.
@@ -81,10 +87,10 @@ impl TokenKey {
     }
 
     /// The key in this file, which is made if need be, readable by its owner only. One that others can read or write
-    /// is refused.
+    /// is refused, and so is one that is a link, no regular file, or another user's.
     pub fn load_or_create(path: &Path) -> Result<Self, TokenKeyError> {
         let failed = |error| TokenKeyError::File(path.to_owned(), error);
-        match fs::File::open(path) {
+        match private_file::open_own(path) {
             Ok(file) => {
                 #[cfg(unix)]
                 {
@@ -121,7 +127,7 @@ impl Builtin {
     /// The platform of these apps.
     #[must_use]
     pub fn new(apps: Apps, key: TokenKey, token_lifetime: Duration) -> Self {
-        Self { apps, key, token_lifetime }
+        Self { apps, key, token_lifetime, failures: LogLimit::per_minute(LOGGED) }
     }
 
     /// A token for an app that knows its secret.
@@ -186,7 +192,9 @@ impl Builtin {
 
     fn secret_hash(&self, app: &AppId) -> Result<Option<SecretHash>, IdentityError> {
         self.apps.secret_hash(app).map_err(|error| {
-            tracing::error!(%error, "no app can be authorised");
+            if let Some(requests) = self.failures.add(1) {
+                tracing::error!(requests, %error, "no app can be authorised");
+            }
             IdentityError::unavailable(error)
         })
     }
@@ -219,8 +227,8 @@ impl IdentityProvider for Builtin {
         Box::pin(std::future::ready(owner))
     }
 
-    fn is_disabled(&self, app: &AppId) -> bool {
-        self.apps.is_disabled(app)
+    fn is_suspended(&self, app: &AppId) -> bool {
+        self.apps.is_suspended(app)
     }
 
     fn platform(&self) -> Platform<'_> {
@@ -230,6 +238,8 @@ impl IdentityProvider for Builtin {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn builtin(folder: &Path) -> Builtin {

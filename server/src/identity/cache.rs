@@ -173,6 +173,10 @@ impl<P: IdentityProvider> IdentityProvider for Cached<P> {
         self.platform.serves(app)
     }
 
+    fn is_suspended(&self, app: &AppId) -> bool {
+        self.platform.is_suspended(app)
+    }
+
     fn platform(&self) -> Platform<'_> {
         self.platform.platform()
     }
@@ -206,6 +210,10 @@ mod tests {
             })
         }
 
+        fn is_suspended(&self, app: &AppId) -> bool {
+            app.as_str() == "suspended"
+        }
+
         fn platform(&self) -> Platform<'_> {
             Platform::Elsewhere("")
         }
@@ -227,6 +235,13 @@ mod tests {
         fn answer_with(&self, answer: Said) {
             *self.platform.answer.lock().unwrap() = answer;
         }
+    }
+
+    #[test]
+    fn what_the_platform_says_of_apps_is_passed_on() {
+        let cached = cached(Ok("bot".into()));
+        assert!(cached.is_suspended(&"suspended".parse().unwrap()));
+        assert!(!cached.is_suspended(&"bot".parse().unwrap()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,15 +11,60 @@ pub(super) fn open_lock(path: &Path) -> io::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(false);
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-    }
-    let file = options.open(path)?;
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    // Root works on the file of the server's user, to whom the folder belongs.
+    let file = open_regular(path, &mut options, owner_of_folder(path))?;
     // One of an earlier version could be read by others. Of another user's the mode stays as it is.
     #[cfg(unix)]
     let _ = file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
     Ok(file)
+}
+
+/// Opens a file of this user for reading.
+pub(super) fn open_own(path: &Path) -> io::Result<fs::File> {
+    open_regular(path, fs::OpenOptions::new().read(true), None)
+}
+
+/// Opens a regular file of this user, or of the other owner that is named. It follows no link, and waits for no writer of a
+/// FIFO: another user may have planted either.
+#[cfg(unix)]
+fn open_regular(path: &Path, options: &mut fs::OpenOptions, other: Option<u32>) -> io::Result<fs::File> {
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+
+    use rustix::{fs::OFlags, io::Errno, process::geteuid};
+
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options.custom_flags(flags.bits().cast_signed()).open(path).map_err(|error| {
+        let is_link = error.raw_os_error() == Some(Errno::LOOP.raw_os_error());
+        if is_link { io::Error::other("it is a symbolic link, which is not followed") } else { error }
+    })?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let (user, owner) = (geteuid().as_raw(), metadata.uid());
+    if owner != user && Some(owner) != other {
+        return Err(io::Error::other(format!(
+            "it belongs to user {owner}, and this process runs as user {user}"
+        )));
+    }
+    Ok(file)
+}
+
+#[cfg(not(unix))]
+fn open_regular(path: &Path, options: &mut fs::OpenOptions, _other: Option<u32>) -> io::Result<fs::File> {
+    options.open(path)
+}
+
+#[cfg(unix)]
+fn owner_of_folder(path: &Path) -> Option<u32> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::metadata(folder).ok().map(|folder| std::os::unix::fs::MetadataExt::uid(&folder))
+}
+
+#[cfg(not(unix))]
+fn owner_of_folder(_path: &Path) -> Option<u32> {
+    None
 }
 
 /// Writes beside the file and moves it there, readable by its owner only where it is new.

@@ -3,7 +3,7 @@
 //! Source: `docs/wire.md`, "Identity". The token is passed on to that one address only: no redirect
 //! is followed.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use futures_util::{StreamExt, future::BoxFuture};
 use reqwest::{Client, StatusCode, Url, header, redirect::Policy};
@@ -34,6 +34,12 @@ pub enum InvalidPlatform {
     /// The address is none.
     #[error("the platform's address must be like https://api.watsonwork.ibm.com")]
     Address,
+    /// Tokens would go over the network unencrypted.
+    #[error(
+        "the platform's address is http:// to a host that is not loopback, so every token would be sent unencrypted: use \
+         https://, or allow it with --allow-http-platform"
+    )]
+    Unencrypted,
     /// There is no way to make TLS connections.
     #[error("no TLS connection can be made to the platform: check the system's CA certificates")]
     Tls(#[source] reqwest::Error),
@@ -43,14 +49,17 @@ impl WatsonWork {
     /// The address of the real one.
     pub const DEFAULT_URL: &'static str = "https://api.watsonwork.ibm.com";
 
-    /// A platform at this address.
-    pub fn new(url: &str) -> Result<Self, InvalidPlatform> {
+    /// A platform at this address. `http://` is for loopback only, unless `allow_http` is set.
+    pub fn new(url: &str, allow_http: bool) -> Result<Self, InvalidPlatform> {
         // The TLS provider of the process, unless it has chosen another before.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let parsed = Url::parse(url).map_err(|_| InvalidPlatform::Address)?;
         let bare = parsed.query().is_none() && parsed.username().is_empty() && parsed.password().is_none();
         if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() || !bare {
             return Err(InvalidPlatform::Address);
+        }
+        if parsed.scheme() == "http" && !allow_http && !is_loopback(&parsed) {
+            return Err(InvalidPlatform::Unencrypted);
         }
         let builder = Client::builder()
             .timeout(TIMEOUT)
@@ -94,6 +103,13 @@ impl WatsonWork {
     }
 }
 
+/// Whether the URL's host is this machine: `localhost` or a loopback address.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.map_or(host == "localhost", |address| address.is_loopback())
+}
+
 /// Answers of the platform that say nothing of the token.
 #[derive(Debug, thiserror::Error)]
 enum Unexpected {
@@ -131,6 +147,11 @@ impl IdentityProvider for WatsonWork {
         self.allowed.as_ref().is_none_or(|allowed| allowed.contains(app))
     }
 
+    /// The platform has no credentials here that could be disabled.
+    fn is_suspended(&self, _app: &AppId) -> bool {
+        false
+    }
+
     fn platform(&self) -> Platform<'_> {
         Platform::Elsewhere(&self.base)
     }
@@ -165,11 +186,17 @@ mod tests {
 
     #[test]
     fn an_address_is_checked_at_the_start() {
-        for good in ["http://127.0.0.1:1", "http://localhost:80/base/"] {
-            assert!(!WatsonWork::new(good).unwrap().base.ends_with('/'), "{good}");
+        for good in ["http://127.0.0.1:1", "http://localhost:80/base/", "http://[::1]:1"] {
+            assert!(!WatsonWork::new(good, false).unwrap().base.ends_with('/'), "{good}");
         }
         for bad in ["", "localhost", "ftp://x", "http://u:p@x", "http://x/?q"] {
-            assert!(matches!(WatsonWork::new(bad), Err(InvalidPlatform::Address)), "{bad}");
+            assert!(matches!(WatsonWork::new(bad, false), Err(InvalidPlatform::Address)), "{bad}");
+        }
+        for plain in
+            ["http://platform.example", "http://10.0.0.1", "http://localhost.example", "http://0.0.0.0"]
+        {
+            assert!(matches!(WatsonWork::new(plain, false), Err(InvalidPlatform::Unencrypted)), "{plain}");
+            assert!(WatsonWork::new(plain, true).is_ok(), "{plain}");
         }
     }
 }

@@ -29,6 +29,10 @@ impl IdentityProvider for Removable {
         Box::pin(std::future::ready(owner))
     }
 
+    fn is_suspended(&self, _: &AppId) -> bool {
+        false
+    }
+
     fn platform(&self) -> Platform<'_> {
         Platform::Elsewhere("")
     }
@@ -47,6 +51,10 @@ impl Remote {
 impl IdentityProvider for Remote {
     fn identify<'a>(&'a self, _: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
         Box::pin(std::future::ready(self.0.lock().unwrap().clone()))
+    }
+
+    fn is_suspended(&self, _: &AppId) -> bool {
+        false
     }
 
     fn platform(&self) -> Platform<'_> {

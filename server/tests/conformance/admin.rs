@@ -97,6 +97,10 @@ async fn an_app_that_is_only_absent_from_the_file_is_refused_and_purged_by_an_ex
     let file = fs::read(server.home.apps()).unwrap();
     fs::write(server.home.apps(), "").unwrap();
     problem(app.request(Method::GET, "/status").send().await.unwrap(), 401).await;
+    // No client could take what its senders would store.
+    let refused = problem(app.hook("[]").send().await.unwrap(), 503).await;
+    assert!(refused.contains("credentials"), "{refused}");
+    problem(App { id: "unknown".into(), ..app.clone() }.hook("[]").send().await.unwrap(), 404).await;
     let home = server.kill();
     let server = Server::start_in(&home, &[]);
     let app = App { address: server.address.clone(), ..app };
@@ -274,6 +278,20 @@ async fn a_disabled_app_stays_so_while_the_credentials_file_is_broken() {
     problem(app.hook("[]").send().await.unwrap(), 503).await;
     problem(app.request(Method::GET, "").send().await.unwrap(), 503).await;
     empty(server.get("/healthz").await, 200).await;
+    // A restart would not know any more that it is disabled.
+    let home = server.kill();
+    for broken in ["[apps.bot", "[apps.bot]\nsecret-sha256 = \"0\"", "[apps.bot]\ndisabled = \"yes\""] {
+        fs::write(home.apps(), broken).unwrap();
+        let mut command = home.command();
+        command
+            .arg("--store")
+            .arg(format!("file:{}", home.store().display()))
+            .args(["--listen", "127.0.0.1:0"]);
+        let refused = command.output().unwrap();
+        let error = stderr(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{broken}: {error}");
+        assert!(error.contains(home.apps().to_str().unwrap()) && error.contains("not valid"), "{error}");
+    }
 }
 
 /// The first steps of the README, in the shell.

@@ -116,6 +116,39 @@ async fn refused_webhooks_do_not_fill_it() {
 }
 
 #[tokio::test]
+async fn requests_do_not_fill_it_while_the_credentials_file_is_broken() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let file = std::fs::read(server.home.apps()).unwrap();
+    std::fs::write(server.home.apps(), "[apps.bot").unwrap();
+    for _ in 0..50 {
+        problem(server.token_response("bot", "guess").await, 503).await;
+        problem(app.request(Method::GET, "").send().await.unwrap(), 503).await;
+    }
+    std::fs::write(server.home.apps(), file).unwrap();
+    app.unregister().await;
+    eventually("all of the log is read", async || server.log().contains("unregistered")).await;
+    let log = server.log();
+    for message in ["no app can be authorised", "the platform could not be asked"] {
+        assert_eq!(log.matches(message).count(), 10, "ten times a minute: {log}");
+    }
+}
+
+#[tokio::test]
+async fn requests_do_not_fill_it_while_the_platform_fails() {
+    let platform = Platform::start().await;
+    let server = Server::start(&["--identity", "watsonwork", "--platform-url", &platform.url]);
+    let failing = server.known_app("bot", "", "500");
+    for _ in 0..50 {
+        problem(failing.request(Method::GET, "").send().await.unwrap(), 503).await;
+    }
+    server.known_app("bot", "", "good").register("secret").await;
+    eventually("all of the log is read", async || server.log().contains(" registered")).await;
+    let log = server.log();
+    assert_eq!(log.matches("the platform could not be asked").count(), 10, "ten times a minute: {log}");
+}
+
+#[tokio::test]
 async fn a_flood_of_registrations_does_not_fill_it() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;

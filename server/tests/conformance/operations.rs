@@ -43,7 +43,10 @@ fn an_address_that_is_taken_is_a_clear_error() {
 fn flags_that_mean_nothing_are_a_clear_error() {
     for flags in [
         ["--lease", "soon"],
+        ["--lease", "10y"],
         ["--max-body", "8MX"],
+        ["--max-body", "16000000000G"],
+        ["--max-buffered-bytes", "16000000000G"],
         ["--store", "redis:"],
         ["--identity", "ldap"],
         ["--overflow", "panic"],

@@ -1,12 +1,23 @@
 //! A Watson Work platform that the test plays: the token says what it answers.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    time::timeout,
 };
+
+/// How long a token that begins with `flood` waits for leave, less than the server waits for an answer: the server asks the next
+/// question only after this one is no longer counted.
+const FLOOD_WAIT: Duration = Duration::from_secs(3);
 
 pub(crate) struct Platform {
     pub(crate) url: String,
@@ -14,6 +25,14 @@ pub(crate) struct Platform {
     questions: Arc<Mutex<Vec<String>>>,
     /// Tokens that begin with `slow` are answered as this is given leave to.
     pub(crate) gate: Arc<Semaphore>,
+    flood: Arc<Flood>,
+}
+
+/// Questions about tokens that begin with `flood`.
+#[derive(Default)]
+struct Flood {
+    in_flight: AtomicUsize,
+    most: AtomicUsize,
 }
 
 impl Platform {
@@ -22,13 +41,19 @@ impl Platform {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let questions = Arc::<Mutex<Vec<String>>>::default();
         let gate = Arc::new(Semaphore::new(0));
-        let (log, leave) = (Arc::clone(&questions), Arc::clone(&gate));
+        let flood = Arc::<Flood>::default();
+        let (log, leave, counts) = (Arc::clone(&questions), Arc::clone(&gate), Arc::clone(&flood));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, Arc::clone(&log), Arc::clone(&leave)));
+                tokio::spawn(answer(stream, Arc::clone(&log), Arc::clone(&leave), Arc::clone(&counts)));
             }
         });
-        Self { url, questions, gate }
+        Self { url, questions, gate, flood }
+    }
+
+    /// How many questions about tokens that begin with `flood` are waiting, and how many there were at most.
+    pub(crate) fn flood(&self) -> (usize, usize) {
+        (self.flood.in_flight.load(Ordering::SeqCst), self.flood.most.load(Ordering::SeqCst))
     }
 
     pub(crate) fn questions(&self) -> Vec<String> {
@@ -36,7 +61,23 @@ impl Platform {
     }
 }
 
-async fn answer(mut stream: TcpStream, log: Arc<Mutex<Vec<String>>>, gate: Arc<Semaphore>) {
+impl Flood {
+    async fn wait(&self, gate: &Semaphore) {
+        let in_flight = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(in_flight, Ordering::SeqCst);
+        if let Ok(turn) = timeout(FLOOD_WAIT, gate.acquire()).await {
+            turn.unwrap().forget();
+        }
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn answer(
+    mut stream: TcpStream,
+    log: Arc<Mutex<Vec<String>>>,
+    gate: Arc<Semaphore>,
+    flood: Arc<Flood>,
+) {
     let (mut question, mut piece) = (String::new(), [0; 4096]);
     while !question.ends_with("{ me { id } }") {
         let Ok(length @ 1..) = stream.read(&mut piece).await else { return };
@@ -48,6 +89,10 @@ async fn answer(mut stream: TcpStream, log: Arc<Mutex<Vec<String>>>, gate: Arc<S
     let (status, body) = match token {
         token if token.starts_with("slow") => {
             gate.acquire().await.unwrap().forget();
+            ("200 OK", me.into())
+        }
+        token if token.starts_with("flood") => {
+            flood.wait(&gate).await;
             ("200 OK", me.into())
         }
         token if token.starts_with("good") => ("200 OK", me.into()),

@@ -47,7 +47,49 @@ fn a_planted_link_beside_the_credentials_file_is_not_followed() {
     symlink(&victim, &lock).unwrap();
     let refused = home.app_command(&["add", "b"]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let error = String::from_utf8(refused.stderr).unwrap();
+    for named in [lock.to_str().unwrap(), "symbolic link", "remove it"] {
+        assert!(error.contains(named), "{error}");
+    }
     assert_eq!(fs::read(&victim).unwrap(), b"precious");
+
+    fs::remove_file(&lock).unwrap();
+    make_fifo(&lock);
+    let refused = home.app_command(&["add", "b"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+}
+
+fn make_fifo(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_token_key_that_is_a_link_a_fifo_or_another_users_is_refused() {
+    let home = Arc::new(Home::new());
+    drop(Server::start_in(&home, &[]));
+    let key = home.store().join("token.key");
+    let elsewhere = home.apps().with_file_name("elsewhere");
+    fs::rename(&key, &elsewhere).unwrap();
+    let refused = |reason: &str| {
+        let mut command = home.command();
+        command.arg("--store").arg(format!("file:{}", home.store().display()));
+        // A start that opens a FIFO like any file waits for its writer forever.
+        let ended = command.args(["--listen", "127.0.0.1:0"]).output().unwrap();
+        let error = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{reason}: {error}");
+        assert!(error.contains(key.to_str().unwrap()) && error.contains(reason), "{reason}: {error}");
+        fs::remove_file(&key).unwrap();
+    };
+    symlink(&elsewhere, &key).unwrap();
+    refused("symbolic link");
+    make_fifo(&key);
+    set_mode(&key, 0o600);
+    refused("not a regular file");
+    fs::copy(&elsewhere, &key).unwrap();
+    // Only root can give a file to another user.
+    if std::os::unix::fs::chown(&key, Some(12345), None).is_ok() {
+        refused("belongs to user 12345");
+    }
 }
 
 #[tokio::test]
