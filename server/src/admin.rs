@@ -1,12 +1,15 @@
 //! `wwproxy-server app …`: the operator's commands.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    path::Path,
+};
 
 use anyhow::{Context, bail};
 use wwproxy_protocol::{AppId, Secret};
 use wwproxy_server::{
     config::{AppCommand, Config, StoreAddress},
-    control::{Operator, Stored},
+    control::{ControlError, Inspection, Operator, Stored},
     identity::{Apps, AppsError},
 };
 
@@ -37,7 +40,7 @@ pub(crate) fn run(config: &Config, command: &AppCommand) -> anyhow::Result<()> {
             close_connections(config);
         }
         AppCommand::Enable { id } => apps.set_disabled(id, false)?,
-        AppCommand::Remove { id, yes } => remove(config, &apps, id, *yes)?,
+        AppCommand::Remove { id, yes, force } => remove(config, &apps, id, *yes, *force)?,
     }
     Ok(())
 }
@@ -50,21 +53,18 @@ fn add(config: &Config, apps: &Apps, app: &AppId, keep_events: bool) -> anyhow::
     show(app, &secret, "remove the app and add it again")
 }
 
-/// A new app must not get the events of an earlier one of its id. Where the store cannot be asked, as on another machine
-/// than the server's, there is only a warning.
+/// A new app must not get the events of an earlier one of its id. If the store cannot be asked, as on another machine than
+/// the server's, there is only a warning.
 fn refuse_inheritance(config: &Config, app: &AppId) -> anyhow::Result<()> {
     let Ok(StoreAddress::File(folder)) = config.store_address() else { return Ok(()) };
-    if !folder.is_dir() {
-        return Ok(());
-    }
-    match Operator::new(&folder).inspect(app) {
-        Ok(stored) if !stored.is_nothing() => bail!(
+    match operator(&folder).inspect(app) {
+        Ok(Inspection { stored, .. }) if !stored.is_nothing() => bail!(
             "the store in {} has {} of an earlier app {app}: `wwproxy-server app remove {app}` deletes it, \
              `app add {app} --keep-events` gives it to the new app",
             folder.display(),
             describe(&stored)
         ),
-        Ok(_) => {}
+        Ok(_) | Err(ControlError::NoStore(_)) => {}
         Err(error) => {
             let error = anyhow::Error::from(error);
             eprintln!(
@@ -77,7 +77,7 @@ fn refuse_inheritance(config: &Config, app: &AppId) -> anyhow::Result<()> {
 
 /// Ends an app. Its clients are refused first, so that none of them registers it again, and its entry goes last, so that
 /// the command can be repeated after a failure.
-fn remove(config: &Config, apps: &Apps, app: &AppId, yes: bool) -> anyhow::Result<()> {
+fn remove(config: &Config, apps: &Apps, app: &AppId, yes: bool, force: bool) -> anyhow::Result<()> {
     if !yes && !is_on_terminal() {
         return Err(Usage(format!(
             "`app remove {app}` deletes the app's registration and events for good: add --yes, as there is no terminal \
@@ -87,13 +87,21 @@ fn remove(config: &Config, apps: &Apps, app: &AppId, yes: bool) -> anyhow::Resul
     }
     let store = config.store_address()?;
     let operator = match &store {
-        StoreAddress::File(folder) => Some(Operator::new(folder)),
+        StoreAddress::File(folder) => Some(operator(folder)),
         StoreAddress::Memory => None,
     };
     let listed = apps.list()?.contains(app);
-    let stored = operator.as_ref().map_or(Ok(Stored::default()), |operator| operator.inspect(app))?;
+    let inspection = operator.as_ref().map(|operator| operator.inspect(app)).transpose()?;
+    let stored = inspection.map(|inspection| inspection.stored).unwrap_or_default();
     if !listed && stored.is_nothing() {
         return Err(AppsError::Missing(app.clone()).into());
+    }
+    // It may be a store that no server uses, while the server's own has events, which the next app of this id would get.
+    if !force && stored.is_nothing() && inspection.is_some_and(|inspection| !inspection.server_runs) {
+        bail!(
+            "{store} has nothing of the app {app}, and no server runs on it: name the server's store with --store file:DIR, or \
+             add --force if this is it"
+        );
     }
     if !yes && !confirm(&format!("Remove the app {app} for good, with {} in {store}?", describe(&stored)))? {
         bail!("the app {app} was not removed");
@@ -128,10 +136,20 @@ fn describe(stored: &Stored) -> String {
 /// next heartbeat.
 fn close_connections(config: &Config) {
     let Ok(StoreAddress::File(folder)) = config.store_address() else { return };
-    if let Err(error) = Operator::new(folder).recheck_tokens() {
+    if let Err(error) = operator(&folder).recheck_tokens() {
         let error = anyhow::Error::from(error);
         eprintln!("wwproxy-server: open websockets of the app end within 20 s: {error:#}");
     }
+}
+
+/// The operator of the store in this folder. A wait for the server is reported on stderr.
+fn operator(folder: &Path) -> Operator {
+    Operator::new(folder, |folder| {
+        let folder = folder.display();
+        eprintln!(
+            "wwproxy-server: waiting for the server of the store in {folder}, which is starting or stopping"
+        );
+    })
 }
 
 /// Prints a secret on stdout, and what it is on stderr.

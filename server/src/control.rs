@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wwproxy_protocol::AppId;
 
-pub use self::client::{ControlError, Operator};
+pub use self::client::{ControlError, Inspection, Operator};
 #[cfg(unix)]
 pub use self::listener::ControlListener;
 use crate::proxy::Proxy;

@@ -41,14 +41,17 @@ pub enum AppCommand {
     },
     /// Remove an app, its registration and its stored events, for good
     ///
-    /// A running server is asked through a socket in the store's folder, which only its user and root can use. Without one
-    /// the store is opened here. An app without credentials, as with `--identity watsonwork`, is purged as well. Asks on
-    /// a terminal.
+    /// A running server is asked through a socket in the store's folder, which only its user and root can use. If none runs, the
+    /// store is opened here, which only its user can do. An app without credentials, as with `--identity watsonwork`, is purged
+    /// as well. Asks on a terminal.
     Remove {
         /// Id of the app
         id: AppId,
         /// Do not ask
         #[arg(long)]
         yes: bool,
+        /// Remove the credentials even if no server runs and the store has nothing of the app
+        #[arg(long)]
+        force: bool,
     },
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
-use wwproxy_protocol::AppId;
+use wwproxy_protocol::{AppId, text};
 
 use super::{Command, Outcome, Stored};
 use crate::{
@@ -30,6 +30,16 @@ const SERVER_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Operator {
     folder: PathBuf,
+    on_wait: fn(&Path),
+}
+
+/// What a store has of an app, and who looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inspection {
+    /// What the store has.
+    pub stored: Stored,
+    /// Whether a running server answered. Otherwise the store was opened.
+    pub server_runs: bool,
 }
 
 /// Why a command was not carried out.
@@ -64,20 +74,21 @@ pub enum ControlError {
 }
 
 impl Operator {
-    /// Of the store in this folder.
+    /// Of the store in this folder. A command that has to wait for a server first calls `on_wait` with the folder.
     #[must_use]
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+    pub fn new(folder: impl Into<PathBuf>, on_wait: fn(&Path)) -> Self {
+        Self { folder: folder.into(), on_wait }
     }
 
     /// What the store has of an app.
-    pub fn inspect(&self, app: &AppId) -> Result<Stored, ControlError> {
-        self.run(&Command::Inspect { app: app.clone() })
+    pub fn inspect(&self, app: &AppId) -> Result<Inspection, ControlError> {
+        let (stored, server_runs) = self.run(&Command::Inspect { app: app.clone() })?;
+        Ok(Inspection { stored, server_runs })
     }
 
     /// Ends the app's registration and deletes its events. Says what was deleted.
     pub fn purge(&self, app: &AppId) -> Result<Stored, ControlError> {
-        self.run(&Command::Purge { app: app.clone() })
+        self.run(&Command::Purge { app: app.clone() }).map(|(stored, _)| stored)
     }
 
     /// Has a running server check the tokens of its open connections. Says whether one runs.
@@ -85,29 +96,39 @@ impl Operator {
         Ok(self.ask(&Command::RecheckTokens)?.is_some())
     }
 
-    /// Asks the server, or opens the store if none runs. A server that has the store open without a socket is
-    /// starting or draining, and is waited for.
-    fn run<T: DeserializeOwned>(&self, command: &Command) -> Result<T, ControlError> {
-        if !self.folder.is_dir() {
-            return Err(ControlError::NoStore(self.folder.clone()));
+    /// Asks the server, or opens the store if none runs; also returns whether a server runs. A server that has the store open
+    /// without a socket is starting or draining, and is waited for. Opening would create a missing store, so a folder without
+    /// one is refused.
+    fn run<T: DeserializeOwned>(&self, command: &Command) -> Result<(T, bool), ControlError> {
+        match RedbStore::exists(&self.folder) {
+            Ok(true) => {}
+            Ok(false) => return Err(ControlError::NoStore(self.folder.clone())),
+            Err(error) => return Err(ControlError::Unreachable(self.folder.clone(), error)),
         }
         let deadline = Instant::now() + SERVER_TIMEOUT;
-        let outcome = loop {
+        let mut waits = false;
+        let (outcome, server_runs) = loop {
             if let Some(outcome) = self.ask(command)? {
-                break outcome;
+                break (outcome, true);
             }
             match self.execute(command) {
                 Err(ControlError::Store(OpenError::InUse(_))) if Instant::now() < deadline => {
+                    if !waits {
+                        (self.on_wait)(&self.folder);
+                        waits = true;
+                    }
                     thread::sleep(SERVER_PAUSE);
                 }
-                executed => break executed?,
+                executed => break (executed?, false),
             }
         };
         match outcome {
-            Outcome::Result(result) => {
-                serde_json::from_value(result).map_err(|_| ControlError::Answer(self.folder.clone()))
-            }
-            Outcome::Error(error) => Err(ControlError::Refused(error)),
+            Outcome::Result(result) => match serde_json::from_value(result) {
+                Ok(result) => Ok((result, server_runs)),
+                Err(_) => Err(ControlError::Answer(self.folder.clone())),
+            },
+            // Whatever listens there wrote this text, which goes to a terminal.
+            Outcome::Error(error) => Err(ControlError::Refused(text::sanitize(&error))),
         }
     }
 

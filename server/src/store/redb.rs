@@ -23,6 +23,7 @@ mod writer;
 
 use std::{
     collections::HashMap,
+    io,
     path::Path,
     sync::{Arc, RwLock},
 };
@@ -34,7 +35,7 @@ pub use self::file::OpenError;
 pub use self::record::fuzz as fuzz_record;
 use self::{
     commands::{Command, WriterHandle},
-    file::{Contents, File, Files},
+    file::{Contents, DATABASE_NAME, File, Files, JOURNAL_NAME},
     pending::Pending,
     writer::Writer,
 };
@@ -80,6 +81,12 @@ struct Registered {
 }
 
 impl RedbStore {
+    /// Whether there is a store in this folder.
+    pub fn exists(folder: impl AsRef<Path>) -> io::Result<bool> {
+        let folder = folder.as_ref();
+        Ok(folder.join(DATABASE_NAME).try_exists()? || folder.join(JOURNAL_NAME).try_exists()?)
+    }
+
     /// Opens the store in this folder, which is made if need be.
     pub fn open(folder: impl AsRef<Path>, limits: Limits) -> Result<Self, OpenError> {
         let folder = folder.as_ref();

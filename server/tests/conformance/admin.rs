@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write,
+    path::Path,
     process::{Output, Stdio},
     sync::Arc,
 };
@@ -191,6 +192,41 @@ async fn what_cannot_be_purged_is_said() {
     let done = home.app_command(&["remove", "bot", "--yes", "--store", "memory:"]);
     assert!(done.status.success() && stderr(&done).contains("cannot be reached"), "{done:?}");
     assert_eq!(home.app_command(&["list"]).stdout, b"");
+}
+
+#[tokio::test]
+async fn remove_with_the_store_of_another_server_changes_nothing() {
+    let (server, app) = server_with_events().await;
+    let home = server.kill();
+    let remove = |store: &Path, more: &[&str]| {
+        let store = format!("file:{}", store.display());
+        home.app_command(&[&["remove", "bot", "--yes", "--store", &store], more].concat())
+    };
+    // A folder without a store.
+    let empty = home.apps().with_file_name("empty");
+    fs::create_dir(&empty).unwrap();
+    let refused = remove(&empty, &[]);
+    let error = stderr(&refused);
+    assert!(
+        refused.status.code() == Some(1) && error.contains("no store") && error.contains("--store"),
+        "{error}"
+    );
+    assert_eq!(fs::read_dir(&empty).unwrap().count(), 0, "nothing is created");
+    // A store that has nothing of the app.
+    let other = Server::start_in(&Arc::new(Home::new()), &[]).kill();
+    let refused = remove(&other.store(), &[]);
+    let error = stderr(&refused);
+    assert!(
+        refused.status.code() == Some(1) && error.contains("--store") && error.contains("--force"),
+        "{error}"
+    );
+    assert_eq!(operate(&home, &["list"]), "bot", "neither removed nor disabled");
+    let server = Server::start_in(&home, &[]);
+    let app = App { address: server.address.clone(), ..app };
+    assert_eq!(app.gauge("stored").await, 3);
+    let forced = remove(&other.store(), &["--force"]);
+    assert!(forced.status.success(), "{forced:?}");
+    assert_eq!(operate(&home, &["list"]), "");
 }
 
 #[tokio::test]

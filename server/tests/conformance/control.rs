@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink},
         net::{UnixListener, UnixStream},
@@ -144,6 +144,26 @@ async fn connections_that_say_nothing_do_not_hold_it_up() {
     drop(silent);
 }
 
+/// Whoever can write to the folder could bind a socket there.
+#[test]
+fn the_text_of_an_answer_does_not_control_the_terminal() {
+    let home = Home::new();
+    fs::create_dir(home.store()).unwrap();
+    fs::write(home.store().join("events.redb"), "").unwrap();
+    let listener = UnixListener::bind(socket(&home)).unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+        let answer = json!({"version": 1, "error": "a\u{1b}[2Jb\u{202e}c\nd"}).to_string();
+        stream.write_all(format!("{answer}\n").as_bytes()).unwrap();
+    });
+    let refused = remove(&home);
+    server.join().unwrap();
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{error:?}");
+    assert_eq!(error, "wwproxy-server: a [2Jb c d\n");
+}
+
 #[tokio::test]
 async fn there_is_none_without_a_folder() {
     let server = Server::start(&[]);
@@ -165,13 +185,16 @@ async fn a_command_waits_for_a_server_that_drains() {
     eventually("the socket is gone", async || !socket(&home).exists()).await;
     let mut command = home.operate_command(&["remove", "bot", "--yes"]);
     let mut waiting = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-    // However far the command comes meanwhile, the store is locked.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let mut stderr = BufReader::new(waiting.stderr.take().unwrap());
+    let mut report = String::new();
+    stderr.read_line(&mut report).unwrap();
+    assert!(report.contains("waiting for the server"), "{report}");
     assert!(waiting.try_wait().unwrap().is_none());
     slow.send("{}").await;
     assert_eq!(slow.response().await.status, 401);
     assert!(server.exited().await.success());
-    let done = waiting.wait_with_output().unwrap();
-    assert!(done.status.success(), "{done:?}");
-    assert!(String::from_utf8(done.stderr).unwrap().contains("1 event "));
+    let mut report = String::new();
+    stderr.read_to_string(&mut report).unwrap();
+    assert!(waiting.wait().unwrap().success(), "{report}");
+    assert!(report.contains("1 event "), "{report}");
 }

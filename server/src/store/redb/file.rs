@@ -39,8 +39,8 @@ pub(super) const DROPPED: TableDefinition<'_, &str, u64> = TableDefinition::new(
 const JOURNAL: TableDefinition<'_, (), (&[u8; 16], u64)> = TableDefinition::new("journal");
 
 /// The database and its journal, in the folder of the store.
-const DATABASE_NAME: &str = "events.redb";
-const JOURNAL_NAME: &str = "events.journal";
+pub(super) const DATABASE_NAME: &str = "events.redb";
+pub(super) const JOURNAL_NAME: &str = "events.journal";
 /// How much of the file is kept in memory at most, in bytes. Named, as the engine's default is 1 GiB.
 const CACHE_BYTES: usize = 64 << 20;
 /// The same while it is read only, in bytes.
