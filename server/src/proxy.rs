@@ -177,15 +177,14 @@ impl Proxy {
         }
     }
 
-    /// Checks the token once more, since it may have been revoked and the app purged while the request came.
+    /// Registers the app's webhook secret.
     pub(crate) async fn register(
         &self,
         app: &AppId,
         token: &Secret,
         secret: Secret,
     ) -> Result<(), ProxyError> {
-        let _shared = self.registration_changes.read().await;
-        self.authorise(app, token).await?;
+        let _shared = self.registration_change(app, token).await?;
         let registration =
             Registration { scheme: wwproxy_protocol::Scheme::default(), secrets: vec![secret] };
         let scheme = registration.scheme;
@@ -196,10 +195,9 @@ impl Proxy {
         Ok(())
     }
 
-    /// Checks the token once more, as [`Proxy::register`] does.
+    /// Ends the app's registration and deletes its events.
     pub(crate) async fn unregister(&self, app: &AppId, token: &Secret) -> Result<(), ProxyError> {
-        let _shared = self.registration_changes.read().await;
-        self.authorise(app, token).await?;
+        let _shared = self.registration_change(app, token).await?;
         self.store.remove_registration(app).await?;
         if let Some(count) = self.unregistered.add(1) {
             tracing::info!(%app, count, "unregistered");

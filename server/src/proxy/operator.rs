@@ -1,7 +1,7 @@
 //! What the operator of the server asks for, who needs no token of an app, and what follows for its clients.
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{RwLockReadGuard, watch};
 use wwproxy_protocol::{AppId, Secret};
 
 use super::{Proxy, ProxyError};
@@ -45,6 +45,25 @@ impl Proxy {
         Ok(stored)
     }
 
+    /// Authorises a client that changes its registration, and delays a purge until the guard is dropped. The platform may be slow
+    /// to answer, so it is asked before the lock is taken, and again if tokens may have been revoked in between.
+    pub(super) async fn registration_change(
+        &self,
+        app: &AppId,
+        token: &Secret,
+    ) -> Result<RwLockReadGuard<'_, ()>, ProxyError> {
+        let mut revocations = self.revocations();
+        loop {
+            revocations.mark_unchanged();
+            self.authorise(app, token).await?;
+            let shared = self.registration_changes.read().await;
+            // An error means that the sender is gone, which lives as long as the proxy.
+            if !revocations.has_changed().unwrap_or(false) {
+                return Ok(shared);
+            }
+        }
+    }
+
     /// Has every open websocket and every waiting lease check its token again.
     pub(crate) fn recheck_tokens(&self) {
         self.revocations.send_replace(());
@@ -66,6 +85,85 @@ impl Proxy {
             }
             // The sender lives as long as the proxy.
             let _ = revocations.changed().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        time::Duration,
+    };
+
+    use futures_util::future::BoxFuture;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{
+        identity::{IdentityError, IdentityProvider, Platform},
+        store::{Limits, MemoryStore},
+    };
+
+    /// A platform that answers each question after a notification. It knows one token, until that is revoked.
+    #[derive(Debug, Default)]
+    struct Slow {
+        asked: Notify,
+        answer: Notify,
+        revoked: AtomicBool,
+    }
+
+    impl IdentityProvider for Slow {
+        fn identify<'a>(&'a self, _: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
+            Box::pin(async {
+                let revoked = self.revoked.load(Ordering::SeqCst);
+                self.asked.notify_one();
+                self.answer.notified().await;
+                if revoked { Err(IdentityError::Refused) } else { Ok("bot".into()) }
+            })
+        }
+
+        fn is_suspended(&self, _: &AppId) -> bool {
+            false
+        }
+
+        fn platform(&self) -> Platform<'_> {
+            Platform::Elsewhere("")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_purge_does_not_wait_for_the_platform_and_is_not_undone_by_a_late_registration() {
+        let platform = Arc::new(Slow::default());
+        let store = Arc::new(MemoryStore::new(Limits::default()));
+        let proxy = Arc::new(Proxy::new(store, Arc::clone(&platform) as _, Duration::from_secs(60), 1));
+        let app: AppId = "bot".parse().unwrap();
+        for unregisters in [false, true] {
+            platform.revoked.store(false, Ordering::SeqCst);
+            let change = tokio::spawn({
+                let (proxy, app) = (Arc::clone(&proxy), app.clone());
+                async move {
+                    let token = Secret::new("token");
+                    if unregisters {
+                        proxy.unregister(&app, &token).await
+                    } else {
+                        proxy.register(&app, &token, Secret::new("secret")).await
+                    }
+                }
+            });
+            platform.asked.notified().await;
+            platform.revoked.store(true, Ordering::SeqCst);
+            let purged = tokio::time::timeout(Duration::from_secs(1), proxy.purge(&app)).await;
+            assert!(purged.expect("the platform has not answered").is_ok());
+            // The answer to the question from before the purge, then that to the second question.
+            platform.answer.notify_one();
+            platform.asked.notified().await;
+            platform.answer.notify_one();
+            assert!(matches!(change.await.unwrap(), Err(ProxyError::Refused)));
+            assert_eq!(proxy.inspect(&app).await.unwrap(), Stored::default());
         }
     }
 }
