@@ -236,14 +236,16 @@ async fn rotate_gives_a_new_secret_and_ends_the_old_one_at_once() {
     let app = server.app("bot").await;
     let mut socket = app.listen("").await;
     let mut tap = app.listen("?tap=1").await;
-    // It may be refused while the one that looks for it has its place.
+    // It may be refused while the request that looks for it has its place.
     let wait = async {
-        loop {
+        let mut answer = None;
+        eventually("the lease has a place", async || {
             let response = app.lease_response(json!({"wait_ms": 15_000})).await;
-            if response.status() != StatusCode::TOO_MANY_REQUESTS {
-                return response;
-            }
-        }
+            answer = Some(response).filter(|response| response.status() != StatusCode::TOO_MANY_REQUESTS);
+            answer.is_some()
+        })
+        .await;
+        answer.unwrap()
     };
     let began = Instant::now();
     let (waiting, rotated) = tokio::join!(wait, async {

@@ -151,7 +151,10 @@ async fn websockets_and_waiting_leases_beyond_the_limit_of_an_app_are_429_with_r
         let app = app.clone();
         // It is refused while a websocket that looks for it has the place.
         tokio::spawn(async move {
-            while app.lease_response(json!({"max": 1, "wait_ms": 20_000})).await.status() == 429 {}
+            // The deadline of what waits for the lease ends this as well.
+            while app.lease_response(json!({"max": 1, "wait_ms": 20_000})).await.status() == 429 {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
         })
     };
     // The lease waits once a second websocket has no place any more.
