@@ -5,9 +5,14 @@ import base64, json, os, urllib.request
 server, app, secret = os.environ["WWPROXY_SERVER"], os.environ["APPID"], os.environ["SECRET"]
 
 
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None  # credentials are sent to this server only
+
+
 def post(path, authorization, body):
     request = urllib.request.Request(server + path, body.encode(), {"Authorization": authorization})
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.build_opener(NoRedirect).open(request, timeout=60) as response:
         return json.load(response)
 
 
