@@ -1,4 +1,4 @@
-//! Whose token is it? The platform knows.
+//! Identity providers: which app a token belongs to, and who issues tokens.
 
 mod apps;
 mod builtin;
@@ -9,7 +9,7 @@ mod watson_work;
 use std::{error::Error, fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use wwproxy_protocol::{AppId, Secret};
+use wwproxy_protocol::{AppId, Secret, api::TokenResponse};
 
 pub use self::{
     apps::{Apps, AppsError},
@@ -18,18 +18,18 @@ pub use self::{
     watson_work::{InvalidPlatform, WatsonWork},
 };
 
-/// A platform that knows which app a token belongs to.
+/// Knows which app a token belongs to.
 pub trait IdentityProvider: fmt::Debug + Send + Sync {
-    /// The id of the token's owner. For a person's token that is no app's.
+    /// Returns the id of the token's owner. The owner of a person's token is no app.
     fn identify<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>>;
 
-    /// The id of the owner of a token that a websocket was opened with. Called at each heartbeat, so an answer may be some
-    /// minutes old; and a platform that can tell an expired token from a revoked one names the owner of an expired one.
+    /// Returns the id of the owner of a token that opened a websocket. Called at each heartbeat, so the answer may be cached
+    /// for some minutes. A provider that can tell an expired token from a revoked one returns the owner of an expired one.
     fn revalidate<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
         self.identify(token)
     }
 
-    /// Whether this server serves the app at all, whatever token its client has.
+    /// Whether this server serves the app at all, regardless of its client's token.
     fn serves(&self, app: &AppId) -> bool {
         let _ = app;
         true
@@ -39,26 +39,30 @@ pub trait IdentityProvider: fmt::Debug + Send + Sync {
     /// refused meanwhile, for their senders to retry.
     fn is_suspended(&self, app: &AppId) -> bool;
 
-    /// Who gives out the tokens.
-    fn platform(&self) -> Platform<'_>;
+    /// The issuer of tokens, if this server issues them itself.
+    fn issuer(&self) -> Option<&dyn TokenIssuer> {
+        None
+    }
+
+    /// The base URL of the platform that issues the tokens, without a trailing slash; `None` if this server issues them.
+    fn platform_url(&self) -> Option<&str> {
+        None
+    }
 }
 
-/// Who gives out the tokens.
-#[derive(Debug, Clone, Copy)]
-pub enum Platform<'a> {
-    /// This proxy.
-    Here(&'a Builtin),
-    /// Another server, of this address, which ends without a slash.
-    Elsewhere(&'a str),
+/// Issues tokens to apps.
+pub trait TokenIssuer: fmt::Debug + Send + Sync {
+    /// Issues a token for an app, given its secret.
+    fn issue(&self, app: &str, secret: &Secret) -> Result<TokenResponse, IdentityError>;
 }
 
 /// Why a token's owner is not known.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum IdentityError {
-    /// The platform says that the token or the secret is not good.
+    /// The token or the secret is not valid.
     #[error("the platform refused the credentials")]
     Refused,
-    /// The platform did not say.
+    /// The platform gave no answer.
     #[error("the platform could not be asked")]
     Unavailable(#[source] Arc<dyn Error + Send + Sync>),
 }

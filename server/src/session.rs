@@ -1,180 +1,142 @@
-//! One websocket client: its events go out, its acknowledgements come in. A tap only looks on.
+//! The session of one websocket client: sends its events, settles what it acknowledges. A tap only watches.
 
-mod connection;
-mod peer;
+mod link;
 mod tap;
 #[cfg(test)]
 mod tests;
+mod websocket;
 mod window;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::watch,
     time::{Instant, sleep_until},
 };
 use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
-use wwproxy_protocol::{AppId, ClientMessage, Secret};
+use wwproxy_protocol::ClientMessage;
 
-pub(crate) use self::{connection::MAX_FRAME, tap::run_tap};
+pub(crate) use self::{link::SessionConfig, tap::run_tap, websocket::MAX_FRAME};
 use self::{
-    connection::Said,
-    peer::{End, Peer, understand},
+    link::{End, Link, parse},
+    websocket::Input,
     window::Window,
 };
 use crate::{
     coop::yield_task_if_due,
     proxy::Proxy,
-    store::{Delivery, Lease, Settlement, StoreError},
+    store::{Delivery, Settlement, StoreError},
 };
 
-/// How often the server pings.
-const PING: Duration = Duration::from_secs(20);
-/// How long a client may be silent, pongs included.
-const IDLE: Duration = Duration::from_secs(60);
-/// How long one lease waits for events before the next one is asked for.
-const LEASE_WAIT: Duration = Duration::from_secs(3600);
-/// How many bytes of events one lease takes: the lease runs while they are sent, so it must not be much,
-/// though it is never less than one event.
-const MAX_LEASE_BYTES: u64 = 1 << 20;
-/// How long a store that failed is left alone.
-const STORE_PAUSE: Duration = Duration::from_secs(1);
-/// How many messages of the client are settled together at most.
-const MAX_SETTLED_AT_ONCE: usize = 256;
+/// How long a session waits after the store failed, before the next lease.
+const STORE_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The most messages of the client that are settled together.
+const MAX_SETTLED_TOGETHER: usize = 256;
 
-/// The terms of one websocket.
-#[derive(Debug, Clone)]
-pub(crate) struct Terms {
-    pub(crate) app: AppId,
-    /// What it was opened with.
-    pub(crate) token: Secret,
-    /// Changes whenever tokens may have been revoked, from before the token was checked.
-    pub(crate) revocations: watch::Receiver<()>,
-    /// How many events are outstanding at once.
-    pub(crate) window: u32,
-    /// Whether it speaks `wwproxy.v2`.
-    pub(crate) v2: bool,
-    /// Whether it only looks on.
-    pub(crate) tap: bool,
-}
-
-/// Serves one client until it goes, breaks the protocol, falls silent, reads too slowly, loses its app, or the server stops.
+/// Serves one client until it disconnects, violates the protocol, is idle or reads too slowly, its token is refused, or the
+/// server stops.
 ///
-/// One `select!` over: the client, with its heartbeat and shutdown; a lease that waits for events, while
-/// the window has room; the end of the oldest lease, or of the pause after a failure. However it ends,
-/// what was not acknowledged goes back at once.
+/// One `select!` over: the client's input, heartbeat and shutdown; a lease that waits for events, while the prefetch window
+/// has room; the expiry of the oldest lease, or the end of the delay after a store failure. However the session ends, it
+/// releases what was not acknowledged.
 pub(crate) async fn run<S>(
     proxy: Arc<Proxy>,
-    terms: Terms,
+    config: SessionConfig,
     socket: WebSocketStream<S>,
     shutdown: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut session = Session {
-        window: Window::new(terms.window),
-        paused_until: None,
-        peer: Peer::new(Arc::clone(&proxy), terms, socket, shutdown),
+        window: Window::new(config.window),
+        retry_at: None,
+        link: Link::new(Arc::clone(&proxy), config, socket, shutdown),
         proxy,
     };
     let Err(end) = session.serve().await;
-    tracing::debug!(app = %session.peer.terms.app, ?end, "a websocket ended");
-    session.hand_back().await;
-    session.peer.end(end).await;
+    tracing::debug!(app = %session.link.config.app, ?end, "a websocket ended");
+    session.release_outstanding().await;
+    session.link.close(end).await;
 }
 
 struct Session<S> {
     proxy: Arc<Proxy>,
-    peer: Peer<S>,
+    link: Link<S>,
     window: Window,
-    /// Set while the store is left alone after a failure.
-    paused_until: Option<Instant>,
+    /// When to lease again after the store failed.
+    retry_at: Option<Instant>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn serve(&mut self) -> Result<Infallible, End> {
         let proxy = Arc::clone(&self.proxy);
-        let app = self.peer.terms.app.clone();
-        // The lease lives across turns of the loop: dropping it midway would hand back what it took.
+        let app = self.link.config.app.clone();
+        // The lease outlives an iteration of the loop: dropping it would release what it leased.
         let mut lease = None;
         loop {
             if lease.is_none()
-                && self.paused_until.is_none()
-                && self.peer.connection.is_drained()
+                && self.retry_at.is_none()
+                && self.link.websocket.is_drained()
                 && self.window.room() > 0
             {
-                lease = Some(proxy.store().lease(&app, self.next_lease()));
+                lease = Some(proxy.lease_for_websocket(&app, self.window.room()));
             }
-            let wake = [self.window.next_end(), self.paused_until].into_iter().flatten().min();
+            let timer = [self.window.next_expiry(), self.retry_at].into_iter().flatten().min();
             tokio::select! {
                 biased;
-                said = self.peer.next() => self.on_said(said?).await?,
+                input = self.link.next() => self.on_input(input?).await?,
                 leased = async { lease.as_mut().expect("guarded").await }, if lease.is_some() => {
                     lease = None;
                     self.on_leased(leased).await;
                 }
-                () = async { sleep_until(wake.expect("guarded")).await }, if wake.is_some() => {
+                () = async { sleep_until(timer.expect("guarded")).await }, if timer.is_some() => {
                     let now = Instant::now();
                     self.window.expire(now);
-                    self.paused_until = self.paused_until.filter(|until| *until > now);
+                    self.retry_at = self.retry_at.filter(|retry_at| *retry_at > now);
                 }
             }
-        }
-    }
-
-    fn next_lease(&self) -> Lease {
-        Lease {
-            max_events: self.window.room(),
-            max_bytes: MAX_LEASE_BYTES,
-            wait: LEASE_WAIT,
-            time: self.proxy.lease_time(),
         }
     }
 
     async fn on_leased(&mut self, leased: Result<Vec<Delivery>, StoreError>) {
         let deliveries = leased.unwrap_or_else(|error| {
-            tracing::error!(app = %self.peer.terms.app, %error, "no events can be read");
-            self.paused_until = Some(Instant::now() + STORE_PAUSE);
+            tracing::error!(app = %self.link.config.app, %error, "leasing events failed, it will be retried");
+            self.retry_at = Some(Instant::now() + STORE_RETRY_DELAY);
             Vec::new()
         });
-        let until = Instant::now() + self.proxy.lease_time();
+        let expires = Instant::now() + self.proxy.lease_time();
         for Delivery { event, attempt, receipt } in deliveries {
             yield_task_if_due().await;
-            let message = if self.peer.terms.v2 { event.encode_v2(attempt) } else { event.encode_legacy() };
-            self.window.sent(event.id, receipt, until);
-            self.peer.connection.push(message);
+            let message = if self.link.config.v2 { event.encode_v2(attempt) } else { event.encode_legacy() };
+            self.window.insert(event.id, receipt, expires);
+            self.link.websocket.push(message);
         }
     }
 
-    /// Takes what the client said, and all that it has said besides, so that it is settled together.
-    async fn on_said(&mut self, first: Said) -> Result<(), End> {
+    /// Handles a message of the client, together with those that have already arrived, so that all are settled at once.
+    async fn on_input(&mut self, first: Input) -> Result<(), End> {
         let mut settlement = Settlement::default();
         let mut next = Some(first);
-        let mut taken = 0;
+        let mut handled = 0;
         let mut end = Ok(());
-        while let Some(said) = next {
-            end = self.take(said, &mut settlement);
-            taken += 1;
-            let more = end.is_ok() && taken < MAX_SETTLED_AT_ONCE;
-            next = if more { self.peer.connection.next_now() } else { None };
+        while let Some(input) = next {
+            end = self.collect(input, &mut settlement);
+            handled += 1;
+            let more = end.is_ok() && handled < MAX_SETTLED_TOGETHER;
+            next = if more { self.link.websocket.next_now() } else { None };
         }
-        if settlement != Settlement::default()
-            && let Err(error) = self.proxy.store().settle(&self.peer.terms.app, settlement).await
-        {
-            tracing::error!(app = %self.peer.terms.app, %error, "events could not be settled and will be repeated");
-        }
+        self.proxy.settle_or_log(&self.link.config.app, settlement).await;
         end
     }
 
-    fn take(&mut self, said: Said, settlement: &mut Settlement) -> Result<(), End> {
-        match understand(said)? {
+    /// Adds what a message settles to the settlement.
+    fn collect(&mut self, input: Input, settlement: &mut Settlement) -> Result<(), End> {
+        match parse(input)? {
             ClientMessage::Ack(ids) => {
                 settlement.acks.extend(ids.iter().filter_map(|id| self.window.settle(id)));
             }
             ClientMessage::Nack { id, delay } => {
-                let delay = delay.min(crate::proxy::MAX_HOLD);
                 settlement.releases.extend(self.window.settle(&id).map(|receipt| (receipt, delay)));
             }
             ClientMessage::Ignored => {}
@@ -182,20 +144,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    /// Takes the acknowledgements that have come already, and gives back the rest.
-    async fn hand_back(&mut self) {
+    /// Settles the acknowledgements that have already arrived, and releases the rest.
+    async fn release_outstanding(&mut self) {
         let mut settlement = Settlement::default();
-        while let Some(said) = self.peer.connection.next_now() {
-            if self.take(said, &mut settlement).is_err() {
+        while let Some(input) = self.link.websocket.next_now() {
+            if self.collect(input, &mut settlement).is_err() {
                 break;
             }
         }
         settlement.releases.extend(self.window.drain().map(|receipt| (receipt, Duration::ZERO)));
-        if settlement == Settlement::default() {
-            return;
-        }
-        if let Err(error) = self.proxy.store().settle(&self.peer.terms.app, settlement).await {
-            tracing::error!(app = %self.peer.terms.app, %error, "events come back only when their leases end");
-        }
+        self.proxy.settle_or_log(&self.link.config.app, settlement).await;
     }
 }

@@ -7,7 +7,7 @@ use warp::{
 };
 use wwproxy_protocol::api::{PROBLEM_JSON, Problem};
 
-use crate::{identity::IdentityError, log_limit::LogLimit, proxy::ProxyError};
+use crate::{log_limit::LogLimit, proxy::ProxyError};
 
 /// When a sender or a client that was turned away may come again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -87,7 +87,12 @@ impl From<ProxyError> for ApiError {
             ProxyError::Suspended => Self::unavailable(
                 "The operator of this server has disabled the app or removed its credentials: send this again later.",
             ),
-            ProxyError::IdentityUnavailable(error) => error.into(),
+            ProxyError::IdentityUnavailable(source) => {
+                if let Some(requests) = UNAVAILABLE_PLATFORM.add(1) {
+                    tracing::warn!(requests, %source, "the platform could not be asked whose token it is");
+                }
+                Self::unavailable("The platform cannot be asked whose token this is: try again later.")
+            }
             ProxyError::NotRegistered => Self::new(
                 StatusCode::NOT_FOUND,
                 "No app of this id is registered here: its client has to register a webhook secret first.",
@@ -128,20 +133,6 @@ impl From<ProxyError> for ApiError {
                     tracing::error!(requests, %error, ?source, "a request failed at the store");
                 }
                 Self::unavailable("The proxy cannot store or read events just now: try again later.")
-            }
-        }
-    }
-}
-
-impl From<IdentityError> for ApiError {
-    fn from(error: IdentityError) -> Self {
-        match error {
-            IdentityError::Refused => ProxyError::Refused.into(),
-            IdentityError::Unavailable(source) => {
-                if let Some(requests) = UNAVAILABLE_PLATFORM.add(1) {
-                    tracing::warn!(requests, %source, "the platform could not be asked whose token it is");
-                }
-                Self::unavailable("The platform cannot be asked whose token this is: try again later.")
             }
         }
     }

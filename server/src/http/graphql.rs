@@ -1,5 +1,6 @@
-//! `POST /graphql`: whose token is this? Where the proxy is its own platform, it answers the one
-//! question that Watson Work's clients ask to find out: `{ me { id } }`.
+//! `POST /graphql`: returns the owner of a token, if this server issues the tokens.
+//!
+//! It answers only the query with which Watson Work's clients find out their own id: `{ me { id } }`.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -17,7 +18,6 @@ use super::{
     request::{self, Request, answer, read_object, request},
     with,
 };
-use crate::identity::Platform;
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
     warp::path!("graphql")
@@ -28,15 +28,14 @@ pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
 }
 
 async fn graphql(context: &Context, request: Request) -> Result<Response, ApiError> {
-    let identity = context.proxy.identity();
-    let Platform::Here(_) = identity.platform() else {
+    if !context.proxy.issues_tokens() {
         return Err(request.refuse(ApiError::not_found()).await);
-    };
+    }
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
     let owner = match token(&request) {
-        Ok(token) => identity.identify(&token).await.map_err(ApiError::from),
+        Ok(token) => context.proxy.token_owner(&token).await.map_err(ApiError::from),
         Err(missing) => Err(missing),
     };
     let owner = match owner {

@@ -1,4 +1,4 @@
-//! `GET /healthz` and `GET /readyz`, for whoever runs the server. They tell nothing else.
+//! `GET /healthz` (liveness) and `GET /readyz` (readiness), for monitoring. They report nothing else.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use super::{
     with,
 };
 
-/// How long the store has to say that it can store.
+/// How long the readiness check of the store may take.
 const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The process lives.
+/// Liveness: the process runs.
 pub(super) fn alive() -> BoxedFilter<(Response,)> {
     warp::path!("healthz")
         .and(request())
@@ -28,7 +28,7 @@ pub(super) fn alive() -> BoxedFilter<(Response,)> {
         .boxed()
 }
 
-/// It can store.
+/// Readiness: an event can be stored.
 pub(super) fn ready(context: &Context) -> BoxedFilter<(Response,)> {
     warp::path!("readyz")
         .and(with(context))
@@ -39,7 +39,7 @@ pub(super) fn ready(context: &Context) -> BoxedFilter<(Response,)> {
 
 async fn is_ready(context: &Context, request: Request) -> Result<Response, ApiError> {
     only_read(request).await?;
-    match timeout(STORE_TIMEOUT, context.proxy.store().ready()).await {
+    match timeout(STORE_TIMEOUT, context.proxy.ready()).await {
         Ok(Ok(())) => Ok(empty(StatusCode::OK)),
         Ok(Err(_)) | Err(_) => {
             Err(ApiError::unavailable("The proxy cannot store events just now: try again later."))

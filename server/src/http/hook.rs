@@ -62,10 +62,10 @@ async fn receive(app: AppId, context: Context, request: Request) -> Result<Respo
     let Request { headers, query, body, .. } = request;
     let mut body = body.collect(context.settings.max_body, &context.budgets.hooks, Some(app.clone())).await?;
     let webhook = Webhook { headers, query, body: body.bytes.clone() };
-    // What waits for its verification gives way to the bodies of others.
-    let turn = body.unless_evicted(context.proxy.verification_turn(&webhook)).await?;
+    // A body that waits for verification can still be evicted for other bodies.
+    let permit = body.unless_evicted(context.proxy.verification_permit(&webhook)).await?;
     body.keep()?;
-    match context.proxy.receive(&app, webhook, turn).await {
+    match context.proxy.receive(&app, webhook, permit).await {
         Ok(Received::Stored) => Ok(empty(StatusCode::CREATED)),
         Ok(Received::Challenge { body, signature }) => {
             let signature = HeaderValue::from_str(&signature).expect("hex is a header value");

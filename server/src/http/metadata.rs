@@ -15,7 +15,6 @@ use super::{
     request::{Request, answer, json, request},
     with,
 };
-use crate::identity::Platform;
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
     warp::path!(".well-known" / "oauth-authorization-server")
@@ -31,10 +30,7 @@ async fn metadata(context: &Context, peer: Peer, request: Request) -> Result<Res
         return Err(request.refuse_method(&[Method::GET, Method::HEAD]).await);
     }
     let issuer = public_url(context, peer, &request.headers)?.to_string();
-    let platform = match context.proxy.identity().platform() {
-        Platform::Here(_) => &issuer,
-        Platform::Elsewhere(base) => base,
-    };
+    let platform = context.proxy.platform_url().unwrap_or(&issuer);
     let server = AuthorizationServer {
         token_endpoint: format!("{platform}{}", path::TOKEN),
         issuer,

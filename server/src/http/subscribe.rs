@@ -29,7 +29,7 @@ use super::{
     error::ApiError,
     request::{Request, empty},
 };
-use crate::session::{self, MAX_FRAME, Terms};
+use crate::session::{self, MAX_FRAME, SessionConfig};
 
 /// Read and write buffers of one websocket, in bytes: it has both for as long as it is open.
 const BUFFER: usize = 8 << 10;
@@ -70,7 +70,7 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
             .headers_mut()
             .insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL_V2));
     }
-    let terms = Terms { app, token, revocations, window, v2, tap: is_tap };
+    let session = SessionConfig { app, token, revocations, window, v2, tap: is_tap };
     let (proxy, shutdown) = (Arc::clone(&context.proxy), context.shutdown.clone());
     context.tasks.spawn(async move {
         let _counted = client;
@@ -85,8 +85,8 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
         let socket =
             WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
         match tap {
-            Some(tap) => session::run_tap(proxy, terms, tap, socket, shutdown).await,
-            None => session::run(proxy, terms, socket, shutdown).await,
+            Some(tap) => session::run_tap(proxy, session, tap, socket, shutdown).await,
+            None => session::run(proxy, session, socket, shutdown).await,
         }
     });
     Ok(response)

@@ -18,7 +18,7 @@ use super::{
     request::{Request, answer, json, request},
     with,
 };
-use crate::identity::{IdentityError, Platform};
+use crate::proxy::ProxyError;
 
 /// The longest form, in bytes: anybody can send one.
 const MAX_FORM: u64 = 16 << 10;
@@ -32,9 +32,9 @@ pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
 }
 
 async fn token(context: &Context, request: Request) -> Result<Response, ApiError> {
-    let Platform::Here(platform) = context.proxy.identity().platform() else {
+    if !context.proxy.issues_tokens() {
         return Err(request.refuse(ApiError::not_found()).await);
-    };
+    }
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
@@ -54,9 +54,9 @@ async fn token(context: &Context, request: Request) -> Result<Response, ApiError
             _ => return Err(refused()),
         },
     };
-    let token = platform.token(&app, &secret).map_err(|error| match error {
-        IdentityError::Refused => refused(),
-        error @ IdentityError::Unavailable(_) => ApiError::from(error),
+    let token = context.proxy.issue_token(&app, &secret).map_err(|error| match error {
+        ProxyError::Refused => refused(),
+        error => error.into(),
     })?;
     let mut response = json(serde_json::to_vec(&token).expect("texts and numbers have a JSON form"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

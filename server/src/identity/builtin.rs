@@ -20,7 +20,7 @@ use wwproxy_protocol::{AppId, Secret, api::TokenResponse};
 use zeroize::Zeroizing;
 
 use super::{
-    Apps, IdentityError, IdentityProvider, Platform,
+    Apps, IdentityError, IdentityProvider, TokenIssuer,
     apps::{self, SecretHash},
     private_file,
 };
@@ -130,41 +130,6 @@ impl Builtin {
         Self { apps, key, token_lifetime, failures: LogLimit::per_minute(LOGGED) }
     }
 
-    /// A token for an app that knows its secret.
-    pub fn token(&self, app: &str, secret: &Secret) -> Result<TokenResponse, IdentityError> {
-        let id: Option<AppId> = app.parse().ok();
-        let known = match &id {
-            Some(app) => self.secret_hash(app)?,
-            None => None,
-        };
-        // An unknown app takes as long as a wrong secret.
-        let expected = known.unwrap_or_default();
-        let same = bool::from(apps::hash(secret.expose()).ct_eq(&expected));
-        let (Some(id), Some(hash), true) = (id, known, same) else { return Err(IdentityError::Refused) };
-
-        let now = seconds_since_1970();
-        let jti = uuid::Uuid::new_v7(uuid::Timestamp::now(uuid::NoContext)).to_string();
-        let expires_in = self.token_lifetime.as_secs();
-        let claims = Claims {
-            client_id: id.clone(),
-            credential: credential(&hash),
-            iat: now,
-            exp: now + expires_in,
-            jti: jti.clone(),
-        };
-        let claims = serde_json::to_vec(&claims).expect("texts and numbers have a JSON form");
-        let signed = format!("{JWT_HEADER}.{}", URL_SAFE_NO_PAD.encode(claims));
-        let signature = URL_SAFE_NO_PAD.encode(self.mac(&signed).finalize().into_bytes());
-        Ok(TokenResponse {
-            access_token: format!("{signed}.{signature}"),
-            token_type: "bearer".into(),
-            expires_in,
-            scope: "webhooks".into(),
-            id: Some(id),
-            jti,
-        })
-    }
-
     /// What a token of ours says, run out or not, as long as its secret is the app's.
     fn claims(&self, token: &str) -> Result<Claims, IdentityError> {
         let refused = IdentityError::Refused;
@@ -231,8 +196,44 @@ impl IdentityProvider for Builtin {
         self.apps.is_suspended(app)
     }
 
-    fn platform(&self) -> Platform<'_> {
-        Platform::Here(self)
+    fn issuer(&self) -> Option<&dyn TokenIssuer> {
+        Some(self)
+    }
+}
+
+impl TokenIssuer for Builtin {
+    fn issue(&self, app: &str, secret: &Secret) -> Result<TokenResponse, IdentityError> {
+        let id: Option<AppId> = app.parse().ok();
+        let known = match &id {
+            Some(app) => self.secret_hash(app)?,
+            None => None,
+        };
+        // An unknown app takes as long as a wrong secret.
+        let expected = known.unwrap_or_default();
+        let same = bool::from(apps::hash(secret.expose()).ct_eq(&expected));
+        let (Some(id), Some(hash), true) = (id, known, same) else { return Err(IdentityError::Refused) };
+
+        let now = seconds_since_1970();
+        let jti = uuid::Uuid::new_v7(uuid::Timestamp::now(uuid::NoContext)).to_string();
+        let expires_in = self.token_lifetime.as_secs();
+        let claims = Claims {
+            client_id: id.clone(),
+            credential: credential(&hash),
+            iat: now,
+            exp: now + expires_in,
+            jti: jti.clone(),
+        };
+        let claims = serde_json::to_vec(&claims).expect("texts and numbers have a JSON form");
+        let signed = format!("{JWT_HEADER}.{}", URL_SAFE_NO_PAD.encode(claims));
+        let signature = URL_SAFE_NO_PAD.encode(self.mac(&signed).finalize().into_bytes());
+        Ok(TokenResponse {
+            access_token: format!("{signed}.{signature}"),
+            token_type: "bearer".into(),
+            expires_in,
+            scope: "webhooks".into(),
+            id: Some(id),
+            jti,
+        })
     }
 }
 
@@ -256,7 +257,7 @@ mod tests {
         let builtin = builtin(folder.path());
         let app: AppId = "my-bot".parse().unwrap();
         let secret = builtin.apps.add(&app).unwrap();
-        let token = builtin.token("my-bot", &secret).unwrap();
+        let token = builtin.issue("my-bot", &secret).unwrap();
         assert_eq!(builtin.check(&token.access_token).unwrap(), app);
 
         assert!(builtin.claims(&token.access_token).is_ok());
@@ -274,12 +275,12 @@ mod tests {
         let ours = builtin(folder.path());
         let secret = ours.apps.add(&"a".parse().unwrap()).unwrap();
         ours.apps.add(&"b".parse().unwrap()).unwrap();
-        assert!(refused(&ours.token("a", &Secret::new("wrong"))));
-        assert!(refused(&ours.token("b", &secret)));
-        assert!(refused(&ours.token("nobody", &secret)));
-        assert!(refused(&ours.token("no/id", &secret)));
+        assert!(refused(&ours.issue("a", &Secret::new("wrong"))));
+        assert!(refused(&ours.issue("b", &secret)));
+        assert!(refused(&ours.issue("nobody", &secret)));
+        assert!(refused(&ours.issue("no/id", &secret)));
 
-        let token = ours.token("a", &secret).unwrap().access_token;
+        let token = ours.issue("a", &secret).unwrap().access_token;
         let other_key = Builtin::new(
             Apps::new(folder.path().join("apps.toml")),
             TokenKey::random().unwrap(),
@@ -292,7 +293,7 @@ mod tests {
         }
         let expired =
             Builtin::new(Apps::new(folder.path().join("apps.toml")), ours.key.clone(), Duration::ZERO);
-        let token = expired.token("a", &secret).unwrap().access_token;
+        let token = expired.issue("a", &secret).unwrap().access_token;
         assert!(ours.claims(&token).is_ok(), "what it opened may stay");
         assert!(refused(&ours.check(&token)));
     }

@@ -18,7 +18,7 @@ use tokio::{
 };
 use wwproxy_protocol::{AppId, Secret};
 
-use super::{IdentityError, IdentityProvider, Platform};
+use super::{IdentityError, IdentityProvider, TokenIssuer};
 
 /// How long an answer of each kind is used before the platform is asked again, and how long a question waits for its turn.
 struct Terms {
@@ -177,8 +177,12 @@ impl<P: IdentityProvider> IdentityProvider for Cached<P> {
         self.platform.is_suspended(app)
     }
 
-    fn platform(&self) -> Platform<'_> {
-        self.platform.platform()
+    fn issuer(&self) -> Option<&dyn TokenIssuer> {
+        self.platform.issuer()
+    }
+
+    fn platform_url(&self) -> Option<&str> {
+        self.platform.platform_url()
     }
 }
 
@@ -212,10 +216,6 @@ mod tests {
 
         fn is_suspended(&self, app: &AppId) -> bool {
             app.as_str() == "suspended"
-        }
-
-        fn platform(&self) -> Platform<'_> {
-            Platform::Elsewhere("")
         }
     }
 

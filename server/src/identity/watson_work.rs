@@ -10,7 +10,7 @@ use reqwest::{Client, StatusCode, Url, header, redirect::Policy};
 use serde_json::Value;
 use wwproxy_protocol::{AppId, Secret, api::path};
 
-use super::{IdentityError, IdentityProvider, Platform};
+use super::{IdentityError, IdentityProvider};
 
 /// How long the platform has to answer. A client waits meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -152,8 +152,8 @@ impl IdentityProvider for WatsonWork {
         false
     }
 
-    fn platform(&self) -> Platform<'_> {
-        Platform::Elsewhere(&self.base)
+    fn platform_url(&self) -> Option<&str> {
+        Some(&self.base)
     }
 }
 

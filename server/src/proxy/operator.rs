@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        identity::{IdentityError, IdentityProvider, Platform},
+        identity::{IdentityError, IdentityProvider},
         store::{Limits, MemoryStore},
     };
 
@@ -128,10 +128,6 @@ mod tests {
 
         fn is_suspended(&self, _: &AppId) -> bool {
             false
-        }
-
-        fn platform(&self) -> Platform<'_> {
-            Platform::Elsewhere("")
         }
     }
 

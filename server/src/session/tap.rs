@@ -1,4 +1,4 @@
-//! A websocket that sees its app's events as they arrive, and takes none.
+//! A tap: a websocket that watches its app's events as they are stored, without leasing them.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -7,60 +7,57 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
 use wwproxy_protocol::ServerMessage;
 
-use super::{
-    Terms,
-    peer::{End, Peer, understand},
-};
+use super::link::{End, Link, SessionConfig, parse};
 use crate::{
     proxy::Proxy,
     store::{Shown, Tap},
 };
 
-/// The attempt of an event that is shown: that is no handing out.
+/// The attempt of an event on a tap, which is no delivery.
 const NO_ATTEMPT: u32 = 0;
 
-/// Shows a client what arrives until it goes, breaks the protocol, falls silent, reads too slowly, loses its
-/// app, or the server stops.
+/// Sends a client the events that are stored until it disconnects, violates the protocol, is idle or reads too slowly, its
+/// token is refused, or the server stops.
 ///
-/// One `select!` over: the client, with its heartbeat and shutdown; the tap, while nothing is left to
-/// send. What arrives meanwhile waits in the tap, or becomes a gap.
+/// One `select!` over: the client's input, heartbeat and shutdown; the tap, while no output is unsent. Events that are stored
+/// meanwhile wait in the tap, or are counted in a gap.
 pub(crate) async fn run_tap<S>(
     proxy: Arc<Proxy>,
-    terms: Terms,
+    config: SessionConfig,
     mut tap: Tap,
     socket: WebSocketStream<S>,
     shutdown: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut peer = Peer::new(proxy, terms, socket, shutdown);
-    let Err(end) = show(&mut peer, &mut tap).await;
-    // Its place is free while the goodbye is on its way.
+    let mut link = Link::new(proxy, config, socket, shutdown);
+    let Err(end) = send_events(&mut link, &mut tap).await;
+    // Another tap may be opened while this one sends its close frame.
     drop(tap);
-    tracing::debug!(app = %peer.terms.app, ?end, "a tap ended");
-    peer.end(end).await;
+    tracing::debug!(app = %link.config.app, ?end, "a tap ended");
+    link.close(end).await;
 }
 
-async fn show<S>(peer: &mut Peer<S>, tap: &mut Tap) -> Result<Infallible, End>
+async fn send_events<S>(link: &mut Link<S>, tap: &mut Tap) -> Result<Infallible, End>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
-        let is_drained = peer.connection.is_drained();
+        let is_drained = link.websocket.is_drained();
         tokio::select! {
             biased;
-            said = peer.next() => {
-                // An acknowledgement means nothing here, as a tap has nothing.
-                understand(said?)?;
+            input = link.next() => {
+                // Acknowledgements are ignored, as a tap leases nothing.
+                parse(input?)?;
             }
             shown = tap.next(), if is_drained => {
                 for shown in shown {
                     let message = match shown {
-                        Shown::Event(event) if peer.terms.v2 => event.encode_v2(NO_ATTEMPT),
+                        Shown::Event(event) if link.config.v2 => event.encode_v2(NO_ATTEMPT),
                         Shown::Event(event) => event.encode_legacy(),
                         Shown::Gap(missed) => ServerMessage::gap(missed),
                     };
-                    peer.connection.push(message);
+                    link.websocket.push(message);
                 }
             }
         }

@@ -9,11 +9,14 @@ use tokio::{
     time::timeout,
 };
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
-use wwproxy_protocol::{Scheme, Secret, ServerMessage, message::EventMessage};
+use wwproxy_protocol::{AppId, Scheme, Secret, ServerMessage, message::EventMessage};
 
-use super::*;
+use super::{
+    link::{IDLE, PING},
+    *,
+};
 use crate::{
-    identity::{Cached, IdentityError, IdentityProvider, Platform},
+    identity::{Cached, IdentityError, IdentityProvider},
     store::{Appended, Limits, MemoryStore, NewEvent, Registration},
 };
 
@@ -31,10 +34,6 @@ impl IdentityProvider for Removable {
 
     fn is_suspended(&self, _: &AppId) -> bool {
         false
-    }
-
-    fn platform(&self) -> Platform<'_> {
-        Platform::Elsewhere("")
     }
 }
 
@@ -55,10 +54,6 @@ impl IdentityProvider for Remote {
 
     fn is_suspended(&self, _: &AppId) -> bool {
         false
-    }
-
-    fn platform(&self) -> Platform<'_> {
-        Platform::Elsewhere("")
     }
 }
 
@@ -99,31 +94,31 @@ impl Fixture {
 
     /// A client whose pipe holds no more than so many bytes.
     async fn connect_through(&self, window: u32, pipe: usize) -> (Client, JoinHandle<()>) {
-        let (terms, socket, client) = self.accept(window, pipe).await;
-        let session = self.start(false, terms, socket).await;
+        let (config, socket, client) = self.accept(window, pipe).await;
+        let session = self.start(false, config, socket).await;
         (greeted(client).await, session)
     }
 
     /// A tap whose pipe holds no more than so many bytes.
     async fn tap_through(&self, pipe: usize) -> (Client, JoinHandle<()>) {
-        let (terms, socket, client) = self.accept(1, pipe).await;
-        let session = self.start(true, terms, socket).await;
+        let (config, socket, client) = self.accept(1, pipe).await;
+        let session = self.start(true, config, socket).await;
         (greeted(client).await, session)
     }
 
     /// Serves a websocket.
-    async fn start(&self, is_tap: bool, terms: Terms, socket: Client) -> JoinHandle<()> {
+    async fn start(&self, is_tap: bool, config: SessionConfig, socket: Client) -> JoinHandle<()> {
         let (proxy, shutdown) = (Arc::clone(&self.proxy), self.shutdown.clone());
         if is_tap {
             let tap = self.proxy.tap(&self.app).await.unwrap();
-            tokio::spawn(run_tap(proxy, terms, tap, socket, shutdown))
+            tokio::spawn(run_tap(proxy, config, tap, socket, shutdown))
         } else {
-            tokio::spawn(run(proxy, terms, socket, shutdown))
+            tokio::spawn(run(proxy, config, socket, shutdown))
         }
     }
 
-    fn terms(&self, window: u32) -> Terms {
-        Terms {
+    fn config(&self, window: u32) -> SessionConfig {
+        SessionConfig {
             app: self.app.clone(),
             token: Secret::new("t"),
             revocations: self.proxy.revocations(),
@@ -133,11 +128,11 @@ impl Fixture {
         }
     }
 
-    /// The terms and both ends of a websocket.
-    async fn accept(&self, window: u32, pipe: usize) -> (Terms, Client, Client) {
+    /// The configuration and both ends of a websocket.
+    async fn accept(&self, window: u32, pipe: usize) -> (SessionConfig, Client, Client) {
         let (ours, theirs) = duplex(pipe);
         let socket = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
-        (self.terms(window), socket, WebSocketStream::from_raw_socket(theirs, Role::Client, None).await)
+        (self.config(window), socket, WebSocketStream::from_raw_socket(theirs, Role::Client, None).await)
     }
 
     async fn leased(&self) -> usize {
@@ -182,12 +177,12 @@ async fn close_code(client: &mut Client) -> u16 {
 async fn an_idle_session_is_small() {
     const MAX_SIZE: usize = 3 << 10;
     let fixture = Fixture::new().await;
-    let (terms, socket, _client) = fixture.accept(1, 1).await;
-    let session = run(Arc::clone(&fixture.proxy), terms, socket, fixture.shutdown.clone());
+    let (config, socket, _client) = fixture.accept(1, 1).await;
+    let session = run(Arc::clone(&fixture.proxy), config, socket, fixture.shutdown.clone());
     assert!(size_of_val(&session) <= MAX_SIZE, "{} bytes", size_of_val(&session));
-    let (terms, socket, _client) = fixture.accept(1, 1).await;
+    let (config, socket, _client) = fixture.accept(1, 1).await;
     let tap = fixture.proxy.tap(&fixture.app).await.unwrap();
-    let tap = run_tap(Arc::clone(&fixture.proxy), terms, tap, socket, fixture.shutdown.clone());
+    let tap = run_tap(Arc::clone(&fixture.proxy), config, tap, socket, fixture.shutdown.clone());
     assert!(size_of_val(&tap) <= MAX_SIZE, "{} bytes", size_of_val(&tap));
 }
 
@@ -464,9 +459,9 @@ async fn a_client_that_takes_minutes_for_a_large_event_stays() {
     let large: &'static str = Box::leak(format!("[\"{}\"]", "x".repeat(SIZE)).into_boxed_str());
     for is_tap in [false, true] {
         let (ours, mut pipe) = duplex(64 << 10);
-        let terms = Terms { v2: false, ..fixture.terms(1) };
+        let config = SessionConfig { v2: false, ..fixture.config(1) };
         let socket = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
-        let session = fixture.start(is_tap, terms, socket).await;
+        let session = fixture.start(is_tap, config, socket).await;
         fixture.append(large).await;
         let start = Instant::now();
         read_slowly(&mut pipe, RATE).await;
@@ -493,9 +488,9 @@ async fn a_client_that_reads_too_slowly_is_closed_and_its_event_goes_back() {
     let fixture = Fixture::new().await;
     let large: &'static str = Box::leak(format!("[\"{}\"]", "x".repeat(1 << 20)).into_boxed_str());
     let (ours, mut pipe) = duplex(64 << 10);
-    let terms = Terms { v2: false, ..fixture.terms(1) };
+    let config = SessionConfig { v2: false, ..fixture.config(1) };
     let socket = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
-    let mut session = fixture.start(false, terms, socket).await;
+    let mut session = fixture.start(false, config, socket).await;
     fixture.append(large).await;
     let start = Instant::now();
     tokio::select! {
@@ -511,7 +506,7 @@ async fn a_client_that_reads_too_slowly_is_closed_and_its_event_goes_back() {
 async fn an_event_larger_than_a_frame_is_one_message_in_fragments() {
     let fixture = Fixture::new().await;
     let body: &'static str =
-        Box::leak(format!("[\"{}\"]", "ä".repeat(connection::MAX_FRAME / 2)).into_boxed_str());
+        Box::leak(format!("[\"{}\"]", "ä".repeat(websocket::MAX_FRAME / 2)).into_boxed_str());
     fixture.append(body).await;
     let (mut client, _session) = fixture.connect(1).await;
     assert!(event(&mut client).await.body == body);

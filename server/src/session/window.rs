@@ -1,76 +1,76 @@
-//! The events that a client has and has not acknowledged.
+//! The prefetch window of a websocket: the events that its client has not acknowledged.
 
 use std::collections::{HashMap, VecDeque};
 
 use tokio::time::Instant;
 use wwproxy_protocol::{EventId, api::Receipt};
 
-/// Up to so many events are outstanding; each until it is settled, or its lease ends.
+/// Events in flight, up to the size of the window. Each is outstanding until it is settled or its lease expires.
 #[derive(Debug)]
 pub(super) struct Window {
     size: usize,
     outstanding: HashMap<EventId, Outstanding>,
-    /// Ends of leases in the order they were given. One that was settled before is passed over.
-    ends: VecDeque<(Instant, EventId)>,
+    /// When leases expire, oldest first. Entries of settled events are skipped.
+    expiries: VecDeque<(Instant, EventId)>,
 }
 
 #[derive(Debug)]
 struct Outstanding {
     receipt: Receipt,
-    until: Instant,
+    expires: Instant,
 }
 
 impl Window {
     pub(super) fn new(size: u32) -> Self {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        Self { size, outstanding: HashMap::new(), ends: VecDeque::new() }
+        Self { size, outstanding: HashMap::new(), expiries: VecDeque::new() }
     }
 
-    /// How many more events may go out.
+    /// How many more events may be sent.
     pub(super) fn room(&self) -> usize {
         self.size.saturating_sub(self.outstanding.len())
     }
 
-    /// Notes an event that goes out. One that went out before has a new receipt.
-    pub(super) fn sent(&mut self, id: EventId, receipt: Receipt, until: Instant) {
-        self.ends.push_back((until, id.clone()));
-        self.outstanding.insert(id, Outstanding { receipt, until });
+    /// Adds an event that is sent. A redelivered one replaces its earlier receipt.
+    pub(super) fn insert(&mut self, id: EventId, receipt: Receipt, expires: Instant) {
+        self.expiries.push_back((expires, id.clone()));
+        self.outstanding.insert(id, Outstanding { receipt, expires });
     }
 
-    /// Takes an event off that the client has settled, or nothing where it does not have it.
+    /// Removes an event that the client settles and returns its receipt, if the event is outstanding.
     pub(super) fn settle(&mut self, id: &str) -> Option<Receipt> {
         let id: EventId = id.parse().ok()?;
         let receipt = self.outstanding.remove(&id)?.receipt;
         if self.outstanding.is_empty() {
-            self.ends.clear();
-        } else if self.ends.len() > 2 * self.size {
-            let Self { outstanding, ends, .. } = self;
-            ends.retain(|(until, id)| outstanding.get(id).is_some_and(|sent| sent.until == *until));
+            self.expiries.clear();
+        } else if self.expiries.len() > 2 * self.size {
+            let Self { outstanding, expiries, .. } = self;
+            expiries.retain(|(expires, id)| outstanding.get(id).is_some_and(|sent| sent.expires == *expires));
         }
         Some(receipt)
     }
 
-    /// When the next lease may end.
-    pub(super) fn next_end(&self) -> Option<Instant> {
-        self.ends.front().map(|(until, _)| *until)
+    /// When the next lease may expire.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.expiries.front().map(|(expires, _)| *expires)
     }
 
-    /// Takes off the events whose lease has ended; they are no longer this client's.
+    /// Removes the events whose lease has expired: other clients may receive them now.
     pub(super) fn expire(&mut self, now: Instant) {
-        while let Some((until, id)) = self.ends.front() {
-            if *until > now {
+        while let Some((expires, id)) = self.expiries.front() {
+            if *expires > now {
                 break;
             }
-            if self.outstanding.get(id).is_some_and(|sent| sent.until == *until) {
+            if self.outstanding.get(id).is_some_and(|sent| sent.expires == *expires) {
                 self.outstanding.remove(id);
             }
-            self.ends.pop_front();
+            self.expiries.pop_front();
         }
     }
 
-    /// Takes everything off.
+    /// Removes all events.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Receipt> {
-        self.ends.clear();
+        self.expiries.clear();
         self.outstanding.drain().map(|(_, sent)| sent.receipt)
     }
 }
@@ -86,43 +86,43 @@ mod tests {
     }
 
     #[test]
-    fn room_comes_back_with_an_ack_and_with_the_end_of_a_lease() {
+    fn an_ack_and_an_expired_lease_free_room() {
         let start = Instant::now();
         let second = Duration::from_secs(1);
         let mut window = Window::new(2);
-        window.sent(id("a"), Receipt::new("a1"), start + second);
-        window.sent(id("b"), Receipt::new("b1"), start + second * 2);
+        window.insert(id("a"), Receipt::new("a1"), start + second);
+        window.insert(id("b"), Receipt::new("b1"), start + second * 2);
         assert_eq!(window.room(), 0);
-        assert_eq!(window.next_end(), Some(start + second));
+        assert_eq!(window.next_expiry(), Some(start + second));
         window.expire(start + second);
         assert_eq!(window.room(), 1);
-        assert_eq!(window.settle("a"), None, "its lease has ended");
+        assert_eq!(window.settle("a"), None, "its lease has expired");
         assert_eq!(window.settle("b"), Some(Receipt::new("b1")));
         assert_eq!(window.settle("b"), None);
-        assert_eq!((window.room(), window.next_end()), (2, None));
+        assert_eq!((window.room(), window.next_expiry()), (2, None));
     }
 
     #[test]
-    fn an_event_that_comes_again_has_a_new_lease() {
+    fn a_redelivered_event_has_a_new_lease() {
         let start = Instant::now();
         let second = Duration::from_secs(1);
         let mut window = Window::new(4);
-        window.sent(id("a"), Receipt::new("a1"), start + second);
-        window.sent(id("a"), Receipt::new("a2"), start + second * 2);
+        window.insert(id("a"), Receipt::new("a1"), start + second);
+        window.insert(id("a"), Receipt::new("a2"), start + second * 2);
         window.expire(start + second);
         assert_eq!(window.settle("a"), Some(Receipt::new("a2")));
     }
 
     #[test]
-    fn settled_events_leave_nothing_behind() {
+    fn settled_events_free_their_memory() {
         let until = Instant::now() + Duration::from_secs(60);
         let mut window = Window::new(2);
-        window.sent(id("stuck"), Receipt::new("s"), until);
+        window.insert(id("stuck"), Receipt::new("s"), until);
         for n in 0..1000 {
-            window.sent(id(&n.to_string()), Receipt::new("r"), until);
+            window.insert(id(&n.to_string()), Receipt::new("r"), until);
             window.settle(&n.to_string()).unwrap();
         }
-        assert!(window.ends.len() <= 5, "{}", window.ends.len());
+        assert!(window.expiries.len() <= 5, "{}", window.expiries.len());
         assert_eq!(window.drain().count(), 1);
     }
 }

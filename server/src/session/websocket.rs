@@ -1,8 +1,8 @@
-//! A websocket that is read and written at the same time: acknowledgements are read also while output is
-//! unsent, and no message is lost when another branch of a `select!` wins.
+//! A websocket that reads and writes concurrently: acknowledgements are read while output is unsent, and cancelling loses
+//! no message.
 //!
-//! Output is bounded: events are queued only when all earlier output was sent, pings are not read while too many
-//! pongs are unsent, and unsent output has a deadline.
+//! Output is bounded (backpressure): events are queued only when all earlier output was sent, pings are not read while too
+//! many pongs are unsent, and unsent output has a deadline.
 
 use std::{
     collections::VecDeque,
@@ -35,7 +35,7 @@ use tokio_tungstenite::{
 
 use crate::coop::yield_if_due;
 
-/// How long a client has to take its close frame.
+/// How long sending the close frame may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest frame, in bytes. A longer message is sent in fragments (RFC 6455, section 5.4), so that the write
 /// buffer has a bound whatever `--max-body` is.
@@ -47,41 +47,40 @@ const OUTPUT_GRACE: Duration = Duration::from_secs(30);
 /// How many pings are read and answered while output is unsent. A client that needs more does not read the answers.
 const MAX_UNSENT_PONGS: u32 = 16;
 
-pub(super) struct Connection<S> {
+pub(super) struct Websocket<S> {
     socket: WebSocketStream<S>,
     outbox: VecDeque<Message>,
-    /// Set while output is queued or stands in a buffer.
-    unsent: Option<Unsent>,
-    /// When the client was last heard, not counting the time in which output was unsent.
-    heard: Instant,
+    /// Set while output is queued or buffered.
+    unsent: Option<UnsentOutput>,
+    /// When the client last sent something, not counting the time in which output was unsent.
+    last_input: Instant,
 }
 
 /// Output that the client has not taken.
-struct Unsent {
+struct UnsentOutput {
     since: Instant,
     /// When all of it must be sent.
     deadline: Instant,
     pongs: u32,
 }
 
-/// What a client said, or what became of the connection.
+/// Input of the client, or a change of the connection.
 #[derive(Debug)]
-pub(super) enum Said {
+pub(super) enum Input {
     Text(Utf8Bytes),
     Binary,
-    /// A ping or a pong.
-    Alive,
-    /// Nothing: but all that was to be sent is on its way.
+    PingPong,
+    /// No input, but all queued output was sent.
     Drained,
-    /// The client closed, or the connection broke.
-    Gone,
-    /// The client broke the websocket protocol.
-    Broken(CloseCode, &'static str),
+    /// The client closed the websocket, or the connection broke.
+    Disconnected,
+    /// The client violated the websocket protocol: the code and reason to close with.
+    Violation(CloseCode, &'static str),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Websocket<S> {
     pub(super) fn new(socket: WebSocketStream<S>) -> Self {
-        Self { socket, outbox: VecDeque::new(), unsent: None, heard: Instant::now() }
+        Self { socket, outbox: VecDeque::new(), unsent: None, last_input: Instant::now() }
     }
 
     /// Queues a message; [`next`](Self::next) sends it.
@@ -115,82 +114,82 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.unsent.as_ref().map(|unsent| unsent.deadline)
     }
 
-    /// When the client was last heard, not counting the time in which output was unsent: a client cannot answer a
+    /// When the client last sent something, not counting the time in which output was unsent: a client cannot answer a
     /// ping that has not reached it.
-    pub(super) fn heard(&self) -> Instant {
-        self.heard
+    pub(super) fn last_input(&self) -> Instant {
+        self.last_input
     }
 
-    /// Notes that this many more bytes have to be sent.
-    fn expect_sending(&mut self, bytes: usize) -> &mut Unsent {
+    /// Extends the deadline of unsent output by the time for this many more bytes.
+    fn expect_sending(&mut self, bytes: usize) -> &mut UnsentOutput {
         let unsent = self.unsent.get_or_insert_with(|| {
             let since = Instant::now();
-            Unsent { since, deadline: since + OUTPUT_GRACE, pongs: 0 }
+            UnsentOutput { since, deadline: since + OUTPUT_GRACE, pongs: 0 }
         });
         unsent.deadline += Duration::from_millis(bytes as u64 * 1000 / MIN_OUTPUT_RATE);
         unsent
     }
 
     fn all_sent(&mut self) {
-        if let Some(Unsent { since, .. }) = self.unsent.take() {
+        if let Some(UnsentOutput { since, .. }) = self.unsent.take() {
             let now = Instant::now();
-            self.heard = now.min(self.heard + (now - since));
+            self.last_input = now.min(self.last_input + (now - since));
         }
     }
 
-    /// Whether more pings may be read, which are answered as they are read.
+    /// Whether more pings may be read; each is answered when it is read.
     fn has_room_for_pongs(&self) -> bool {
         self.unsent.as_ref().is_none_or(|unsent| unsent.pongs < MAX_UNSENT_PONGS)
     }
 
-    /// The next thing that the client says; sends what is queued meanwhile. Can be dropped at any time.
-    pub(super) async fn next(&mut self) -> Said {
+    /// Returns the client's next input, and sends queued output meanwhile. Cancel safe.
+    pub(super) async fn next(&mut self) -> Input {
         loop {
-            if let Some(said) = poll_fn(|context| self.poll_next(context)).await {
-                return said;
+            if let Some(input) = poll_fn(|context| self.poll_next(context)).await {
+                return input;
             }
             yield_now().await;
         }
     }
 
-    /// What the client has said already.
-    pub(super) fn next_now(&mut self) -> Option<Said> {
+    /// Returns input that has already arrived, if any.
+    pub(super) fn next_now(&mut self) -> Option<Input> {
         self.next().now_or_never()
     }
 
-    /// Says goodbye, to a client that listens.
+    /// Sends a close frame and waits for the client to close the connection.
     pub(super) async fn close(&mut self, code: CloseCode, reason: &'static str) {
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        let goodbye = async {
+        let closing = async {
             self.socket.send(Message::Close(Some(frame))).await?;
-            // Until the client's own close frame has come: else its unread words would reset the
-            // connection, and with it what was just sent.
+            // Read until the client's own close frame: unread input would reset the connection, and the client would lose
+            // what was just sent.
             while poll_fn(|context| Pin::new(&mut self.socket).poll_next(context))
                 .await
-                .is_some_and(|said| said.is_ok())
+                .is_some_and(|message| message.is_ok())
             {}
-            // So would words that are no messages, as those of one that is too long.
+            // The same holds for bytes that form no message, such as the rest of one that is too long.
             let stream = self.socket.get_mut();
             stream.shutdown().await?;
             copy(stream, &mut sink()).await?;
             Ok::<_, Error>(())
         };
-        // A client that does not take its goodbye has gone without it.
-        let _ = timeout(CLOSE_TIMEOUT, goodbye).await;
+        // A failure or a timeout means that the client has disconnected.
+        let _ = timeout(CLOSE_TIMEOUT, closing).await;
     }
 
-    /// Answers a client's close frame, where there was one.
-    pub(super) async fn finish(&mut self) {
-        // A connection that broke takes no answer, and misses none.
+    /// Sends the answer to a client's close frame, if it sent one.
+    pub(super) async fn flush(&mut self) {
+        // It fails if the connection broke, which needs no answer.
         let _ = timeout(CLOSE_TIMEOUT, self.socket.flush()).await;
     }
 
-    /// None where other tasks are to have their turn.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Said>> {
+    /// `None` asks the caller to yield to other tasks.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Input>> {
         let was_busy = !self.is_drained();
-        let turn_is_over = match self.poll_send(context) {
-            Ok(turn_is_over) => turn_is_over,
-            Err(error) => return Poll::Ready(Some(ended(&error))),
+        let must_yield = match self.poll_send(context) {
+            Ok(must_yield) => must_yield,
+            Err(error) => return Poll::Ready(Some(disconnected(&error))),
         };
         let read = if self.has_room_for_pongs() {
             Pin::new(&mut self.socket).poll_next(context)
@@ -198,31 +197,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // Sending wakes this task.
             Poll::Pending
         };
-        let said = match read {
-            Poll::Pending if turn_is_over => return Poll::Ready(None),
-            Poll::Pending if was_busy && self.is_drained() => return Poll::Ready(Some(Said::Drained)),
+        let input = match read {
+            Poll::Pending if must_yield => return Poll::Ready(None),
+            Poll::Pending if was_busy && self.is_drained() => return Poll::Ready(Some(Input::Drained)),
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => Said::Gone,
-            Poll::Ready(Some(Err(error))) => ended(&error),
+            Poll::Ready(None) => Input::Disconnected,
+            Poll::Ready(Some(Err(error))) => disconnected(&error),
             Poll::Ready(Some(Ok(message))) => {
-                self.heard = Instant::now();
+                self.last_input = Instant::now();
                 // The answer to a ping or a close frame goes out with the next flush.
                 let unsent = self.expect_sending(0);
                 if matches!(message, Message::Ping(_)) {
                     unsent.pongs += 1;
                 }
                 match message {
-                    Message::Text(text) => Said::Text(text),
-                    Message::Binary(_) => Said::Binary,
-                    Message::Close(_) => Said::Gone,
-                    Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Said::Alive,
+                    Message::Text(text) => Input::Text(text),
+                    Message::Binary(_) => Input::Binary,
+                    Message::Close(_) => Input::Disconnected,
+                    Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Input::PingPong,
                 }
             }
         };
-        Poll::Ready(Some(said))
+        Poll::Ready(Some(input))
     }
 
-    /// Sends as much as the client takes now. Returns whether there is more, but this task has had its turn.
+    /// Sends as much as the socket accepts now. Returns whether there is more, but this task must yield first.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Result<bool, Error> {
         let mut socket = Pin::new(&mut self.socket);
         while !self.outbox.is_empty() {
@@ -247,11 +246,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-fn ended(error: &Error) -> Said {
+fn disconnected(error: &Error) -> Input {
     match error {
-        Error::Utf8(_) => Said::Broken(CloseCode::Invalid, "a text message must be UTF-8"),
-        Error::Capacity(_) => Said::Broken(CloseCode::Size, "the message is too long"),
-        Error::Protocol(_) => Said::Broken(CloseCode::Protocol, "the message breaks the websocket protocol"),
-        _ => Said::Gone,
+        Error::Utf8(_) => Input::Violation(CloseCode::Invalid, "a text message must be UTF-8"),
+        Error::Capacity(_) => Input::Violation(CloseCode::Size, "the message is too long"),
+        Error::Protocol(_) => {
+            Input::Violation(CloseCode::Protocol, "the message breaks the websocket protocol")
+        }
+        _ => Input::Disconnected,
     }
 }

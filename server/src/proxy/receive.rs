@@ -1,0 +1,86 @@
+//! Receiving a webhook: verify, answer a challenge, append to the store.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::OwnedSemaphorePermit, task::spawn_blocking, time::timeout};
+use wwproxy_protocol::AppId;
+
+use super::{
+    Proxy, ProxyError,
+    webhook::{Verified, Webhook},
+};
+use crate::store::{Appended, StoreError};
+
+/// How long an append may take. The platform gives up after 3 s and retries: if the event was stored after all, the retry is
+/// recognised as a duplicate.
+const APPEND_TIMEOUT: Duration = Duration::from_millis(2500);
+/// From this size on, in bytes, verifying a body takes about 0.2 ms or longer. Large bodies are verified on blocking
+/// threads, on at most half of the processors.
+const LARGE_BODY: usize = 64 << 10;
+
+/// The outcome of a webhook that was accepted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// The event is durable, now or since its first delivery.
+    Stored,
+    /// The webhook was a challenge: the body to answer with, and the signature of that body.
+    Challenge { body: String, signature: String },
+}
+
+/// The permit to verify a webhook, which limits how many large bodies are verified at once.
+#[derive(Debug)]
+pub(crate) struct VerificationPermit(Option<OwnedSemaphorePermit>);
+
+impl Proxy {
+    /// Waits for the permit to verify a webhook. A small body needs none.
+    pub(crate) async fn verification_permit(&self, webhook: &Webhook) -> VerificationPermit {
+        if webhook.body.len() < LARGE_BODY {
+            return VerificationPermit(None);
+        }
+        let permit = Arc::clone(&self.large_bodies).acquire_owned().await;
+        VerificationPermit(Some(permit.expect("the semaphore is never closed")))
+    }
+
+    /// Verifies a webhook and stores it, or answers its challenge.
+    pub(crate) async fn receive(
+        &self,
+        app: &AppId,
+        webhook: Webhook,
+        permit: VerificationPermit,
+    ) -> Result<Received, ProxyError> {
+        let (event, dedupe) = match self.verify(app, webhook, permit).await? {
+            Verified::Event(event, dedupe) => (event, dedupe),
+            Verified::Challenge { body, signature } => return Ok(Received::Challenge { body, signature }),
+        };
+        let appended = timeout(APPEND_TIMEOUT, self.store.append(app, event, dedupe));
+        match appended.await.map_err(|_| ProxyError::Slow)?? {
+            Appended::Stored(id) => {
+                tracing::debug!(%app, %id, "stored");
+                Ok(Received::Stored)
+            }
+            Appended::Duplicate => Ok(Received::Stored),
+            Appended::Full => Err(ProxyError::Full),
+            Appended::Unregistered => Err(ProxyError::NotRegistered),
+        }
+    }
+
+    /// Verifies a webhook with the current secret, which may have been replaced while the body was read. A large body is
+    /// verified on a blocking thread, so that other connections do not wait for it.
+    async fn verify(
+        &self,
+        app: &AppId,
+        webhook: Webhook,
+        permit: VerificationPermit,
+    ) -> Result<Verified, ProxyError> {
+        let registration = self.registration(app).await?;
+        if permit.0.is_none() {
+            return webhook.verify(&registration);
+        }
+        let verified = spawn_blocking(move || {
+            // Held until the work is done, even if the sender has disconnected.
+            let _permit = permit;
+            webhook.verify(&registration)
+        });
+        verified.await.map_err(StoreError::engine)?
+    }
+}
