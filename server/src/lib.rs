@@ -22,6 +22,7 @@
 //! ```
 
 mod address;
+#[cfg(feature = "cli")]
 pub mod config;
 pub mod control;
 mod coop;

@@ -218,7 +218,8 @@ impl Limits {
 }
 
 /// The policy for an append to a full queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Overflow {
     /// Reject the new event, so that its sender retries.
     Reject,
