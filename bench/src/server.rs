@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use wwproxy_protocol::{
     AppId, Secret,
     api::{self, Status},
+    hex,
 };
 
 /// The app secret of every app of a started server.
@@ -276,10 +277,7 @@ fn spawn(home: &Path, ceiling: bool, flags: &Vec<String>) -> anyhow::Result<(Chi
 
 /// The content of a credentials file, in the format of `wwproxy-server app add`.
 fn credentials(ids: &[AppId]) -> String {
-    let mut hash = String::new();
-    for byte in Sha256::digest(APP_SECRET) {
-        let _ = write!(hash, "{byte:02x}");
-    }
+    let hash = hex(&Sha256::digest(APP_SECRET));
     let mut file = String::new();
     for id in ids {
         let _ = writeln!(file, "[apps.{id}]\nsecret-sha256 = \"{hash}\"");

@@ -17,7 +17,7 @@ pub mod text;
 pub use event::{Event, Headers};
 pub use id::{AppId, EventId, InvalidId};
 pub use message::{ClientMessage, ServerMessage};
-pub use signature::{Scheme, Secret, Signer, UnknownScheme};
+pub use signature::{Scheme, Secret, Signer, UnknownScheme, hex};
 
 // Tests the example of the README.
 #[cfg(doctest)]

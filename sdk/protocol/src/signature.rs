@@ -150,7 +150,9 @@ impl FromStr for Scheme {
 #[error("the signature scheme must be \"watsonwork\"")]
 pub struct UnknownScheme;
 
-fn hex(bytes: &[u8]) -> String {
+/// Encodes bytes in lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()

@@ -5,9 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use wwproxy_protocol::AppId;
 
@@ -80,12 +81,8 @@ impl Budget {
     /// Room for a body that begins: nothing so far.
     pub(super) fn open(self: &Arc<Self>, owner: Owner) -> Room {
         let (evict, evicted) = oneshot::channel();
-        let id = self.lock().open(owner, evict);
+        let id = self.state.lock().open(owner, evict);
         Room { budget: Arc::clone(self), id, evicted }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,7 +91,7 @@ impl Room {
     /// other's room would wait forever.
     pub(super) fn grow(&self, bytes: usize) -> Result<(), NoRoom> {
         let Budget { total, share, evictions, .. } = &*self.budget;
-        let (grown, evicted) = self.budget.lock().grow(self.id, bytes, *total, *share);
+        let (grown, evicted) = self.budget.state.lock().grow(self.id, bytes, *total, *share);
         if evicted > 0
             && let Some(bodies) = evictions.add(evicted)
         {
@@ -114,13 +111,13 @@ impl Room {
 
     /// From now on the body is not evicted: it is complete, and about to be verified.
     pub(super) fn keep(&self) -> Result<(), NoRoom> {
-        self.budget.lock().keep(self.id)
+        self.budget.state.lock().keep(self.id)
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        drop(self.budget.lock().close(self.id));
+        drop(self.budget.state.lock().close(self.id));
     }
 }
 
@@ -226,7 +223,7 @@ mod tests {
         assert!(!is_evicted(&mut other));
         bodies[2].grow(20).unwrap();
         drop((bodies, other));
-        let state = budget.lock();
+        let state = budget.state.lock();
         assert!(state.owners.is_empty() && state.bodies.is_empty());
         assert_eq!((state.all.bytes, state.all.kept), (0, 0));
     }

@@ -4,12 +4,13 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
@@ -120,7 +121,7 @@ impl Connections {
         let now = Instant::now();
         loop {
             // Not locked together with the connection, which locks the other way round.
-            let oldest = match lock(&self.waiting).first_entry() {
+            let oldest = match self.waiting.lock().first_entry() {
                 Some(first) if first.key().0 <= now => first.remove(),
                 _ => return,
             };
@@ -140,7 +141,7 @@ impl Connections {
 impl Connection {
     /// Notes that bytes have come.
     pub(super) fn received(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if matches!(state.phase, Phase::New { .. } | Phase::Idle { .. }) {
             self.enter(&mut state, Phase::Head { since: Instant::now() });
         }
@@ -148,24 +149,24 @@ impl Connection {
 
     /// Notes that no bytes have come. Returns when the connection is closed unless more come.
     pub(super) fn deadline(self: &Arc<Self>) -> Option<Instant> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let (deadline, evictable) = state.phase.limits()?;
         if state.listed.is_none() {
             state.listed = Some(evictable);
-            lock(&self.connections.waiting).insert((evictable, self.number), Arc::clone(self));
+            self.connections.waiting.lock().insert((evictable, self.number), Arc::clone(self));
         }
         Some(deadline)
     }
 
     /// Notes that a complete head has come.
     pub(super) fn serve(self: &Arc<Self>) -> Serving {
-        self.enter(&mut lock(&self.state), Phase::Serving);
+        self.enter(&mut self.state.lock(), Phase::Serving);
         Serving(Some(Arc::clone(self)))
     }
 
     /// Notes that all output was sent.
     pub(super) fn flushed(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.phase == Phase::Answered {
             self.enter(&mut state, Phase::Idle { since: Instant::now() });
         }
@@ -174,26 +175,26 @@ impl Connection {
     /// Waits until the connection is evicted.
     pub(super) async fn evicted(&self) {
         // A request that came at the last moment is served.
-        while lock(&self.state).phase != Phase::Closed {
+        while self.state.lock().phase != Phase::Closed {
             self.evicted.notified().await;
         }
     }
 
     /// Notes that the connection is closed.
     pub(super) fn closed(&self) {
-        self.enter(&mut lock(&self.state), Phase::Closed);
+        self.enter(&mut self.state.lock(), Phase::Closed);
     }
 
     fn enter(&self, state: &mut State, phase: Phase) {
         state.phase = phase;
         if let Some(listed) = state.listed.take() {
-            lock(&self.connections.waiting).remove(&(listed, self.number));
+            self.connections.waiting.lock().remove(&(listed, self.number));
         }
     }
 
     /// Evicts the connection, unless it has a request by now.
     fn evict(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let waits = state.phase.limits().is_some();
         if waits {
             self.enter(&mut state, Phase::Closed);
@@ -217,13 +218,9 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         if let Some(connection) = &self.0 {
-            connection.enter(&mut lock(&connection.state), Phase::Answered);
+            connection.enter(&mut connection.state.lock(), Phase::Answered);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -256,7 +253,7 @@ mod tests {
             servings.push(admitted.await.unwrap().serve());
         }
         timeout(IDLE_TIMEOUT, connections.admit()).await.expect_err("requests are being served");
-        assert!(lock(&connections.waiting).is_empty());
+        assert!(connections.waiting.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

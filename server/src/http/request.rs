@@ -1,5 +1,7 @@
 //! A request as the handlers see it: everything but its path, its body unread.
 
+use std::borrow::Cow;
+
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
 use hyper::upgrade::OnUpgrade;
@@ -63,13 +65,10 @@ impl Request {
         self.refuse(ApiError::method_not_allowed(allowed)).await
     }
 
-    /// The value of a query parameter, as it stands there.
-    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
-        let pairs = self.query.as_deref()?.split('&');
-        pairs
-            .filter_map(|pair| pair.split_once('=').or(Some((pair, ""))))
-            .find(|(key, _)| *key == name)
-            .map(|(_, v)| v)
+    /// Returns the first value of a query parameter, decoded.
+    pub(super) fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
+        let mut parameters = form_urlencoded::parse(self.query.as_deref()?.as_bytes());
+        parameters.find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
     /// A query parameter that is a number from 1 on.
@@ -85,7 +84,7 @@ impl Request {
 
     /// A query parameter that is `1` for yes or `0` for no, which it is where not said.
     pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
-        match self.parameter(name) {
+        match self.parameter(name).as_deref() {
             None | Some("0") => Ok(false),
             Some("1") => Ok(true),
             Some(_) => Err(ApiError::bad_request(format!("The query's \"{name}\" must be 0 or 1."))),

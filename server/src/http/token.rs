@@ -81,17 +81,15 @@ fn basic_credentials(value: &HeaderValue) -> Option<(String, Secret)> {
     Some((app.to_owned(), Secret::new(secret)))
 }
 
-/// The fields of a form. Ids, secrets and grant types have no character that a form would encode, so a
-/// field with one is no match anyway.
+/// The decoded fields of a form (RFC 6749, appendix B).
 struct Form(Vec<(String, String)>);
 
 impl Form {
     fn parse(body: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(body);
-        let fields = text.trim().split('&').filter_map(|field| field.split_once('='));
-        Self(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+        Self(form_urlencoded::parse(body.trim_ascii()).into_owned().collect())
     }
 
+    /// Returns the first value of a field.
     fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }

@@ -4,13 +4,14 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{Mutex as AsyncMutex, Semaphore},
@@ -129,7 +130,7 @@ impl<P: IdentityProvider> Cached<P> {
     }
 
     fn answer(&self, token: TokenHash) -> Arc<Answer> {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answers = self.answers.lock();
         if answers.len() >= MAX_TOKENS && !answers.contains_key(&token) {
             evict(&mut answers);
         }
@@ -210,7 +211,7 @@ mod tests {
             self.asked.fetch_add(1, Ordering::SeqCst);
             Box::pin(async {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                self.answer.lock().unwrap().clone()
+                self.answer.lock().clone()
             })
         }
 
@@ -233,7 +234,7 @@ mod tests {
         }
 
         fn answer_with(&self, answer: Said) {
-            *self.platform.answer.lock().unwrap() = answer;
+            *self.platform.answer.lock() = answer;
         }
     }
 
@@ -307,7 +308,7 @@ mod tests {
         for n in 0..3 * MAX_TOKENS {
             drop(cached.answer(Sha256::digest(n.to_string()).into()));
         }
-        assert!(cached.answers.lock().unwrap().len() <= MAX_TOKENS);
+        assert!(cached.answers.lock().len() <= MAX_TOKENS);
         assert!(cached.answer(Sha256::digest("known").into()).is_known());
     }
 
@@ -318,7 +319,7 @@ mod tests {
             let answer = cached.answer(Sha256::digest(n.to_string()).into());
             answer.known.store(true, Ordering::Relaxed);
         }
-        assert!(cached.answers.lock().unwrap().len() <= MAX_TOKENS);
+        assert!(cached.answers.lock().len() <= MAX_TOKENS);
         let _ = cached.identify(&Secret::new("hunter2")).await;
         assert!(!format!("{cached:?}").contains("hunter2"));
     }

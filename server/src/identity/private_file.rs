@@ -1,4 +1,4 @@
-//! Files for their owner only, opened without following links that others may have planted.
+//! Files that only their owner can read, opened without following links that others may have planted.
 
 use std::{
     fs,
@@ -6,7 +6,8 @@ use std::{
     path::Path,
 };
 
-/// Opens the lock of a credentials file, for its owner only: who else could open it could hold up every change.
+/// Opens the lock file of a credentials file. Only its owner can open it: another user could hold the lock and block every
+/// change.
 pub(super) fn open_lock(path: &Path) -> io::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(false);
@@ -14,7 +15,7 @@ pub(super) fn open_lock(path: &Path) -> io::Result<fs::File> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     // Root works on the file of the server's user, to whom the folder belongs.
     let file = open_regular(path, &mut options, owner_of_folder(path))?;
-    // One of an earlier version could be read by others. Of another user's the mode stays as it is.
+    // Earlier versions created it readable by others. Setting the mode fails if the file belongs to another user.
     #[cfg(unix)]
     let _ = file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
     Ok(file)
@@ -67,35 +68,28 @@ fn owner_of_folder(_path: &Path) -> Option<u32> {
     None
 }
 
-/// Writes beside the file and moves it there, readable by its owner only where it is new.
+/// Replaces the file atomically and durably (write, fsync, rename, fsync of the folder). A new file is readable by its owner
+/// only; an existing one keeps its mode and owner.
 pub(super) fn write_durably(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    // One that is there was left by a process that was killed, or is a link that must not be followed.
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&beside)?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    // Its name is random and it is created with O_EXCL and mode 0600, so no planted link is followed.
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
     if let Ok(metadata) = fs::metadata(path) {
-        file.set_permissions(metadata.permissions())?;
-        // Run by another user, it must stay readable to the server.
+        file.as_file().set_permissions(metadata.permissions())?;
+        // If another user runs this, the file must stay readable to the server.
         #[cfg(unix)]
         {
             use std::os::unix::fs::{MetadataExt, fchown};
-            fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
+            fchown(file.as_file(), Some(metadata.uid()), Some(metadata.gid()))?;
         }
     }
     file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(beside, path)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
     #[cfg(unix)]
-    if let Some(folder) = path.parent() {
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        fs::File::open(folder)?.sync_all()?;
-    }
+    fs::File::open(folder)?.sync_all()?;
     Ok(())
 }

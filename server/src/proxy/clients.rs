@@ -1,10 +1,8 @@
 //! How many clients each app has connected, and the limit on that.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::Mutex;
 use wwproxy_protocol::AppId;
 
 use super::ProxyError;
@@ -60,7 +58,7 @@ impl Clients {
 
     /// Counts one more client, unless the app has as many as it may.
     pub(super) fn admit(self: &Arc<Self>, app: &AppId, kind: Kind) -> Result<Client, ProxyError> {
-        let mut apps = self.lock();
+        let mut apps = self.apps.lock();
         let connected = apps.entry(app.clone()).or_default();
         // The limit is at least 1, so an app that is refused has an entry that is not empty.
         if connected.all() >= self.max_per_app {
@@ -73,17 +71,13 @@ impl Clients {
 
     /// How many websockets the app has open.
     pub(super) fn websockets(&self, app: &AppId) -> usize {
-        self.lock().get(app).map_or(0, |connected| connected.websockets)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<AppId, Connected>> {
-        self.apps.lock().unwrap_or_else(PoisonError::into_inner)
+        self.apps.lock().get(app).map_or(0, |connected| connected.websockets)
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let mut apps = self.clients.lock();
+        let mut apps = self.clients.apps.lock();
         if let Some(connected) = apps.get_mut(&self.app) {
             *connected.count(self.kind) -= 1;
             if connected.all() == 0 {
@@ -112,6 +106,6 @@ mod tests {
         assert_eq!(clients.websockets(&app), 0);
         drop(clients.admit(&app, Kind::Websocket).unwrap());
         drop(lease);
-        assert!(clients.lock().is_empty());
+        assert!(clients.apps.lock().is_empty());
     }
 }

@@ -1,8 +1,7 @@
 //! A session over an in-memory pipe, with the clock in the test's hand.
 
-use std::sync::Mutex;
-
 use futures_util::{SinkExt, StreamExt, future::BoxFuture};
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, DuplexStream, duplex},
     task::JoinHandle,
@@ -43,13 +42,13 @@ struct Remote(Arc<Mutex<Result<String, IdentityError>>>);
 
 impl Remote {
     fn answer_with(&self, answer: Result<String, IdentityError>) {
-        *self.0.lock().unwrap() = answer;
+        *self.0.lock() = answer;
     }
 }
 
 impl IdentityProvider for Remote {
     fn identify<'a>(&'a self, _: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
-        Box::pin(std::future::ready(self.0.lock().unwrap().clone()))
+        Box::pin(std::future::ready(self.0.lock().clone()))
     }
 
     fn is_suspended(&self, _: &AppId) -> bool {

@@ -61,6 +61,29 @@ async fn credentials_may_stand_in_the_form_and_the_form_may_say_more() {
     assert_eq!(post.send().await.unwrap().status(), 200);
 }
 
+/// RFC 6749, appendix B: a client may percent-encode any character.
+#[tokio::test]
+async fn a_form_is_percent_decoded() {
+    let server = Server::start(&[]);
+    let secret = server.home.add_app("my.bot");
+    let encoded = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
+    for body in [
+        format!("{FORM}&client_id=my%2Ebot&client_secret={}", encoded(&secret)),
+        format!("grant%5ftype=client%5Fcredentials&client%5Fid={}&client_secret={secret}", encoded("my.bot")),
+    ] {
+        let post = server.http.post(server.url("/oauth/token")).body(body);
+        assert_eq!(post.send().await.unwrap().status(), 200);
+    }
+    for body in [
+        format!("{FORM}&client_id=my%252Ebot&client_secret={secret}"),
+        format!("{FORM}&client_id=my.bot&client_secret={secret}%20"),
+        format!("{FORM}&client_id=my.bot&client_secret=+{secret}"),
+    ] {
+        let post = server.http.post(server.url("/oauth/token")).body(body.clone());
+        assert_eq!(post.send().await.unwrap().status(), 401, "{body}");
+    }
+}
+
 #[tokio::test]
 async fn wrong_credentials_are_401() {
     let server = Server::start(&[]);

@@ -91,6 +91,19 @@ async fn max_bounds_the_piece() {
 }
 
 #[tokio::test]
+async fn query_parameters_are_percent_decoded() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.post_numbers(0..12).await;
+    assert_eq!(app.poll("?max=1%30").await.len(), 10);
+    assert_eq!(app.poll("?m%61x=%31").await.len(), 1);
+    for bad in ["max=1%200", "max=%2D1", "max=1%", "m%61x=0", "%74ap=1"] {
+        problem(app.request(Method::GET, &format!("?{bad}")).send().await.unwrap(), 400).await;
+    }
+    assert_eq!(app.poll("").await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_huge_queue_is_returned_in_bounded_pieces() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;

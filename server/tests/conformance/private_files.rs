@@ -35,12 +35,17 @@ fn a_planted_link_beside_the_credentials_file_is_not_followed() {
     let home = Home::new();
     let victim = home.apps().with_file_name("victim");
     fs::write(&victim, "precious").unwrap();
-    let draft = home.apps().with_file_name("apps.new");
-    symlink(&victim, &draft).unwrap();
+    let planted = home.apps().with_file_name("apps.new");
+    symlink(&victim, &planted).unwrap();
     home.add_app("a");
     assert_eq!(fs::read(&victim).unwrap(), b"precious");
     assert_eq!(mode(&home.apps()), 0o600);
-    assert!(!draft.exists());
+    assert!(!home.apps().is_symlink());
+    fs::remove_file(&planted).unwrap();
+    let folder = fs::read_dir(home.apps().parent().unwrap()).unwrap();
+    let mut names: Vec<_> = folder.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["apps.lock", "apps.toml", "victim"], "no temporary file is left");
 
     let lock = home.apps().with_file_name("apps.lock");
     fs::remove_file(&lock).unwrap();
