@@ -14,14 +14,15 @@ mod contents;
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::SystemTime,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use toml_edit::{DocumentMut, Item, Table, TableLike, de, value};
-use wwproxy_protocol::{AppId, Secret};
+use wwproxy_protocol::{AppId, Secret, hex};
 
-use self::contents::{Known, hex, parse};
+use self::contents::{Known, parse};
 pub(super) use self::contents::{SecretHash, hash};
 use super::private_file::{open_lock, write_durably};
 
@@ -147,7 +148,8 @@ impl Apps {
     pub fn rotate(&self, app: &AppId) -> Result<Secret, AppsError> {
         let secret = new_secret()?;
         self.change_entry(app, |entry| {
-            entry.insert("secret-sha256", value(hex(&hash(&secret))));
+            // In place: inserting would drop a comment before the key.
+            *entry.entry("secret-sha256").or_insert(Item::None) = value(hex(&hash(&secret)));
         })?;
         Ok(Secret::new(secret))
     }
@@ -194,7 +196,7 @@ impl Apps {
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cache.lock()
     }
 
     fn text(&self) -> Result<String, AppsError> {
@@ -214,7 +216,10 @@ impl Apps {
 
     /// Changes the table of apps and leaves the rest of the file as it is. A reader sees the file
     /// before or after, and two changes at once do not undo each other.
-    fn change(&self, change: impl FnOnce(&mut Table) -> Result<(), AppsError>) -> Result<(), AppsError> {
+    fn change(
+        &self,
+        change: impl FnOnce(&mut dyn TableLike) -> Result<(), AppsError>,
+    ) -> Result<(), AppsError> {
         self.known()?;
         let failed = |error| AppsError::Write(self.path.clone(), error);
         // A link stays a link.
@@ -233,7 +238,8 @@ impl Apps {
             apps.set_implicit(true);
             Item::Table(apps)
         });
-        change(apps.as_table_mut().expect("`known` found a table or nothing"))?;
+        // A file written by hand may have an inline table: apps = { … }.
+        change(apps.as_table_like_mut().expect("`known` found a table or nothing"))?;
         write_durably(&path, document.to_string().as_bytes()).map_err(failed)
     }
 }

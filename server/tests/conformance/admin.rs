@@ -332,6 +332,32 @@ async fn a_disabled_app_stays_so_while_the_credentials_file_is_broken() {
     }
 }
 
+/// TOML has two notations for the same table; a file written by hand may have either.
+#[test]
+fn a_credentials_file_may_have_inline_tables() {
+    const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    for file in [
+        format!("# ours\napps = {{ bot = {{ secret-sha256 = \"{HASH}\" }} }}\n[other]\nx = 1 # keep\n"),
+        format!("# ours\n[apps]\nbot = {{ secret-sha256 = \"{HASH}\" }}\n[other]\nx = 1 # keep\n"),
+        format!("# ours\napps.bot.secret-sha256 = \"{HASH}\"\n[other]\nx = 1 # keep\n"),
+        format!("# ours\napps.bot = {{ secret-sha256 = \"{HASH}\" }}\n[other]\nx = 1 # keep\n"),
+    ] {
+        let home = Home::new();
+        fs::write(home.apps(), &file).unwrap();
+        assert_eq!(operate(&home, &["list"]), "bot", "{file}");
+        assert_eq!(operate(&home, &["add", "new"]).len(), 64, "{file}");
+        assert_eq!(operate(&home, &["rotate", "bot"]).len(), 64, "{file}");
+        operate(&home, &["disable", "new"]);
+        assert_eq!(operate(&home, &["list"]), "bot\nnew\tdisabled", "{file}");
+        operate(&home, &["enable", "new"]);
+        let changed = fs::read_to_string(home.apps()).unwrap();
+        assert!(changed.starts_with("# ours\n") && changed.contains("[other]\nx = 1 # keep"), "{changed}");
+        assert!(changed.contains("created") && !changed.contains(HASH), "{changed}");
+        operate(&home, &["remove", "bot", "--yes", "--store", "memory:"]);
+        assert_eq!(operate(&home, &["list"]), "new", "{file}");
+    }
+}
+
 /// The first steps of the README, in the shell.
 #[test]
 fn the_readme_tries_things_out_in_a_private_folder() {
