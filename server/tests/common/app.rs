@@ -1,4 +1,4 @@
-//! An app of a server: its sender and its client in one.
+//! A test app: posts webhooks as its sender, reads events as its client.
 
 use reqwest::{Method, RequestBuilder, Response, header};
 use serde_json::{Value, json};
@@ -7,13 +7,13 @@ use wwproxy_protocol::api::{self, LeasedEvent};
 use super::{Socket, empty, raw::Raw, sign};
 
 #[derive(Clone)]
-#[expect(clippy::struct_field_names, reason = "an app's secret and its webhook secret are two things")]
+#[expect(clippy::struct_field_names, reason = "`app_secret` and `secret` are different secrets")]
 pub(crate) struct App {
     pub(crate) id: String,
-    /// What it gets tokens with.
+    /// The client secret of the token endpoint.
     pub(crate) app_secret: String,
     pub(crate) token: String,
-    /// What its webhooks are signed with.
+    /// The webhook secret, which signs its webhooks.
     pub(crate) secret: String,
     pub(crate) address: String,
     pub(crate) http: reqwest::Client,
@@ -24,45 +24,45 @@ impl App {
         format!("/hook/{}", self.id)
     }
 
-    /// The path of `/webhooks/{appId}` with this after it.
+    /// The path `/webhooks/{appId}`, followed by `rest`.
     pub(crate) fn path(&self, rest: &str) -> String {
         format!("/webhooks/{}{rest}", self.id)
     }
 
-    /// A webhook without any header.
+    /// An unsigned webhook request.
     pub(crate) fn bare_hook(&self) -> RequestBuilder {
         self.http.post(format!("http://{}{}", self.address, self.hook_path()))
     }
 
-    /// A signed webhook.
+    /// A signed webhook request.
     pub(crate) fn hook(&self, body: impl Into<Vec<u8>>) -> RequestBuilder {
         let body = body.into();
         self.bare_hook().header("X-OUTBOUND-TOKEN", sign(&self.secret, &body)).body(body)
     }
 
-    /// A signed webhook with an index.
+    /// A signed webhook request with an `X-OUTBOUND-INDEX`.
     pub(crate) fn indexed(&self, index: u32, body: &str) -> RequestBuilder {
         self.hook(body).header("X-OUTBOUND-INDEX", index)
     }
 
-    /// Posts a signed webhook, which must be stored.
+    /// Posts a signed webhook, and expects `201`.
     pub(crate) async fn post(&self, body: impl Into<Vec<u8>>) {
         empty(self.hook(body).send().await.unwrap(), 201).await;
     }
 
-    /// Posts `{"n":0}` and so on.
+    /// Posts the body [`number(n)`](number) for each number of the range.
     pub(crate) async fn post_numbers(&self, numbers: std::ops::Range<usize>) {
         for n in numbers {
             self.post(number(n)).await;
         }
     }
 
-    /// A request with the app's token, to `/webhooks/{appId}` and this.
+    /// An authorized request to [`App::path`].
     pub(crate) fn request(&self, method: Method, rest: &str) -> RequestBuilder {
         self.anonymous(method, rest).bearer_auth(&self.token)
     }
 
-    /// The same without a token.
+    /// A request to [`App::path`] without a token.
     pub(crate) fn anonymous(&self, method: Method, rest: &str) -> RequestBuilder {
         self.http.request(method, format!("http://{}{}", self.address, self.path(rest)))
     }
@@ -76,7 +76,7 @@ impl App {
         empty(self.request(Method::DELETE, "").send().await.unwrap(), 200).await;
     }
 
-    /// The answer of a poll as it came.
+    /// Polls, and returns the response body unchanged.
     pub(crate) async fn poll_text(&self, query: &str) -> String {
         let response = self.request(Method::GET, query).send().await.unwrap();
         assert_eq!(response.status(), 200);
@@ -85,13 +85,13 @@ impl App {
         response.text().await.unwrap()
     }
 
-    /// Ids and bodies that a poll takes.
+    /// Polls, and returns the ids and bodies of the events.
     pub(crate) async fn poll(&self, query: &str) -> Vec<(String, String)> {
         let events = api::decode_poll(&self.poll_text(query).await).unwrap();
         events.into_iter().map(|(id, body)| (id.to_string(), text(&body))).collect()
     }
 
-    /// Only the bodies that a poll takes.
+    /// Polls, and returns the bodies of the events.
     pub(crate) async fn poll_bodies(&self) -> Vec<String> {
         self.poll("").await.into_iter().map(|(_, body)| body).collect()
     }
@@ -107,7 +107,7 @@ impl App {
         api::decode_lease(&body).unwrap()
     }
 
-    /// Settles, and gives the whole answer.
+    /// Settles receipts, and returns the response.
     pub(crate) async fn settle(&self, settlement: Value) -> Value {
         let response = self.request(Method::POST, "/ack").json(&settlement).send().await.unwrap();
         assert_eq!(response.status(), 200);
@@ -120,18 +120,18 @@ impl App {
         response.json().await.unwrap()
     }
 
-    /// The value of one number of the status.
+    /// One number of the status, such as `stored`.
     pub(crate) async fn gauge(&self, name: &str) -> u64 {
         let status = self.status().await;
         status[name].as_u64().unwrap_or_else(|| panic!("{name}: {status}"))
     }
 
-    /// A legacy websocket.
+    /// Opens a legacy websocket.
     pub(crate) async fn listen(&self, query: &str) -> Socket {
         Socket::open(&self.address, &self.path(query), &self.token, None).await
     }
 
-    /// A `wwproxy.v2` websocket, and the hello it began with.
+    /// Opens a `wwproxy.v2` websocket, and returns it with its hello.
     pub(crate) async fn listen_v2(&self, query: &str) -> (Socket, Value) {
         let mut socket =
             Socket::open(&self.address, &self.path(query), &self.token, Some("wwproxy.v2")).await;
@@ -139,13 +139,13 @@ impl App {
         (socket, hello)
     }
 
-    /// Opens a connection of its own for requests byte by byte.
+    /// Opens a raw TCP connection to the server.
     pub(crate) async fn raw(&self) -> Raw {
         Raw::open(&self.address).await
     }
 }
 
-/// The `n`th body of [`App::post_numbers`].
+/// The JSON body `{"n":…}`.
 pub(crate) fn number(n: usize) -> String {
     format!(r#"{{"n":{n}}}"#)
 }

@@ -1,4 +1,4 @@
-//! The folder a server lives in: its credentials file and its store.
+//! A temporary folder for a server's credentials file and store.
 
 use std::{
     path::PathBuf,
@@ -22,7 +22,7 @@ impl Home {
         self.0.path().join("store")
     }
 
-    /// Runs the server's program, without anything of the environment.
+    /// The server's command line, with an empty environment.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy-server"));
         command.env_clear().arg("--apps").arg(self.apps());
@@ -34,7 +34,7 @@ impl Home {
         self.command().arg("app").args(arguments).output().unwrap()
     }
 
-    /// Adds an app and gives its secret.
+    /// Adds an app, and returns its secret.
     pub(crate) fn add_app(&self, id: &str) -> String {
         let added = self.app_command(&["add", id]);
         assert!(added.status.success(), "{added:?}");
@@ -46,14 +46,14 @@ impl Home {
         self.operate_command(arguments).output().unwrap()
     }
 
-    /// The command of [`Home::operate`].
+    /// The command line of [`Home::operate`].
     pub(crate) fn operate_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.command();
         command.arg("--store").arg(format!("file:{}", self.store().display())).arg("app").args(arguments);
         command
     }
 
-    /// Removes the credentials of an app.
+    /// Removes an app from the credentials file.
     pub(crate) fn remove_app(&self, id: &str) {
         let removed = self.app_command(&["remove", id, "--yes", "--store", "memory:"]);
         assert!(removed.status.success(), "{removed:?}");

@@ -1,4 +1,4 @@
-//! The built server over a real port, and what senders and clients do to it.
+//! Starts the built server on a real port, and drives it as senders and clients do.
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
@@ -21,32 +21,32 @@ pub(crate) use self::{
     home::Home,
     raw::{Raw, RawResponse, raw},
     server::Server,
-    socket::{Socket, exact_event, handshake_headers, handshake_text, upgrade},
+    socket::{Socket, handshake_headers, handshake_text, parse_legacy_event, upgrade},
 };
 
-/// How long anything may take before a test gives up on it.
+/// The timeout of every single step of a test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Asks again and again until the answer is yes.
-pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+/// Waits until a condition holds, and fails after [`DEADLINE`].
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
-    while !is_so().await {
+    while !condition().await {
         assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
         sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// A client that follows no redirect and needs no CA certificates.
+/// An HTTP client that follows no redirect and loads no CA certificates.
 pub(crate) fn http_client() -> reqwest::Client {
-    // Another test of this process may have installed it already.
+    // The result is ignored: another test of this process may have installed the provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
-    // The server closes one that is idle for 30 s, at the very moment that it may be used again.
-    let builder = builder.pool_idle_timeout(std::time::Duration::from_secs(10));
+    // Shorter than the server's idle timeout of 30 s: a request on a connection that the server is closing would fail.
+    let builder = builder.pool_idle_timeout(Duration::from_secs(10));
     builder.timeout(DEADLINE).tls_certs_only([]).build().unwrap()
 }
 
-/// The signature of scheme `watsonwork`, reckoned apart from the server's own code.
+/// The signature of scheme `watsonwork`, computed without the server's own code.
 pub(crate) fn sign(secret: &str, body: impl AsRef<[u8]>) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(body.as_ref());
@@ -54,7 +54,7 @@ pub(crate) fn sign(secret: &str, body: impl AsRef<[u8]>) -> String {
     mac.finalize().into_bytes().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-/// Checks that an answer is an error of this status in the form of RFC 9457, and gives its `detail`.
+/// Checks that a response is an RFC 9457 problem of this status, and returns its `detail`.
 pub(crate) async fn problem(response: Response, status: u16) -> String {
     let headers = response.headers().clone();
     let (actual, body) = (response.status().as_u16(), response.text().await.unwrap());
@@ -70,7 +70,7 @@ pub(crate) async fn problem(response: Response, status: u16) -> String {
     problem_body(&body, status)
 }
 
-/// Checks the body of an error.
+/// Checks the body of an RFC 9457 problem, and returns its `detail`.
 pub(crate) fn problem_body(body: &str, status: u16) -> String {
     let problem: Value = serde_json::from_str(body).unwrap();
     assert_eq!(problem["status"], status, "{body}");
@@ -78,11 +78,11 @@ pub(crate) fn problem_body(body: &str, status: u16) -> String {
         assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {body}");
     }
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.ends_with('.') && detail.contains(' '), "a sentence: {detail}");
+    assert!(detail.ends_with('.') && detail.contains(' '), "the detail is a sentence: {detail}");
     detail.to_owned()
 }
 
-/// Checks that an answer has this status and an empty body.
+/// Checks that a response has this status and an empty body.
 pub(crate) async fn empty(response: Response, status: u16) {
     let (actual, body) = (response.status().as_u16(), response.text().await.unwrap());
     assert_eq!((actual, body.as_str()), (status, ""));

@@ -1,4 +1,4 @@
-//! A server process, which ends with its value.
+//! A server process, killed when dropped.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -14,9 +14,9 @@ pub(crate) const WEBHOOK_SECRET: &str = "webhook-secret-k3n9v0";
 
 pub(crate) struct Server {
     child: Child,
-    /// The line on its stdout.
+    /// The line that the server writes to stdout when it listens.
     pub(crate) greeting: String,
-    /// Such as `127.0.0.1:4711`.
+    /// Host and port, such as `127.0.0.1:4711`.
     pub(crate) address: String,
     pub(crate) home: Arc<Home>,
     pub(crate) http: reqwest::Client,
@@ -24,7 +24,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a server that keeps everything in memory.
+    /// Starts a server with an in-memory store.
     pub(crate) fn start(flags: &[&str]) -> Self {
         let home = Arc::new(Home::new());
         let mut command = home.command();
@@ -32,7 +32,7 @@ impl Server {
         Self::launch(home, command)
     }
 
-    /// Starts a server on the store in this folder, which may be there from before.
+    /// Starts a server with the file store of this folder, which may exist already.
     pub(crate) fn start_in(home: &Arc<Home>, flags: &[&str]) -> Self {
         let mut command = home.command();
         let store = format!("file:{}", home.store().display());
@@ -40,7 +40,7 @@ impl Server {
         Self::launch(Arc::clone(home), command)
     }
 
-    /// Starts a server that way.
+    /// Runs the command, and waits until the server listens.
     pub(crate) fn launch(home: Arc<Home>, mut command: Command) -> Self {
         let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = piped.spawn().unwrap();
@@ -55,7 +55,9 @@ impl Server {
         let mut greeting = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
         let greeting = greeting.trim_end().to_owned();
-        let Some(address) = address(&greeting) else { panic!("{greeting:?}, and: {}", log.lock().unwrap()) };
+        let Some(address) = address(&greeting) else {
+            panic!("no address in {greeting:?}; the log: {}", log.lock().unwrap())
+        };
         Self { address, greeting, child, home, http: http_client(), log }
     }
 
@@ -63,21 +65,21 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
-    /// A new app with a token and a registration.
+    /// Adds an app, gets its token and registers it.
     pub(crate) async fn app(&self, id: &str) -> App {
         let app = self.new_app(id).await;
         app.register(WEBHOOK_SECRET).await;
         app
     }
 
-    /// A new app with a token, which has not registered.
+    /// Adds an app and gets its token, without a registration.
     pub(crate) async fn new_app(&self, id: &str) -> App {
         let secret = self.home.add_app(id);
         let token = self.token(id, &secret).await;
         self.known_app(id, &secret, &token)
     }
 
-    /// An app that is there already.
+    /// An app that exists already, with this secret and token.
     pub(crate) fn known_app(&self, id: &str, app_secret: &str, token: &str) -> App {
         App {
             id: id.into(),
@@ -103,17 +105,17 @@ impl Server {
         self.http.get(self.url(path)).send().await.unwrap()
     }
 
-    /// The number of its process.
+    /// The process id.
     pub(crate) fn process(&self) -> u32 {
         self.child.id()
     }
 
-    /// What the server has written on stderr.
+    /// The server's stderr so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Ends it as `kill -9` does.
+    /// Sends SIGKILL, and returns the server's folder.
     pub(crate) fn kill(mut self) -> Arc<Home> {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -126,10 +128,10 @@ impl Server {
         assert!(sent.unwrap().success());
     }
 
-    /// How it ended, once it has.
+    /// Waits for the process to exit, and returns its status.
     pub(crate) async fn exited(&mut self) -> ExitStatus {
         let mut status = None;
-        eventually("the server ends", async || {
+        eventually("the server exits", async || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         })
@@ -144,7 +146,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended before.
+        // The results are ignored: the server may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {

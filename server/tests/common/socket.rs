@@ -1,4 +1,4 @@
-//! A websocket client that looks at every message.
+//! A websocket client for tests, which checks every message.
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
@@ -42,15 +42,15 @@ impl Socket {
                 }
             }
         };
-        timeout(DEADLINE, text).await.expect("no message came")
+        timeout(DEADLINE, text).await.expect("no message arrived in time")
     }
 
-    /// Id and body of the next legacy event, which must be nothing else.
+    /// The id and body of the next text message, which must be a legacy event.
     pub(crate) async fn event(&mut self) -> (String, String) {
-        exact_event(&self.next().await)
+        parse_legacy_event(&self.next().await)
     }
 
-    /// The next events' bodies.
+    /// The bodies of the next `count` legacy events.
     pub(crate) async fn bodies(&mut self, count: usize) -> Vec<String> {
         let mut bodies = Vec::new();
         while bodies.len() < count {
@@ -74,7 +74,7 @@ impl Socket {
         let payload = Bytes::copy_from_slice(&self.pings.to_be_bytes());
         self.send(Message::Ping(payload.clone())).await;
         let mut texts = Vec::new();
-        let answered = async {
+        let pong = async {
             loop {
                 match self.message().await {
                     Message::Text(text) => texts.push(text.to_string()),
@@ -84,11 +84,11 @@ impl Socket {
                 }
             }
         };
-        timeout(DEADLINE, answered).await.expect("the ping was not answered");
+        timeout(DEADLINE, pong).await.expect("no pong arrived in time");
         texts
     }
 
-    /// The code that the server closes with.
+    /// Waits for the server's close frame, and returns its code.
     pub(crate) async fn close_code(&mut self) -> u16 {
         let closed = async {
             loop {
@@ -97,11 +97,11 @@ impl Socket {
                 }
             }
         };
-        timeout(DEADLINE, closed).await.expect("the server did not close")
+        timeout(DEADLINE, closed).await.expect("the server did not close the websocket in time")
     }
 }
 
-/// The request that a websocket begins with.
+/// An authorized websocket upgrade request.
 pub(crate) fn upgrade(address: &str, path: &str, token: &str, protocol: Option<&str>) -> Request {
     let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
     let headers = request.headers_mut();
@@ -112,14 +112,14 @@ pub(crate) fn upgrade(address: &str, path: &str, token: &str, protocol: Option<&
     request
 }
 
-/// Id and body of a legacy message, byte for byte.
-pub(crate) fn exact_event(message: &str) -> (String, String) {
+/// Splits a legacy event message into its id and its body, byte for byte.
+pub(crate) fn parse_legacy_event(message: &str) -> (String, String) {
     let rest = message.strip_prefix(r#"{"type":"event","id":""#).unwrap_or_else(|| panic!("{message}"));
     let (id, rest) = rest.split_once(r#"","data":"#).unwrap_or_else(|| panic!("{message}"));
     (id.to_owned(), rest.strip_suffix('}').unwrap().to_owned())
 }
 
-/// The headers of a complete upgrade (RFC 6455, section 1.2).
+/// The headers of a websocket handshake (RFC 6455, section 1.2).
 pub(crate) fn handshake_headers() -> Vec<(&'static str, &'static str)> {
     vec![
         ("connection", "Upgrade"),
@@ -129,7 +129,7 @@ pub(crate) fn handshake_headers() -> Vec<(&'static str, &'static str)> {
     ]
 }
 
-/// The same as they stand in a request.
+/// [`handshake_headers`] as lines of a request.
 pub(crate) fn handshake_text() -> String {
     let lines: Vec<_> =
         handshake_headers().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();

@@ -1,11 +1,11 @@
-//! "Byte for byte the body that the sender signed", by every way of reading.
+//! "Byte for byte the body that the sender signed", by poll, lease and both kinds of websocket.
 
 use serde_json::json;
 
 use crate::common::{App, Server, eventually};
 
 /// Posts one body and reads it back by poll, lease, legacy websocket and `wwproxy.v2`.
-pub(crate) async fn reads_back_everywhere(app: &App, post: reqwest::RequestBuilder, body: &str) {
+pub(crate) async fn assert_round_trip(app: &App, post: reqwest::RequestBuilder, body: &str) {
     let name: String = body.chars().take(60).collect();
     assert_eq!(post.send().await.unwrap().status(), 201, "{name}");
 
@@ -25,12 +25,12 @@ pub(crate) async fn reads_back_everywhere(app: &App, post: reqwest::RequestBuild
     assert!(message.ends_with(&format!(",\"data\":{body}}}")), "wwproxy.v2: {name}");
     drop(v2);
 
-    eventually("the event is back", async || app.gauge("leased").await == 0).await;
+    eventually("the lease is released", async || app.gauge("leased").await == 0).await;
     assert!(app.poll_text("").await == format!("{{\"{id}\":{body}}}"), "poll: {name}");
 }
 
 #[tokio::test]
-async fn numbers_key_order_and_white_space_stay() {
+async fn numbers_key_order_and_white_space_are_preserved() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     for body in [
@@ -44,12 +44,12 @@ async fn numbers_key_order_and_white_space_stay() {
         "{\"\\ud800\":\"\\udfff\\ud83d\"}",
         "{\"__proto__\":{\"a\":1},\"receipt\":\"r\",\"}\":\"{\"}",
     ] {
-        reads_back_everywhere(&app, app.hook(body), body).await;
+        assert_round_trip(&app, app.hook(body), body).await;
     }
 }
 
 #[tokio::test]
-async fn a_body_may_be_nested_as_deep_as_it_likes() {
+async fn a_body_may_be_nested_to_any_depth() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"type\":", "}]")] {
@@ -60,7 +60,7 @@ async fn a_body_may_be_nested_as_deep_as_it_likes() {
         assert!(got == body, "websocket");
         socket.ack(&id).await;
         drop(socket);
-        eventually("the websocket is gone", async || app.gauge("clients").await == 0).await;
+        eventually("the websocket is closed", async || app.gauge("clients").await == 0).await;
         assert_eq!(app.gauge("stored").await, 0);
         app.post(body.as_str()).await;
         let polled = app.poll_text("").await;
@@ -69,10 +69,10 @@ async fn a_body_may_be_nested_as_deep_as_it_likes() {
 }
 
 #[tokio::test]
-async fn a_body_of_the_largest_size_is_read_back_whole() {
+async fn a_body_of_the_maximum_size_is_preserved() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let body = format!("[\"{}\"]", "é".repeat((4 << 20) - 2));
     assert_eq!(body.len(), 8 << 20);
-    reads_back_everywhere(&app, app.hook(body.as_str()), &body).await;
+    assert_round_trip(&app, app.hook(body.as_str()), &body).await;
 }

@@ -1,4 +1,4 @@
-//! `X-OUTBOUND-INDEX`: the pair of space and index names a delivery.
+//! Deduplication: space, `X-OUTBOUND-INDEX` and body are the idempotency key of a webhook.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ async fn post(app: &App, index: u32, body: &str) {
 }
 
 #[tokio::test]
-async fn the_same_pair_with_the_same_body_is_stored_once() {
+async fn a_retry_with_the_same_space_index_and_body_is_stored_once() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let body = r#"{"spaceId":"a","n":1}"#;
@@ -19,15 +19,15 @@ async fn the_same_pair_with_the_same_body_is_stored_once() {
     }
     assert_eq!(app.poll_bodies().await, [body]);
     post(&app, 7, body).await;
-    assert_eq!(app.poll_text("").await, "{}", "also when the first was read meanwhile");
+    assert_eq!(app.poll_text("").await, "{}", "after the first was polled");
     app.register("another secret").await;
     let app = App { secret: "another secret".into(), ..app };
     post(&app, 7, body).await;
-    assert_eq!(app.poll_text("").await, "{}", "also with a new secret");
+    assert_eq!(app.poll_text("").await, "{}", "after the secret was replaced");
 }
 
 #[tokio::test]
-async fn the_same_pair_is_stored_once_while_it_is_leased_and_after_its_ack() {
+async fn a_retry_is_not_stored_while_the_event_is_leased_or_after_its_ack() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     post(&app, 7, "{}").await;
@@ -40,7 +40,7 @@ async fn the_same_pair_is_stored_once_while_it_is_leased_and_after_its_ack() {
 }
 
 #[tokio::test]
-async fn deliveries_at_the_same_time_are_stored_once() {
+async fn concurrent_retries_are_stored_once() {
     let home = std::sync::Arc::new(crate::common::Home::new());
     for server in [Server::start(&[]), Server::start_in(&home, &[])] {
         let app = server.app("bot").await;
@@ -54,7 +54,7 @@ async fn deliveries_at_the_same_time_are_stored_once() {
 }
 
 #[tokio::test]
-async fn the_same_pair_with_another_body_is_a_new_event() {
+async fn the_same_space_and_index_with_another_body_is_a_new_event() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let bodies = [r#"{"spaceId":"a"}"#, r#"{"spaceId":"a" }"#, r#"{"spaceId":"a","n":1}"#];
@@ -65,7 +65,7 @@ async fn the_same_pair_with_another_body_is_a_new_event() {
 }
 
 #[tokio::test]
-async fn the_index_counts_per_space_and_per_app() {
+async fn the_same_index_of_another_space_or_app_is_a_new_event() {
     let server = Server::start(&[]);
     let (app, other) = (server.app("bot").await, server.app("other").await);
     for app in [&app, &other] {
@@ -79,7 +79,7 @@ async fn the_index_counts_per_space_and_per_app() {
 }
 
 #[tokio::test]
-async fn without_an_index_it_is_always_a_new_event() {
+async fn a_webhook_without_an_index_is_always_a_new_event() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     for _ in 0..3 {
@@ -89,11 +89,11 @@ async fn without_an_index_it_is_always_a_new_event() {
 }
 
 #[tokio::test]
-async fn after_the_dedupe_window_it_is_a_new_event() {
+async fn a_retry_after_the_dedupe_window_is_a_new_event() {
     let server = Server::start(&["--dedupe-window", "300ms"]);
     let app = server.app("bot").await;
     post(&app, 7, "{}").await;
-    eventually("the repetition is new", async || {
+    eventually("the retry is stored as a new event", async || {
         post(&app, 7, "{}").await;
         app.gauge("stored").await == 2
     })
@@ -101,7 +101,7 @@ async fn after_the_dedupe_window_it_is_a_new_event() {
 }
 
 #[tokio::test]
-async fn an_unregistered_app_begins_anew() {
+async fn unregistering_forgets_the_idempotency_keys() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     post(&app, 7, "{}").await;
@@ -112,15 +112,15 @@ async fn an_unregistered_app_begins_anew() {
 }
 
 #[tokio::test]
-async fn a_refused_delivery_is_not_taken_for_stored() {
+async fn the_retry_of_a_rejected_webhook_is_stored() {
     let server = Server::start(&["--max-queued-events", "1"]);
     let app = server.app("bot").await;
     post(&app, 1, "[1]").await;
-    let refused = app.indexed(2, "[2]").send().await.unwrap();
-    crate::common::problem(refused, 503).await;
+    let rejected = app.indexed(2, "[2]").send().await.unwrap();
+    crate::common::problem(rejected, 503).await;
     post(&app, 1, "[1]").await;
     assert_eq!(app.poll_bodies().await, ["[1]"]);
-    eventually("there is room", async || app.gauge("stored").await == 0).await;
+    eventually("the queue has room", async || app.gauge("stored").await == 0).await;
     post(&app, 2, "[2]").await;
     assert_eq!(app.poll_bodies().await, ["[2]"]);
 }

@@ -1,4 +1,4 @@
-//! What was answered `201` survives, and how a server stops.
+//! Durability: stored events survive a crash, a shutdown and a failing disk.
 
 use std::sync::Arc;
 
@@ -6,25 +6,25 @@ use serde_json::json;
 
 use crate::common::{App, Home, Server, empty, eventually, number, problem};
 
-/// The same app on another server.
-fn moved(app: &App, server: &Server) -> App {
+/// The same app at another server's address.
+fn app_at(app: &App, server: &Server) -> App {
     App { address: server.address.clone(), ..app.clone() }
 }
 
 #[tokio::test]
-async fn what_was_answered_201_survives_kill_9() {
+async fn events_answered_201_survive_sigkill() {
     let server = Server::start_in(&Arc::new(Home::new()), &[]);
     let app = server.app("bot").await;
-    let secretless = server.app("gone").await;
-    secretless.post("[\"gone\"]").await;
-    secretless.unregister().await;
+    let unregistered = server.app("gone").await;
+    unregistered.post("[\"gone\"]").await;
+    unregistered.unregister().await;
     app.post_numbers(0..20).await;
     let post = app.indexed(7, "[\"once\"]");
     empty(post.send().await.unwrap(), 201).await;
     let home = server.kill();
 
     let server = Server::start_in(&home, &[]);
-    let app = moved(&app, &server);
+    let app = app_at(&app, &server);
     empty(app.indexed(7, "[\"once\"]").send().await.unwrap(), 201).await;
     app.post("[\"after\"]").await;
     let events = app.poll("").await;
@@ -32,16 +32,16 @@ async fn what_was_answered_201_survives_kill_9() {
     assert_eq!(
         events.iter().map(|(_, body)| body.clone()).collect::<Vec<_>>(),
         expected,
-        "token and registration too"
+        "the token and the registration survive too"
     );
-    assert!(events.windows(2).all(|pair| pair[0].0 < pair[1].0), "ids stay ordered");
-    let gone = moved(&secretless, &server);
+    assert!(events.windows(2).all(|pair| pair[0].0 < pair[1].0), "ids ascend across the restart");
+    let gone = app_at(&unregistered, &server);
     problem(gone.hook("{}").send().await.unwrap(), 404).await;
     assert_eq!(gone.gauge("stored").await, 0);
 }
 
 #[tokio::test]
-async fn what_was_unacked_at_kill_9_goes_out_again() {
+async fn unacked_events_are_redelivered_after_sigkill() {
     let server = Server::start_in(&Arc::new(Home::new()), &[]);
     let app = server.app("bot").await;
     app.post_numbers(0..3).await;
@@ -51,15 +51,15 @@ async fn what_was_unacked_at_kill_9_goes_out_again() {
     let home = server.kill();
 
     let server = Server::start_in(&home, &[]);
-    let app = moved(&app, &server);
+    let app = app_at(&app, &server);
     let settled = app.settle(json!({"ack": [leased[0].receipt]})).await;
-    assert_eq!(settled["stale"], json!([leased[0].receipt]), "its lease ended with the server");
+    assert_eq!(settled["stale"], json!([leased[0].receipt]), "a lease ends with its server process");
     let mut socket = app.listen("").await;
     assert_eq!(socket.bodies(3).await, (0..3).map(number).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn on_sigterm_and_sigint_the_server_drains_and_exits_0() {
+async fn sigterm_and_sigint_drain_the_server_and_exit_0() {
     for signal in ["TERM", "INT"] {
         let mut server = Server::start_in(&Arc::new(Home::new()), &[]);
         let app = server.app("bot").await;
@@ -68,13 +68,13 @@ async fn on_sigterm_and_sigint_the_server_drains_and_exits_0() {
         server.signal(signal);
         assert_eq!(server.exited().await.code(), Some(0));
         let server = Server::start_in(&server.home, &[]);
-        let app = moved(&app, &server);
-        assert_eq!(app.poll_bodies().await, [number(1), number(2)], "what was read stays read");
+        let app = app_at(&app, &server);
+        assert_eq!(app.poll_bodies().await, [number(1), number(2)], "polled events stay deleted");
     }
 }
 
 #[tokio::test]
-async fn on_shutdown_a_websocket_is_closed_with_1012_and_its_events_handed_back() {
+async fn a_shutdown_closes_websockets_with_1012_and_releases_their_events() {
     let mut server = Server::start_in(&Arc::new(Home::new()), &[]);
     let app = server.app("bot").await;
     app.post_numbers(0..3).await;
@@ -90,20 +90,20 @@ async fn on_shutdown_a_websocket_is_closed_with_1012_and_its_events_handed_back(
     drop((socket, v2));
     assert!(server.exited().await.success());
     let server = Server::start_in(&server.home, &[]);
-    let mut socket = moved(&app, &server).listen("").await;
+    let mut socket = app_at(&app, &server).listen("").await;
     assert_eq!(socket.bodies(2).await, [number(1), number(2)]);
     assert_eq!(socket.ping().await, [] as [&str; 0]);
 }
 
 #[tokio::test]
-async fn a_client_that_never_reads_does_not_stop_the_shutdown() {
+async fn a_client_that_never_reads_does_not_block_the_shutdown() {
     let mut server = Server::start(&["--shutdown-grace", "1s"]);
     let app = server.app("bot").await;
     let stuck = app.listen("").await;
     for n in 0..4 {
         app.post(format!("[{n},\"{}\"]", "x".repeat(4 << 20))).await;
     }
-    eventually("it has events", async || app.gauge("leased").await > 0).await;
+    eventually("events are leased", async || app.gauge("leased").await > 0).await;
     let silent = app.raw().await;
     server.signal("TERM");
     assert!(server.exited().await.success());
@@ -111,23 +111,23 @@ async fn a_client_that_never_reads_does_not_stop_the_shutdown() {
 }
 
 #[tokio::test]
-async fn two_servers_on_one_folder_are_a_clear_error() {
+async fn a_second_server_on_the_same_store_exits_with_an_error() {
     let home = Arc::new(Home::new());
     let server = Server::start_in(&home, &[]);
     let app = server.app("bot").await;
     let store = format!("file:{}", home.store().display());
     let second = home.command().args(["--store", &store, "--listen", "127.0.0.1:0"]).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
-    let said = String::from_utf8(second.stderr).unwrap();
-    assert!(said.contains(home.store().to_str().unwrap()) && !said.contains("panicked"), "{said}");
+    let error = String::from_utf8(second.stderr).unwrap();
+    assert!(error.contains(home.store().to_str().unwrap()) && !error.contains("panicked"), "{error}");
     assert!(second.stdout.is_empty());
     app.post("{}").await;
-    assert_eq!(app.poll_bodies().await, ["{}"], "the first goes on");
+    assert_eq!(app.poll_bodies().await, ["{}"], "the first server still works");
 }
 
-/// A limit on the size of files stands for a full disk.
+/// A limit on the file size simulates a full disk.
 #[tokio::test]
-async fn storage_failing_is_503_and_what_was_answered_201_is_kept() {
+async fn a_failed_write_is_503_and_events_answered_201_are_kept() {
     let home = Arc::new(Home::new());
     let store = format!("file:{}", home.store().display());
     let server_command = home.command();
@@ -158,7 +158,7 @@ async fn storage_failing_is_503_and_what_was_answered_201_is_kept() {
     drop(server);
 
     let server = Server::start_in(&home, &[]);
-    let bodies = moved(&app, &server).poll_bodies().await;
+    let bodies = app_at(&app, &server).poll_bodies().await;
     assert!(
         bodies.len() >= stored && bodies.iter().enumerate().all(|(n, got)| *got == body(n)),
         "{}",

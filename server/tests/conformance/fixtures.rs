@@ -1,4 +1,4 @@
-//! What Watson Work really sends, posted as it was and read back.
+//! Recorded Watson Work requests, posted unchanged and read back.
 
 use std::{fs, path::PathBuf};
 
@@ -6,7 +6,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use crate::{
-    bodies::reads_back_everywhere,
+    bodies::assert_round_trip,
     common::{App, Server, sign},
 };
 
@@ -33,7 +33,7 @@ fn headers(fixture: &Value) -> HeaderMap {
     pairs.map(header).collect()
 }
 
-/// The fixture's app, registered with the fixture's secret, on a server that has it.
+/// Adds the fixture's app, and registers it with the fixture's secret.
 async fn app_of(server: &Server, fixture: &Value) -> App {
     let mut app = server.new_app(fixture["app_id"].as_str().unwrap()).await;
     fixture["webhook_secret"].as_str().unwrap().clone_into(&mut app.secret);
@@ -52,27 +52,27 @@ async fn every_fixture_is_read_back_byte_for_byte() {
         let request = &fixture["request"];
         let body = request["body_raw"].as_str().unwrap();
         let post = app.bare_hook().headers(headers(request)).body(body.to_owned());
-        reads_back_everywhere(&app, post, body).await;
+        assert_round_trip(&app, post, body).await;
     }
 }
 
 #[tokio::test]
-async fn the_headers_of_a_fixture_come_with_its_event() {
+async fn the_headers_of_a_fixture_are_stored_with_its_event() {
     let server = Server::start(&[]);
     let (_, fixture) = webhooks().into_iter().find(|(name, _)| name == "message-created").unwrap();
     let app = app_of(&server, &fixture).await;
     let sent = headers(&fixture["request"]);
     let body = fixture["request"]["body_raw"].as_str().unwrap().to_owned();
     assert_eq!(app.bare_hook().headers(sent.clone()).body(body).send().await.unwrap().status(), 201);
-    let kept = app.lease(json!({})).await.remove(0).details.headers;
+    let stored = app.lease(json!({})).await.remove(0).details.headers;
     for (name, value) in &sent {
         let pair = (name.as_str().to_owned(), value.to_str().unwrap().to_owned());
-        assert!(kept.contains(&pair), "{pair:?} in {kept:?}");
+        assert!(stored.contains(&pair), "{pair:?} in {stored:?}");
     }
 }
 
 #[tokio::test]
-async fn the_verification_is_answered_as_the_fixture_says() {
+async fn the_verification_fixture_gets_its_expected_response() {
     let server = Server::start(&[]);
     let fixture = read(folder().join("watsonwork/verification.json"));
     let app = app_of(&server, &fixture).await;
@@ -87,7 +87,7 @@ async fn the_verification_is_answered_as_the_fixture_says() {
 }
 
 #[tokio::test]
-async fn the_signature_vectors_hold() {
+async fn the_signature_vectors_are_accepted() {
     let server = Server::start(&[]);
     let mut app = server.new_app("bot").await;
     let vectors = read(folder().join("signature-vectors.json"));
@@ -96,7 +96,7 @@ async fn the_signature_vectors_hold() {
     assert!(of_watson_work.len() >= 2);
     for vector in of_watson_work {
         let [secret, body, value] = ["secret", "body", "value"].map(|name| vector[name].as_str().unwrap());
-        assert_eq!(sign(secret, body), value, "the test's own reckoning");
+        assert_eq!(sign(secret, body), value, "sign() computes the vector");
         secret.clone_into(&mut app.secret);
         app.register(secret).await;
         let post = app.bare_hook().header(vector["header"].as_str().unwrap(), value).body(body.to_owned());

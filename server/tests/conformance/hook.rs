@@ -18,17 +18,17 @@ async fn an_event_is_answered_201_with_an_empty_body() {
 async fn the_signature_is_the_lower_case_hex_hmac_of_the_raw_body() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    let good = sign(&app.secret, EVENT);
-    let upper = good.to_uppercase();
+    let valid = sign(&app.secret, EVENT);
+    let upper = valid.to_uppercase();
     let other_secret = sign("other", EVENT);
     let other_body = sign(&app.secret, EVENT.replace("\"a\"", "\"b\""));
     let spaced_body = sign(&app.secret, EVENT.replace(':', ": "));
-    let (prefixed, longer) = (format!("sha256={good}"), format!("{good}0"));
-    for wrong in [
+    let (prefixed, longer) = (format!("sha256={valid}"), format!("{valid}0"));
+    for invalid in [
         "",
         "0",
-        &good[..63],
-        &good[..2],
+        &valid[..63],
+        &valid[..2],
         &upper,
         &other_secret,
         &other_body,
@@ -37,7 +37,7 @@ async fn the_signature_is_the_lower_case_hex_hmac_of_the_raw_body() {
         &longer,
         "é",
     ] {
-        let post = app.bare_hook().header("X-OUTBOUND-TOKEN", wrong.as_bytes()).body(EVENT);
+        let post = app.bare_hook().header("X-OUTBOUND-TOKEN", invalid.as_bytes()).body(EVENT);
         let detail = problem(post.send().await.unwrap(), 401).await;
         assert!(detail.contains("X-OUTBOUND-TOKEN"), "{detail}");
     }
@@ -46,7 +46,7 @@ async fn the_signature_is_the_lower_case_hex_hmac_of_the_raw_body() {
     problem(twice.send().await.unwrap(), 401).await;
     let with_token = app.bare_hook().bearer_auth(&app.token).body(EVENT);
     problem(with_token.send().await.unwrap(), 401).await;
-    assert_eq!(app.poll_text("").await, "{}", "nothing is ever stored unverified");
+    assert_eq!(app.poll_text("").await, "{}", "an unverified body is not stored");
     app.post(EVENT).await;
 }
 
@@ -62,7 +62,7 @@ async fn the_signature_is_keyed_with_the_bytes_of_the_secret() {
 }
 
 #[tokio::test]
-async fn an_app_that_is_not_registered_is_404_before_all_else() {
+async fn an_unregistered_app_is_404_before_signature_json_and_size_are_checked() {
     let server = Server::start(&["--max-body", "1KiB"]);
     let app = server.new_app("bot").await;
     problem(app.hook(EVENT).send().await.unwrap(), 404).await;
@@ -72,7 +72,7 @@ async fn an_app_that_is_not_registered_is_404_before_all_else() {
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_413_before_its_signature_is_looked_at() {
+async fn a_body_over_the_limit_is_413_before_its_signature_is_checked() {
     let server = Server::start(&["--max-body", "1KiB"]);
     let app = server.app("bot").await;
     let fitting = format!("[\"{}\"]", "x".repeat(1024 - 4));
@@ -92,7 +92,7 @@ async fn the_signature_is_checked_before_the_json() {
     problem(app.hook("not JSON").send().await.unwrap(), 400).await;
 }
 
-/// A chunked request that signs its body.
+/// A signed webhook in the chunked transfer coding.
 fn chunked(app: &App, pieces: &[&[u8]]) -> Vec<u8> {
     let (path, signature) = (app.hook_path(), sign(&app.secret, pieces.concat()));
     let mut request =
@@ -108,7 +108,7 @@ fn chunked(app: &App, pieces: &[&[u8]]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_chunked_body_is_a_body_like_others() {
+async fn a_chunked_body_is_accepted_within_the_limit() {
     let server = Server::start(&["--max-body", "64KiB"]);
     let app = server.app("bot").await;
     assert_eq!(raw(&app.address, chunked(&app, &[b"[1,", b"2]"])).await.status, 201);
@@ -120,9 +120,9 @@ async fn a_chunked_body_is_a_body_like_others() {
     assert_eq!(app.poll_bodies().await, [fitting]);
 }
 
-/// The sender sends all it has before it reads, over more than the sockets' buffers.
+/// The sender writes its whole body before it reads; the body is larger than the socket buffers.
 #[tokio::test]
-async fn the_sender_of_too_large_a_body_sees_the_413_and_not_a_reset() {
+async fn the_sender_of_an_oversized_body_gets_413_instead_of_a_reset() {
     let server = Server::start(&["--max-body", "64KiB"]);
     let app = server.app("bot").await;
     let huge = vec![b'x'; 8 << 20];
@@ -136,7 +136,7 @@ async fn the_sender_of_too_large_a_body_sees_the_413_and_not_a_reset() {
 }
 
 #[tokio::test]
-async fn a_sender_that_asks_before_it_sends_is_told_413_at_once() {
+async fn expect_100_continue_for_an_oversized_body_is_answered_413_at_once() {
     let server = Server::start(&["--max-body", "64KiB"]);
     let app = server.app("bot").await;
     let request = format!(
@@ -149,7 +149,7 @@ async fn a_sender_that_asks_before_it_sends_is_told_413_at_once() {
 }
 
 #[tokio::test]
-async fn a_body_that_ends_too_early_is_not_stored() {
+async fn a_truncated_body_is_not_stored() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let (path, signature) = (app.hook_path(), sign(&app.secret, "{}"));
@@ -205,7 +205,7 @@ async fn the_body_must_be_a_json_object_or_array() {
 }
 
 #[tokio::test]
-async fn a_body_with_no_or_any_content_type_goes_the_same_way() {
+async fn the_content_type_of_a_webhook_is_ignored() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let kinds = [
@@ -229,7 +229,7 @@ async fn a_body_with_no_or_any_content_type_goes_the_same_way() {
 }
 
 #[tokio::test]
-async fn the_retry_count_is_kept_with_the_event() {
+async fn the_headers_index_and_retry_count_are_stored_with_the_event() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let post = app.indexed(7, EVENT).header("X-OUTBOUND-RETRY-COUNT", "3");

@@ -13,13 +13,13 @@ fn bodies(events: &[wwproxy_protocol::api::LeasedEvent]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_lease_tells_id_receipt_attempt_time_and_data() {
+async fn a_leased_event_has_id_receipt_attempt_received_at_and_data() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let before = SystemTime::now();
     app.post("{\"a\": 1}").await;
     let response = app.request(Method::POST, "/lease").send().await.unwrap();
-    assert_eq!(response.status(), 200, "all members are optional, the body too");
+    assert_eq!(response.status(), 200, "all members and the body itself are optional");
     let answer: Value = response.json().await.unwrap();
     let [event] = answer["events"].as_array().unwrap().as_slice() else { panic!("{answer}") };
     assert!(event["id"].is_string() && event["receipt"].is_string(), "{event}");
@@ -29,7 +29,7 @@ async fn a_lease_tells_id_receipt_attempt_time_and_data() {
 }
 
 #[tokio::test]
-async fn nobody_else_gets_a_leased_event() {
+async fn a_leased_event_is_not_delivered_to_another_client() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..3).await;
@@ -42,16 +42,16 @@ async fn nobody_else_gets_a_leased_event() {
 }
 
 #[tokio::test]
-async fn a_lease_waits_for_the_first_event() {
+async fn a_lease_waits_up_to_wait_ms_for_an_event() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let waiting = tokio::spawn({
         let app = app.clone();
         async move { app.lease(json!({"wait_ms": 60_000})).await }
     });
-    let impatient = Instant::now();
+    let start = Instant::now();
     assert_eq!(app.lease(json!({"wait_ms": 50})).await, []);
-    assert!(impatient.elapsed() >= Duration::from_millis(50));
+    assert!(start.elapsed() >= Duration::from_millis(50));
     let posted = Instant::now();
     app.post("[1]").await;
     assert_eq!(bodies(&waiting.await.unwrap()), ["[1]"]);
@@ -59,7 +59,7 @@ async fn a_lease_waits_for_the_first_event() {
 }
 
 #[tokio::test]
-async fn each_of_many_that_wait_gets_an_event() {
+async fn every_waiting_lease_gets_an_event() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let waiting: Vec<_> = (0..10)
@@ -70,15 +70,15 @@ async fn each_of_many_that_wait_gets_an_event() {
         .collect();
     app.post_numbers(0..10).await;
     let mut got = Vec::new();
-    for one in waiting {
-        got.extend(one.await.unwrap());
+    for lease in waiting {
+        got.extend(lease.await.unwrap());
     }
     got.sort_unstable();
     assert_eq!(got, (0..10).map(number).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn a_client_that_goes_while_it_waits_takes_nothing_with_it() {
+async fn a_client_that_disconnects_while_waiting_leases_nothing() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     for n in 0..5 {
@@ -90,7 +90,7 @@ async fn a_client_that_goes_while_it_waits_takes_nothing_with_it() {
                 body.len()
             ))
             .await;
-        // The server closes once it has seen that the client goes.
+        // The server closes the connection when it has noticed the client's half close.
         connection.0.shutdown().await.unwrap();
         assert_eq!(connection.rest().await, b"");
         app.post(number(n)).await;
@@ -101,7 +101,7 @@ async fn a_client_that_goes_while_it_waits_takes_nothing_with_it() {
 }
 
 #[tokio::test]
-async fn after_the_lease_an_event_goes_out_again() {
+async fn an_expired_lease_is_redelivered_with_a_new_receipt() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("[1]").await;
@@ -122,7 +122,7 @@ async fn after_the_lease_an_event_goes_out_again() {
 }
 
 #[tokio::test]
-async fn the_servers_lease_time_is_the_default() {
+async fn the_lease_flag_sets_the_default_lease_time() {
     let server = Server::start(&["--lease", "300ms"]);
     let app = server.app("bot").await;
     app.post("[1]").await;
@@ -132,7 +132,7 @@ async fn the_servers_lease_time_is_the_default() {
 }
 
 #[tokio::test]
-async fn ack_deletes_and_release_hands_back_at_once() {
+async fn ack_deletes_and_release_redelivers_at_once() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..3).await;
@@ -146,20 +146,20 @@ async fn ack_deletes_and_release_hands_back_at_once() {
 }
 
 #[tokio::test]
-async fn a_release_wakes_who_waits() {
+async fn a_release_wakes_a_waiting_lease() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("[1]").await;
-    let held = app.lease(json!({})).await;
+    let leased = app.lease(json!({})).await;
     let (again, _) = tokio::join!(
         app.lease(json!({"wait_ms": 15_000})),
-        app.settle(json!({"release": [held[0].receipt]}))
+        app.settle(json!({"release": [leased[0].receipt]}))
     );
     assert_eq!(bodies(&again), ["[1]"]);
 }
 
 #[tokio::test]
-async fn a_receipt_counts_once_and_nonsense_is_stale() {
+async fn a_receipt_settles_once_and_unknown_receipts_are_stale() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("[1]").await;
@@ -174,7 +174,7 @@ async fn a_receipt_counts_once_and_nonsense_is_stale() {
 }
 
 #[tokio::test]
-async fn a_receipt_of_another_app_is_stale_and_harms_nothing() {
+async fn a_receipt_of_another_app_is_stale() {
     let server = Server::start(&[]);
     let (app, other) = (server.app("bot").await, server.app("other").await);
     app.post("[1]").await;
@@ -190,7 +190,7 @@ async fn a_receipt_of_another_app_is_stale_and_harms_nothing() {
 }
 
 #[tokio::test]
-async fn bodies_that_say_no_lease_and_no_ack_are_400() {
+async fn invalid_lease_and_ack_bodies_are_400() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("{}").await;
@@ -239,20 +239,20 @@ async fn bodies_that_say_no_lease_and_no_ack_are_400() {
 }
 
 #[tokio::test]
-async fn times_have_camel_case_names_and_those_of_before() {
+async fn durations_have_camel_case_names_and_their_snake_case_aliases() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("[1]").await;
     for (lease, wait) in [("leaseMs", "waitMs"), ("lease_ms", "wait_ms")] {
         assert_eq!(bodies(&app.lease(json!({lease: 300})).await), ["[1]"]);
         let again = app.lease(json!({wait: 15_000, "leaseMs": 300})).await;
-        assert_eq!(bodies(&again), ["[1]"], "{lease} ended and {wait} waited for it");
+        assert_eq!(bodies(&again), ["[1]"], "the lease of {lease} expired and {wait} waited for it");
         app.settle(json!({"release": [again[0].receipt]})).await;
     }
 }
 
 #[tokio::test]
-async fn a_wait_is_cut_to_50_s() {
+async fn a_wait_is_limited_to_50_s() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let body = r#"{"waitMs":3600000}"#;
@@ -273,7 +273,7 @@ async fn unknown_members_of_lease_and_ack_are_ignored() {
 }
 
 #[tokio::test]
-async fn a_request_has_at_most_1000_receipts() {
+async fn an_ack_request_over_1000_receipts_is_400() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("[1]").await;
@@ -291,7 +291,7 @@ async fn a_request_has_at_most_1000_receipts() {
 }
 
 #[tokio::test]
-async fn a_receipt_has_one_spelling() {
+async fn a_receipt_in_another_notation_is_stale() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("[1]").await;
@@ -311,7 +311,7 @@ async fn a_receipt_has_one_spelling() {
 }
 
 #[tokio::test]
-async fn status_tells_how_the_queue_does_and_never_the_secret() {
+async fn status_reports_queue_and_registration_without_the_secret() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;
     let status = app.status().await;
@@ -321,24 +321,24 @@ async fn status_tells_how_the_queue_does_and_never_the_secret() {
     app.post_numbers(0..3).await;
     app.lease(json!({"max": 1})).await;
     let (one, two) = (app.listen("?window=1").await, app.listen("?window=1").await);
-    eventually("both listen", async || app.gauge("leased").await == 3).await;
+    eventually("both websockets have an event", async || app.gauge("leased").await == 3).await;
     let status = app.status().await;
     assert_eq!(status["registration"], json!({"scheme": "watsonwork"}));
-    let figures = ["stored", "leased", "dropped", "clients"].map(|name| status[name].as_u64().unwrap());
-    assert_eq!(figures, [3, 3, 0, 2]);
+    let gauges = ["stored", "leased", "dropped", "clients"].map(|name| status[name].as_u64().unwrap());
+    assert_eq!(gauges, [3, 3, 0, 2]);
     assert!(!status.to_string().contains(&app.secret), "{status}");
     let age = status["oldestAgeMs"].as_u64().unwrap();
-    eventually("the oldest ages", async || app.gauge("oldestAgeMs").await > age).await;
+    eventually("the oldest event ages", async || app.gauge("oldestAgeMs").await > age).await;
     drop((one, two));
-    eventually("they are gone", async || app.gauge("clients").await == 0).await;
+    eventually("both websockets are closed", async || app.gauge("clients").await == 0).await;
     empty(app.request(Method::HEAD, "/status").send().await.unwrap(), 200).await;
 }
 
 #[tokio::test]
-async fn a_wait_does_not_outlast_the_server() {
+async fn a_shutdown_answers_a_waiting_lease_with_503() {
     let mut server = Server::start(&[]);
     let app: App = server.app("bot").await;
-    // A second wait that is over shows that the first one, sent before, has begun.
+    // The first request was sent before this one, so it is waiting when this one has been answered.
     let waiting = tokio::spawn({
         let app = app.clone();
         async move { app.lease_response(json!({"wait_ms": 60_000})).await }

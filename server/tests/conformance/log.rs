@@ -1,4 +1,4 @@
-//! The log, on stderr: it tells no secret, and nobody else writes its lines.
+//! The log on stderr: no secrets, no log injection, rate limits.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     platform::Platform,
 };
 
-/// Everything a sender and a client can do, well and badly.
+/// Runs every operation of senders and clients, with valid and invalid input.
 async fn do_everything(app: &App) {
     app.register(&app.secret).await;
     let mut tap = app.listen("?tap=1").await;
@@ -44,7 +44,7 @@ async fn do_everything(app: &App) {
     app.unregister().await;
 }
 
-/// The signatures that [`do_everything`] sends and gets.
+/// The valid signatures that [`do_everything`] sends and receives.
 fn signatures(app: &App) -> Vec<String> {
     ["{}", "[1]", "nonsense", r#"{"type":"verification","challenge":"x"}"#, r#"{"response":"x"}"#]
         .map(|body| sign(&app.secret, body))
@@ -52,7 +52,7 @@ fn signatures(app: &App) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn no_secret_and_no_token_is_ever_logged() {
+async fn secrets_tokens_and_signatures_are_not_logged() {
     let server = Server::start(&["--log-level", "trace"]);
     let app = server.app("bot").await;
     do_everything(&app).await;
@@ -64,14 +64,14 @@ async fn no_secret_and_no_token_is_ever_logged() {
 
     let platform = Platform::start().await;
     let flags = ["--log-level", "trace", "--identity", "watsonwork", "--platform-url", &platform.url];
-    let asking = Server::start(&flags);
-    let known = asking.known_app("bot", "", "good-token-4711");
+    let platform_server = Server::start(&flags);
+    let known = platform_server.known_app("bot", "", "good-token-4711");
     do_everything(&known).await;
-    let unknown = asking.known_app("bot", "", "500");
+    let unknown = platform_server.known_app("bot", "", "500");
     unknown.request(Method::GET, "").send().await.unwrap();
 
-    let log = server.log() + &asking.log();
-    assert!(log.contains("registered") && log.contains("TRACE"), "there is a log: {log}");
+    let log = server.log() + &platform_server.log();
+    assert!(log.contains("registered") && log.contains("TRACE"), "the log has entries up to TRACE: {log}");
     let mut secrets = signatures(&app);
     secrets.extend([&app.secret, &app.app_secret, &app.token, &known.token].map(Clone::clone));
     secrets.extend(["wrong-secret-4711".into(), "wrong-token-4711".into()]);
@@ -81,23 +81,23 @@ async fn no_secret_and_no_token_is_ever_logged() {
 }
 
 #[tokio::test]
-async fn dropped_events_do_not_fill_it() {
+async fn the_log_of_dropped_events_is_rate_limited() {
     let flags = ["--max-queued-events", "1", "--overflow", "drop-oldest"];
     for server in [Server::start(&flags), Server::start_in(&Arc::new(Home::new()), &flags)] {
         let app = server.app("bot").await;
         app.post_numbers(0..50).await;
         assert_eq!(app.gauge("dropped").await, 49);
         app.unregister().await;
-        eventually("all that was told is read", async || server.log().contains("unregistered")).await;
+        eventually("the whole log is read", async || server.log().contains("unregistered")).await;
         let log = server.log();
-        let told: Vec<_> = log.lines().filter(|line| line.contains("dropped")).collect();
-        assert_eq!(told.len(), 1, "once a minute: {log}");
-        assert!(told[0].contains("WARN") && told[0].contains("last=bot"), "{}", told[0]);
+        let lines: Vec<_> = log.lines().filter(|line| line.contains("dropped")).collect();
+        assert_eq!(lines.len(), 1, "once a minute: {log}");
+        assert!(lines[0].contains("WARN") && lines[0].contains("last=bot"), "{}", lines[0]);
     }
 }
 
 #[tokio::test]
-async fn refused_webhooks_do_not_fill_it() {
+async fn the_log_of_rejected_webhooks_is_rate_limited() {
     let server = Server::start(&["--max-queued-events", "1"]);
     let app = server.app("bot").await;
     app.post("{}").await;
@@ -106,17 +106,17 @@ async fn refused_webhooks_do_not_fill_it() {
         app.hook(format!("[{n}]")).send().await.unwrap();
     }
     app.unregister().await;
-    eventually("all that was told is read", async || server.log().contains("unregistered")).await;
+    eventually("the whole log is read", async || server.log().contains("unregistered")).await;
     let log = server.log();
     for reason in ["signature", "full"] {
-        let told: Vec<_> = log.lines().filter(|line| line.contains(reason)).collect();
-        assert_eq!(told.len(), 10, "ten times a minute: {log}");
-        assert!(told[0].contains("WARN") && told[0].contains("app=bot"), "{}", told[0]);
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(reason)).collect();
+        assert_eq!(lines.len(), 10, "ten times a minute: {log}");
+        assert!(lines[0].contains("WARN") && lines[0].contains("app=bot"), "{}", lines[0]);
     }
 }
 
 #[tokio::test]
-async fn requests_do_not_fill_it_while_the_credentials_file_is_broken() {
+async fn the_log_of_a_broken_credentials_file_is_rate_limited() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let file = std::fs::read(server.home.apps()).unwrap();
@@ -127,7 +127,7 @@ async fn requests_do_not_fill_it_while_the_credentials_file_is_broken() {
     }
     std::fs::write(server.home.apps(), file).unwrap();
     app.unregister().await;
-    eventually("all of the log is read", async || server.log().contains("unregistered")).await;
+    eventually("the whole log is read", async || server.log().contains("unregistered")).await;
     let log = server.log();
     for message in ["no app can be authorised", "the platform could not be asked"] {
         assert_eq!(log.matches(message).count(), 10, "ten times a minute: {log}");
@@ -135,7 +135,7 @@ async fn requests_do_not_fill_it_while_the_credentials_file_is_broken() {
 }
 
 #[tokio::test]
-async fn requests_do_not_fill_it_while_the_platform_fails() {
+async fn the_log_of_platform_failures_is_rate_limited() {
     let platform = Platform::start().await;
     let server = Server::start(&["--identity", "watsonwork", "--platform-url", &platform.url]);
     let failing = server.known_app("bot", "", "500");
@@ -143,23 +143,23 @@ async fn requests_do_not_fill_it_while_the_platform_fails() {
         problem(failing.request(Method::GET, "").send().await.unwrap(), 503).await;
     }
     server.known_app("bot", "", "good").register("secret").await;
-    eventually("all of the log is read", async || server.log().contains(" registered")).await;
+    eventually("the whole log is read", async || server.log().contains(" registered")).await;
     let log = server.log();
     assert_eq!(log.matches("the platform could not be asked").count(), 10, "ten times a minute: {log}");
 }
 
 #[tokio::test]
-async fn a_flood_of_registrations_does_not_fill_it() {
+async fn the_log_of_registrations_is_rate_limited() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;
     for _ in 0..200 {
         app.register(&app.secret).await;
         app.unregister().await;
     }
-    // Refused webhooks are logged by themselves, so this line comes last.
+    // Rejected webhooks have a rate limit of their own, so this line is logged after the others.
     app.register(&app.secret).await;
     app.bare_hook().header("X-OUTBOUND-TOKEN", "wrong").body("{}").send().await.unwrap();
-    eventually("all of the log is read", async || server.log().contains("signature")).await;
+    eventually("the whole log is read", async || server.log().contains("signature")).await;
     let log = server.log();
     for word in [" registered", " unregistered"] {
         let lines = log.lines().filter(|line| line.contains(word)).count();
@@ -168,7 +168,7 @@ async fn a_flood_of_registrations_does_not_fill_it() {
 }
 
 #[tokio::test]
-async fn a_foreign_signature_header_is_named_and_its_value_is_not() {
+async fn a_signature_header_of_another_service_is_reported_without_its_value() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let hook = app.bare_hook().header("X-Hub-Signature-256", "sha256=d34db33f").body("{}");
@@ -181,14 +181,14 @@ async fn a_foreign_signature_header_is_named_and_its_value_is_not() {
     assert!(detail.contains("Stripe's Stripe-Signature") && !detail.contains("d34db33f"), "{detail}");
     let detail = problem(app.bare_hook().body("{}").send().await.unwrap(), 401).await;
     assert!(!detail.contains("looks like"), "{detail}");
-    eventually("it is logged", async || server.log().contains(hint)).await;
+    eventually("the hint is logged", async || server.log().contains(hint)).await;
     assert!(!server.log().contains("d34db33f"), "{}", server.log());
-    // A request that is signed as it must be may have any other header.
+    // With a valid signature the other header is ignored.
     empty(app.hook("{}").header("X-Hub-Signature-256", "x").send().await.unwrap(), 201).await;
 }
 
 #[tokio::test]
-async fn nobody_else_writes_its_lines() {
+async fn request_data_cannot_inject_log_lines() {
     for format in ["text", "json"] {
         let server = Server::start(&["--log-level", "trace", "--log", format]);
         let app = server.app("bot").await;

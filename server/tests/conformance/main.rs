@@ -1,5 +1,5 @@
-//! The wire contract, checked from outside: each test is a sentence of `docs/wire.md`, put to the built
-//! server over a real port.
+//! The conformance suite: each test checks a sentence of `docs/wire.md` against the built server, over a
+//! real port.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! The metadata (RFC 8414), and the address of the server that it names.
+//! The OAuth server metadata (RFC 8414), and the public URL of the server in it.
 
 use serde_json::Value;
 
@@ -6,24 +6,24 @@ use crate::common::{Home, RawResponse, Server, eventually, problem_body, raw};
 
 const PATH: &str = "/.well-known/oauth-authorization-server";
 
-/// The answer to a request with these headers.
-async fn answer(server: &Server, headers: &[(&str, &str)]) -> RawResponse {
+/// Requests the metadata with these headers.
+async fn fetch(server: &Server, headers: &[(&str, &str)]) -> RawResponse {
     let lines: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     raw(&server.address, format!("GET {PATH} HTTP/1.1\r\n{}\r\n", lines.concat())).await
 }
 
-/// The issuer, which the token endpoint must be below.
+/// The issuer of the metadata. Checks that the token endpoint begins with it.
 async fn issuer(server: &Server, headers: &[(&str, &str)]) -> String {
-    let answer = answer(server, headers).await;
-    assert_eq!(answer.status, 200, "{headers:?}: {}", answer.body);
-    let metadata: Value = serde_json::from_str(&answer.body).unwrap();
+    let response = fetch(server, headers).await;
+    assert_eq!(response.status, 200, "{headers:?}: {}", response.body);
+    let metadata: Value = serde_json::from_str(&response.body).unwrap();
     let issuer = metadata["issuer"].as_str().unwrap();
     assert_eq!(metadata["token_endpoint"], format!("{issuer}/oauth/token"));
     issuer.to_owned()
 }
 
 #[tokio::test]
-async fn it_names_the_token_endpoint_and_is_not_cached() {
+async fn the_metadata_has_the_token_endpoint_and_is_not_cached() {
     let server = Server::start(&[]);
     let secret = server.home.add_app("bot");
     for method in [reqwest::Method::GET, reqwest::Method::HEAD] {
@@ -40,7 +40,7 @@ async fn it_names_the_token_endpoint_and_is_not_cached() {
 }
 
 #[tokio::test]
-async fn the_issuer_is_the_host_that_the_client_used() {
+async fn the_issuer_is_the_host_of_the_request() {
     let server = Server::start(&[]);
     for (host, expected) in [
         ("proxy.example", "http://proxy.example"),
@@ -51,13 +51,13 @@ async fn the_issuer_is_the_host_that_the_client_used() {
         assert_eq!(issuer(&server, &[("host", host)]).await, expected);
     }
     for host in ["", "a b", "user@proxy.example", "proxy.example/path", "proxy.example:port"] {
-        assert_eq!(answer(&server, &[("host", host)]).await.status, 400, "{host}");
+        assert_eq!(fetch(&server, &[("host", host)]).await.status, 400, "{host}");
     }
-    assert_eq!(answer(&server, &[]).await.status, 400);
+    assert_eq!(fetch(&server, &[]).await.status, 400);
 }
 
 #[tokio::test]
-async fn forwarded_headers_of_an_untrusted_peer_mean_nothing() {
+async fn forwarded_headers_of_an_untrusted_peer_are_ignored_and_logged() {
     for flags in [&[][..], &["--trusted-proxy", "10.0.0.0/8,::1"]] {
         let server = Server::start(flags);
         for forged in [
@@ -70,7 +70,7 @@ async fn forwarded_headers_of_an_untrusted_peer_mean_nothing() {
             let issuer = issuer(&server, &[("host", "proxy.example:8080"), forged]).await;
             assert_eq!(issuer, "http://proxy.example:8080", "{forged:?}");
         }
-        eventually("it is logged", async || server.log().contains("--trusted-proxy")).await;
+        eventually("the ignored header is logged", async || server.log().contains("--trusted-proxy")).await;
         let log = server.log();
         assert_eq!(log.matches("--trusted-proxy").count(), 1, "at most once a minute: {log}");
         assert!(log.contains("127.0.0.1"), "{log}");
@@ -78,7 +78,7 @@ async fn forwarded_headers_of_an_untrusted_peer_mean_nothing() {
 }
 
 #[tokio::test]
-async fn forwarded_headers_of_a_trusted_proxy_name_the_server() {
+async fn forwarded_headers_of_a_trusted_proxy_set_the_issuer() {
     let server = Server::start(&["--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "127.0.0.1"]);
     let (proto, forwarded, port) = ("x-forwarded-proto", "x-forwarded-host", "x-forwarded-port");
     for (headers, expected) in [
@@ -101,7 +101,7 @@ async fn forwarded_headers_of_a_trusted_proxy_name_the_server() {
 }
 
 #[tokio::test]
-async fn a_forwarded_header_of_a_trusted_proxy_that_is_malformed_or_doubled_is_400() {
+async fn a_malformed_or_repeated_forwarded_header_of_a_trusted_proxy_is_400() {
     let server = Server::start(&["--trusted-proxy", "127.0.0.0/8"]);
     for (name, values) in [
         ("x-forwarded-proto", vec!["", "ftp", "https, http", "https://"]),
@@ -109,18 +109,18 @@ async fn a_forwarded_header_of_a_trusted_proxy_that_is_malformed_or_doubled_is_4
         ("x-forwarded-port", vec!["", "0", "65536", "+443", "443, 80", "https"]),
     ] {
         for value in values {
-            let refused = answer(&server, &[("host", "behind"), (name, value)]).await;
+            let refused = fetch(&server, &[("host", "behind"), (name, value)]).await;
             assert_eq!(refused.status, 400, "{name}: {value}: {}", refused.body);
             let detail = problem_body(&refused.body, 400).to_ascii_lowercase();
             assert!(detail.contains(name), "{detail}");
         }
-        let twice = answer(&server, &[("host", "behind"), (name, "443"), (name, "443")]).await;
+        let twice = fetch(&server, &[("host", "behind"), (name, "443"), (name, "443")]).await;
         assert_eq!(twice.status, 400, "{name}");
     }
 }
 
 #[tokio::test]
-async fn an_ipv4_peer_of_an_ipv6_socket_is_recognised() {
+async fn a_trusted_ipv4_proxy_is_recognised_on_an_ipv6_socket() {
     if std::net::TcpListener::bind("[::]:0").is_err() {
         return println!("skipped: this machine has no IPv6");
     }
@@ -134,13 +134,13 @@ async fn an_ipv4_peer_of_an_ipv6_socket_is_recognised() {
 }
 
 #[tokio::test]
-async fn the_public_url_precedes_whatever_a_request_says() {
-    for (given, expected) in [
+async fn the_public_url_flag_overrides_host_and_forwarded_headers() {
+    for (public_url, expected) in [
         ("https://hooks.example", "https://hooks.example"),
         ("https://hooks.example/", "https://hooks.example"),
         ("https://Hooks.Example:443/proxy/", "https://hooks.example/proxy"),
     ] {
-        let server = Server::start(&["--public-url", given, "--trusted-proxy", "127.0.0.1"]);
+        let server = Server::start(&["--public-url", public_url, "--trusted-proxy", "127.0.0.1"]);
         for headers in [
             vec![("host", "behind")],
             vec![("host", "behind"), ("x-forwarded-host", "other.example"), ("x-forwarded-proto", "http")],
@@ -152,7 +152,7 @@ async fn the_public_url_precedes_whatever_a_request_says() {
 }
 
 #[tokio::test]
-async fn trusted_proxies_may_stand_in_the_environment() {
+async fn trusted_proxies_can_be_set_by_an_environment_variable() {
     let home = std::sync::Arc::new(Home::new());
     let mut command = home.command();
     command.args(["--store", "memory:", "--listen", "127.0.0.1:0"]);

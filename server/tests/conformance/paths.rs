@@ -1,4 +1,4 @@
-//! App ids, paths, methods, and the form of errors.
+//! App ids, paths, methods, and the format of errors.
 
 use reqwest::Method;
 
@@ -15,7 +15,7 @@ async fn an_app_id_is_1_to_128_letters_digits_dots_underscores_and_dashes() {
 }
 
 #[tokio::test]
-async fn anything_else_is_404_and_nothing_is_looked_up_for_it() {
+async fn an_invalid_app_id_is_404_with_and_without_a_token() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("{}").await;
@@ -56,7 +56,6 @@ async fn anything_else_is_404_and_nothing_is_looked_up_for_it() {
             ("POST", format!("/webhooks/{id}/ack")),
             ("GET", format!("/webhooks/{id}/status")),
         ] {
-            // Neither with a token nor without one.
             for token in [format!("authorization: Bearer {}\r\n", app.token), String::new()] {
                 let request =
                     format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{token}content-length: 2\r\n\r\n{{}}");
@@ -70,7 +69,7 @@ async fn anything_else_is_404_and_nothing_is_looked_up_for_it() {
 }
 
 #[tokio::test]
-async fn one_trailing_slash_is_tolerated_and_two_are_not() {
+async fn one_trailing_slash_is_accepted_and_two_are_404() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let post = |path: String| {
@@ -96,7 +95,7 @@ async fn one_trailing_slash_is_tolerated_and_two_are_not() {
 }
 
 #[tokio::test]
-async fn a_query_string_never_becomes_part_of_the_id() {
+async fn a_query_string_is_not_part_of_the_app_id() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     for query in ["", "?", "?x", "?a=b&c", "?a/b", "?%2F", "?a?b", "/?a"] {
@@ -113,7 +112,7 @@ async fn a_query_string_never_becomes_part_of_the_id() {
 }
 
 #[tokio::test]
-async fn a_method_that_a_known_path_does_not_have_is_405_with_allow() {
+async fn an_unsupported_method_is_405_with_allow() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post(number(0)).await;
@@ -129,9 +128,9 @@ async fn a_method_that_a_known_path_does_not_have_is_405_with_allow() {
         ("/healthz", vec!["GET", "HEAD"]),
         ("/readyz", vec!["GET", "HEAD"]),
     ];
-    for (path, has) in paths {
+    for (path, supported) in paths {
         for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"] {
-            if has.contains(&method) {
+            if supported.contains(&method) {
                 continue;
             }
             let method = Method::from_bytes(method.as_bytes()).unwrap();
@@ -139,8 +138,8 @@ async fn a_method_that_a_known_path_does_not_have_is_405_with_allow() {
             let response = request.body("{}").send().await.unwrap();
             let allow = response.headers().get("allow").unwrap_or_else(|| panic!("{method} {path}"));
             let mut allowed: Vec<_> = allow.to_str().unwrap().split(", ").collect();
-            allowed.retain(|method| *method != "HEAD" || has.contains(method));
-            assert_eq!(allowed, has, "{method} {path}");
+            allowed.retain(|method| *method != "HEAD" || supported.contains(method));
+            assert_eq!(allowed, supported, "{method} {path}");
             if method == Method::HEAD {
                 assert_eq!(response.status(), 405);
             } else {
@@ -179,9 +178,9 @@ async fn an_unknown_path_is_404() {
     }
 }
 
-/// The body is more than the sockets' buffers hold.
+/// The body is larger than the socket buffers.
 #[tokio::test]
-async fn the_sender_of_a_large_body_sees_the_404_or_405_and_not_a_reset() {
+async fn the_sender_of_a_large_body_gets_404_or_405_instead_of_a_reset() {
     let server = Server::start(&[]);
     for (path, status) in
         [("/hook/nobody", 404), ("/hook/b~t", 404), ("/hook/bot/x", 404), ("/", 404), ("/webhooks/bot", 405)]
@@ -192,7 +191,7 @@ async fn the_sender_of_a_large_body_sees_the_404_or_405_and_not_a_reset() {
 }
 
 #[tokio::test]
-async fn requests_without_a_path_do_no_harm() {
+async fn malformed_requests_and_requests_without_a_path_do_not_stop_the_server() {
     let mut server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("{}").await;
@@ -232,14 +231,17 @@ async fn requests_without_a_path_do_no_harm() {
         app.path(""),
         app.token
     );
-    assert!(raw(&server.address, absolute).await.body.ends_with("\":{}}"), "a proxy's form of a path");
+    assert!(
+        raw(&server.address, absolute).await.body.ends_with("\":{}}"),
+        "the absolute form of a request target"
+    );
     assert!(server.is_running());
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }
 
-/// Every error that a stranger, a sender or a client can bring about.
+/// Every error that an unauthenticated peer, a sender or a client can cause.
 #[tokio::test]
-async fn no_error_tells_a_secret_a_token_or_a_signature() {
+async fn no_error_contains_a_secret_a_token_or_a_signature() {
     let server = Server::start(&["--max-queued-events", "1", "--max-body", "1KiB"]);
     let app = server.app("bot").await;
     let other = server.app("other").await;

@@ -1,4 +1,4 @@
-//! A Watson Work platform that the test plays: the token says what it answers.
+//! A fake Watson Work platform. The token selects its response.
 
 use std::{
     sync::{
@@ -15,24 +15,24 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a token that begins with `flood` waits for leave, less than the server waits for an answer: the server asks the next
-/// question only after this one is no longer counted.
+/// How long a request with a `flood` token waits for a permit. Shorter than the server's timeout for the platform, so that a
+/// request leaves the count before the server sends another one.
 const FLOOD_WAIT: Duration = Duration::from_secs(3);
 
 pub(crate) struct Platform {
     pub(crate) url: String,
-    /// Each request to the last byte, in lower case.
+    /// The requests so far, in lower case.
     questions: Arc<Mutex<Vec<String>>>,
-    /// Tokens that begin with `slow` are answered as this is given leave to.
+    /// A request with a token that begins with `slow` takes one permit before its response.
     pub(crate) gate: Arc<Semaphore>,
     flood: Arc<Flood>,
 }
 
-/// Questions about tokens that begin with `flood`.
+/// Counts the requests with a token that begins with `flood`.
 #[derive(Default)]
 struct Flood {
     in_flight: AtomicUsize,
-    most: AtomicUsize,
+    peak: AtomicUsize,
 }
 
 impl Platform {
@@ -42,18 +42,18 @@ impl Platform {
         let questions = Arc::<Mutex<Vec<String>>>::default();
         let gate = Arc::new(Semaphore::new(0));
         let flood = Arc::<Flood>::default();
-        let (log, leave, counts) = (Arc::clone(&questions), Arc::clone(&gate), Arc::clone(&flood));
+        let (log, permits, counts) = (Arc::clone(&questions), Arc::clone(&gate), Arc::clone(&flood));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, Arc::clone(&log), Arc::clone(&leave), Arc::clone(&counts)));
+                tokio::spawn(respond(stream, Arc::clone(&log), Arc::clone(&permits), Arc::clone(&counts)));
             }
         });
         Self { url, questions, gate, flood }
     }
 
-    /// How many questions about tokens that begin with `flood` are waiting, and how many there were at most.
+    /// The number of requests with a `flood` token that are waiting, and its peak.
     pub(crate) fn flood(&self) -> (usize, usize) {
-        (self.flood.in_flight.load(Ordering::SeqCst), self.flood.most.load(Ordering::SeqCst))
+        (self.flood.in_flight.load(Ordering::SeqCst), self.flood.peak.load(Ordering::SeqCst))
     }
 
     pub(crate) fn questions(&self) -> Vec<String> {
@@ -64,27 +64,27 @@ impl Platform {
 impl Flood {
     async fn wait(&self, gate: &Semaphore) {
         let in_flight = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most.fetch_max(in_flight, Ordering::SeqCst);
-        if let Ok(turn) = timeout(FLOOD_WAIT, gate.acquire()).await {
-            turn.unwrap().forget();
+        self.peak.fetch_max(in_flight, Ordering::SeqCst);
+        if let Ok(permit) = timeout(FLOOD_WAIT, gate.acquire()).await {
+            permit.unwrap().forget();
         }
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-async fn answer(
+async fn respond(
     mut stream: TcpStream,
     log: Arc<Mutex<Vec<String>>>,
     gate: Arc<Semaphore>,
     flood: Arc<Flood>,
 ) {
-    let (mut question, mut piece) = (String::new(), [0; 4096]);
-    while !question.ends_with("{ me { id } }") {
+    let (mut request, mut piece) = (String::new(), [0; 4096]);
+    while !request.ends_with("{ me { id } }") {
         let Ok(length @ 1..) = stream.read(&mut piece).await else { return };
-        question.push_str(&String::from_utf8_lossy(&piece[..length]).to_ascii_lowercase());
+        request.push_str(&String::from_utf8_lossy(&piece[..length]).to_ascii_lowercase());
     }
-    log.lock().unwrap().push(question.clone());
-    let token = question.split("bearer ").nth(1).and_then(|rest| rest.lines().next()).unwrap_or_default();
+    log.lock().unwrap().push(request.clone());
+    let token = request.split("bearer ").nth(1).and_then(|rest| rest.lines().next()).unwrap_or_default();
     let me = r#"{"data":{"me":{"id":"bot"}}}"#;
     let (status, body) = match token {
         token if token.starts_with("slow") => {
@@ -131,6 +131,6 @@ async fn answer(
     };
     let head =
         format!("HTTP/1.1 {status}\r\n{location}connection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-    // A server that has read enough may be gone.
+    // The result is ignored: the server may have closed the connection already.
     let _ = stream.write_all((head + &body).as_bytes()).await;
 }

@@ -1,4 +1,4 @@
-//! Reading by polling: `GET /webhooks/{appId}`.
+//! Polling: `GET /webhooks/{appId}`.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::{io::AsyncReadExt, time::sleep};
 use crate::common::{App, Raw, Server, empty, eventually, number, problem, sign};
 
 #[tokio::test]
-async fn an_empty_queue_is_an_empty_object() {
+async fn polling_an_empty_queue_returns_an_empty_object() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     assert_eq!(app.poll_text("").await, "{}");
@@ -17,17 +17,17 @@ async fn an_empty_queue_is_an_empty_object() {
 }
 
 #[tokio::test]
-async fn events_come_in_order_of_arrival_and_are_then_gone() {
+async fn a_poll_returns_events_in_order_of_arrival_and_deletes_them() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..20).await;
     assert_eq!(app.poll_bodies().await, (0..20).map(number).collect::<Vec<_>>());
     assert_eq!(app.poll_text("").await, "{}");
-    eventually("they are deleted", async || app.gauge("stored").await == 0).await;
+    eventually("the events are deleted", async || app.gauge("stored").await == 0).await;
 }
 
 #[tokio::test]
-async fn the_answer_is_one_object_of_ids_and_bodies() {
+async fn a_poll_returns_one_object_of_ids_and_bodies() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post(" {\"a\" : 1}\n").await;
@@ -54,7 +54,7 @@ async fn event_ids_are_unique_and_ordered_by_arrival() {
 }
 
 #[tokio::test]
-async fn head_removes_nothing() {
+async fn head_deletes_no_event() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("{}").await;
@@ -66,7 +66,7 @@ async fn head_removes_nothing() {
 }
 
 #[tokio::test]
-async fn no_one_on_the_way_may_store_or_buffer_an_answer() {
+async fn poll_responses_forbid_caching_and_proxy_buffering() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     for method in [Method::GET, Method::HEAD] {
@@ -77,7 +77,7 @@ async fn no_one_on_the_way_may_store_or_buffer_an_answer() {
 }
 
 #[tokio::test]
-async fn max_bounds_the_piece() {
+async fn max_limits_the_events_of_a_poll() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..5).await;
@@ -104,7 +104,7 @@ async fn query_parameters_are_percent_decoded() {
 }
 
 #[tokio::test]
-async fn a_huge_queue_is_returned_in_bounded_pieces() {
+async fn one_poll_returns_a_limited_number_of_bytes() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let large = format!("[\"{}\"]", "x".repeat((7 << 20) - 4));
@@ -121,12 +121,12 @@ async fn a_huge_queue_is_returned_in_bounded_pieces() {
 }
 
 #[tokio::test]
-async fn a_large_number_of_events_is_returned_in_bounded_pieces() {
+async fn one_poll_returns_a_limited_number_of_events() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     post_many(&app, 2500).await;
     let mut bodies = app.poll_bodies().await;
-    assert!(bodies.len() < 2500, "there is a default");
+    assert!(bodies.len() < 2500, "the default of max applies");
     while bodies.len() < 2500 {
         let piece = app.poll_bodies().await;
         assert!(!piece.is_empty());
@@ -135,7 +135,7 @@ async fn a_large_number_of_events_is_returned_in_bounded_pieces() {
     assert_eq!(bodies, (0..2500).map(number).collect::<Vec<_>>());
 }
 
-/// Posts `{"n":0}` and so on, pipelined on one connection.
+/// Posts the bodies `number(0)` to `number(count - 1)`, pipelined on one connection.
 pub(crate) async fn post_many(app: &App, count: usize) {
     post_all(app, &(0..count).map(number).collect::<Vec<_>>()).await;
 }
@@ -165,9 +165,9 @@ async fn begin_poll(app: &App, query: &str) -> Raw {
     connection
 }
 
-/// More than the sockets' buffers hold, of which the client reads a little and goes.
+/// The response is larger than the socket buffers; the client reads a part and disconnects.
 #[tokio::test]
-async fn a_client_that_disconnects_midway_loses_nothing() {
+async fn events_of_a_partly_read_poll_are_redelivered() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let large = |n: usize| format!("[{n},\"{}\"]", "x".repeat(1 << 20));
@@ -181,36 +181,36 @@ async fn a_client_that_disconnects_midway_loses_nothing() {
         assert!(some.starts_with(b"HTTP/1.1 200 "));
         assert_eq!(app.gauge("stored").await, 14);
         drop(connection);
-        eventually("the events are back", async || app.gauge("leased").await == 0).await;
+        eventually("the leases are released", async || app.gauge("leased").await == 0).await;
         assert_eq!(app.gauge("stored").await, 14);
     }
     let bodies = app.poll_bodies().await;
-    assert!(bodies == (0..14).map(large).collect::<Vec<_>>(), "all of them, in order");
+    assert!(bodies == (0..14).map(large).collect::<Vec<_>>(), "all events, in order");
 }
 
-/// While its events are read, and while its answer is made, which takes a while with so many of them.
+/// Disconnects at different times, while the server reads the events and while it builds the response.
 #[tokio::test]
-async fn a_client_that_disconnects_before_its_answer_loses_nothing() {
+async fn events_are_redelivered_if_the_client_disconnects_before_the_response() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    // More than the sockets' buffers hold.
+    // Together larger than the socket buffers.
     let large = |n: usize| format!("[{n},\"{}\"]", "x".repeat(2 << 10));
     let events: Vec<_> = (0..6000).map(large).collect();
     post_all(&app, &events).await;
-    for early in (0..60).map(Duration::from_millis) {
+    for delay in (0..60).map(Duration::from_millis) {
         let connection = begin_poll(&app, "?max=6000").await;
-        sleep(early).await;
+        sleep(delay).await;
         drop(connection);
-        eventually("the events are back", async || app.gauge("leased").await == 0).await;
+        eventually("the leases are released", async || app.gauge("leased").await == 0).await;
     }
     assert_eq!(app.gauge("stored").await, 6000);
     let bodies = app.poll("?max=6000").await.into_iter().map(|(_, body)| body);
-    assert!(bodies.eq(events), "all of them, in order");
+    assert!(bodies.eq(events), "all events, in order");
 }
 
-/// While the answer is under way nobody else gets what is in it, and nothing is deleted.
+/// Until the whole response is written its events stay leased and stored.
 #[tokio::test]
-async fn a_slow_reader_gets_its_events_alone() {
+async fn a_poll_leases_its_events_until_the_response_is_written() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let large = format!("[\"{}\"]", "x".repeat(7 << 20));
@@ -223,11 +223,11 @@ async fn a_slow_reader_gets_its_events_alone() {
     assert_eq!(app.poll_text("").await, "{}");
     let mut rest = vec![0; 2 * large.len()];
     connection.0.read_exact(&mut rest[..2 * large.len() - 1000]).await.unwrap();
-    eventually("they are deleted", async || app.gauge("stored").await == 0).await;
+    eventually("the events are deleted", async || app.gauge("stored").await == 0).await;
 }
 
 #[tokio::test]
-async fn polls_one_after_the_other_on_one_connection_take_each_event_once() {
+async fn pipelined_polls_return_each_event_once() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..3).await;
@@ -240,5 +240,5 @@ async fn polls_one_after_the_other_on_one_connection_take_each_event_once() {
         assert!(answer.body.ends_with(&format!("\":{expected}}}")), "{answer:?}");
     }
     assert_eq!(connection.response().await.body, "{}");
-    eventually("they are deleted", async || app.gauge("stored").await == 0).await;
+    eventually("the events are deleted", async || app.gauge("stored").await == 0).await;
 }

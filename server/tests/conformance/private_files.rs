@@ -1,4 +1,4 @@
-//! Files of the server that only its user may read, and links that it does not follow.
+//! Private files of the server: their permissions, and symlinks that it does not follow.
 #![cfg(unix)]
 
 use std::{
@@ -19,19 +19,19 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn the_lock_of_the_credentials_file_is_its_owners() {
+fn the_lock_of_the_credentials_file_is_private() {
     let home = Home::new();
     let lock = home.apps().with_file_name("apps.lock");
     home.add_app("a");
     assert_eq!(mode(&lock), 0o600);
-    // As an earlier version left it.
+    // The mode that earlier versions created.
     set_mode(&lock, 0o644);
     home.add_app("b");
     assert_eq!(mode(&lock), 0o600);
 }
 
 #[test]
-fn a_planted_link_beside_the_credentials_file_is_not_followed() {
+fn symlinks_beside_the_credentials_file_are_not_followed() {
     let home = Home::new();
     let victim = home.apps().with_file_name("victim");
     fs::write(&victim, "precious").unwrap();
@@ -69,7 +69,7 @@ fn make_fifo(path: &Path) {
 }
 
 #[tokio::test]
-async fn a_token_key_that_is_a_link_a_fifo_or_another_users_is_refused() {
+async fn a_token_key_that_is_a_symlink_a_fifo_or_of_another_user_is_rejected() {
     let home = Arc::new(Home::new());
     drop(Server::start_in(&home, &[]));
     let key = home.store().join("token.key");
@@ -78,7 +78,7 @@ async fn a_token_key_that_is_a_link_a_fifo_or_another_users_is_refused() {
     let refused = |reason: &str| {
         let mut command = home.command();
         command.arg("--store").arg(format!("file:{}", home.store().display()));
-        // A start that opens a FIFO like any file waits for its writer forever.
+        // A server that opens the FIFO as a regular file waits for a writer forever.
         let ended = command.args(["--listen", "127.0.0.1:0"]).output().unwrap();
         let error = String::from_utf8(ended.stderr).unwrap();
         assert_eq!(ended.status.code(), Some(1), "{reason}: {error}");
@@ -98,7 +98,7 @@ async fn a_token_key_that_is_a_link_a_fifo_or_another_users_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_key_that_others_can_read_is_refused_with_what_to_do() {
+async fn a_token_key_with_permissions_for_others_is_rejected_with_a_hint() {
     let home = Arc::new(Home::new());
     let app = Server::start_in(&home, &[]).app("bot").await;
     let key = home.store().join("token.key");
@@ -118,7 +118,7 @@ async fn a_token_key_that_others_can_read_is_refused_with_what_to_do() {
     let server = Server::start_in(&home, &[]);
     let app = crate::common::App { address: server.address.clone(), ..app };
     assert_eq!(app.poll("").await, []);
-    // Without it there is a new one, and older tokens are void.
+    // A deleted key is replaced, which invalidates all tokens.
     drop(server);
     fs::remove_file(&key).unwrap();
     let server = Server::start_in(&home, &[]);

@@ -10,7 +10,7 @@ async fn put(app: &App, body: impl Into<reqwest::Body>) -> reqwest::Response {
 }
 
 #[tokio::test]
-async fn put_answers_201_and_empty_for_a_new_and_for_a_replaced_registration() {
+async fn put_creates_or_replaces_a_registration_and_answers_an_empty_201() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;
     empty(put(&app, r#"{"secret":"first"}"#).await, 201).await;
@@ -20,11 +20,11 @@ async fn put_answers_201_and_empty_for_a_new_and_for_a_replaced_registration() {
     problem(first.hook("[2]").send().await.unwrap(), 401).await;
     let second = App { secret: "second".into(), ..app.clone() };
     second.post("[3]").await;
-    assert_eq!(app.poll_bodies().await, ["[1]", "[3]"], "events stay");
+    assert_eq!(app.poll_bodies().await, ["[1]", "[3]"], "stored events are kept");
 }
 
 #[tokio::test]
-async fn the_body_is_parsed_whatever_the_content_type_says() {
+async fn the_content_type_of_a_registration_is_ignored() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;
     for (n, kind) in ["application/json", "text/plain", "application/x-www-form-urlencoded", "nonsense", ""]
@@ -39,7 +39,7 @@ async fn the_body_is_parsed_whatever_the_content_type_says() {
 }
 
 #[tokio::test]
-async fn white_space_and_escapes_do_no_harm() {
+async fn white_space_and_escapes_are_accepted() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;
     empty(put(&app, " { \"secret\" : \"a\\u0062c\" }\n").await, 201).await;
@@ -47,7 +47,7 @@ async fn white_space_and_escapes_do_no_harm() {
 }
 
 #[tokio::test]
-async fn an_unknown_member_is_400_that_names_it_and_changes_nothing() {
+async fn an_unknown_member_is_400_with_its_name_and_keeps_the_registration() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     for (body, name) in [
@@ -66,7 +66,7 @@ async fn an_unknown_member_is_400_that_names_it_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_missing_empty_or_non_string_secret_is_400_and_changes_nothing() {
+async fn a_missing_empty_or_non_string_secret_is_400_and_keeps_the_registration() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     for bad in [
@@ -95,7 +95,7 @@ async fn a_missing_empty_or_non_string_secret_is_400_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_secret_has_at_most_4_kib() {
+async fn a_secret_over_4_kib_is_400() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;
     let longest = "é".repeat(2048);
@@ -105,14 +105,14 @@ async fn a_secret_has_at_most_4_kib() {
 }
 
 #[tokio::test]
-async fn a_huge_registration_is_413() {
+async fn an_oversized_registration_is_413() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;
     problem(put(&app, vec![b' '; 4 << 20]).await, 413).await;
 }
 
 #[tokio::test]
-async fn put_needs_the_apps_token_and_its_sender_sees_the_401() {
+async fn put_without_a_token_is_401_even_with_a_large_body() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;
     let huge = vec![b' '; 4 << 20];
@@ -123,7 +123,7 @@ async fn put_needs_the_apps_token_and_its_sender_sees_the_401() {
 }
 
 #[tokio::test]
-async fn delete_answers_200_and_empty_also_when_there_was_none() {
+async fn delete_answers_an_empty_200_with_or_without_a_registration() {
     let server = Server::start(&[]);
     let app = server.new_app("bot").await;
     for _ in 0..2 {
@@ -135,7 +135,7 @@ async fn delete_answers_200_and_empty_also_when_there_was_none() {
 }
 
 #[tokio::test]
-async fn stored_events_are_deleted_with_the_registration() {
+async fn unregistering_deletes_the_stored_events() {
     let server = Server::start(&[]);
     let (app, other) = (server.app("bot").await, server.app("other").await);
     app.post_numbers(0..3).await;
@@ -148,12 +148,12 @@ async fn stored_events_are_deleted_with_the_registration() {
     let settled = app.settle(json!({"release": [leased[0].receipt]})).await;
     assert_eq!(settled["stale"], json!([leased[0].receipt]));
     app.register(&app.secret).await;
-    assert_eq!(app.poll_text("").await, "{}", "they are not back with a new registration");
-    assert_eq!(other.poll_bodies().await, ["[\"mine\"]"], "another app's stay");
+    assert_eq!(app.poll_text("").await, "{}", "a new registration does not restore them");
+    assert_eq!(other.poll_bodies().await, ["[\"mine\"]"], "events of another app are kept");
 }
 
 #[tokio::test]
-async fn a_websocket_outlives_its_apps_registration() {
+async fn a_websocket_survives_unregistering() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut socket = app.listen("").await;

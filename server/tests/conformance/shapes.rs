@@ -1,4 +1,4 @@
-//! The section "Shapes": what the others name, in full.
+//! The section "Shapes": the members of every message, and the defaults and limits of counts.
 
 use serde_json::{Value, json};
 
@@ -7,8 +7,8 @@ use crate::{
     poll::post_many,
 };
 
-/// An app with one event that has a query and headers of every kind.
-async fn received(server: &Server) -> App {
+/// An app with one stored event that has a query, and headers of every kind.
+async fn app_with_event(server: &Server) -> App {
     let app = server.app("my-bot").await;
     let request = format!(
         "POST {}?a=b&c=%20 HTTP/1.1\r\nHost: proxy.example\r\nX-Outbound-Index: 7\r\nX-Latin: caf",
@@ -27,7 +27,7 @@ fn members(object: &Value) -> Vec<&str> {
     object.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-fn tells_what_the_sender_said(event: &Value) {
+fn check_details(event: &Value) {
     assert_eq!(event["query"], "a=b&c=%20");
     let headers = event["headers"].as_array().unwrap();
     for pair in
@@ -40,31 +40,31 @@ fn tells_what_the_sender_said(event: &Value) {
 }
 
 #[tokio::test]
-async fn an_event_of_a_lease() {
+async fn the_members_of_a_leased_event() {
     let server = Server::start(&[]);
-    let app = received(&server).await;
+    let app = app_with_event(&server).await;
     let answer: Value = app.lease_response(json!({})).await.json().await.unwrap();
     assert_eq!(members(&answer), ["events"]);
     let event = &answer["events"][0];
     let names = ["attempt", "data", "headers", "id", "query", "receipt", "receivedAt"];
     assert_eq!(members(event), names);
-    tells_what_the_sender_said(event);
+    check_details(event);
 }
 
 #[tokio::test]
-async fn an_event_of_v2() {
+async fn the_members_of_a_v2_hello_and_event() {
     let server = Server::start(&[]);
-    let app = received(&server).await;
+    let app = app_with_event(&server).await;
     let (mut socket, hello) = app.listen_v2("").await;
     assert_eq!(members(&hello), ["appId", "idleMs", "leaseMs", "pingMs", "type", "window"]);
     assert_eq!((&hello["window"], &hello["leaseMs"]), (&json!(64), &json!(60_000)));
     let event: Value = serde_json::from_str(&socket.next().await).unwrap();
     assert_eq!(members(&event), ["attempt", "data", "headers", "id", "query", "receivedAt", "type"]);
-    tells_what_the_sender_said(&event);
+    check_details(&event);
 }
 
 #[tokio::test]
-async fn without_a_query_there_is_no_query() {
+async fn an_event_without_a_query_string_has_no_query_member() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("{}").await;
@@ -73,9 +73,9 @@ async fn without_a_query_there_is_no_query() {
 }
 
 #[tokio::test]
-async fn a_status() {
+async fn the_members_of_a_status() {
     let server = Server::start(&[]);
-    let app = received(&server).await;
+    let app = app_with_event(&server).await;
     let status = app.status().await;
     let names = ["clients", "dropped", "leased", "oldestAgeMs", "registration", "stored", "storedBytes"];
     assert_eq!(members(&status), names);
@@ -85,7 +85,7 @@ async fn a_status() {
 }
 
 #[tokio::test]
-async fn a_lease_has_64_events_where_not_said_and_1000_at_most() {
+async fn a_lease_returns_64_events_by_default_and_1000_at_most() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     post_many(&app, 1100).await;
@@ -94,7 +94,7 @@ async fn a_lease_has_64_events_where_not_said_and_1000_at_most() {
 }
 
 #[tokio::test]
-async fn a_poll_has_1000_events_where_not_said_and_10_000_at_most() {
+async fn a_poll_returns_1000_events_by_default_and_10_000_at_most() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     post_many(&app, 11_100).await;
@@ -103,7 +103,7 @@ async fn a_poll_has_1000_events_where_not_said_and_10_000_at_most() {
 }
 
 #[tokio::test]
-async fn a_window_is_1024_at_most() {
+async fn a_prefetch_window_is_1024_events_at_most() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     post_many(&app, 1100).await;
@@ -117,7 +117,7 @@ async fn a_window_is_1024_at_most() {
 }
 
 #[tokio::test]
-async fn a_clients_message_has_256_kib_at_most() {
+async fn a_client_message_is_256_kib_at_most() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut socket = app.listen("").await;
@@ -129,7 +129,7 @@ async fn a_clients_message_has_256_kib_at_most() {
 }
 
 #[tokio::test]
-async fn an_error() {
+async fn the_members_of_an_error() {
     let server = Server::start(&[]);
     let error: Value = server.get("/webhooks/bot").await.json().await.unwrap();
     assert_eq!(members(&error), ["detail", "status", "title", "type"]);

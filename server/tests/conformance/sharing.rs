@@ -7,15 +7,15 @@ use serde_json::json;
 
 use crate::common::{App, Server, Socket, empty, eventually, number};
 
-const NOTHING: [&str; 0] = [];
+const NO_MESSAGES: [&str; 0] = [];
 
-/// Takes events and acknowledges each, until the server has no more of them.
-async fn take_all(app: App, mut socket: Socket, total: usize) -> Vec<String> {
+/// Reads and acknowledges events until the server has stored none.
+async fn ack_all(app: App, mut socket: Socket, total: usize) -> Vec<String> {
     let mut bodies = Vec::new();
     loop {
         let messages = socket.ping().await;
         for message in &messages {
-            let (id, body) = crate::common::exact_event(message);
+            let (id, body) = crate::common::parse_legacy_event(message);
             socket.ack(&id).await;
             bodies.push(body);
         }
@@ -31,13 +31,13 @@ async fn each_event_goes_to_one_connection() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..200).await;
-    let mut takers = Vec::new();
+    let mut clients = Vec::new();
     for _ in 0..4 {
-        takers.push(tokio::spawn(take_all(app.clone(), app.listen("?window=2").await, 200)));
+        clients.push(tokio::spawn(ack_all(app.clone(), app.listen("?window=2").await, 200)));
     }
     let mut all = BTreeMap::new();
-    for taker in takers {
-        for body in taker.await.unwrap() {
+    for client in clients {
+        for body in client.await.unwrap() {
             *all.entry(body).or_insert(0) += 1;
         }
     }
@@ -45,7 +45,7 @@ async fn each_event_goes_to_one_connection() {
 }
 
 #[tokio::test]
-async fn a_full_window_leaves_the_rest_to_the_other_connection() {
+async fn events_go_to_another_connection_while_a_prefetch_window_is_full() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut one = app.listen("?window=1").await;
@@ -54,7 +54,7 @@ async fn a_full_window_leaves_the_rest_to_the_other_connection() {
     app.post("[2]").await;
     let mut two = app.listen("?window=1").await;
     assert_eq!(two.event().await.1, "[2]");
-    assert_eq!(one.ping().await, NOTHING);
+    assert_eq!(one.ping().await, NO_MESSAGES);
     app.post("[3]").await;
     let mut three = app.listen("").await;
     assert_eq!(three.event().await.1, "[3]");
@@ -63,12 +63,12 @@ async fn a_full_window_leaves_the_rest_to_the_other_connection() {
 }
 
 #[tokio::test]
-async fn a_new_connection_does_not_take_the_feed_of_the_first() {
+async fn a_closed_second_connection_does_not_stop_deliveries_to_the_first() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let (mut first, second) = (app.listen("").await, app.listen("").await);
     drop(second);
-    eventually("the second is gone", async || app.gauge("clients").await == 1).await;
+    eventually("the second websocket is closed", async || app.gauge("clients").await == 1).await;
     for n in 0..5 {
         app.post(number(n)).await;
         assert_eq!(first.event().await.1, number(n));
@@ -76,20 +76,20 @@ async fn a_new_connection_does_not_take_the_feed_of_the_first() {
 }
 
 #[tokio::test]
-async fn what_a_lost_connection_had_goes_to_another_at_once() {
+async fn events_of_a_lost_connection_go_to_another_at_once() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..10).await;
     let mut lost = app.listen("").await;
     lost.bodies(10).await;
     let mut other = app.listen("").await;
-    assert_eq!(other.ping().await, NOTHING);
+    assert_eq!(other.ping().await, NO_MESSAGES);
     drop(lost);
     assert_eq!(other.bodies(10).await, (0..10).map(number).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn an_id_of_another_connection_acknowledges_nothing() {
+async fn an_ack_with_an_id_of_another_connection_is_ignored() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..2).await;
@@ -98,10 +98,10 @@ async fn an_id_of_another_connection_acknowledges_nothing() {
     let mut two = app.listen("?window=1").await;
     assert_eq!(two.event().await.1, number(1));
     two.ack(&id).await;
-    assert_eq!(two.ping().await, NOTHING);
+    assert_eq!(two.ping().await, NO_MESSAGES);
     assert_eq!(app.gauge("stored").await, 2);
     one.ack(&id).await;
-    assert_eq!(one.ping().await, NOTHING);
+    assert_eq!(one.ping().await, NO_MESSAGES);
     assert_eq!(app.gauge("stored").await, 1);
 }
 
@@ -116,13 +116,13 @@ async fn apps_do_not_see_each_others_events() {
     assert_eq!(body, "[1]");
     assert_eq!(theirs.event().await.1, "[2]");
     theirs.ack(&mine_id).await;
-    assert_eq!(theirs.ping().await, NOTHING);
+    assert_eq!(theirs.ping().await, NO_MESSAGES);
     assert_eq!(app.gauge("stored").await, 1, "an ack counts for its own app only");
 }
 
-/// It takes nothing from its socket, which holds less than its window of events.
+/// The client does not read its socket, whose buffers hold less than its prefetch window of events.
 #[tokio::test]
-async fn a_client_that_never_reads_does_not_disturb_others() {
+async fn a_client_that_never_reads_does_not_block_others() {
     let server = Server::start(&["--lease", "500ms"]);
     let app = server.app("bot").await;
     let other = server.app("other").await;
@@ -144,12 +144,12 @@ async fn a_client_that_never_reads_does_not_disturb_others() {
         reader.ack(&id).await;
         got.insert(id, body);
     }
-    assert!(got.into_values().eq((0..12).map(large)), "all of them, once the leases ended");
+    assert!(got.into_values().eq((0..12).map(large)), "all events, after the leases have expired");
     drop(stuck);
 }
 
 #[tokio::test]
-async fn polling_and_websockets_share_the_events_too() {
+async fn polls_leases_and_websockets_share_the_events() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..4).await;
@@ -160,7 +160,7 @@ async fn polling_and_websockets_share_the_events_too() {
     assert_eq!(leased[0].body, number(1));
     assert_eq!(app.poll_bodies().await, [number(2), number(3)]);
     socket.ack(&id).await;
-    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(socket.ping().await, NO_MESSAGES);
     app.settle(json!({"release": [leased[0].receipt]})).await;
     assert_eq!(socket.event().await.1, number(1));
 }

@@ -1,4 +1,4 @@
-//! How the program ends: signals, and what it does with them.
+//! Signals and graceful shutdown.
 
 use std::{
     io::{BufRead, BufReader},
@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant};
 use crate::common::{Home, Server, empty, eventually};
 
 #[tokio::test]
-async fn hangup_is_logged_and_does_not_end_the_server() {
+async fn sighup_is_logged_and_does_not_stop_the_server() {
     let mut server = Server::start(&[]);
     let app = server.app("bot").await;
     server.signal("HUP");
@@ -21,14 +21,14 @@ async fn hangup_is_logged_and_does_not_end_the_server() {
 }
 
 #[tokio::test]
-async fn the_end_is_logged_with_its_reason_and_how_it_drained() {
+async fn a_shutdown_logs_its_signal_and_the_result_of_the_drain() {
     for (signal, name) in [("TERM", "SIGTERM"), ("INT", "SIGINT")] {
         let mut server = Server::start(&[]);
         let mut socket = server.app("bot").await.listen("").await;
         server.signal(signal);
         assert_eq!(socket.close_code().await, 1012);
         assert!(server.exited().await.success());
-        eventually("the end is logged", async || server.log().contains("stopped")).await;
+        eventually("the shutdown is logged", async || server.log().contains("stopped")).await;
         let log = server.log();
         assert!(log.contains(&format!("signal=\"{name}\"")), "{log}");
         assert!(log.contains("draining") && log.contains("cut_off=0") && log.contains("took="), "{log}");
@@ -36,15 +36,15 @@ async fn the_end_is_logged_with_its_reason_and_how_it_drained() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_server_at_once() {
     for (second, code) in [("TERM", 143), ("INT", 130)] {
         let mut server = Server::start(&["--shutdown-grace", "10m"]);
         let app = server.app("bot").await;
-        // A body that does not come holds up the drain until it is given up.
+        // A request without its body keeps the drain from ending.
         let mut slow = app.raw().await;
         let head = "POST /hook/bot HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n";
         slow.send(head).await;
-        assert_eq!(slow.response().await.status, 100, "the request is under way");
+        assert_eq!(slow.response().await.status, 100, "the request is in progress");
         let began = Instant::now();
         server.signal("TERM");
         eventually("the drain begins", async || server.log().contains("draining")).await;
@@ -55,16 +55,16 @@ async fn a_second_signal_ends_it_at_once() {
     }
 }
 
-/// As when the terminal that it was started on is closed.
+/// As after the terminal of the server was closed: writes to stderr fail.
 #[tokio::test]
-async fn a_log_without_a_reader_breaks_no_request() {
+async fn a_closed_stderr_does_not_fail_requests() {
     let home = Arc::new(Home::new());
     let mut command = home.command();
     command.args(["--store", "memory:", "--listen", "127.0.0.1:0"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut greeting = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
-    // What it logs at its start ends with the limits.
+    // The limits are the last lines of the startup log.
     let log = child.stderr.take().unwrap();
     let mut lines = BufReader::new(log).lines();
     assert!(lines.any(|line| line.unwrap().contains("shutdown_grace")));

@@ -1,13 +1,13 @@
-//! How large an answer and a message of the server can be.
+//! Limits on the size of responses and of the server's messages.
 
 use serde_json::{Value, json};
 
 use crate::common::{App, Server, sign};
 
 const MIB: usize = 1 << 20;
-/// The most bytes of events in one answer.
-const MAX_ANSWER: usize = 16 * MIB;
-/// The most that a message has beside its body.
+/// The limit on the bytes of events in one response.
+const MAX_RESPONSE: usize = 16 * MIB;
+/// The limit on the bytes of a message beside its body.
 const MAX_ENVELOPE: usize = 256 << 10;
 
 /// A JSON array of this many bytes, which begins with its number.
@@ -16,19 +16,19 @@ fn body(n: usize, bytes: usize) -> String {
     format!("{start}{}\"]", "x".repeat(bytes - start.len() - 2))
 }
 
-/// Takes these events by polls and by leases, and checks how many come in each answer.
-async fn come_in_answers_of(server: &Server, sent: &[String], expected: &[usize]) {
+/// Posts these bodies, and checks how many events each poll and each lease returns.
+async fn check_batches(server: &Server, sent: &[String], expected: &[usize]) {
     for id in ["poll", "lease"] {
         let app = server.app(id).await;
         for body in sent {
             app.post(body.as_str()).await;
         }
-        let (mut taken, mut counts) = (0, Vec::new());
-        while taken < sent.len() {
+        let (mut read, mut counts) = (0, Vec::new());
+        while read < sent.len() {
             let bodies = if id == "poll" { app.poll_bodies().await } else { leased(&app).await };
-            let expected = &sent[taken..][..bodies.len()];
-            assert!(!bodies.is_empty() && bodies == expected, "{id}: whole and in order");
-            taken += bodies.len();
+            let expected = &sent[read..][..bodies.len()];
+            assert!(!bodies.is_empty() && bodies == expected, "{id}: complete and in order");
+            read += bodies.len();
             counts.push(bodies.len());
         }
         assert_eq!(counts, expected, "{id}");
@@ -41,20 +41,20 @@ async fn leased(app: &App) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_answer_has_at_most_16_mib_of_events() {
+async fn a_response_has_at_most_16_mib_of_events() {
     let server = Server::start(&[]);
     let sent: Vec<_> = (0..6).map(|n| body(n, 7 * MIB / 2)).collect();
-    come_in_answers_of(&server, &sent, &[4, 2]).await;
+    check_batches(&server, &sent, &[4, 2]).await;
 }
 
 #[tokio::test]
-async fn an_event_larger_than_an_answer_comes_alone() {
+async fn an_event_over_the_response_limit_is_returned_alone() {
     let server = Server::start(&["--max-body", "20MiB"]);
-    let sent = [body(0, 100), body(1, MAX_ANSWER + MIB), body(2, 100)];
-    come_in_answers_of(&server, &sent, &[1, 1, 1]).await;
+    let sent = [body(0, 100), body(1, MAX_RESPONSE + MIB), body(2, 100)];
+    check_batches(&server, &sent, &[1, 1, 1]).await;
 }
 
-/// What a sender can do to make a message large: headers whose every character is escaped in JSON.
+/// The worst case that a sender can cause: headers in which JSON escapes every character.
 #[tokio::test]
 async fn a_message_has_at_most_256_kib_beside_its_body() {
     let server = Server::start(&["--max-body", "64KiB"]);

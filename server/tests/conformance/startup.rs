@@ -1,4 +1,4 @@
-//! How the program starts: what its flags may say, what it logs, and what it refuses.
+//! Startup: listen addresses, units of flags, the log, and errors.
 
 use std::{process::Output, sync::Arc};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::common::{Home, Server, empty, eventually};
 
-/// Starts a server that keeps everything in memory, at this address.
+/// Starts a server with an in-memory store at this address.
 fn start_at(listen: &str, flags: &[&str]) -> Server {
     let home = Arc::new(Home::new());
     let mut command = home.command();
@@ -15,7 +15,7 @@ fn start_at(listen: &str, flags: &[&str]) -> Server {
 }
 
 #[tokio::test]
-async fn a_port_alone_listens_on_loopback_and_one_with_a_colon_on_all_addresses() {
+async fn a_port_listens_on_loopback_and_colon_port_on_all_addresses() {
     for (listen, host) in [("0", "127.0.0.1"), (":0", "[::]")] {
         let server = start_at(listen, &[]);
         let (bound, port) = server.address.rsplit_once(':').unwrap();
@@ -27,7 +27,7 @@ async fn a_port_alone_listens_on_loopback_and_one_with_a_colon_on_all_addresses(
 }
 
 #[tokio::test]
-async fn sizes_take_short_and_decimal_units() {
+async fn size_flags_accept_short_and_decimal_units() {
     for (size, limit) in [("2k", 2048), ("2KB", 2000), ("2KiB", 2048)] {
         let server = Server::start(&["--max-body", size]);
         let app = server.app("bot").await;
@@ -38,7 +38,7 @@ async fn sizes_take_short_and_decimal_units() {
 }
 
 #[test]
-fn without_home_the_places_must_be_named() {
+fn without_home_store_and_apps_must_be_given() {
     let home = Home::new();
     for arguments in [&["--listen", "127.0.0.1:0"][..], &["--listen", "127.0.0.1:0", "--store", "memory:"]] {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_wwproxy-server"));
@@ -50,10 +50,10 @@ fn without_home_the_places_must_be_named() {
         }
     }
     let relative = home.command().env("HOME", "here").args(["--listen", "127.0.0.1:0"]).output().unwrap();
-    assert_eq!(relative.status.code(), Some(1), "a store somewhere: {relative:?}");
+    assert_eq!(relative.status.code(), Some(1), "a relative HOME is rejected: {relative:?}");
 }
 
-/// The lines of a log in JSON.
+/// Parses a JSON log.
 fn json_lines(log: &[u8]) -> Vec<Value> {
     let lines = String::from_utf8(log.to_vec()).unwrap();
     let parse =
@@ -62,11 +62,11 @@ fn json_lines(log: &[u8]) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn the_start_logs_version_addresses_store_identity_and_limits() {
+async fn startup_logs_version_addresses_store_identity_and_limits() {
     let home = Arc::new(Home::new());
     let flags = ["--public-url", "https://hooks.example", "--max-body", "1M", "--lease", "90s"];
     let server = Server::start_in(&home, &flags);
-    eventually("the start is logged", async || server.log().contains("shutdown_grace")).await;
+    eventually("the startup is logged", async || server.log().contains("shutdown_grace")).await;
     let log = server.log();
     for value in [
         env!("CARGO_PKG_VERSION"),
@@ -83,7 +83,7 @@ async fn the_start_logs_version_addresses_store_identity_and_limits() {
 }
 
 #[tokio::test]
-async fn the_start_logs_platform_allowed_apps_and_trusted_proxies_and_warns_of_trusting_everyone() {
+async fn startup_logs_platform_and_trusted_proxies_and_warns_of_a_proxy_network_of_all_addresses() {
     let flags = [
         ["--identity", "watsonwork"],
         ["--platform-url", "https://platform.example/base"],
@@ -91,7 +91,7 @@ async fn the_start_logs_platform_allowed_apps_and_trusted_proxies_and_warns_of_t
         ["--trusted-proxy", "0.0.0.0/0,10.0.0.0/8"],
     ];
     let server = Server::start(flags.as_flattened());
-    eventually("the start is logged", async || server.log().contains("shutdown_grace")).await;
+    eventually("the startup is logged", async || server.log().contains("shutdown_grace")).await;
     let log = server.log();
     for value in
         ["platform_url=\"https://platform.example/base\"", "allowed_apps=\"one,two\"", "0.0.0.0/0,10.0.0.0/8"]
@@ -106,23 +106,23 @@ async fn the_start_logs_platform_allowed_apps_and_trusted_proxies_and_warns_of_t
 }
 
 #[tokio::test]
-async fn with_json_every_line_of_both_outputs_is_json() {
+async fn with_log_json_every_line_of_stdout_and_stderr_is_json() {
     let mut server = start_at(":0", &["--log", "json"]);
     let greeting: Value = serde_json::from_str(&server.greeting).unwrap();
     assert_eq!(greeting["store"], "memory:");
     assert_eq!(greeting["identity"], "builtin");
     server.signal("TERM");
     assert!(server.exited().await.success());
-    eventually("the end is logged", async || server.log().contains("stopped")).await;
+    eventually("the shutdown is logged", async || server.log().contains("stopped")).await;
     let lines = json_lines(server.log().as_bytes());
-    let mut warned = lines.iter().filter(|line| line["level"] == "WARN");
+    let mut warnings = lines.iter().filter(|line| line["level"] == "WARN");
     let message =
         |line: &Value| line["fields"]["message"].as_str().unwrap_or_default().contains("credentials file");
-    assert!(warned.any(message), "{lines:?}");
+    assert!(warnings.any(message), "{lines:?}");
 }
 
 #[test]
-fn with_json_failures_to_start_are_json_too() {
+fn with_log_json_startup_errors_are_json() {
     let last_error = |ended: Output, code: i32| {
         assert_eq!(ended.status.code(), Some(code), "{ended:?}");
         let last = json_lines(&ended.stderr).pop().unwrap();
@@ -143,9 +143,9 @@ fn with_json_failures_to_start_are_json_too() {
 }
 
 #[tokio::test]
-async fn a_missing_credentials_file_is_warned_of_on_a_public_address() {
+async fn a_missing_credentials_file_is_a_warning_on_a_public_address() {
     let public = start_at("0.0.0.0:0", &[]);
-    eventually("the warning", async || public.log().contains("there is no credentials file")).await;
+    eventually("the warning is logged", async || public.log().contains("there is no credentials file")).await;
     assert!(public.log().contains(&public.home.apps().display().to_string()), "{}", public.log());
 
     let loopback = start_at("0", &[]);
@@ -156,7 +156,7 @@ async fn a_missing_credentials_file_is_warned_of_on_a_public_address() {
     for mut server in [loopback, Server::launch(home, command)] {
         server.signal("TERM");
         server.exited().await;
-        eventually("all of the log is read", async || server.log().contains("stopped")).await;
+        eventually("the whole log is read", async || server.log().contains("stopped")).await;
         assert!(!server.log().contains("credentials file"), "{}", server.log());
     }
 }

@@ -1,9 +1,9 @@
-//! Requests that servers could read in different ways are refused, whatever their path.
+//! Requests that HTTP servers may parse differently (request smuggling) are rejected on every path.
 
 use crate::common::{Raw, RawResponse, Server, problem_body, raw, sign};
 
-/// Checks that an answer is an error, after which the connection is closed.
-async fn refused(address: &str, request: &str, status: u16) {
+/// Checks that a request gets this error, and that the connection is closed after it.
+async fn check_rejected(address: &str, request: &str, status: u16) {
     let mut connection = Raw::open(address).await;
     connection.send(request).await;
     let RawResponse { status: actual, head, body } = connection.response().await;
@@ -15,12 +15,12 @@ async fn refused(address: &str, request: &str, status: u16) {
 }
 
 #[tokio::test]
-async fn a_request_has_exactly_one_valid_host() {
+async fn a_request_without_exactly_one_valid_host_is_400() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    for good in ["host: x", "HOST: proxy.example.com", "host: [::1]:8080", "host:x:1"] {
-        let request = format!("GET /healthz HTTP/1.1\r\n{good}\r\n\r\n");
-        assert_eq!(raw(&server.address, request).await.status, 200, "{good}");
+    for valid in ["host: x", "HOST: proxy.example.com", "host: [::1]:8080", "host:x:1"] {
+        let request = format!("GET /healthz HTTP/1.1\r\n{valid}\r\n\r\n");
+        assert_eq!(raw(&server.address, request).await.status, 200, "{valid}");
     }
     for bad in [
         "",
@@ -33,17 +33,17 @@ async fn a_request_has_exactly_one_valid_host() {
         "host: x:y\r\n",
         "host: \u{e4}\r\n",
     ] {
-        refused(&server.address, &format!("GET /healthz HTTP/1.1\r\n{bad}\r\n"), 400).await;
+        check_rejected(&server.address, &format!("GET /healthz HTTP/1.1\r\n{bad}\r\n"), 400).await;
         let (path, signature) = (app.hook_path(), sign(&app.secret, "{}"));
         let hook = format!(
             "POST {path} HTTP/1.1\r\n{bad}x-outbound-token: {signature}\r\ncontent-length: 2\r\n\r\n{{}}"
         );
-        refused(&server.address, &hook, 400).await;
+        check_rejected(&server.address, &hook, 400).await;
     }
     assert_eq!(app.gauge("stored").await, 0);
-    // HTTP/1.0 had no Host at first, but two were never right.
+    // HTTP/1.0 needs no Host, but two are invalid there too.
     assert_eq!(raw(&server.address, "GET /healthz HTTP/1.0\r\n\r\n").await.status, 200);
-    refused(&server.address, "GET /healthz HTTP/1.0\r\nhost: x\r\nhost: x\r\n\r\n", 400).await;
+    check_rejected(&server.address, "GET /healthz HTTP/1.0\r\nhost: x\r\nhost: x\r\n\r\n", 400).await;
 }
 
 #[tokio::test]
@@ -63,24 +63,24 @@ async fn a_transfer_coding_other_than_chunked_is_501() {
         "transfer-encoding: gzip\r\ntransfer-encoding: chunked",
         "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
     ] {
-        refused(&server.address, &hook(bad), 501).await;
+        check_rejected(&server.address, &hook(bad), 501).await;
     }
     assert_eq!(app.gauge("stored").await, 0);
-    for good in ["transfer-encoding: chunked", "Transfer-Encoding:  Chunked "] {
-        assert_eq!(raw(&server.address, hook(good)).await.status, 201, "{good}");
+    for valid in ["transfer-encoding: chunked", "Transfer-Encoding:  Chunked "] {
+        assert_eq!(raw(&server.address, hook(valid)).await.status, 201, "{valid}");
     }
 }
 
-/// The HTTP server answers these itself.
+/// The HTTP library answers these before any route.
 #[tokio::test]
-async fn an_error_below_the_routes_is_an_empty_answer_and_a_close() {
+async fn a_parse_error_is_an_empty_response_and_closes_the_connection() {
     let server = Server::start(&[]);
     let long = "x".repeat(70_000);
     for (status, request) in [
         (400, "GET\r\n\r\n".to_owned()),
         (400, "GET /healthz HTTP/1.1\r\nhost: x\r\na b: c\r\n\r\n".into()),
         (400, "POST /hook/bot HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n".into()),
-        // Where the body ends is unknown (RFC 9112, section 6.3).
+        // The length of the body is unknown (RFC 9112, section 6.3).
         (400, "POST /hook/bot HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n".into()),
         (400, "POST /hook/bot HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, gzip\r\n\r\n".into()),
         (431, format!("GET /healthz HTTP/1.1\r\nhost: x\r\na: {long}{long}{long}{long}\r\n\r\n")),

@@ -1,4 +1,4 @@
-//! The read-only tap, `?tap=1`: it sees what arrives, and takes nothing.
+//! The read-only tap, `?tap=1`: it shows new events, and leases none.
 
 use std::sync::Arc;
 
@@ -11,36 +11,36 @@ use crate::{
     poll::post_many,
 };
 
-const NOTHING: [&str; 0] = [];
-/// The most taps of one app.
+const NO_MESSAGES: [&str; 0] = [];
+/// The limit on the taps of one app.
 const MAX_TAPS: usize = 16;
 
 async fn tap(app: &App) -> Socket {
     app.listen("?tap=1").await
 }
 
-/// The answer to an upgrade that is refused.
-async fn refused(app: &App, query: &str) -> Response {
-    let mut upgrade = app.request(Method::GET, query);
+/// Sends an upgrade request, and returns the HTTP response.
+async fn upgrade_response(app: &App, query: &str) -> Response {
+    let mut request = app.request(Method::GET, query);
     for (name, value) in handshake_headers() {
-        upgrade = upgrade.header(name, value);
+        request = request.header(name, value);
     }
-    upgrade.send().await.unwrap()
+    request.send().await.unwrap()
 }
 
 #[tokio::test]
-async fn a_tap_sees_what_arrives_from_now_on_in_order() {
+async fn a_tap_shows_only_events_that_arrive_after_it_in_order() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..3).await;
     let mut tap = tap(&app).await;
     app.post_numbers(3..6).await;
     assert_eq!(tap.bodies(3).await, [number(3), number(4), number(5)]);
-    assert_eq!(tap.ping().await, NOTHING);
+    assert_eq!(tap.ping().await, NO_MESSAGES);
 }
 
 #[tokio::test]
-async fn what_a_tap_sees_is_delivered_all_the_same() {
+async fn events_shown_to_a_tap_are_still_delivered() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut tap = tap(&app).await;
@@ -51,14 +51,14 @@ async fn what_a_tap_sees_is_delivered_all_the_same() {
     }
     assert_eq!((app.gauge("stored").await, app.gauge("leased").await), (3, 0));
     let leased = app.lease(json!({"max": 1})).await;
-    assert_eq!(leased[0].details.attempt, Some(1), "to be shown is not to be handed out");
+    assert_eq!(leased[0].details.attempt, Some(1), "a tap does not count as an attempt");
     app.settle(json!({"release": [leased[0].receipt]})).await;
     assert_eq!(app.poll("").await, seen);
-    assert_eq!(tap.ping().await, NOTHING, "what goes out again does not arrive again");
+    assert_eq!(tap.ping().await, NO_MESSAGES, "a redelivery is not shown");
 }
 
 #[tokio::test]
-async fn a_tap_beside_a_client_that_acknowledges_sees_all() {
+async fn a_tap_shows_events_that_a_client_acknowledges_at_once() {
     let server = Server::start_in(&Arc::new(Home::new()), &[]);
     let app = server.app("bot").await;
     let (mut tap, mut client) = (tap(&app).await, app.listen("?window=1").await);
@@ -73,7 +73,7 @@ async fn a_tap_beside_a_client_that_acknowledges_sees_all() {
 }
 
 #[tokio::test]
-async fn a_message_is_the_legacy_one_byte_for_byte() {
+async fn a_tap_without_v2_sends_legacy_messages_byte_for_byte() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut tap = tap(&app).await;
@@ -85,7 +85,7 @@ async fn a_message_is_the_legacy_one_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn with_v2_hello_comes_first_and_the_attempt_is_0() {
+async fn a_v2_tap_sends_hello_first_and_attempt_0() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let (mut tap, hello) = app.listen_v2("?tap=1").await;
@@ -103,7 +103,7 @@ async fn with_v2_hello_comes_first_and_the_attempt_is_0() {
 }
 
 #[tokio::test]
-async fn every_tap_of_an_app_sees_all_and_no_other_app_anything() {
+async fn every_tap_shows_all_events_of_its_own_app_only() {
     let server = Server::start(&[]);
     let (app, other) = (server.app("bot").await, server.app("bot2").await);
     let mut stranger = tap(&other).await;
@@ -112,14 +112,14 @@ async fn every_tap_of_an_app_sees_all_and_no_other_app_anything() {
     for tap in &mut taps {
         assert_eq!(tap.bodies(5).await, (0..5).map(number).collect::<Vec<_>>());
     }
-    assert_eq!(stranger.ping().await, NOTHING);
+    assert_eq!(stranger.ping().await, NO_MESSAGES);
     other.post("[1]").await;
     assert_eq!(stranger.event().await.1, "[1]");
-    assert_eq!(taps[0].ping().await, NOTHING);
+    assert_eq!(taps[0].ping().await, NO_MESSAGES);
 }
 
 #[tokio::test]
-async fn what_is_said_through_a_tap_means_nothing() {
+async fn acks_and_nacks_sent_through_a_tap_are_ignored() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let (mut tap, _) = app.listen_v2("?tap=1").await;
@@ -135,13 +135,13 @@ async fn what_is_said_through_a_tap_means_nothing() {
     tap.send(json!({"type": "event_ack", "ids": [id]}).to_string()).await;
     tap.send(json!({"type": "event_nack", "id": id}).to_string()).await;
     tap.send("null").await;
-    assert_eq!(tap.ping().await, NOTHING, "what arrived was shown once");
-    assert_eq!(client.ping().await, NOTHING);
+    assert_eq!(tap.ping().await, NO_MESSAGES, "each event is shown once");
+    assert_eq!(client.ping().await, NO_MESSAGES);
     assert_eq!((app.gauge("stored").await, app.gauge("leased").await), (2, 2));
 }
 
 #[tokio::test]
-async fn what_is_not_json_or_not_text_closes_that_one_tap() {
+async fn invalid_json_or_binary_closes_only_its_own_tap() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut other = tap(&app).await;
@@ -154,10 +154,10 @@ async fn what_is_not_json_or_not_text_closes_that_one_tap() {
     assert_eq!(other.event().await.1, "[1]");
 }
 
-/// It takes nothing from its socket, which holds less than what is sent: 4 MiB and 32 MiB are what
-/// systems let the two ends have.
+/// The tap does not read while 48 MiB arrive, more than the socket buffers of both ends: systems limit them to
+/// 4 MiB and 32 MiB.
 #[tokio::test]
-async fn a_tap_that_does_not_read_misses_events_and_is_told_how_many_where_they_are_missing() {
+async fn a_slow_tap_gets_a_gap_with_the_number_of_missed_events_in_their_place() {
     const SENT: usize = 48;
     let server = Server::start(&[]);
     let app = server.app("bot").await;
@@ -170,7 +170,7 @@ async fn a_tap_that_does_not_read_misses_events_and_is_told_how_many_where_they_
     while next < SENT {
         let message = slow.next().await;
         if message.starts_with(r#"{"type":"event""#) {
-            assert!(crate::common::exact_event(&message).1 == large(next), "not event {next}");
+            assert!(crate::common::parse_legacy_event(&message).1 == large(next), "expected event {next}");
             (next, shown) = (next + 1, shown + 1);
         } else {
             let gap: Value = serde_json::from_str(&message).unwrap();
@@ -179,7 +179,7 @@ async fn a_tap_that_does_not_read_misses_events_and_is_told_how_many_where_they_
             next += usize::try_from(missed).unwrap();
         }
     }
-    assert_eq!(next, SENT, "what was shown and what was missed is what was sent");
+    assert_eq!(next, SENT, "shown and missed events add up to the sent ones");
     assert!(0 < shown && shown < SENT, "{shown}");
     app.post("[0]").await;
     assert_eq!(slow.event().await.1, "[0]");
@@ -187,7 +187,7 @@ async fn a_tap_that_does_not_read_misses_events_and_is_told_how_many_where_they_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_load_every_event_is_shown_or_missed() {
+async fn under_load_every_event_is_shown_or_counted_as_missed() {
     const SENT: u64 = 5000;
     let server = Server::start(&[]);
     let app = server.app("bot").await;
@@ -202,20 +202,20 @@ async fn under_load_every_event_is_shown_or_missed() {
         if message["type"] == "gap" {
             accounted += message["missed"].as_u64().unwrap();
         } else {
-            assert_eq!(message["data"]["n"], accounted, "a gap stands where events are missing");
-            assert!(last_id.as_str() < message["id"].as_str().unwrap(), "in order of arrival");
+            assert_eq!(message["data"]["n"], accounted, "a gap is sent in the place of the missed events");
+            assert!(last_id.as_str() < message["id"].as_str().unwrap(), "ids ascend");
             last_id = message["id"].as_str().unwrap().to_owned();
             accounted += 1;
         }
     }
     sender.await.unwrap();
     assert_eq!(accounted, SENT);
-    assert_eq!(tap.ping().await, NOTHING);
+    assert_eq!(tap.ping().await, NO_MESSAGES);
     assert_eq!(app.gauge("stored").await, SENT);
 }
 
 #[tokio::test]
-async fn a_tap_that_is_no_websocket_is_400_and_takes_nothing() {
+async fn a_tap_without_a_websocket_upgrade_is_400_and_leases_nothing() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..2).await;
@@ -223,7 +223,7 @@ async fn a_tap_that_is_no_websocket_is_400_and_takes_nothing() {
         problem(app.request(Method::GET, query).send().await.unwrap(), 400).await;
     }
     for query in ["?tap=", "?tap=2", "?tap=yes", "?tap=1&window=0"] {
-        problem(refused(&app, query).await, 400).await;
+        problem(upgrade_response(&app, query).await, 400).await;
     }
     assert_eq!((app.gauge("stored").await, app.gauge("leased").await), (2, 0));
     let mut client = app.listen("?tap=0&window=1").await;
@@ -231,28 +231,28 @@ async fn a_tap_that_is_no_websocket_is_400_and_takes_nothing() {
     client.ack(&id).await;
     client.ping().await;
     drop(client);
-    eventually("its event is back", async || app.gauge("leased").await == 0).await;
+    eventually("its lease is released", async || app.gauge("leased").await == 0).await;
     assert_eq!(app.poll("?tap=0").await.len(), 1);
 }
 
 #[tokio::test]
-async fn one_tap_too_many_is_429_until_another_is_closed() {
+async fn a_tap_over_the_limit_is_429_until_another_is_closed() {
     let server = Server::start(&[]);
     let (app, other) = (server.app("bot").await, server.app("other").await);
     let mut taps = Vec::new();
     for _ in 0..MAX_TAPS {
         taps.push(tap(&app).await);
     }
-    let response = refused(&app, "?tap=1").await;
+    let response = upgrade_response(&app, "?tap=1").await;
     let after = response.headers()["retry-after"].to_str().unwrap().to_owned();
     assert!(after.parse::<u32>().is_ok_and(|seconds| seconds > 0), "{after}");
     problem(response, 429).await;
     tap(&other).await;
     app.listen("").await;
-    // Its app has no further event by which it would be noticed.
+    // No further event arrives, so the server must notice the closed connection itself.
     taps.pop();
     eventually("there is room for a tap", async || {
-        let answer = refused(&app, "?tap=1").await;
+        let answer = upgrade_response(&app, "?tap=1").await;
         answer.status() == 101
     })
     .await;
@@ -263,7 +263,7 @@ async fn one_tap_too_many_is_429_until_another_is_closed() {
 }
 
 #[tokio::test]
-async fn a_tap_is_no_client_in_the_status() {
+async fn a_tap_is_not_counted_as_a_client_in_the_status() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let _client = app.listen("").await;
@@ -275,7 +275,7 @@ async fn a_tap_is_no_client_in_the_status() {
 }
 
 #[tokio::test]
-async fn a_tap_outlasts_a_registration() {
+async fn a_tap_survives_unregistering() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut tap = tap(&app).await;

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use tokio::io::AsyncReadExt;
 
-use crate::common::{Server, Socket, eventually, exact_event, handshake_text};
+use crate::common::{Server, Socket, eventually, handshake_text, parse_legacy_event};
 
-const NOTHING: [&str; 0] = [];
+const NO_MESSAGES: [&str; 0] = [];
 
 async fn event(socket: &mut Socket) -> Value {
     let event: Value = serde_json::from_str(&socket.next().await).unwrap();
@@ -33,7 +33,7 @@ async fn the_first_message_is_hello() {
 }
 
 #[tokio::test]
-async fn it_is_found_among_other_subprotocols_and_others_are_not_chosen() {
+async fn v2_is_chosen_from_a_list_of_subprotocols() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let (address, path, token) = (&app.address, app.path(""), &app.token);
@@ -43,9 +43,9 @@ async fn it_is_found_among_other_subprotocols_and_others_are_not_chosen() {
     assert_eq!(hello["type"], "hello");
 }
 
-/// Said by hand: the client library here refuses a server that chooses none of its subprotocols.
+/// Over raw TCP: the websocket library fails if the server chooses none of the offered subprotocols.
 #[tokio::test]
-async fn without_it_a_client_sees_exactly_the_legacy_messages() {
+async fn without_v2_a_client_gets_legacy_messages() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("{}").await;
@@ -66,14 +66,14 @@ async fn without_it_a_client_sees_exactly_the_legacy_messages() {
         connection.0.read_exact(&mut frame).await.unwrap();
         let mut message = vec![0; usize::from(frame[1])];
         connection.0.read_exact(&mut message).await.unwrap();
-        assert_eq!(exact_event(&String::from_utf8(message).unwrap()).1, "{}");
+        assert_eq!(parse_legacy_event(&String::from_utf8(message).unwrap()).1, "{}");
         drop(connection);
-        eventually("the event is back", async || app.gauge("leased").await == 0).await;
+        eventually("the lease is released", async || app.gauge("leased").await == 0).await;
     }
 }
 
 #[tokio::test]
-async fn messages_carry_attempt_time_and_the_senders_headers() {
+async fn an_event_has_attempt_received_at_and_end_to_end_headers() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let before = SystemTime::now();
@@ -103,7 +103,7 @@ async fn messages_carry_attempt_time_and_the_senders_headers() {
     assert!(has("x-outbound-index", "7") && has("x-outbound-retry-count", "2"), "{headers:?}");
     assert!(has("x-twice", "a") && has("x-twice", "b"), "{headers:?}");
     assert!(has("content-type", "application/json;charset=UTF-8"), "{headers:?}");
-    for gone in [
+    for removed in [
         "connection",
         "keep-alive",
         "te",
@@ -113,12 +113,12 @@ async fn messages_carry_attempt_time_and_the_senders_headers() {
         "authorization",
         "proxy-authorization",
     ] {
-        assert!(!headers.iter().any(|(name, _)| name == gone), "{gone}: {headers:?}");
+        assert!(!headers.iter().any(|(name, _)| name == removed), "{removed}: {headers:?}");
     }
 }
 
 #[tokio::test]
-async fn many_ids_are_acked_at_once() {
+async fn one_message_acks_several_ids() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..4).await;
@@ -128,16 +128,16 @@ async fn many_ids_are_acked_at_once() {
         ids.push(event(&mut socket).await["id"].clone());
     }
     socket.send(json!({"type": "event_ack", "ids": [ids[0], "unknown", 7, null, ids[2]]}).to_string()).await;
-    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(socket.ping().await, NO_MESSAGES);
     assert_eq!(app.gauge("stored").await, 2);
     socket.send(json!({"type": "event_ack", "id": ids[1]}).to_string()).await;
     socket.send(json!({"type": "event_ack", "ids": [ids[3]]}).to_string()).await;
-    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(socket.ping().await, NO_MESSAGES);
     assert_eq!(app.gauge("stored").await, 0);
 }
 
 #[tokio::test]
-async fn a_nack_hands_an_event_back_after_its_delay() {
+async fn a_nacked_event_is_redelivered_after_its_delay() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("[1]").await;
@@ -149,18 +149,22 @@ async fn a_nack_hands_an_event_back_after_its_delay() {
         socket.send(json!({"type": "event_nack", "id": first["id"], delay: 400}).to_string()).await;
         socket.send(json!({"type": "event_nack", "id": second["id"]}).to_string()).await;
         let at_once = event(&mut socket).await;
-        assert_eq!((&at_once["id"], &at_once["attempt"]), (&second["id"], &json!(attempt)), "at once");
+        assert_eq!(
+            (&at_once["id"], &at_once["attempt"]),
+            (&second["id"], &json!(attempt)),
+            "without a delay"
+        );
         let again = event(&mut socket).await;
         assert!(nacked.elapsed() >= Duration::from_millis(400), "{:?}", nacked.elapsed());
         assert_eq!((&again["id"], &again["attempt"]), (&first["id"], &json!(attempt)));
         drop(socket);
-        eventually("both are back", async || app.gauge("leased").await == 0).await;
+        eventually("both leases are released", async || app.gauge("leased").await == 0).await;
         socket = app.listen_v2("").await.0;
     }
 }
 
 #[tokio::test]
-async fn a_nacked_event_waits_in_the_queue_and_not_in_the_connection() {
+async fn a_nack_delay_outlasts_its_connection_and_frees_the_prefetch_window() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("[1]").await;
@@ -168,9 +172,9 @@ async fn a_nacked_event_waits_in_the_queue_and_not_in_the_connection() {
     let nacked = event(&mut socket).await;
     app.post("[2]").await;
     socket.send(json!({"type": "event_nack", "id": nacked["id"], "delay_ms": 60_000}).to_string()).await;
-    assert_eq!(event(&mut socket).await["data"], json!([2]), "its place in the window is free");
+    assert_eq!(event(&mut socket).await["data"], json!([2]), "the nack frees a place in the window");
     drop(socket);
-    eventually("the second is back", async || app.gauge("leased").await == 0).await;
+    eventually("the second lease is released", async || app.gauge("leased").await == 0).await;
     assert_eq!(app.gauge("stored").await, 2);
     assert_eq!(app.poll_bodies().await, ["[2]"], "the delay outlasts its connection");
 }

@@ -1,9 +1,9 @@
-//! `{"type":"verification","challenge":C}` on `POST /hook/{appId}`.
+//! Verification requests: `{"type":"verification","challenge":C}` on `POST /hook/{appId}`.
 
 use crate::common::{Server, empty, problem, sign};
 
 #[tokio::test]
-async fn a_challenge_is_answered_and_the_answer_signed() {
+async fn a_challenge_gets_a_signed_response() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     for (challenge, expected) in [
@@ -20,11 +20,11 @@ async fn a_challenge_is_answered_and_the_answer_signed() {
         assert_eq!(body, expected);
         assert_eq!(signature, sign(&app.secret, &body));
     }
-    assert_eq!(app.poll_text("").await, "{}", "it is not stored");
+    assert_eq!(app.poll_text("").await, "{}", "a verification is not stored");
 }
 
 #[tokio::test]
-async fn the_answer_stands_for_the_same_string_whatever_is_escaped_in_it() {
+async fn a_challenge_with_json_escapes_is_returned_as_the_same_string() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     for challenge in [r#""a\"b\\c\/d\n""#, r#""\u0041\ud83c\udf89""#, r#""\u0000""#, r#""</script>""#] {
@@ -56,7 +56,7 @@ async fn a_verification_without_a_string_as_challenge_is_400() {
 }
 
 #[tokio::test]
-async fn a_challenge_needs_its_signature_like_any_event() {
+async fn a_verification_with_a_missing_or_wrong_signature_is_401() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let body = r#"{"type":"verification","challenge":"abc"}"#;
@@ -67,9 +67,10 @@ async fn a_challenge_needs_its_signature_like_any_event() {
     problem(post.send().await.unwrap(), 401).await;
 }
 
-/// As JavaScript reads it, on which the original ran: escapes in the type count, the last of two members.
+/// JSON as JavaScript reads it, in which the original proxy was written: escapes in `type` are decoded, and the
+/// last of two equal members counts.
 #[tokio::test]
-async fn what_only_looks_like_a_verification_is_an_event() {
+async fn a_body_without_type_verification_is_an_event() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let events = [
@@ -93,13 +94,13 @@ async fn what_only_looks_like_a_verification_is_an_event() {
 }
 
 #[tokio::test]
-async fn a_challenge_is_answered_as_often_as_it_comes() {
+async fn a_verification_is_not_deduplicated_and_needs_no_room_in_the_queue() {
     let server = Server::start(&["--max-queued-events", "1"]);
     let app = server.app("bot").await;
     app.post("{}").await;
     for _ in 0..3 {
         let post = app.indexed(1, r#"{"type":"verification","challenge":"a"}"#);
-        assert_eq!(post.send().await.unwrap().status(), 200, "also with an index and a full queue");
+        assert_eq!(post.send().await.unwrap().status(), 200, "with an index and a full queue");
     }
     empty(app.request(reqwest::Method::HEAD, "").send().await.unwrap(), 200).await;
 }

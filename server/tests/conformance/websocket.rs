@@ -1,4 +1,4 @@
-//! Reading by websocket, as a client of the original proxy does.
+//! Legacy websockets, which behave as those of the original proxy.
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,12 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-use crate::common::{Server, Socket, eventually, exact_event, number};
+use crate::common::{Server, Socket, eventually, number, parse_legacy_event};
 
-const NOTHING: [&str; 0] = [];
+const NO_MESSAGES: [&str; 0] = [];
 
 #[tokio::test]
-async fn stored_events_come_first_and_then_new_ones_as_they_arrive() {
+async fn stored_events_are_sent_before_new_ones() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..3).await;
@@ -29,7 +29,7 @@ async fn stored_events_come_first_and_then_new_ones_as_they_arrive() {
 }
 
 #[tokio::test]
-async fn a_message_is_exactly_the_legacy_one() {
+async fn a_legacy_message_has_type_id_and_the_body_byte_for_byte() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let post = app.indexed(7, " {\"a\" : 1.0} ").header("Authorization", "Bearer x");
@@ -38,7 +38,7 @@ async fn a_message_is_exactly_the_legacy_one() {
     let mut socket = app.listen("").await;
     assert_eq!(socket.protocol, None);
     assert_eq!(socket.next().await, format!(r#"{{"type":"event","id":"{id}","data": {{"a" : 1.0}} }}"#));
-    assert_eq!(socket.ping().await, NOTHING, "neither hello nor anything else");
+    assert_eq!(socket.ping().await, NO_MESSAGES, "no hello and no other message");
 }
 
 #[tokio::test]
@@ -50,11 +50,11 @@ async fn only_an_ack_deletes_an_event() {
     let (first, second) = (socket.event().await.0, socket.event().await.0);
     assert_eq!(app.gauge("stored").await, 2);
     socket.ack(&second).await;
-    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(socket.ping().await, NO_MESSAGES);
     assert_eq!(app.gauge("stored").await, 1);
     socket.ack(&second).await;
     socket.ack(&first).await;
-    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(socket.ping().await, NO_MESSAGES);
     assert_eq!(app.gauge("stored").await, 0);
 }
 
@@ -72,7 +72,7 @@ async fn an_ack_may_have_other_members_and_white_space() {
 }
 
 #[tokio::test]
-async fn unknown_ids_unknown_types_and_null_are_ignored() {
+async fn messages_of_unknown_type_or_id_are_ignored() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("[1]").await;
@@ -105,7 +105,7 @@ async fn unknown_ids_unknown_types_and_null_are_ignored() {
     socket.send(format!(r#"{{"id":"{id}"}}"#)).await;
     socket.send(format!(r#"["event_ack","{id}"]"#)).await;
     socket.send(format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))).await;
-    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(socket.ping().await, NO_MESSAGES);
     assert_eq!(app.gauge("leased").await, 1);
     socket.ack(&id).await;
     socket.ping().await;
@@ -113,7 +113,7 @@ async fn unknown_ids_unknown_types_and_null_are_ignored() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_not_json_closes_that_one_connection_with_1007() {
+async fn invalid_json_closes_only_its_own_websocket_with_1007() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut other = app.listen("").await;
@@ -127,22 +127,22 @@ async fn a_message_that_is_not_json_closes_that_one_connection_with_1007() {
     socket.send(Message::Frame(broken)).await;
     assert_eq!(socket.close_code().await, 1007, "text that is not UTF-8");
     app.post("[1]").await;
-    assert_eq!(other.event().await.1, "[1]", "nobody else notices");
+    assert_eq!(other.event().await.1, "[1]", "the other websocket stays open");
 }
 
 #[tokio::test]
-async fn a_binary_message_closes_that_one_connection_with_1003() {
+async fn a_binary_message_closes_only_its_own_websocket_with_1003() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let (mut socket, mut other) = (app.listen("").await, app.listen("").await);
     socket.send(Message::binary(&br#"{"type":"event_ack","id":"x"}"#[..])).await;
     assert_eq!(socket.close_code().await, 1003);
     app.post("[1]").await;
-    assert_eq!(other.event().await.1, "[1]", "nobody else notices");
+    assert_eq!(other.event().await.1, "[1]", "the other websocket stays open");
 }
 
 #[tokio::test]
-async fn what_was_said_before_a_bad_message_counts() {
+async fn acks_before_an_invalid_message_are_processed() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..2).await;
@@ -151,11 +151,11 @@ async fn what_was_said_before_a_bad_message_counts() {
     socket.ack(&id).await;
     socket.send("x").await;
     assert_eq!(socket.close_code().await, 1007);
-    assert_eq!(app.poll_bodies().await, [number(1)], "and what was unacked is free at once");
+    assert_eq!(app.poll_bodies().await, [number(1)], "the unacked event is available at once");
 }
 
 #[tokio::test]
-async fn too_long_a_message_closes_that_one_connection() {
+async fn an_oversized_message_closes_the_websocket_with_1009() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut socket = app.listen("").await;
@@ -164,7 +164,7 @@ async fn too_long_a_message_closes_that_one_connection() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_goodbye_is_answered_and_frees_its_events() {
+async fn a_close_frame_is_answered_and_releases_the_leases() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post("[1]").await;
@@ -173,38 +173,38 @@ async fn a_client_that_says_goodbye_is_answered_and_frees_its_events() {
     socket.stream.close(None).await.unwrap();
     let answer = futures_util::StreamExt::next(&mut socket.stream).await;
     assert!(matches!(&answer, Some(Ok(message)) if message.is_close()), "{answer:?}");
-    eventually("its event is free", async || app.gauge("leased").await == 0).await;
+    eventually("its lease is released", async || app.gauge("leased").await == 0).await;
     assert_eq!(app.poll_bodies().await, ["[1]"]);
 }
 
-/// A socket with exactly `window` of the app's events and no more.
-async fn holds(socket: &mut Socket, window: usize) -> Vec<String> {
+/// Reads exactly `window` events, and returns their ids.
+async fn fill_window(socket: &mut Socket, window: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for n in 0..window {
         let (id, body) = socket.event().await;
         assert_eq!(body, number(n));
         ids.push(id);
     }
-    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(socket.ping().await, NO_MESSAGES);
     ids
 }
 
 #[tokio::test]
-async fn up_to_64_events_are_outstanding_at_once() {
+async fn the_default_prefetch_window_is_64_events() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..70).await;
     let mut socket = app.listen("").await;
-    let ids = holds(&mut socket, 64).await;
+    let ids = fill_window(&mut socket, 64).await;
     assert_eq!(app.gauge("leased").await, 64);
     socket.ack(&ids[10]).await;
-    assert_eq!(socket.event().await.1, number(64), "an ack makes room for one");
-    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(socket.event().await.1, number(64), "an ack makes room for one event");
+    assert_eq!(socket.ping().await, NO_MESSAGES);
     assert_eq!(app.gauge("leased").await, 64);
 }
 
 #[tokio::test]
-async fn with_a_window_of_1_they_come_strictly_one_at_a_time() {
+async fn a_prefetch_window_of_1_delivers_one_event_at_a_time() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..20).await;
@@ -212,25 +212,25 @@ async fn with_a_window_of_1_they_come_strictly_one_at_a_time() {
     for n in 0..20 {
         let (id, body) = socket.event().await;
         assert_eq!(body, number(n));
-        assert_eq!(socket.ping().await, NOTHING);
+        assert_eq!(socket.ping().await, NO_MESSAGES);
         assert_eq!(app.gauge("leased").await, 1);
         socket.ack(&id).await;
     }
-    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(socket.ping().await, NO_MESSAGES);
 }
 
 #[tokio::test]
-async fn a_window_may_be_wider() {
+async fn a_prefetch_window_may_exceed_the_default() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..100).await;
     let mut socket = app.listen("?window=4294967295").await;
-    holds(&mut socket, 100).await;
+    fill_window(&mut socket, 100).await;
 }
 
-/// What the original proxy got wrong: 50 events cost 2,418 frames.
+/// The original proxy resent unacked events at each arrival: 50 events took 2,418 frames.
 #[tokio::test]
-async fn a_new_arrival_never_makes_an_unacked_event_go_out_again() {
+async fn a_new_event_does_not_redeliver_unacked_ones() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let mut socket = app.listen("").await;
@@ -238,12 +238,12 @@ async fn a_new_arrival_never_makes_an_unacked_event_go_out_again() {
         app.post(number(n)).await;
         assert_eq!(socket.event().await.1, number(n));
     }
-    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(socket.ping().await, NO_MESSAGES);
     assert_eq!(app.gauge("leased").await, 50);
 }
 
 #[tokio::test]
-async fn an_event_not_acked_within_the_lease_time_goes_out_again() {
+async fn an_expired_lease_is_redelivered() {
     let server = Server::start(&["--lease", "300ms"]);
     let app = server.app("bot").await;
     let mut socket = app.listen("").await;
@@ -259,7 +259,7 @@ async fn an_event_not_acked_within_the_lease_time_goes_out_again() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_gives_its_events_to_the_next_at_once() {
+async fn events_of_a_lost_connection_are_redelivered_at_once() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     app.post_numbers(0..3).await;
@@ -274,10 +274,10 @@ async fn a_lost_connection_gives_its_events_to_the_next_at_once() {
         let message: serde_json::Value = serde_json::from_str(&next.next().await).unwrap();
         assert_eq!((&message["data"]["n"], &message["attempt"]), (&json!(n), &json!(2)));
     }
-    assert_eq!(next.ping().await, NOTHING);
+    assert_eq!(next.ping().await, NO_MESSAGES);
 }
 
-/// Pipelined posts over a few connections; posts of one connection arrive in their order.
+/// Several connections post, each pipelined and in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_of_10_000_events_is_delivered_once_each_and_in_order() {
     const SENDERS: usize = 4;
@@ -293,18 +293,21 @@ async fn a_burst_of_10_000_events_is_delivered_once_each_and_in_order() {
         .collect();
     let (mut last_id, mut counts) = (String::new(), vec![0; EACH]);
     for _ in 0..SENDERS * EACH {
-        let (id, body) = exact_event(&socket.next().await);
-        assert!(last_id < id, "each once, in order of arrival: {last_id} {id}");
+        let (id, body) = parse_legacy_event(&socket.next().await);
+        assert!(last_id < id, "ids ascend: {last_id} {id}");
         let n: usize = body.trim_start_matches(r#"{"n":"#).trim_end_matches('}').parse().unwrap();
         counts[n] += 1;
-        assert!(counts[n] <= SENDERS && (n == 0 || counts[n] <= counts[n - 1]), "{n} before its time");
+        assert!(
+            counts[n] <= SENDERS && (n == 0 || counts[n] <= counts[n - 1]),
+            "{n} is out of order or a duplicate"
+        );
         socket.ack(&id).await;
         last_id = id;
     }
     for sender in senders {
         sender.await.unwrap();
     }
-    assert_eq!(socket.ping().await, NOTHING);
+    assert_eq!(socket.ping().await, NO_MESSAGES);
     assert_eq!(counts, vec![SENDERS; EACH]);
     assert_eq!(app.gauge("stored").await, 0);
 }
