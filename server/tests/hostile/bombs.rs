@@ -1,4 +1,4 @@
-//! Requests that are small to send and large to handle.
+//! Amplification: endless heads and chunks, compression bombs, deeply nested JSON.
 
 use reqwest::Method;
 use tokio::{io::AsyncWriteExt, time::timeout};
@@ -8,7 +8,8 @@ use crate::{
     post_and_poll, resident_bytes,
 };
 
-/// Sends as long as the server takes it, and gives how much that was and what it said.
+/// Sends `begin` and then `piece` repeatedly until the server stops reading. Returns the bytes sent and the
+/// response.
 async fn flood(server: &Server, begin: &str, piece: &str) -> (usize, String) {
     let mut connection = Raw::open(&server.address).await;
     connection.send(begin).await;
@@ -16,18 +17,18 @@ async fn flood(server: &Server, begin: &str, piece: &str) -> (usize, String) {
     let sending = async {
         while connection.0.write_all(piece.as_bytes()).await.is_ok() {
             sent += piece.len();
-            assert!(sent < 256 << 20, "it takes all there is");
+            assert!(sent < 256 << 20, "the server reads without a limit");
         }
     };
-    timeout(DEADLINE, sending).await.expect("it stops to read");
+    timeout(DEADLINE, sending).await.expect("the server neither read on nor closed the connection");
     let mut answer = Vec::new();
-    // A reset may have taken the answer away.
+    // The result is ignored: after a reset the response may be lost.
     let _ = timeout(DEADLINE, tokio::io::AsyncReadExt::read_to_end(&mut connection.0, &mut answer)).await;
     (sent, String::from_utf8(answer).unwrap())
 }
 
 #[tokio::test]
-async fn a_head_without_end_is_cut_off() {
+async fn an_endless_head_is_rejected() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     post_and_poll(&app).await;
@@ -50,7 +51,7 @@ async fn a_head_without_end_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_head_of_64_kib_is_taken_and_a_much_larger_one_is_431() {
+async fn a_head_of_about_64_kib_is_accepted_and_a_much_larger_one_is_431() {
     let server = Server::start(&[]);
     let head =
         |bytes: usize| format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: {}\r\n\r\n", "a".repeat(bytes));
@@ -62,7 +63,7 @@ async fn a_head_of_64_kib_is_taken_and_a_much_larger_one_is_431() {
 }
 
 #[tokio::test]
-async fn chunks_are_bounded_as_a_whole_and_in_what_is_around_them() {
+async fn chunks_their_extensions_and_trailers_are_limited() {
     let server = Server::start(&["--max-body", "64KiB"]);
     let app = server.app("bot").await;
     let begin =
@@ -82,8 +83,9 @@ async fn chunks_are_bounded_as_a_whole_and_in_what_is_around_them() {
     post_and_poll(&app).await;
 }
 
-/// A space and so many times 258 more, as gzip (RFC 1951, section 3.2.6: one block with fixed codes, of one
-/// literal and repetitions at distance 1; RFC 1952 around it, with a checksum that comes too late to help).
+/// The gzip form of `1 + 258 * repetitions` spaces: one block with fixed codes (RFC 1951, section 3.2.6), of one
+/// literal and repetitions at distance 1, in the RFC 1952 format. The checksum at the end is wrong, but a decoder
+/// would have inflated all of it by then.
 fn gzip_bomb(repetitions: usize) -> Vec<u8> {
     let bits = ["110", "01010000", &"1100010100000".repeat(repetitions), "0000000"].concat();
     let byte = |bits: &[u8]| bits.iter().rev().fold(0, |byte, bit| byte << 1 | (bit - b'0'));
@@ -91,9 +93,9 @@ fn gzip_bomb(repetitions: usize) -> Vec<u8> {
     [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255].into_iter().chain(block).chain([0; 8]).collect()
 }
 
-/// Nothing is inflated: what was signed is what is stored, and JSON it has to be.
+/// The server never inflates a body: the signed bytes themselves must be JSON.
 #[tokio::test]
-async fn a_compressed_body_stays_as_small_as_it_is() {
+async fn a_compressed_body_is_not_inflated() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     post_and_poll(&app).await;
@@ -112,9 +114,9 @@ async fn a_compressed_body_stays_as_small_as_it_is() {
     post_and_poll(&app).await;
 }
 
-/// No depth is a depth of the stack.
+/// The parsers do not recurse, so the nesting is not limited by the stack.
 #[tokio::test]
-async fn deep_json_is_refused_or_read_without_harm() {
+async fn deeply_nested_json_does_not_overflow_the_stack() {
     let mut server = Server::start(&[]);
     let app = server.app("bot").await;
     for deep in ["[".repeat(250_000), "{\"a\":".repeat(50_000), "[{\"type\":".repeat(25_000)] {

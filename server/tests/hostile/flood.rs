@@ -1,4 +1,4 @@
-//! Websocket clients that send pings and do not read the answers, or slower than these come.
+//! Websocket clients that flood the server with pings and read the pongs slowly or never.
 
 use std::time::Duration;
 
@@ -13,17 +13,18 @@ use crate::{
     post_and_poll, resident_bytes,
 };
 
-/// How long a flood lasts.
+/// The duration of a flood.
 const FLOOD: Duration = Duration::from_secs(2);
-/// How many bytes of pings are sent at most.
+/// The limit on the bytes of pings in a flood.
 const MAX_SENT: usize = 64 << 20;
-/// How much more memory a flood may take, in bytes: buffers, and what the allocator keeps.
+/// The limit on the additional memory of the server in a flood, in bytes: buffers, and memory that the allocator
+/// keeps.
 const MAX_TAKEN: u64 = 8 << 20;
-/// How much is read at once, and how often: 300 KB/s.
+/// A slow reader reads `PIECE` bytes every `PIECE_TIME`: 300 KB/s.
 const PIECE: usize = 30_000;
 const PIECE_TIME: Duration = Duration::from_millis(100);
 
-/// Upgrades a connection.
+/// Upgrades a connection to a websocket.
 async fn open(app: &App, mut socket: Raw, query: &str) -> Raw {
     let request = format!(
         "GET {} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n{}\r\n",
@@ -42,7 +43,7 @@ fn pings() -> Vec<u8> {
     ping.repeat(512)
 }
 
-/// Floods for a while, and gives the most memory that the server took more.
+/// Floods the server with pings. Returns the bytes sent, and the peak of the server's additional memory.
 async fn flood(server: &Server, socket: Raw, reads: bool) -> (usize, u64) {
     let before = resident_bytes(server);
     let (mut reader, mut writer) = tokio::io::split(socket.0.into_inner());
@@ -80,7 +81,7 @@ async fn flood(server: &Server, socket: Raw, reads: bool) -> (usize, u64) {
 }
 
 #[tokio::test]
-async fn pings_whose_answers_are_not_read_take_no_memory() {
+async fn unread_pongs_use_limited_memory() {
     let server = Server::start(&[]);
     let (app, other) = (server.app("bot").await, server.app("other").await);
     post_and_poll(&other).await;
@@ -95,9 +96,9 @@ async fn pings_whose_answers_are_not_read_take_no_memory() {
     }
 }
 
-/// Reads a large event over more time than a silent client has. Neither it nor the pings behind it come sooner.
+/// Reading the event takes longer than the idle timeout. The client cannot answer the pings queued behind it earlier.
 #[tokio::test]
-async fn a_slow_reader_of_a_large_event_is_not_closed() {
+async fn the_idle_timeout_does_not_close_a_slow_reader_of_a_large_event() {
     const SIZE: usize = 1536 << 10;
     const RATE: usize = 20 << 10;
     let server = Server::start(&[]);
@@ -122,5 +123,5 @@ async fn a_slow_reader_of_a_large_event_is_not_closed() {
             rest.push(socket.0.read_u8().await.unwrap());
         }
     };
-    timeout(DEADLINE, read).await.expect("the next event comes");
+    timeout(DEADLINE, read).await.expect("the next event did not arrive in time");
 }

@@ -1,5 +1,5 @@
-//! Peers that mean harm, or do it without meaning to, against the built server over a real port: what each
-//! of them costs, what it sees, and that nobody else notices.
+//! Hostile and faulty peers against the built server, over a real port: the limits that stop them, the memory they
+//! cost, and that other clients are not disturbed.
 
 mod bodies;
 mod bombs;
@@ -14,7 +14,7 @@ mod slow;
 
 use crate::common::{App, Server};
 
-/// The memory that the server takes, in bytes.
+/// The resident memory of the server, in bytes.
 #[cfg(target_os = "linux")]
 fn resident_bytes(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.process())).unwrap();
@@ -22,19 +22,19 @@ fn resident_bytes(server: &Server) -> u64 {
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
 }
 
-/// Elsewhere it is not looked at.
+/// Measured on Linux only.
 #[cfg(not(target_os = "linux"))]
 fn resident_bytes(_: &Server) -> u64 {
     0
 }
 
-/// The server does for this app what it is there for.
+/// Checks that the server stores and returns an event of this app.
 async fn post_and_poll(app: &App) {
     app.post(r#"{"n":1}"#).await;
     assert_eq!(app.poll_bodies().await, [r#"{"n":1}"#]);
 }
 
-/// The head of a webhook, all but its end.
+/// The head of a webhook request, without its final empty line.
 fn head(app: &App, length: usize) -> String {
     let path = app.hook_path();
     format!(

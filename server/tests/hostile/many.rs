@@ -1,4 +1,4 @@
-//! Very many peers at one address.
+//! Limits on the number of connections, and on the memory of incomplete requests.
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -7,13 +7,13 @@ use crate::{
     head, post_and_poll, resident_bytes,
 };
 
-/// How many connections one address opens.
+/// The number of connections.
 const CONNECTIONS: usize = 10_000;
-/// The most memory that one of them may take, in bytes: its buffers and its task.
+/// The limit on the memory of one connection, in bytes: its buffers and its task.
 const CONNECTION_BYTES: u64 = 24 << 10;
 
-/// How many of them this machine lets a process have, whose own files count as well.
-fn possible() -> usize {
+/// The number of connections that this process can open within its limit on open files.
+fn possible_connections() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let open_files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let open_files = open_files.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
@@ -25,14 +25,14 @@ fn possible() -> usize {
 }
 
 #[tokio::test]
-async fn ten_thousand_half_sent_requests_cost_little_and_hinder_nobody() {
+async fn ten_thousand_incomplete_requests_use_little_memory_and_block_no_client() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     post_and_poll(&app).await;
     let mut listener = app.listen("").await;
     let before = resident_bytes(&server);
     let begun = format!("{}x-", head(&app, 10));
-    let count = possible();
+    let count = possible_connections();
     let mut peers = Vec::with_capacity(count);
     for _ in 0..count {
         let mut peer = TcpStream::connect(&server.address).await.unwrap();
@@ -43,7 +43,7 @@ async fn ten_thousand_half_sent_requests_cost_little_and_hinder_nobody() {
     let (id, body) = listener.event().await;
     listener.ack(&id).await;
     assert_eq!(body, "[1]");
-    eventually("it is accepted", async || app.gauge("stored").await == 0).await;
+    eventually("the event is deleted", async || app.gauge("stored").await == 0).await;
     post_and_poll(&server.app("another").await).await;
     let each = resident_bytes(&server).saturating_sub(before) / count as u64;
     println!("{count} connections: {each} bytes each");
@@ -51,7 +51,7 @@ async fn ten_thousand_half_sent_requests_cost_little_and_hinder_nobody() {
 }
 
 #[tokio::test]
-async fn beyond_the_most_connections_one_waits_until_another_ends() {
+async fn a_connection_over_the_limit_waits_until_another_is_closed() {
     let server = Server::start(&["--max-connections", "20"]);
     let mut peers = Vec::new();
     for _ in 0..20 {
@@ -62,19 +62,19 @@ async fn beyond_the_most_connections_one_waits_until_another_ends() {
     }
     let mut next = Raw::open(&server.address).await;
     next.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    // All that are served are served before it is: it has no place yet.
+    // The open connections are still served, the new one is not accepted.
     for peer in &mut peers {
         peer.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
         assert_eq!(peer.response().await.status, 200);
     }
-    assert!(next.0.get_ref().try_read(&mut [0]).is_err(), "it is not answered");
+    assert!(next.0.get_ref().try_read(&mut [0]).is_err(), "the new connection got a response");
     drop(peers.pop());
     assert_eq!(next.response().await.status, 200);
 }
 
-/// Bodies that are on their way have one bound together, whatever each of them may have.
+/// `--max-buffered-bytes` limits all incomplete bodies together.
 #[tokio::test]
-async fn bodies_that_are_never_finished_take_no_more_than_their_share() {
+async fn incomplete_bodies_share_one_memory_limit() {
     let server = Server::start(&["--max-buffered-bytes", "16MiB"]);
     let app = server.app("bot").await;
     post_and_poll(&app).await;
@@ -84,32 +84,33 @@ async fn bodies_that_are_never_finished_take_no_more_than_their_share() {
     for _ in 0..64 {
         let mut peer = Raw::open(&server.address).await;
         peer.send(&head).await;
-        // Where it was refused already the rest is thrown away.
+        // The server discards the rest of a rejected body.
         peer.send(&piece).await;
         peers.push(peer);
     }
-    let mut refused = 0;
+    let mut rejected = 0;
     for peer in &mut peers {
         if peer.0.get_ref().try_read(&mut [0]).is_ok() {
-            refused += 1;
+            rejected += 1;
         }
     }
     let taken = resident_bytes(&server).saturating_sub(before);
-    println!("{} bodies of which {refused} are refused so far: {} KiB", peers.len(), taken >> 10);
+    println!("{} bodies, {rejected} rejected so far: {} KiB", peers.len(), taken >> 10);
     assert!(taken < 48 << 20, "{taken} bytes");
     drop(peers);
-    eventually("there is room again", async || app.hook("[1]").send().await.unwrap().status() == 201).await;
+    eventually("the memory is free again", async || app.hook("[1]").send().await.unwrap().status() == 201)
+        .await;
 }
 
-/// A connection that was answered is evicted only when it has waited for a while.
+/// Connections with an incomplete head are evicted before idle ones.
 #[tokio::test]
-async fn a_connection_that_waits_for_its_next_request_makes_room_last() {
+async fn an_idle_keep_alive_connection_is_evicted_last() {
     let server = Server::start(&["--max-connections", "2"]);
     let mut kept = Raw::open(&server.address).await;
     let healthz = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
     kept.send(healthz).await;
     assert_eq!(kept.response().await.status, 200);
-    // The second place is taken by one head after the other.
+    // One incomplete head after the other takes the second place.
     for _ in 0..3 {
         let mut half = Raw::open(&server.address).await;
         half.send("GET /healthz HTTP/1.1\r\n").await;
@@ -120,7 +121,7 @@ async fn a_connection_that_waits_for_its_next_request_makes_room_last() {
         kept.send(healthz).await;
         assert_eq!(kept.response().await.status, 200);
     }
-    // Without another head, the connection goes whose answer is longest ago.
+    // Without an incomplete head the connection that has been idle longest is evicted.
     let (mut one, mut two) = (Raw::open(&server.address).await, Raw::open(&server.address).await);
     for fresh in [&mut one, &mut two] {
         fresh.send(healthz).await;

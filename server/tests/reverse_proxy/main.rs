@@ -1,4 +1,4 @@
-//! The examples of `docs/reverse-proxy.md`, run with the real programs before the built server.
+//! Runs the examples of `docs/reverse-proxy.md` with nginx and `HAProxy` in front of the built server.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -20,8 +20,8 @@ use crate::{
 };
 
 const WEBHOOK_SECRET: &str = "webhook-secret";
-/// How long a lease is watched to be waiting.
-const WATCHED: Duration = Duration::from_secs(1);
+/// The time in which a lease must still be waiting.
+const WAITING: Duration = Duration::from_secs(1);
 
 /// An app behind a reverse proxy: its sender and its client.
 struct App {
@@ -50,13 +50,13 @@ impl App {
 }
 
 fn http_client() -> reqwest::Client {
-    // Another test of this process may have installed it already.
+    // The result is ignored: another test of this process may have installed the provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let authority = Certificate::from_pem(AUTHORITY.as_bytes()).unwrap();
     reqwest::Client::builder().no_proxy().tls_certs_only([authority]).timeout(DEADLINE).build().unwrap()
 }
 
-/// The issuer that a client sees that sends forged headers, and this `Host` instead of its own.
+/// The issuer in the metadata for a client that forges forwarded headers, and `Host` if given.
 async fn issuer(url: &str, host: Option<&str>) -> String {
     let mut request = http_client().get(format!("{url}/.well-known/oauth-authorization-server"));
     if let Some(host) = host {
@@ -77,50 +77,50 @@ async fn issuer(url: &str, host: Option<&str>) -> String {
     issuer
 }
 
-/// Everything that senders and clients do.
-async fn works(server: &Server, url: &str) {
+/// Runs the operations of senders and clients through the proxy.
+async fn check_all(server: &Server, url: &str) {
     assert_eq!(issuer(url, None).await, url);
     assert_eq!(issuer(url, Some("proxy.example.com")).await, "https://proxy.example.com");
     let app = App::register(server, url).await;
-    polls(&app).await;
-    waits_with_a_lease(&app).await;
-    listens(&app).await;
-    obeys_the_body_limit(&app).await;
+    check_poll(&app).await;
+    check_lease_wait(&app).await;
+    check_websocket(&app).await;
+    check_body_limit(&app).await;
 }
 
-async fn polls(app: &App) {
+async fn check_poll(app: &App) {
     app.post_stored(r#"{"n": 1}"#).await;
     let events = app.client.drain(None).await.unwrap();
     let bodies: Vec<_> = events.iter().map(|(_, body)| &body[..]).collect();
     assert_eq!(bodies, [br#"{"n": 1}"#]);
 }
 
-async fn waits_with_a_lease(app: &App) {
+async fn check_lease_wait(app: &App) {
     let client = app.client.clone();
     let lease = client.lease(LeaseOptions::new().wait(DEADLINE));
     tokio::pin!(lease);
-    assert!(timeout(WATCHED, lease.as_mut()).await.is_err(), "there is nothing to lease yet");
+    assert!(timeout(WAITING, lease.as_mut()).await.is_err(), "the queue is empty");
     app.post_stored(r#"{"n":2}"#).await;
     let events = timeout(DEADLINE, lease).await.unwrap().unwrap();
     let receipts: Vec<_> = events.into_iter().map(|event| event.receipt).collect();
     assert_eq!(app.client.ack(receipts).await.unwrap().acked, 1);
 }
 
-async fn listens(app: &App) {
+async fn check_websocket(app: &App) {
     let mut events = app.client.listen(ListenOptions::new());
     app.post_stored(r#"{"n":3}"#).await;
-    let refused = timeout(DEADLINE, events.next()).await.unwrap().unwrap().unwrap();
-    assert_eq!(refused.attempt(), Some(1));
-    refused.nack(Duration::ZERO).await.unwrap();
-    let again = timeout(DEADLINE, events.next()).await.unwrap().unwrap().unwrap();
-    assert_eq!((again.attempt(), &again.body()[..]), (Some(2), &br#"{"n":3}"#[..]));
-    again.ack().await.unwrap();
+    let first = timeout(DEADLINE, events.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(first.attempt(), Some(1));
+    first.nack(Duration::ZERO).await.unwrap();
+    let redelivered = timeout(DEADLINE, events.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!((redelivered.attempt(), &redelivered.body()[..]), (Some(2), &br#"{"n":3}"#[..]));
+    redelivered.ack().await.unwrap();
     eventually("the event is deleted", async || app.client.status().await.unwrap().stored == 0).await;
     events.close().await;
 }
 
-/// The largest body reaches the websocket whole, and one byte more is refused.
-async fn obeys_the_body_limit(app: &App) {
+/// A body of the maximum size is delivered complete, and one byte more is `413`.
+async fn check_body_limit(app: &App) {
     let limit = usize::try_from(Settings::default().max_body).unwrap();
     let largest = format!("[\"{}\"]", "x".repeat(limit - 4));
     assert_eq!(app.post(format!("{largest} ")).await.status(), 413);
@@ -140,7 +140,7 @@ fn server() -> Server {
 async fn the_nginx_example_works() {
     let server = server();
     if let Some(nginx) = ReverseProxy::nginx(&example("nginx"), &server.address, free_port()) {
-        works(&server, &nginx.url).await;
+        check_all(&server, &nginx.url).await;
     }
 }
 
@@ -148,7 +148,7 @@ async fn the_nginx_example_works() {
 async fn the_haproxy_example_works() {
     let server = server();
     if let Some(haproxy) = ReverseProxy::haproxy(&example("haproxy"), &server.address, free_port()) {
-        works(&server, &haproxy.url).await;
+        check_all(&server, &haproxy.url).await;
     }
 }
 
@@ -168,12 +168,12 @@ async fn the_nginx_example_works_below_a_path_prefix() {
     if let Some(_nginx) = ReverseProxy::nginx(&config, &server.address, port) {
         assert_eq!(issuer(&public_url, None).await, public_url);
         let app = App::register(&server, &format!("{public_url}/")).await;
-        polls(&App { url: public_url, ..app }).await;
+        check_poll(&App { url: public_url, ..app }).await;
     }
 }
 
 #[tokio::test]
-async fn a_port_that_the_host_lacks_comes_from_x_forwarded_port() {
+async fn x_forwarded_port_is_used_if_the_host_has_no_port() {
     let server = server();
     let config = replace(&example("nginx"), "$http_host", "$host");
     let config = replace(&config, r#"X-Forwarded-Port """#, "X-Forwarded-Port $server_port");
@@ -183,9 +183,9 @@ async fn a_port_that_the_host_lacks_comes_from_x_forwarded_port() {
     }
 }
 
-/// A proxy that gives up before the server answers would break every long poll.
+/// A proxy that times out before the server answers breaks every long poll.
 #[test]
-fn the_timeouts_of_the_examples_are_longer_than_the_longest_wait() {
+fn the_timeouts_of_the_examples_exceed_the_maximum_lease_wait() {
     for (program, setting) in [
         ("nginx", "proxy_read_timeout"),
         ("nginx", "proxy_send_timeout"),

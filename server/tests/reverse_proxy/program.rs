@@ -1,4 +1,4 @@
-//! `nginx` and `haproxy` as processes, with their examples of `docs/reverse-proxy.md`.
+//! Runs `nginx` and `haproxy` as processes, with their examples of `docs/reverse-proxy.md`.
 
 use std::{
     env, fs,
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::common::DEADLINE;
 
 pub(crate) const GUIDE: &str = include_str!("../../../docs/reverse-proxy.md");
-// Made by sdk/tests/tls/make, for 127.0.0.1.
+// Certificates for 127.0.0.1, made by sdk/tests/tls/make.
 pub(crate) const AUTHORITY: &str = include_str!("../../../sdk/tests/tls/authority.pem");
 const CERTIFICATE: &str = include_str!("../../../sdk/tests/tls/server.pem");
 const KEY: &str = include_str!("../../../sdk/tests/tls/server-key.pem");
@@ -41,7 +41,7 @@ pub(crate) struct ReverseProxy {
 }
 
 impl ReverseProxy {
-    /// `nginx` in one unprivileged process. `None`: it is not installed.
+    /// Starts `nginx` in one unprivileged process. Returns `None` if it is not installed.
     pub(crate) fn nginx(example: &str, server: &str, port: u16) -> Option<Self> {
         let program = find("nginx")?;
         Some(Self::start(&program, &["-e", "stderr", "-c", "config", "-p", "."], port, |folder| {
@@ -59,7 +59,7 @@ impl ReverseProxy {
         }))
     }
 
-    /// `haproxy` in the foreground. `None`: it is not installed.
+    /// Starts `haproxy` in the foreground. Returns `None` if it is not installed.
     pub(crate) fn haproxy(example: &str, server: &str, port: u16) -> Option<Self> {
         let program = find("haproxy")?;
         Some(Self::start(&program, &["-db", "-f", "config"], port, |folder| {
@@ -71,7 +71,7 @@ impl ReverseProxy {
         }))
     }
 
-    /// Starts a program in a folder of its own, and waits until it accepts connections.
+    /// Starts a program in a temporary folder, and waits until it accepts connections.
     fn start(program: &Path, arguments: &[&str], port: u16, config: impl FnOnce(&Path) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "config", &config(folder.path()));
@@ -82,8 +82,8 @@ impl ReverseProxy {
         let mut started = Self { child, url: url(port), folder };
         let deadline = Instant::now() + DEADLINE;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(started.child.try_wait().unwrap().is_none(), "it ended: {}", started.log());
-            assert!(Instant::now() < deadline, "it does not listen: {}", started.log());
+            assert!(started.child.try_wait().unwrap().is_none(), "the proxy exited: {}", started.log());
+            assert!(Instant::now() < deadline, "the proxy does not listen: {}", started.log());
             thread::sleep(Duration::from_millis(10));
         }
         started
@@ -96,7 +96,7 @@ impl ReverseProxy {
 
 impl Drop for ReverseProxy {
     fn drop(&mut self) {
-        // It may have ended before.
+        // The results are ignored: the proxy may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
@@ -105,7 +105,7 @@ impl Drop for ReverseProxy {
     }
 }
 
-/// A port that is free now: these programs cannot report one that the system chose.
+/// A free port. These programs cannot listen on port 0 and report the port.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -122,7 +122,7 @@ fn write(folder: &Path, name: &str, text: &str) -> String {
     path.into_os_string().into_string().unwrap()
 }
 
-/// The path of an installed program. On a CI machine a missing one is a failure.
+/// The path of an installed program. With `CI=true` a missing program fails the test.
 fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     // Daemons are often outside of the PATH of ordinary users.
@@ -130,7 +130,7 @@ fn find(name: &str) -> Option<PathBuf> {
     let found = folders.map(|folder| folder.join(name)).find(|program| program.is_file());
     if found.is_none() {
         assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "{name} is not installed");
-        // Not by a macro, whose output the test harness hides if the test passes.
+        // Written directly, because the test harness hides the output of `eprintln!` in passing tests.
         io::stderr().write_all(format!("skipped: {name} is not installed\n").as_bytes()).unwrap();
     }
     found
