@@ -1,4 +1,4 @@
-//! A bot that answers every message, as far as the terminal: the SDK in thirty lines.
+//! A bot that prints an answer to every message: the SDK in thirty lines.
 //!
 //! ```sh
 //! WWPROXY_SERVER=http://127.0.0.1:8080 APPID=my-bot SECRET=… cargo run --example echo_bot
@@ -15,7 +15,7 @@ async fn main() -> anyhow::Result<()> {
     let own_id = client.app_id().as_str();
     let answers = client.run(|event| async move {
         match Event::parse(&event.body)? {
-            // An app is told of its own messages too; who answers those never stops.
+            // Messages of the app itself are skipped: a bot that answers them never stops.
             Event::MessageCreated(message) if message.user_id != own_id => {
                 let name = message.user_name.as_deref().unwrap_or("there");
                 println!("Hey {name:?}, did you say {:?}?", message.content);

@@ -1,4 +1,4 @@
-// Takes events by lease and ack, over plain HTTP. Needs Node.js 18 or newer, and no packages.
+// Leases and acknowledges events over plain HTTP. Needs Node.js 18 or newer, and no packages.
 //   WWPROXY_SERVER=http://127.0.0.1:8080 APPID=my-bot SECRET=… node lease.mjs
 const { WWPROXY_SERVER: server, APPID: app, SECRET: secret } = process.env;
 

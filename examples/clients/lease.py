@@ -1,4 +1,4 @@
-# Takes events by lease and ack, over plain HTTP. Needs Python 3.8 or newer, and no packages.
+# Leases and acknowledges events over plain HTTP. Needs Python 3.8 or newer, and no packages.
 #   WWPROXY_SERVER=http://127.0.0.1:8080 APPID=my-bot SECRET=… python3 lease.py
 import base64, json, os, urllib.request
 

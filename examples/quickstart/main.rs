@@ -1,5 +1,5 @@
-//! The whole way of a webhook on one machine: a server, a platform that posts signed webhooks, and an
-//! app that listens for them.
+//! A webhook from end to end on one machine: a server, a platform that posts signed webhooks, and an app that
+//! listens for them.
 //!
 //! ```sh
 //! cargo run --example quickstart
@@ -23,7 +23,7 @@ use self::platform::Platform;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // A server, as `wwproxy-server` would start it, with its store and its apps in a folder of its own.
+    // Start a server as `wwproxy-server` does, with its store and credentials file in a temporary folder.
     let folder = tempfile::tempdir()?;
     let app: AppId = "my-bot".parse()?;
     let apps = Apps::new(folder.path().join("apps.toml"));
@@ -37,18 +37,18 @@ async fn main() -> anyhow::Result<()> {
     let server = tokio::spawn(server.serve(listener, async { drop(stopped.await) }));
     println!("server:   listening on {address}, events in {}", folder.path().display());
 
-    // The app, which only ever makes connections: it registers the secret that its webhooks are signed with.
+    // The app registers the secret that signs its webhooks. It only makes outgoing connections.
     let client = Client::builder(&address).app_id(app.as_str()).app_secret(app_secret.expose()).build()?;
     let webhook_secret = Secret::new(platform::WEBHOOK_SECRET);
     client.register(&webhook_secret).await?;
     println!("app:      registered as {app}");
 
-    // The platform, which knows the hook's address and the webhook secret.
+    // The platform knows the URL of the hook and the webhook secret.
     let platform = Platform::new(format!("{address}/hook/{app}"))?;
     platform.verify_hook().await?;
     let posted = platform.post_events().await?;
 
-    // The app again: what was posted while nobody listened is there.
+    // The app connects later, and gets the events that were stored meanwhile.
     let mut events = client.listen(ListenOptions::new());
     for _ in 0..posted {
         let event = events.next().await.context("the stream ended")??;

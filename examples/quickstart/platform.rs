@@ -1,11 +1,11 @@
-//! A Watson Work platform that has one app to tell about.
+//! A Watson Work platform that posts the webhooks of one app.
 
 use anyhow::{Context, ensure};
 use reqwest::{Client, StatusCode};
 use serde_json::Value;
 use wwproxy_protocol::{Scheme, Secret, api::OUTBOUND_TOKEN};
 
-/// What the platform signs this app's webhooks with.
+/// The secret that signs the app's webhooks.
 pub(crate) const WEBHOOK_SECRET: &str = "k3n9v0q2w8e7r6t5y4u1i0o9p8a7s6d5";
 
 const VERIFICATION: &str = include_str!("../../fixtures/watsonwork/verification.json");
@@ -23,37 +23,38 @@ pub(crate) struct Platform {
 
 impl Platform {
     pub(crate) fn new(hook: String) -> anyhow::Result<Self> {
-        // The process has no other TLS provider; and none is used, as the hook is on this machine.
+        // The result is ignored: only a second installation in this process would fail.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self { hook, http: Client::builder().no_proxy().tls_certs_only([]).build()? })
     }
 
-    /// Posts a challenge, as the platform does before it trusts a hook, and checks the answer's signature.
+    /// Posts a verification challenge, as the platform does before it posts events, and checks the signature of the
+    /// response.
     pub(crate) async fn verify_hook(&self) -> anyhow::Result<()> {
-        let answer = self.post(VERIFICATION).await?;
-        ensure!(answer.status() == StatusCode::OK, "the challenge was answered {}", answer.status());
-        let signature = answer.headers().get(OUTBOUND_TOKEN).context("the answer is not signed")?.clone();
-        let body = answer.bytes().await?;
+        let response = self.post(VERIFICATION).await?;
+        ensure!(response.status() == StatusCode::OK, "the challenge was answered {}", response.status());
+        let signature = response.headers().get(OUTBOUND_TOKEN).context("the response is not signed")?.clone();
+        let body = response.bytes().await?;
         let secret = Secret::new(WEBHOOK_SECRET);
         ensure!(
             Scheme::WatsonWork.verify(&secret, &body, signature.as_bytes()),
-            "the answer's signature is wrong"
+            "the signature of the response is wrong"
         );
         println!("platform: the hook answered its challenge");
         Ok(())
     }
 
-    /// Posts a few signed events, and says how many.
+    /// Posts signed events, and returns their number.
     pub(crate) async fn post_events(&self) -> anyhow::Result<usize> {
         for event in EVENTS {
-            let answer = self.post(event).await?;
-            ensure!(answer.status() == StatusCode::CREATED, "an event was answered {}", answer.status());
+            let response = self.post(event).await?;
+            ensure!(response.status() == StatusCode::CREATED, "an event was answered {}", response.status());
         }
         println!("platform: {} events posted, each answered 201", EVENTS.len());
         Ok(EVENTS.len())
     }
 
-    /// Sends the request of a fixture: its headers, and its body to the byte.
+    /// Sends the request of a fixture: its headers, and its body byte for byte.
     async fn post(&self, fixture: &str) -> anyhow::Result<reqwest::Response> {
         let fixture: Value = serde_json::from_str(fixture)?;
         let mut request = self.http.post(&self.hook);
