@@ -74,13 +74,16 @@ fn base_url(
     url.parse().map_err(|_| invalid(name))
 }
 
-/// The value of a header that may occur once. Of several values, only some are the proxy's and the
-/// others the client's, so they are refused.
+/// The value of a header that may occur once. A header that is repeated or a list is refused: some of its values are the
+/// proxy's, and others the client's.
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(value), None) => value.to_str().map(|value| Some(value.trim())).map_err(|_| invalid(name)),
+        (Some(value), None) => match value.to_str() {
+            Ok(value) if !value.contains(',') => Ok(Some(value.trim())),
+            _ => Err(invalid(name)),
+        },
         (Some(_), Some(_)) => Err(invalid(name)),
     }
 }

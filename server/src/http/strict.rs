@@ -40,6 +40,10 @@ fn is_valid_host(value: &HeaderValue) -> bool {
     let Some(authority) = value.to_str().ok().and_then(|text| text.parse::<Authority>().ok()) else {
         return false;
     };
+    // RFC 3986 allows a comma in a host, but a proxy that appends its own value makes a list with it.
+    if authority.as_str().contains(',') {
+        return false;
+    }
     // With a user before it, the host is not where the authority begins.
     let Some(rest) = authority.as_str().strip_prefix(authority.host()) else { return false };
     let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
@@ -75,7 +79,7 @@ mod tests {
         }
         for bad in [
             "", " ", "a b", "user@x", "@x", "x:y", "x:+1", "x:65536", "x:1:2", ":1", "x/", "x?", "x#",
-            "[::1", "::1", "[::1]x", "http://x", "a,b c", "\u{e4}",
+            "[::1", "::1", "[::1]x", "http://x", "a,b", "a,b c", "a,b:1", "\u{e4}",
         ] {
             assert!(!is_valid(bad), "{bad}");
         }

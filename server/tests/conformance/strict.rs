@@ -28,6 +28,7 @@ async fn a_request_without_exactly_one_valid_host_is_400() {
         "host: x\r\nhost: x\r\n",
         "host: x\r\nHost: y\r\n",
         "host: a b\r\n",
+        "host: a,b\r\n",
         "host: user@x\r\n",
         "host: x/y\r\n",
         "host: x:y\r\n",
