@@ -12,7 +12,7 @@ use crate::null_store::NullStore;
 pub(crate) async fn serve(ceiling: bool, flags: &[OsString]) -> anyhow::Result<()> {
     let config = Config::parse_from([OsString::from("wwproxy-server")].iter().chain(flags));
     let store: Arc<dyn Store> = if ceiling { Arc::new(NullStore::default()) } else { config.open_store()? };
-    let server = Server::new(store, config.identity_provider()?, config.settings());
+    let server = Server::new(store, config.identity_provider()?, config.settings()?);
     let listener = config.listen.bind().await?;
     println!("{}", listener.local_addr()?);
     server.serve(listener, stop_signal()?).await;

@@ -96,13 +96,13 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BODY", default_value = "8MiB", value_parser = body_size)]
     pub max_body: ByteSize,
 
-    /// Most bytes of webhook bodies that are being read or stored at once, a quarter of it for one app; beyond it the oldest
-    /// that is not verified yet gets 503
+    /// Most bytes of webhook bodies that are being read or stored at once, at least --max-body, a quarter of it for one app;
+    /// beyond it the oldest that is not verified yet gets 503
     #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BUFFERED_BYTES", default_value = "256MiB")]
     pub max_buffered_bytes: ByteSize,
 
-    /// Most connections at once, within the limit of open files; further ones wait, and take the place of
-    /// unfinished requests
+    /// Most connections at once, within the limit of open files; further ones wait, and evict those without a valid
+    /// token or signature
     #[arg(long, value_name = "N", env = "WWPROXY_MAX_CONNECTIONS", default_value = "20000", value_parser = positive)]
     pub max_connections: usize,
 
@@ -197,6 +197,17 @@ pub enum ConfigError {
          file, see `wwproxy-server app list`"
     )]
     AllowedAppsOfBuiltin,
+    /// A webhook of the largest size could never be received.
+    #[error(
+        "--max-buffered-bytes ({max_buffered_bytes} bytes) is smaller than --max-body ({max_body} bytes), so a webhook of that \
+         size could never be received: raise the first or lower the second"
+    )]
+    TooFewBufferedBytes {
+        /// The most bytes of all bodies.
+        max_buffered_bytes: u64,
+        /// The longest body, in bytes.
+        max_body: u64,
+    },
 }
 
 impl Config {
@@ -257,18 +268,21 @@ impl Config {
     }
 
     /// How the server behaves.
-    #[must_use]
-    pub fn settings(&self) -> Settings {
-        Settings {
-            max_body: self.max_body.0,
+    pub fn settings(&self) -> Result<Settings, ConfigError> {
+        let (max_body, max_buffered_bytes) = (self.max_body.0, self.max_buffered_bytes.0);
+        if max_buffered_bytes < max_body {
+            return Err(ConfigError::TooFewBufferedBytes { max_buffered_bytes, max_body });
+        }
+        Ok(Settings {
+            max_body,
             lease: self.lease,
             shutdown_grace: self.shutdown_grace,
-            max_buffered_bytes: self.max_buffered_bytes.0,
+            max_buffered_bytes,
             max_connections: self.max_connections,
             max_clients_per_app: self.max_clients_per_app,
             public_url: self.public_url.clone(),
             trusted_proxies: self.trusted_proxy.clone(),
-        }
+        })
     }
 }
 
@@ -312,7 +326,7 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_library() {
         let config = Config::parse_from(["wwproxy-server", "--store", "memory:"]);
-        assert_eq!(config.settings(), Settings::default());
+        assert_eq!(config.settings().unwrap(), Settings::default());
         assert_eq!(config.token_lifetime, crate::identity::DEFAULT_TOKEN_LIFETIME);
         let limits = Limits::default();
         assert_eq!(config.max_queued_events, limits.max_queued_events);

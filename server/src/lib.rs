@@ -63,10 +63,10 @@ pub struct Settings {
     pub lease: Duration,
     /// How long requests and websockets may take to end when the server stops.
     pub shutdown_grace: Duration,
-    /// The most bytes of webhook bodies that are being read or stored at once. An app has at most a quarter; where there is no room
-    /// the oldest body that is not verified yet is refused.
+    /// The most bytes of webhook bodies that are being read or stored at once, at least [`max_body`](Self::max_body). An app has
+    /// at most a quarter; if there is no room, the oldest body that is not verified yet is rejected.
     pub max_buffered_bytes: u64,
-    /// The most connections at once; further ones wait.
+    /// The most connections at once; further ones wait, and evict those without a valid token or signature.
     pub max_connections: usize,
     /// The most websockets and waiting leases of one app at once; further ones are refused. Taps have a
     /// limit of their own.

@@ -56,7 +56,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     log::start(config.log, config.log_level);
     // First, so that a signal during a long opening of the store is not lost.
     let stop = signals::stop_signal()?;
-    let settings = config.settings();
+    let settings = config.settings()?;
     let settings =
         Settings { max_connections: open_files::fit_connections(settings.max_connections), ..settings };
     let store = config.open_store()?;

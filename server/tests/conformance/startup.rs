@@ -53,6 +53,30 @@ fn without_home_store_and_apps_must_be_given() {
     assert_eq!(relative.status.code(), Some(1), "a relative HOME is rejected: {relative:?}");
 }
 
+#[test]
+fn buffers_that_no_webhook_of_the_largest_size_fits_into_are_refused() {
+    for (buffered, body, is_refused) in
+        [("1MiB", "8MiB", true), ("8191", "8KiB", true), ("8KiB", "8KiB", false)]
+    {
+        let mut command = Home::new().command();
+        // A file is no folder for a store, so the server does not start in any case.
+        let ended = command
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--store",
+                &format!("file:{}", env!("CARGO_BIN_EXE_wwproxy-server")),
+            ])
+            .args(["--max-buffered-bytes", buffered, "--max-body", body])
+            .output()
+            .unwrap();
+        let error = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{error}");
+        let names_both = error.contains("--max-buffered-bytes") && error.contains("--max-body");
+        assert_eq!(names_both, is_refused, "{buffered}, {body}: {error}");
+    }
+}
+
 /// Parses a JSON log.
 fn json_lines(log: &[u8]) -> Vec<Value> {
     let lines = String::from_utf8(log.to_vec()).unwrap();
