@@ -114,6 +114,7 @@ async fn serve_connection<R>(
     let service = service_fn(move |mut request: Request<Incoming>| {
         let serving = connection.serve();
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(Arc::clone(&connection));
         let (routes, flushes) = (routes.clone(), Arc::clone(&flushes));
         async move {
             let response = match strict::check(&request) {

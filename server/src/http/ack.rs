@@ -21,7 +21,7 @@ async fn settle(app: AppId, context: Context, request: Request) -> Result<Respon
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
-    let request = request.authorised(&context.proxy, &app).await?;
+    let (request, _) = request.authorise(&context.proxy, &app).await?;
     let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
     let settlement: AckRequest = read_object(&body).ok_or_else(|| {
         ApiError::bad_request(

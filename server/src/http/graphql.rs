@@ -42,6 +42,7 @@ async fn graphql(context: &Context, request: Request) -> Result<Response, ApiErr
         Ok(owner) => owner,
         Err(refusal) => return Err(request.refuse(refusal).await),
     };
+    request.connection.authorise()?;
     let is_json = is_json(&request);
     let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, owner.parse().ok()).await?.bytes;
     let answer = if asks_for_me(&query(is_json, &body)?) {

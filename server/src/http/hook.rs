@@ -59,23 +59,25 @@ async fn receive(app: AppId, context: Context, request: Request) -> Result<Respo
     if let Err(error) = context.proxy.registration(&app).await {
         return Err(request.refuse(error.into()).await);
     }
-    let Request { headers, query, body, .. } = request;
+    let Request { headers, query, body, connection, .. } = request;
     let mut body = body.collect(context.settings.max_body, &context.budgets.hooks, Some(app.clone())).await?;
     let webhook = Webhook { headers, query, body: body.bytes.clone() };
     // A body that waits for verification can still be evicted for other bodies.
     let permit = body.unless_evicted(context.proxy.verification_permit(&webhook)).await?;
     body.keep()?;
-    match context.proxy.receive(&app, webhook, permit).await {
-        Ok(Received::Stored) => Ok(empty(StatusCode::CREATED)),
-        Ok(Received::Challenge { body, signature }) => {
+    let refused = |error| {
+        context.refusals.log(&app, &error);
+        ApiError::from(error)
+    };
+    let verified = context.proxy.verify(&app, webhook, permit).await.map_err(refused)?;
+    connection.authorise()?;
+    match context.proxy.receive(&app, verified).await.map_err(refused)? {
+        Received::Stored => Ok(empty(StatusCode::CREATED)),
+        Received::Challenge { body, signature } => {
             let signature = HeaderValue::from_str(&signature).expect("hex is a header value");
             let mut response = json(body);
             response.headers_mut().insert(OUTBOUND_TOKEN, signature);
             Ok(response)
-        }
-        Err(error) => {
-            context.refusals.log(&app, &error);
-            Err(error.into())
         }
     }
 }

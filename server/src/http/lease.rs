@@ -23,8 +23,7 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
-    let request = request.authorised(&context.proxy, &app).await?;
-    let token = request.bearer_token()?;
+    let (request, token) = request.authorise(&context.proxy, &app).await?;
     let wanted =
         read(&request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes)?;
     // A wait must outlast neither the token nor the server.

@@ -15,7 +15,7 @@ use crate::coop::yield_task_if_due;
 
 /// The events are gone once the answer was handed to the connection in full, and not before.
 pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
-    let request = request.authorised(&context.proxy, app).await?;
+    let (request, _) = request.authorise(&context.proxy, app).await?;
     if request.flag("tap")? {
         // Who wants to look on has not asked for the events to be taken.
         return Err(ApiError::bad_request(
@@ -37,7 +37,7 @@ pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Re
 
 /// `HEAD` takes nothing.
 pub(super) async fn look(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
-    request.authorised(&context.proxy, app).await?;
+    request.authorise(&context.proxy, app).await?;
     let mut response = empty(StatusCode::OK);
     *response.headers_mut() = unstored(json("")).headers().clone();
     Ok(response)

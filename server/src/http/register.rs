@@ -2,7 +2,6 @@
 
 use warp::{http::StatusCode, reply::Response};
 use wwproxy_protocol::{AppId, Secret, json};
-use zeroize::Zeroizing;
 
 use super::{
     Context, MAX_REQUEST,
@@ -20,10 +19,8 @@ const MAX_SHOWN: usize = 64;
 
 /// `{"secret":"…"}`, whatever the `Content-Type` says.
 pub(super) async fn register(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
-    let request = request.authorised(&context.proxy, app).await?;
-    let token = request.bearer_token()?;
+    let (request, token) = request.authorise(&context.proxy, app).await?;
     let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
-    let body = Zeroizing::new(body.to_vec());
     let secret = read(&body)?;
     if secret.expose().len() > MAX_SECRET {
         return Err(ApiError::bad_request(format!(
@@ -67,7 +64,7 @@ pub(super) async fn unregister(
     context: &Context,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let token = request.authorised(&context.proxy, app).await?.bearer_token()?;
+    let (_, token) = request.authorise(&context.proxy, app).await?;
     context.proxy.unregister(app, &token).await?;
     Ok(empty(StatusCode::OK))
 }

@@ -1,6 +1,6 @@
 //! A request as the handlers see it: everything but its path, its body unread.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
@@ -16,6 +16,7 @@ use wwproxy_protocol::{AppId, Secret};
 
 use super::{
     body::{Body, Pieces},
+    connections::{Connection, Evicted},
     error::ApiError,
 };
 use crate::proxy::Proxy;
@@ -26,6 +27,8 @@ pub(super) struct Request {
     /// The query string without its `?`.
     pub(super) query: Option<String>,
     pub(super) body: Body,
+    /// The connection that it came on.
+    pub(super) connection: Arc<Connection>,
     /// Gives the connection to a websocket.
     pub(super) upgrade: Option<OnUpgrade>,
 }
@@ -37,11 +40,13 @@ pub(super) fn request() -> BoxedFilter<(Request,)> {
         .and(warp::header::headers_cloned())
         .and(query)
         .and(warp::body::stream())
+        .and(warp::ext::get())
         .and(warp::ext::optional())
-        .map(|method, headers: HeaderMap, query: Option<String>, pieces, upgrade| {
+        .map(|method, headers: HeaderMap, query: Option<String>, pieces, connection, upgrade| {
             let pieces: Pieces = Box::pin(into_bytes(pieces));
             let body = Body::new(pieces, &headers);
-            Request { method, headers, query: query.filter(|query| !query.is_empty()), body, upgrade }
+            let query = query.filter(|query| !query.is_empty());
+            Request { method, headers, query, body, connection, upgrade }
         })
         .boxed()
 }
@@ -91,14 +96,18 @@ impl Request {
         }
     }
 
-    /// Lets pass who brings a token of the app.
-    pub(super) async fn authorised(self, proxy: &Proxy, app: &AppId) -> Result<Self, ApiError> {
-        let authorised = match self.bearer_token() {
-            Ok(token) => proxy.authorise(app, &token).await.map_err(ApiError::from),
-            Err(missing) => Err(missing),
+    /// Checks that the bearer token belongs to the app, and returns the token.
+    pub(super) async fn authorise(self, proxy: &Proxy, app: &AppId) -> Result<(Self, Secret), ApiError> {
+        let authorised = async {
+            let token = self.bearer_token()?;
+            proxy.authorise(app, &token).await?;
+            Ok(token)
         };
-        match authorised {
-            Ok(()) => Ok(self),
+        match authorised.await {
+            Ok(token) => {
+                self.connection.authorise()?;
+                Ok((self, token))
+            }
             Err(refusal) => Err(self.refuse(refusal).await),
         }
     }
@@ -117,6 +126,13 @@ impl Request {
         let token = token.trim();
         let plain = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
         if scheme.eq_ignore_ascii_case("bearer") && plain { Ok(Secret::new(token)) } else { Err(missing()) }
+    }
+}
+
+/// The connection is closed without an answer, so this one is not sent.
+impl From<Evicted> for ApiError {
+    fn from(_: Evicted) -> Self {
+        Self::unavailable("The server has no free connection: send this again later.")
     }
 }
 

@@ -52,8 +52,7 @@ pub(super) fn is_wanted(request: &Request) -> bool {
 
 pub(super) async fn subscribe(app: AppId, context: Context, request: Request) -> Result<Response, ApiError> {
     let revocations = context.proxy.revocations();
-    let request = request.authorised(&context.proxy, &app).await?;
-    let token = request.bearer_token()?;
+    let (request, token) = request.authorise(&context.proxy, &app).await?;
     let window = request.count("window")?.unwrap_or(DEFAULT_WINDOW).min(MAX_WINDOW);
     let is_tap = request.flag("tap")?;
     let handshake = shake_hands(&request.headers)?;

@@ -38,7 +38,7 @@ async fn token(context: &Context, request: Request) -> Result<Response, ApiError
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
-    let Request { headers, body, .. } = request;
+    let Request { headers, body, connection, .. } = request;
     let form = Form::parse(&body.collect(MAX_FORM, &context.budgets.forms, None).await?.bytes);
     if form.get("grant_type") != Some("client_credentials") {
         return Err(ApiError::bad_request("The form must say grant_type=client_credentials.")
@@ -58,6 +58,7 @@ async fn token(context: &Context, request: Request) -> Result<Response, ApiError
         ProxyError::Refused => refused(),
         error => error.into(),
     })?;
+    connection.authorise()?;
     let mut response = json(serde_json::to_vec(&token).expect("texts and numbers have a JSON form"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response.into_response())

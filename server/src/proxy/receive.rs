@@ -41,14 +41,9 @@ impl Proxy {
         VerificationPermit(Some(permit.expect("the semaphore is never closed")))
     }
 
-    /// Verifies a webhook and stores it, or answers its challenge.
-    pub(crate) async fn receive(
-        &self,
-        app: &AppId,
-        webhook: Webhook,
-        permit: VerificationPermit,
-    ) -> Result<Received, ProxyError> {
-        let (event, dedupe) = match self.verify(app, webhook, permit).await? {
+    /// Stores a verified webhook, or answers its challenge.
+    pub(crate) async fn receive(&self, app: &AppId, verified: Verified) -> Result<Received, ProxyError> {
+        let (event, dedupe) = match verified {
             Verified::Event(event, dedupe) => (event, dedupe),
             Verified::Challenge { body, signature } => return Ok(Received::Challenge { body, signature }),
         };
@@ -66,7 +61,7 @@ impl Proxy {
 
     /// Verifies a webhook with the current secret, which may have been replaced while the body was read. A large body is
     /// verified on a blocking thread, so that other connections do not wait for it.
-    async fn verify(
+    pub(crate) async fn verify(
         &self,
         app: &AppId,
         webhook: Webhook,

@@ -1,14 +1,22 @@
 //! Limits on the number of connections, and on the memory of incomplete requests.
 
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
-    common::{Raw, Server, eventually},
+    common::{App, Raw, Server, eventually},
     head, post_and_poll, resident_bytes,
 };
 
 /// The number of connections.
 const CONNECTIONS: usize = 10_000;
+/// The age from which the server evicts connections.
+const MIN_AGE: Duration = Duration::from_millis(500);
 /// The limit on the memory of one connection, in bytes: its buffers and its task.
 const CONNECTION_BYTES: u64 = 24 << 10;
 
@@ -53,22 +61,19 @@ async fn ten_thousand_incomplete_requests_use_little_memory_and_block_no_client(
 #[tokio::test]
 async fn a_connection_over_the_limit_waits_until_another_is_closed() {
     let server = Server::start(&["--max-connections", "20"]);
-    let mut peers = Vec::new();
+    let app = server.app("bot").await;
+    let mut sockets = Vec::new();
     for _ in 0..20 {
-        let mut peer = Raw::open(&server.address).await;
-        peer.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
-        assert_eq!(peer.response().await.status, 200);
-        peers.push(peer);
+        sockets.push(app.listen("").await);
     }
     let mut next = Raw::open(&server.address).await;
     next.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    // The open connections are still served, the new one is not accepted.
-    for peer in &mut peers {
-        peer.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
-        assert_eq!(peer.response().await.status, 200);
+    // Open websockets are never evicted, so the new connection is not accepted.
+    timeout(2 * MIN_AGE, next.0.fill_buf()).await.expect_err("the new connection got a response");
+    for socket in &mut sockets {
+        assert_eq!(socket.ping().await, [] as [&str; 0]);
     }
-    assert!(next.0.get_ref().try_read(&mut [0]).is_err(), "the new connection got a response");
-    drop(peers.pop());
+    drop(sockets.pop());
     assert_eq!(next.response().await.status, 200);
 }
 
@@ -102,13 +107,16 @@ async fn incomplete_bodies_share_one_memory_limit() {
         .await;
 }
 
-/// Connections with an incomplete head are evicted before idle ones.
+/// Connections without a valid token are evicted before idle ones that had one.
 #[tokio::test]
 async fn an_idle_keep_alive_connection_is_evicted_last() {
     let server = Server::start(&["--max-connections", "2"]);
-    let mut kept = Raw::open(&server.address).await;
+    let App { token, .. } = server.app("bot").await;
     let healthz = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
-    kept.send(healthz).await;
+    let status =
+        format!("GET /webhooks/bot/status HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+    let mut kept = Raw::open(&server.address).await;
+    kept.send(&status).await;
     assert_eq!(kept.response().await.status, 200);
     // One incomplete head after the other takes the second place.
     for _ in 0..3 {
@@ -118,13 +126,13 @@ async fn an_idle_keep_alive_connection_is_evicted_last() {
         whole.send(healthz).await;
         assert_eq!(whole.response().await.status, 200);
         assert_eq!(half.rest().await, b"");
-        kept.send(healthz).await;
+        kept.send(&status).await;
         assert_eq!(kept.response().await.status, 200);
     }
-    // Without an incomplete head the connection that has been idle longest is evicted.
+    // If all had a valid token, the connection that has been idle longest is evicted.
     let (mut one, mut two) = (Raw::open(&server.address).await, Raw::open(&server.address).await);
     for fresh in [&mut one, &mut two] {
-        fresh.send(healthz).await;
+        fresh.send(&status).await;
         assert_eq!(fresh.response().await.status, 200);
     }
     assert_eq!(kept.rest().await, b"");
