@@ -70,26 +70,36 @@ impl Request {
         self.refuse(ApiError::method_not_allowed(allowed)).await
     }
 
-    /// Returns the first value of a query parameter, decoded.
-    pub(super) fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
-        let mut parameters = form_urlencoded::parse(self.query.as_deref()?.as_bytes());
-        parameters.find(|(key, _)| key == name).map(|(_, value)| value)
+    /// The value of a query parameter, decoded. A repeated one is an error: a reverse proxy could read the other value.
+    fn parameter(&self, name: &str) -> Result<Option<Cow<'_, str>>, ApiError> {
+        let query = self.query.as_deref().unwrap_or_default();
+        let mut values = form_urlencoded::parse(query.as_bytes())
+            .filter_map(|(key, value)| (key == name).then_some(value));
+        match (values.next(), values.next()) {
+            (value, None) => Ok(value),
+            (_, Some(_)) => {
+                Err(ApiError::bad_request(format!("The query has \"{name}\" twice: give it once.")))
+            }
+        }
     }
 
-    /// A query parameter that is a number from 1 on.
+    /// A query parameter that is a number of at least 1.
     pub(super) fn count(&self, name: &str) -> Result<Option<u32>, ApiError> {
-        let Some(text) = self.parameter(name) else { return Ok(None) };
+        let Some(text) = self.parameter(name)? else { return Ok(None) };
+        // The parser alone also takes a sign and leading zeros.
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
         match text.parse() {
-            Ok(count) if count > 0 => Ok(Some(count)),
+            Ok(count) if is_plain => Ok(Some(count)),
             _ => Err(ApiError::bad_request(format!(
-                "The query's \"{name}\" must be a whole number from 1 on."
+                "The query's \"{name}\" must be a whole number from 1 to {}, in digits only.",
+                u32::MAX
             ))),
         }
     }
 
-    /// A query parameter that is `1` for yes or `0` for no, which it is where not said.
+    /// A query parameter that is `1` for yes or `0` for no, the default.
     pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
-        match self.parameter(name).as_deref() {
+        match self.parameter(name)?.as_deref() {
             None | Some("0") => Ok(false),
             Some("1") => Ok(true),
             Some(_) => Err(ApiError::bad_request(format!("The query's \"{name}\" must be 0 or 1."))),

@@ -84,7 +84,7 @@ async fn max_limits_the_events_of_a_poll() {
     let taken = |events: Vec<(String, String)>| events.into_iter().map(|(_, body)| body).collect::<Vec<_>>();
     assert_eq!(taken(app.poll("?max=2").await), [number(0), number(1)]);
     assert_eq!(taken(app.poll("?other=7&max=1&x").await), [number(2)]);
-    for bad in ["0", "-1", "x", "", "1.5", "99999999999999999999"] {
+    for bad in ["0", "-1", "+1", "01", "x", "", "1.5", "%2B1", "99999999999999999999", "1&max=1", "1&max"] {
         problem(app.request(Method::GET, &format!("?max={bad}")).send().await.unwrap(), 400).await;
     }
     assert_eq!(taken(app.poll("?max=4294967295").await), [number(3), number(4)]);

@@ -222,7 +222,15 @@ async fn a_tap_without_a_websocket_upgrade_is_400_and_leases_nothing() {
     for query in ["?tap=1", "?max=1&tap=1", "?tap=", "?tap", "?tap=2", "?tap=true"] {
         problem(app.request(Method::GET, query).send().await.unwrap(), 400).await;
     }
-    for query in ["?tap=", "?tap=2", "?tap=yes", "?tap=1&window=0"] {
+    for query in [
+        "?tap=",
+        "?tap=2",
+        "?tap=yes",
+        "?tap=1&tap=0",
+        "?tap=1&window=0",
+        "?window=%2B1",
+        "?window=1&window=2",
+    ] {
         problem(upgrade_response(&app, query).await, 400).await;
     }
     assert_eq!((app.gauge("stored").await, app.gauge("leased").await), (2, 0));
