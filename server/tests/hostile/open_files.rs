@@ -47,6 +47,8 @@ fn server_with_open_files(limits: &str) -> Server {
 async fn half_open_heads_beyond_the_open_file_limit_are_evicted_and_hooks_answered() {
     const PEERS: usize = 1500;
     const HOOKS: usize = 20;
+    /// After 3 s the platform gives up.
+    const HOOK_TIMEOUT: Duration = Duration::from_secs(3);
     raise_open_files();
     let server = server_with_open_files("ulimit -n 1024");
     let clamped = "open_files=1024 wanted=20000 max_connections=896";
@@ -82,6 +84,7 @@ async fn half_open_heads_beyond_the_open_file_limit_are_evicted_and_hooks_answer
     println!("{PEERS} half-open heads: {HOOKS} hooks in {tries} tries, the slowest took {slowest:?}");
     end.cancel();
     peers.join().unwrap();
+    assert!(slowest < HOOK_TIMEOUT, "{slowest:?}");
     eventually("all hooks are stored", async || app.gauge("stored").await == HOOKS as u64).await;
 }
 
