@@ -26,7 +26,6 @@ use self::{
 use crate::{
     Error, ErrorKind,
     delivery::{Disposition, SettleCommand},
-    prefetch::{PrefetchSender, Slot},
 };
 
 mod handshake;
@@ -79,15 +78,15 @@ pub(crate) struct Connection<'a, S, H: MessageHandler> {
     socket: WebSocketStream<S>,
     /// Whether the server speaks `wwproxy.v2`, with nacks and many ids in one ack.
     v2: bool,
-    items: &'a PrefetchSender<H::Item>,
+    items: &'a mpsc::Sender<Result<H::Item, Error>>,
     handler: H,
     /// Called once, when the server is ready.
     on_ready: Option<&'a (dyn Fn(bool) + Sync)>,
     commands: mpsc::Receiver<SettleCommand>,
     /// Keeps the channel open if the handler, like that of a tap, sends no commands.
     _commands: mpsc::Sender<SettleCommand>,
-    /// Reserved for the next item. Nothing is read without it, which is the backpressure to the server.
-    slot: Option<Slot<'a, H::Item>>,
+    /// The next item, which waits for a place in the channel. Nothing is read meanwhile, which is the backpressure to the server.
+    pending_item: Option<H::Item>,
     /// The commands whose messages are written and not flushed.
     unflushed: Vec<oneshot::Sender<()>>,
     /// When the oldest output that is not flushed was written.
@@ -103,12 +102,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
         socket: WebSocketStream<S>,
         v2: bool,
         idle_timeout: Duration,
-        items: &'a PrefetchSender<H::Item>,
+        items: &'a mpsc::Sender<Result<H::Item, Error>>,
         handler: impl FnOnce(mpsc::Sender<SettleCommand>) -> H,
         on_ready: &'a (dyn Fn(bool) + Sync),
     ) -> Self {
         // As many as the window: an ack waits for the socket, not for the channel.
-        let (sender, commands) = mpsc::channel(items.max_items());
+        let (sender, commands) = mpsc::channel(items.max_capacity());
         Self {
             socket,
             v2,
@@ -117,7 +116,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             on_ready: Some(on_ready),
             commands,
             _commands: sender,
-            slot: None,
+            pending_item: None,
             unflushed: Vec::new(),
             flushing: None,
             pong_bytes: 0,
@@ -129,7 +128,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
     /// Runs the connection until it ends.
     ///
     /// Inputs of the loop:
-    /// - a free slot of the prefetch buffer, without which nothing is read (backpressure);
+    /// - a place in the channel for the pending item, without which nothing is read (backpressure). The channel holds a window of
+    ///   events, so this pauses only if the server sends more, or while events of an earlier connection fill it;
     /// - acks and nacks, batched while output is flushed;
     /// - the socket, read and flushed concurrently. Reading pauses while too many pongs are unflushed;
     /// - the heartbeat, for pings and timeouts.
@@ -145,13 +145,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
         }
         let mut commands = Vec::new();
         let error = loop {
-            let has_slot = self.slot.is_some();
+            let has_pending_item = self.pending_item.is_some();
             let (reading, flushing) =
-                (has_slot && self.pong_bytes <= MAX_PONG_BYTES, self.flushing.is_some());
+                (!has_pending_item && self.pong_bytes <= MAX_PONG_BYTES, self.flushing.is_some());
             let step = select! {
                 () = self.items.closed() => return self.close().await,
-                slot = self.items.reserve(), if !has_slot => {
-                    self.slot = slot;
+                Ok(permit) = self.items.reserve(), if has_pending_item => {
+                    if let Some(item) = self.pending_item.take() {
+                        permit.send(Ok(item));
+                    }
                     self.heartbeat.record_received();
                     Ok(())
                 }
@@ -245,7 +247,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             // Transient, as a new connection may work.
             Error::new(ErrorKind::Disconnected, "the server sent an unreadable message").with_source(error)
         })?;
-        let item = match message {
+        self.pending_item = match message {
             ServerMessage::Hello(hello) => {
                 self.heartbeat.apply_server_idle_timeout(Duration::from_millis(hello.idle_ms));
                 tracing::debug!(window = hello.window, lease_ms = hello.lease_ms, "received hello");
@@ -269,10 +271,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
                 None
             }
         };
-        if let Some(item) = item {
-            let slot = self.slot.take().expect("messages are read only with a slot");
-            slot.send(item, text.len());
-        }
         Ok(())
     }
 

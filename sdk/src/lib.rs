@@ -68,7 +68,6 @@ mod error;
 mod failure;
 mod http;
 mod options;
-mod prefetch;
 mod proxy;
 mod reconnect;
 mod response;

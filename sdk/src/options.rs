@@ -1,6 +1,6 @@
 //! Options of a lease, and of a subscription or tap.
 
-use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use wwproxy_protocol::api::{LeaseRequest, MAX_WINDOW};
 
@@ -9,11 +9,6 @@ use crate::Error;
 /// The default of [`ListenOptions::max_message_bytes`]: several times an event with the largest body (8 MiB) of a server with
 /// default limits.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
-/// The default of [`ListenOptions::max_prefetch_bytes`]: a window of 64 events of 1 MiB each, so that reading rarely pauses. A
-/// server closes a websocket that is not read for 30 s.
-const MAX_PREFETCH_BYTES: usize = 64 << 20;
-/// The range of [`ListenOptions::max_prefetch_bytes`].
-const PREFETCH_BYTES_RANGE: RangeInclusive<usize> = 64 * 1024..=1 << 30;
 /// The default of [`ListenOptions::idle_timeout`].
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The minimum of [`ListenOptions::idle_timeout`]: with less, a slow network would look dead.
@@ -84,7 +79,6 @@ pub struct ListenOptions {
     pub(crate) window: Option<u32>,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_message_bytes: usize,
-    pub(crate) max_prefetch_bytes: usize,
     pub(crate) max_disconnected: Option<Duration>,
     pub(crate) on_state: Arc<dyn Fn(&State) + Send + Sync>,
 }
@@ -96,7 +90,6 @@ impl ListenOptions {
             window: None,
             idle_timeout: IDLE_TIMEOUT,
             max_message_bytes: MAX_MESSAGE_BYTES,
-            max_prefetch_bytes: MAX_PREFETCH_BYTES,
             max_disconnected: None,
             on_state: Arc::new(|_| {}),
         }
@@ -104,6 +97,10 @@ impl ListenOptions {
 
     /// The prefetch window: the maximum number of events in flight, which are delivered and not yet acknowledged. 64 by
     /// default, 1 to 1024 (clamped). With 1 each event is delivered only after the one before is acknowledged.
+    ///
+    /// A window of events is read into memory, however large they are. If the server is not trusted, or if memory is scarce, choose
+    /// a small window: the most memory is the window times [`max_message_bytes`](Self::max_message_bytes), and about twice that
+    /// for [`run`](crate::Client::run).
     pub fn window(mut self, window: u32) -> Self {
         self.window = Some(window.clamp(1, MAX_WINDOW));
         self
@@ -120,17 +117,6 @@ impl ListenOptions {
     /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol).
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.max_message_bytes = bytes;
-        self
-    }
-
-    /// The prefetch limit in bytes: nothing is read from the websocket while events of this many bytes, counted as their
-    /// messages, have not been taken from the stream. One message may exceed it, so any event up to
-    /// [`max_message_bytes`](Self::max_message_bytes) gets through. 64 MiB by default, 64 KiB to 1 GiB (clamped).
-    ///
-    /// Reading pauses at the limit, and a server closes a connection that is not read for 30 s. If events are large and each
-    /// takes long to handle, choose a [`window`](Self::window) of them that fits into the limit.
-    pub fn max_prefetch_bytes(mut self, bytes: usize) -> Self {
-        self.max_prefetch_bytes = bytes.clamp(*PREFETCH_BYTES_RANGE.start(), *PREFETCH_BYTES_RANGE.end());
         self
     }
 
@@ -160,7 +146,6 @@ impl fmt::Debug for ListenOptions {
             .field("window", &self.window)
             .field("idle_timeout", &self.idle_timeout)
             .field("max_message_bytes", &self.max_message_bytes)
-            .field("max_prefetch_bytes", &self.max_prefetch_bytes)
             .field("max_disconnected", &self.max_disconnected)
             .finish_non_exhaustive()
     }

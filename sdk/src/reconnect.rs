@@ -18,7 +18,6 @@ use crate::{
     backoff::Backoff,
     connection::{Connection, ConnectionEnd, MessageHandler, connect},
     delivery::SettleCommand,
-    prefetch::PrefetchSender,
 };
 
 /// Keeps a connection open and sends its items to `items`. `handler` creates the message handler of each connection from the
@@ -31,7 +30,7 @@ pub(crate) async fn run<H: MessageHandler>(
     options: ListenOptions,
     query: Option<(&'static str, String)>,
     handler: impl Fn(mpsc::Sender<SettleCommand>, bool) -> H,
-    items: PrefetchSender<H::Item>,
+    items: mpsc::Sender<Result<H::Item, Error>>,
 ) {
     let mut backoff = Backoff::default();
     let mut deadline = ReconnectDeadline::new(options.max_disconnected);
@@ -85,7 +84,8 @@ pub(crate) async fn run<H: MessageHandler>(
         }
     };
     tracing::warn!(app = %api.app_id(), %error, "the stream has ended");
-    items.fail(error).await;
+    // The consumer has dropped the stream; ignore.
+    let _ = items.send(Err(error)).await;
 }
 
 /// The deadline of `max_disconnected`, and the error that the stream ends with at it.

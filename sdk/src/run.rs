@@ -149,7 +149,7 @@ where
                 settling.extend(dispatcher.finish(&id, result).map(Settlement::send));
             }
             Some(unacked) = settling.next() => dispatcher.remember_unacked(unacked),
-            event = events.next_prefetched(), if dispatcher.queue.len() < window => match event {
+            event = events.next(), if dispatcher.queue.len() < window => match event {
                 Some(Ok(event)) => settling.extend(dispatcher.enqueue(event).map(Settlement::send)),
                 Some(Err(error)) => break Err(error),
                 None => {
@@ -168,7 +168,7 @@ where
                 }
                 Some(unacked) = settling.next() => dispatcher.remember_unacked(unacked),
                 // After a reconnect the redeliveries of handled events can still be acknowledged.
-                Some(Ok(event)) = events.next_prefetched() => {
+                Some(Ok(event)) = events.next() => {
                     settling.extend(dispatcher.enqueue(event).map(Settlement::send));
                 }
             }

@@ -1,24 +1,19 @@
 //! The event stream of an app.
 
 use std::{
-    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use futures_util::Stream;
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle};
 use wwproxy_protocol::{
     api::DEFAULT_WINDOW,
     message::{EventMessage, Hello},
 };
 
 use crate::{
-    Delivery, Error, ListenOptions,
-    api_client::ApiClient,
-    connection::MessageHandler,
-    delivery::Deliverer,
-    prefetch::{self, PrefetchReceiver, Prefetched},
+    Delivery, Error, ListenOptions, api_client::ApiClient, connection::MessageHandler, delivery::Deliverer,
     reconnect,
 };
 
@@ -27,9 +22,8 @@ use crate::{
 /// Transient errors (the network, a server that restarts or is busy) are retried forever, with exponential backoff and jitter.
 /// A permanent error (refused credentials, an unknown app, a wrong address) is the last item of the stream.
 ///
-/// The prefetch is limited to a [window](ListenOptions::window) of events and to
-/// [`max_prefetch_bytes`](ListenOptions::max_prefetch_bytes): a slow consumer slows the server down (backpressure) and loses
-/// no events. Events that were prefetched when their connection broke are skipped, because they are redelivered.
+/// The prefetch is limited to a [window](ListenOptions::window) of events: a slow consumer slows the server down (backpressure)
+/// and loses no events. Events that were prefetched when their connection broke are skipped, because they are redelivered.
 ///
 /// Dropping the subscription closes the connection; [`close`](Self::close) also waits for that. Complete acks first, as they need
 /// the connection.
@@ -49,31 +43,17 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct Subscription {
-    deliveries: PrefetchReceiver<Delivery>,
+    deliveries: mpsc::Receiver<Result<Delivery, Error>>,
     task: JoinHandle<()>,
 }
 
 impl Subscription {
     pub(crate) fn start(api: ApiClient, options: ListenOptions) -> Self {
         let window = options.window.unwrap_or(DEFAULT_WINDOW) as usize;
-        let (sender, deliveries) = prefetch::buffer(window, options.max_prefetch_bytes);
+        let (sender, deliveries) = mpsc::channel(window);
         let query = options.window.map(|window| ("window", window.to_string()));
         let task = reconnect::run(api, options, query, |commands, _| Deliverer::new(commands), sender);
         Self { deliveries, task: tokio::spawn(task) }
-    }
-
-    /// The next delivery, which counts towards the prefetch limit until the caller takes it.
-    pub(crate) async fn next_prefetched(&mut self) -> Option<Result<Prefetched<Delivery>, Error>> {
-        poll_fn(|cx| self.poll_prefetched(cx)).await
-    }
-
-    fn poll_prefetched(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Prefetched<Delivery>, Error>>> {
-        loop {
-            match ready!(self.deliveries.poll_recv(cx)) {
-                Some(Ok(delivery)) if delivery.get().is_stale() => {}
-                item => return Poll::Ready(item),
-            }
-        }
     }
 
     /// Ends the subscription: sends the pending acks and closes the connection. The server then redelivers unacknowledged
@@ -90,7 +70,12 @@ impl Stream for Subscription {
     type Item = Result<Delivery, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.poll_prefetched(cx).map(|item| item.map(|delivery| delivery.map(Prefetched::take)))
+        loop {
+            match ready!(self.deliveries.poll_recv(cx)) {
+                Some(Ok(delivery)) if delivery.is_stale() => {}
+                item => return Poll::Ready(item),
+            }
+        }
     }
 }
 

@@ -7,19 +7,13 @@ use std::{
 };
 
 use futures_util::Stream;
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle};
 use wwproxy_protocol::{
     api::DEFAULT_WINDOW,
     message::{EventMessage, Hello},
 };
 
-use crate::{
-    Error, ErrorKind, ListenOptions,
-    api_client::ApiClient,
-    connection::MessageHandler,
-    prefetch::{self, PrefetchReceiver, Prefetched},
-    reconnect,
-};
+use crate::{Error, ErrorKind, ListenOptions, api_client::ApiClient, connection::MessageHandler, reconnect};
 
 /// An item of a [`Tap`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,14 +53,14 @@ pub enum TapItem {
 /// ```
 #[derive(Debug)]
 pub struct Tap {
-    items: PrefetchReceiver<TapItem>,
+    items: mpsc::Receiver<Result<TapItem, Error>>,
     task: JoinHandle<()>,
 }
 
 impl Tap {
     pub(crate) fn start(api: ApiClient, options: ListenOptions) -> Self {
         let window = options.window.unwrap_or(DEFAULT_WINDOW) as usize;
-        let (sender, items) = prefetch::buffer(window, options.max_prefetch_bytes);
+        let (sender, items) = mpsc::channel(window);
         let handler = |_, is_reconnect| TapHandler { gap_pending: is_reconnect, is_tap: false };
         let task = reconnect::run(api, options, Some(("tap", "1".to_owned())), handler, sender);
         Self { items, task: tokio::spawn(task) }
@@ -85,7 +79,7 @@ impl Stream for Tap {
     type Item = Result<TapItem, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.items.poll_recv(cx).map(|item| item.map(|item| item.map(Prefetched::take)))
+        self.items.poll_recv(cx)
     }
 }
 

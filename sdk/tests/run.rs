@@ -11,9 +11,9 @@ use std::{
     time::Duration,
 };
 
-use common::{FakeServer, Reply, Socket, assert_reading_is_paused, assert_reading_resumed, platform};
+use common::{FakeServer, Reply, Socket, assert_reads_on, platform};
 use futures_util::{SinkExt, StreamExt};
-use tokio::sync::{Barrier, Notify};
+use tokio::sync::{Barrier, Notify, Semaphore};
 use tokio_tungstenite::tungstenite::Message;
 use wwproxy_sdk::{Client, ErrorKind, ListenOptions};
 
@@ -164,29 +164,29 @@ async fn the_concurrency_is_also_the_window() {
 }
 
 #[tokio::test]
-async fn events_that_wait_for_a_handler_count_as_prefetched() {
+async fn a_window_of_large_events_is_read_while_the_first_is_handled() {
+    const EVENTS: usize = 8;
     let mut fake = proxy().await;
-    let (begun, end, stop) = (Notify::new(), Notify::new(), Notify::new());
+    let (end, stop) = (Semaphore::new(0), Notify::new());
     let run = client(&fake)
         .run(|_| async {
-            begun.notify_one();
-            end.notified().await;
+            end.acquire().await.unwrap().forget();
             Ok(())
         })
-        .options(ListenOptions::new().window(8).max_prefetch_bytes(64 * 1024))
+        .options(ListenOptions::new().window(8))
         .stop_on(stop.notified());
     let server = async {
-        let mut socket = connected(&mut fake, &["a"]).await;
-        begun.notified().await;
-        let body = "x".repeat(64 * 1024);
-        let text = format!(r#"{{"type":"event","id":"b","attempt":1,"headers":[],"data":["{body}"]}}"#);
-        socket.send(Message::text(text)).await.unwrap();
-        assert_reading_is_paused(&mut socket).await;
-        end.notify_one();
-        assert_eq!(receive(&mut socket).await, ack("a"));
-        assert_reading_resumed(&mut socket).await;
-        end.notify_one();
-        assert_eq!(receive(&mut socket).await, ack("b"));
+        let mut socket = connected(&mut fake, &[]).await;
+        let body = "x".repeat(3 << 20);
+        for n in 0..EVENTS {
+            let text = format!(r#"{{"type":"event","id":"{n}","attempt":1,"headers":[],"data":["{body}"]}}"#);
+            socket.send(Message::text(text)).await.unwrap();
+        }
+        assert_reads_on(&mut socket).await;
+        end.add_permits(EVENTS);
+        for n in 0..EVENTS {
+            assert_eq!(receive(&mut socket).await, ack(&n.to_string()));
+        }
         stop.notify_one();
         assert_eq!(receive(&mut socket).await, "close");
     };

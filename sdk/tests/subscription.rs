@@ -7,11 +7,9 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    FakeServer, Reply, Request, Socket, assert_reading_is_paused, assert_reading_resumed, platform,
-};
+use common::{FakeServer, Reply, Request, Socket, assert_reads_on, platform};
 use futures_util::{SinkExt, StreamExt, future::join_all};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_tungstenite::tungstenite::Message;
 use wwproxy_sdk::{Client, Delivery, ErrorKind, ListenOptions, State, Subscription};
 
@@ -80,20 +78,26 @@ async fn unacknowledged_events_are_redelivered_after_a_reconnect() {
 }
 
 #[tokio::test]
-async fn the_prefetch_is_limited_in_bytes() {
+async fn prefetched_events_of_a_lost_connection_do_not_delay_the_next_hello() {
     let mut fake = proxy(|_, _| Reply::Upgrade(V2)).await;
-    let mut events = listen(&fake, ListenOptions::new().max_prefetch_bytes(64 * 1024));
-    let mut socket = fake.socket().await;
-    // Each of them exceeds the limit, and is read while no other is buffered.
-    for n in 0..3 {
-        let id = format!("e{n}");
-        let body = "x".repeat(64 * 1024);
-        let text = format!(r#"{{"type":"event","id":"{id}","data":["{body}"]}}"#);
-        socket.send(Message::text(text)).await.unwrap();
-        assert_reading_is_paused(&mut socket).await;
-        assert_eq!(next_id(&mut events).await, id);
-        assert_reading_resumed(&mut socket).await;
-    }
+    let (state_sender, mut states) = mpsc::unbounded_channel();
+    let options = ListenOptions::new().window(1).on_state(move |state| {
+        let _ = state_sender.send(matches!(state, State::Connected { .. }));
+    });
+    let mut events = listen(&fake, options);
+    let mut first = fake.socket().await;
+    hello(&mut first).await;
+    assert_eq!(states.recv().await, Some(true));
+    send(&mut first, "a").await;
+    assert_reads_on(&mut first).await;
+    drop(first);
+    assert_eq!(states.recv().await, Some(false));
+    let mut second = fake.socket().await;
+    hello(&mut second).await;
+    let connected = timeout(Duration::from_secs(30), states.recv()).await;
+    assert_eq!(connected, Ok(Some(true)), "the hello was not read");
+    send(&mut second, "b").await;
+    assert_eq!(next_id(&mut events).await, "b");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{FakeServer, Reply, Socket, assert_reading_is_paused, assert_reading_resumed, platform};
+use common::{FakeServer, Reply, Socket, platform};
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 use wwproxy_sdk::{Client, ErrorKind, ListenOptions, Tap, TapItem};
@@ -57,22 +57,6 @@ async fn a_tap_shows_events_and_gaps_and_acknowledges_nothing() {
     let ((), received) = tokio::join!(tap.close(), receive_all(socket));
     assert!(matches!(received[..], [Message::Close(_)]), "{received:?}");
     assert_eq!(fake.count("GET /webhooks/bot?tap=1"), 1);
-}
-
-#[tokio::test]
-async fn the_prefetch_is_limited_in_bytes() {
-    let mut fake = proxy(Some("wwproxy.v2")).await;
-    let options = ListenOptions::new().max_prefetch_bytes(64 * 1024);
-    let client = Client::builder(&fake.url).app_id("bot").app_secret("s").build().unwrap();
-    let mut tap = client.tap(options);
-    let mut socket = fake.socket().await;
-    send(&mut socket, HELLO).await;
-    let body = "x".repeat(64 * 1024);
-    send(&mut socket, &format!(r#"{{"type":"event","id":"a","attempt":0,"headers":[],"data":["{body}"]}}"#))
-        .await;
-    assert_reading_is_paused(&mut socket).await;
-    assert!(matches!(tap.next().await, Some(Ok(TapItem::Event(_)))));
-    assert_reading_resumed(&mut socket).await;
 }
 
 #[tokio::test]

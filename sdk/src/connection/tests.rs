@@ -6,23 +6,22 @@ use futures_util::{FutureExt, SinkExt, StreamExt, future::join_all};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     task::JoinHandle,
+    time::sleep,
 };
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
 
 use super::*;
-use crate::{
-    Delivery,
-    delivery::Deliverer,
-    prefetch::{PrefetchReceiver, buffer},
-};
+use crate::{Delivery, delivery::Deliverer};
 
-const MAX_PREFETCH_BYTES: usize = 1 << 20;
+type Deliveries = mpsc::Receiver<Result<Delivery, Error>>;
+
+const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
 type Server = WebSocketStream<DuplexStream>;
 
 struct Setup {
     server: Server,
-    deliveries: PrefetchReceiver<Delivery>,
+    deliveries: Deliveries,
     client: JoinHandle<ConnectionEnd>,
 }
 
@@ -30,9 +29,9 @@ struct Setup {
 async fn connect(v2: bool, window: usize, pipe: usize) -> Setup {
     let (here, there) = tokio::io::duplex(pipe);
     let server = WebSocketStream::from_raw_socket(there, Role::Server, None).await;
-    let config = handshake::config(1 << 20);
+    let config = handshake::config(MAX_MESSAGE_BYTES);
     let socket = WebSocketStream::from_raw_socket(here, Role::Client, Some(config)).await;
-    let (sender, deliveries) = buffer(window, MAX_PREFETCH_BYTES);
+    let (sender, deliveries) = mpsc::channel(window);
     let client = tokio::spawn(async move { subscribe(socket, v2, &sender).run().await });
     Setup { server, deliveries, client }
 }
@@ -40,7 +39,7 @@ async fn connect(v2: bool, window: usize, pipe: usize) -> Setup {
 fn subscribe(
     socket: WebSocketStream<DuplexStream>,
     v2: bool,
-    items: &PrefetchSender<Delivery>,
+    items: &mpsc::Sender<Result<Delivery, Error>>,
 ) -> Connection<'_, DuplexStream, Deliverer> {
     Connection::new(socket, v2, Duration::from_secs(60), items, Deliverer::new, &|_| {})
 }
@@ -61,11 +60,11 @@ fn ids(message: &Message) -> Vec<String> {
     }
 }
 
-async fn next(deliveries: &mut PrefetchReceiver<Delivery>) -> Delivery {
-    poll_fn(|cx| deliveries.poll_recv(cx)).await.unwrap().unwrap().take()
+async fn next(deliveries: &mut Deliveries) -> Delivery {
+    deliveries.recv().await.unwrap().unwrap()
 }
 
-async fn take(deliveries: &mut PrefetchReceiver<Delivery>, n: usize) -> Vec<Delivery> {
+async fn take(deliveries: &mut Deliveries, n: usize) -> Vec<Delivery> {
     let mut taken = Vec::new();
     for _ in 0..n {
         taken.push(next(deliveries).await);
@@ -190,6 +189,43 @@ async fn reading_pauses_at_the_prefetch_window_while_pings_and_acks_are_sent() {
         }
     };
     tokio::join!(all, receive_acks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_of_large_events_is_acknowledged_by_a_consumer_slower_than_the_idle_timeout() {
+    const EVENTS: usize = 8;
+    let Setup { mut server, mut deliveries, client } = connect(true, EVENTS, 4096).await;
+    let body = "x".repeat(3 << 20);
+    let send_all = async {
+        for n in 0..EVENTS {
+            let text = format!(r#"{{"type":"event","id":"e{n}","data":["{body}"]}}"#);
+            server.send(Message::text(text)).await.unwrap();
+        }
+    };
+    // A server closes a connection that is not read for 30 s.
+    timeout(Duration::from_secs(30), send_all)
+        .await
+        .expect("a window of events is read before the first is taken");
+    let handle_all = async {
+        for _ in 0..EVENTS {
+            let event = next(&mut deliveries).await;
+            sleep(Duration::from_secs(70)).await;
+            event.ack().await.unwrap();
+        }
+    };
+    let receive_acks = async {
+        let mut acked = Vec::new();
+        while acked.len() < EVENTS {
+            let message = receive(&mut server).await;
+            if message.is_text() {
+                acked.extend(ids(&message));
+            }
+        }
+        acked
+    };
+    let ((), acked) = tokio::join!(handle_all, receive_acks);
+    assert_eq!(acked, (0..EVENTS).map(|n| format!("e{n}")).collect::<Vec<_>>());
+    assert!(!client.is_finished());
 }
 
 #[tokio::test(start_paused = true)]
@@ -321,7 +357,7 @@ async fn a_message_above_the_limit_is_a_permanent_error() {
         .max_message_size(Some(100))
         .max_frame_size(Some(100));
     let socket = WebSocketStream::from_raw_socket(here, Role::Client, Some(config)).await;
-    let (sender, _deliveries) = buffer(8, MAX_PREFETCH_BYTES);
+    let (sender, _deliveries) = mpsc::channel(8);
     let connection = subscribe(socket, true, &sender).run();
     let large = server.send(Message::text("x".repeat(1000)));
     let (ConnectionEnd::Lost { error, .. }, _) =

@@ -8,7 +8,7 @@ use std::{
 use wwproxy_protocol::{EventId, message::EventMessage};
 
 use super::HandlerError;
-use crate::{Delivery, delivery::Disposition, error::sanitize, prefetch::Prefetched};
+use crate::{Delivery, delivery::Disposition, error::sanitize};
 
 /// The longest delay before a failed event is redelivered.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
@@ -27,7 +27,7 @@ pub(super) enum HandlerResult {
 #[derive(Default)]
 pub(super) struct Dispatcher {
     /// Events that wait for a handler.
-    pub(super) queue: VecDeque<Prefetched<Delivery>>,
+    pub(super) queue: VecDeque<Delivery>,
     /// Events with a running handler, each with its latest delivery, the only one that can still be acknowledged.
     handling: HashMap<EventId, Delivery>,
     /// Events that were handled, but whose acknowledgement was lost. They are redelivered.
@@ -43,13 +43,12 @@ impl Dispatcher {
 
     /// Queues a new event. A redelivery of an event whose handler runs replaces its delivery; one of an event that was handled is
     /// only acknowledged.
-    pub(super) fn enqueue(&mut self, event: Prefetched<Delivery>) -> Option<Settlement> {
-        let id = event.get().id();
-        if let Some(delivery) = self.handling.get_mut(id) {
-            *delivery = event.take();
-        } else if let Some(at) = self.unacked.iter().position(|unacked| unacked == id) {
+    pub(super) fn enqueue(&mut self, event: Delivery) -> Option<Settlement> {
+        if let Some(delivery) = self.handling.get_mut(event.id()) {
+            *delivery = event;
+        } else if let Some(at) = self.unacked.iter().position(|unacked| unacked == event.id()) {
             self.unacked.remove(at);
-            return Some(Settlement { delivery: event.take(), disposition: Disposition::Ack });
+            return Some(Settlement { delivery: event, disposition: Disposition::Ack });
         } else {
             self.queue.push_back(event);
         }
@@ -60,7 +59,7 @@ impl Dispatcher {
     /// redelivered.
     pub(super) fn start_next(&mut self) -> Option<EventMessage> {
         let delivery = loop {
-            let delivery = self.queue.pop_front()?.take();
+            let delivery = self.queue.pop_front()?;
             if !delivery.is_stale() {
                 break delivery;
             }

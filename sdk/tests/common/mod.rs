@@ -103,16 +103,10 @@ impl FakeServer {
     }
 }
 
-/// Sends a ping, and checks that the client does not read up to it within 300 ms.
-pub(crate) async fn assert_reading_is_paused(socket: &mut Socket) {
+/// Checks that the client reads all that was sent to it.
+pub(crate) async fn assert_reads_on(socket: &mut Socket) {
     socket.send(Message::Ping("read?".into())).await.unwrap();
-    let message = timeout(Duration::from_millis(300), socket.next()).await;
-    assert!(message.is_err(), "the client reads on: {message:?}");
-}
-
-/// Checks that the client reads up to the ping that was sent.
-pub(crate) async fn assert_reading_resumed(socket: &mut Socket) {
-    let message = timeout(Duration::from_secs(10), socket.next()).await.expect("the client does not read on");
+    let message = timeout(Duration::from_secs(30), socket.next()).await.expect("the client does not read");
     assert!(matches!(message, Some(Ok(Message::Pong(_)))), "{message:?}");
 }
 
