@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use wwproxy_protocol::{AppId, Secret, api::TokenResponse};
 
 pub use self::{
-    apps::{Apps, AppsError},
+    apps::{Apps, AppsError, Place},
     builtin::{Builtin, DEFAULT_TOKEN_LIFETIME, TokenKey, TokenKeyError},
     cache::Cached,
     watson_work::{InvalidPlatform, WatsonWork},

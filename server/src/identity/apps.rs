@@ -19,14 +19,15 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use toml_edit::{DocumentMut, Item, Table, TableLike, de, value};
+use toml_edit::{DocumentMut, Item, Table, TableLike, TomlError, value};
 use wwproxy_protocol::{AppId, Secret, hex};
 
+pub use self::contents::Place;
 use self::contents::{Known, parse};
 pub(super) use self::contents::{SecretHash, hash};
 use super::private_file::{open_lock, write_durably};
 
-type Parsed = Result<Arc<Known>, de::Error>;
+type Parsed = Result<Arc<Known>, Place>;
 
 /// The apps of a credentials file, read again whenever it changes.
 #[derive(Debug)]
@@ -67,16 +68,11 @@ pub enum AppsError {
         "the lock of the credentials file, {0}, cannot be used: remove it, unless it is a regular file of the server's user"
     )]
     Lock(PathBuf, #[source] io::Error),
-    /// It is not what `app add` writes.
+    /// It is not what `app add` writes. A quotation of it could show a secret that was written there by mistake.
     #[error(
-        "the credentials file {0} is not valid: each app is a table [apps.ID] with secret-sha256, 64 hex digits"
+        "the credentials file {0} is not valid{1}: each app is a table [apps.ID] with secret-sha256, 64 hex digits"
     )]
-    Invalid(PathBuf, #[source] toml_edit::TomlError),
-    /// An entry in it is not valid.
-    #[error(
-        "the credentials file {0} is not valid: each app is a table [apps.ID] with secret-sha256, 64 hex digits"
-    )]
-    InvalidEntry(PathBuf, #[source] de::Error),
+    Invalid(PathBuf, Place),
     /// The app is there already.
     #[error("the app {0} is there already: `wwproxy-server app rotate {0}` gives it a new secret")]
     Exists(AppId),
@@ -192,7 +188,7 @@ impl Apps {
             cache.parsed = Some((stamp, parsed.clone()));
             parsed
         };
-        parsed.map_err(|error| AppsError::InvalidEntry(self.path.clone(), error))
+        parsed.map_err(|place| AppsError::Invalid(self.path.clone(), place))
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -231,8 +227,10 @@ impl Apps {
         let unusable = |error| AppsError::Lock(lock_path.clone(), error);
         let lock = open_lock(&lock_path).map_err(unusable)?;
         lock.lock().map_err(unusable)?;
-        let mut document: DocumentMut =
-            self.text()?.parse().map_err(|error| AppsError::Invalid(self.path.clone(), error))?;
+        let text = self.text()?;
+        let invalid =
+            |error: TomlError| AppsError::Invalid(self.path.clone(), Place::at(&text, error.span()));
+        let mut document: DocumentMut = text.parse().map_err(invalid)?;
         let apps = document.entry("apps").or_insert_with(|| {
             let mut apps = Table::new();
             apps.set_implicit(true);
@@ -301,6 +299,23 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_parsed_is_not_parsed_again_until_it_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("apps.toml");
+        fs::write(&path, "a =").unwrap();
+        let apps = Apps::new(&path);
+        assert!(apps.list().is_err());
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        // Looks the same, so that only a cached result is still an error.
+        fs::write(&path, "a=1").unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        assert!(apps.list().is_err());
+        assert!(apps.is_suspended(&app("a")), "no version of the file was valid");
+        fs::write(&path, "").unwrap();
+        assert_eq!(apps.list().unwrap(), []);
+    }
+
+    #[test]
     fn a_broken_file_is_an_error_and_not_an_empty_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("apps.toml");
@@ -313,7 +328,7 @@ mod tests {
         ] {
             fs::write(&path, broken).unwrap();
             let apps = Apps::new(&path);
-            assert!(matches!(apps.list(), Err(AppsError::InvalidEntry(..))), "{broken}");
+            assert!(matches!(apps.list(), Err(AppsError::Invalid(..))), "{broken}");
             assert!(apps.add(&app("b")).is_err(), "{broken}");
             assert_eq!(fs::read_to_string(&path).unwrap(), broken);
         }

@@ -318,7 +318,14 @@ async fn a_disabled_app_stays_so_while_the_credentials_file_is_broken() {
     empty(server.get("/healthz").await, 200).await;
     // A restart would not know any more that it is disabled.
     let home = server.kill();
-    for broken in ["[apps.bot", "[apps.bot]\nsecret-sha256 = \"0\"", "[apps.bot]\ndisabled = \"yes\""] {
+    let signed = format!("[apps.bot]\nsecret-sha256 = \"{}\"", "+f".repeat(32));
+    for broken in [
+        &signed,
+        "[apps]\nbot = \"s3cret\"",
+        "[apps.bot",
+        "[apps.bot]\nsecret-sha256 = \"0\"",
+        "[apps.bot]\ndisabled = \"yes\"",
+    ] {
         fs::write(home.apps(), broken).unwrap();
         let mut command = home.command();
         command
@@ -328,7 +335,11 @@ async fn a_disabled_app_stays_so_while_the_credentials_file_is_broken() {
         let refused = command.output().unwrap();
         let error = stderr(&refused);
         assert_eq!(refused.status.code(), Some(1), "{broken}: {error}");
-        assert!(error.contains(home.apps().to_str().unwrap()) && error.contains("not valid"), "{error}");
+        assert!(
+            error.contains(home.apps().to_str().unwrap()) && error.contains("not valid in line"),
+            "{error}"
+        );
+        assert!(!error.contains("s3cret"), "{error}");
     }
 }
 

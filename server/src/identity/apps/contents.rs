@@ -1,6 +1,6 @@
 //! What a credentials file contains.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::Range};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -56,9 +56,28 @@ impl TryFrom<String> for HexHash {
     }
 }
 
+/// Where a file is not valid: its line, if that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(Option<usize>);
+
+impl Place {
+    /// The place where this range of bytes begins.
+    pub(super) fn at(text: &str, span: Option<Range<usize>>) -> Self {
+        let before = span.and_then(|span| text.as_bytes().get(..span.start));
+        Self(before.map(|before| before.split(|&byte| byte == b'\n').count()))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |line| write!(f, " in line {line}"))
+    }
+}
+
 /// The apps in the text of a file.
-pub(super) fn parse(text: &str) -> Result<Known, de::Error> {
-    de::from_str(text).map(|contents: Contents| contents.apps)
+pub(super) fn parse(text: &str) -> Result<Known, Place> {
+    let contents: Contents = de::from_str(text).map_err(|error: de::Error| Place::at(text, error.span()))?;
+    Ok(contents.apps)
 }
 
 /// The hash of a secret.
@@ -69,6 +88,17 @@ pub(in crate::identity) fn hash(secret: &str) -> SecretHash {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_invalid_file_is_reported_with_its_line() {
+        for (text, line) in [
+            ("[apps.a", 1),
+            ("# ours\n[apps]\nbot = \"secret\"\n", 3),
+            ("\n[apps.a]\nsecret-sha256 = \"x\"", 3),
+        ] {
+            assert_eq!(parse(text).unwrap_err().to_string(), format!(" in line {line}"), "{text}");
+        }
+    }
 
     #[test]
     fn a_hash_is_64_hex_digits_without_a_sign() {
