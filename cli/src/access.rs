@@ -12,7 +12,7 @@ use wwproxy_sdk::{AppId, Client, HttpOptions, is_loopback};
 
 use crate::{
     error::UsageError,
-    output::say,
+    output::print_message,
     profiles::{Profile, Profiles, parse_name},
     secret::{self, variable},
 };
@@ -71,7 +71,7 @@ pub(crate) struct Access {
     #[arg(long, global = true, value_name = "URL")]
     proxy: Option<String>,
     #[arg(skip)]
-    remembered: OnceCell<Profile>,
+    loaded_profile: OnceCell<Profile>,
 }
 
 impl Access {
@@ -85,15 +85,15 @@ impl Access {
     }
 
     /// What flags and environment say, without the profile.
-    pub(crate) fn given(&self) -> anyhow::Result<Profile> {
-        let token = secret::of_flags(self.token.as_deref(), self.token_file.as_deref())?;
-        let secret = secret::of_flags(self.secret.as_deref(), self.secret_file.as_deref())?;
+    pub(crate) fn flags_and_environment(&self) -> anyhow::Result<Profile> {
+        let token = secret::from_flags(self.token.as_deref(), self.token_file.as_deref())?;
+        let secret = secret::from_flags(self.secret.as_deref(), self.secret_file.as_deref())?;
         let (token, secret) = if token.is_some() || secret.is_some() {
             (token, secret)
         } else {
-            match secret::of_environment(TOKEN_VARIABLE)? {
+            match secret::from_environment(TOKEN_VARIABLE)? {
                 Some(token) => (Some(token), None),
-                None => (None, secret::of_environment(SECRET_VARIABLE)?),
+                None => (None, secret::from_environment(SECRET_VARIABLE)?),
             }
         };
         Ok(Profile {
@@ -109,72 +109,74 @@ impl Access {
     }
 
     /// The same, and what is missing from the profile.
-    fn all(&self) -> anyhow::Result<Profile> {
-        let mut all = self.given()?;
+    fn resolve(&self) -> anyhow::Result<Profile> {
+        let mut all = self.flags_and_environment()?;
         let complete =
             all.server.is_some() && all.app_id.is_some() && (all.token.is_some() || all.secret.is_some());
         if complete && self.profile_name()?.is_none() {
             return Ok(all);
         }
-        let remembered = self.remembered()?.clone();
+        let saved = self.saved_profile()?.clone();
         if all.token.is_none() && all.secret.is_none() {
-            (all.token, all.secret) = (remembered.token, remembered.secret);
+            (all.token, all.secret) = (saved.token, saved.secret);
         }
         // These two were said of the profile's server.
-        if all.server.is_none() || all.server == remembered.server {
-            all.token_endpoint = all.token_endpoint.or(remembered.token_endpoint);
-            all.allow_http |= remembered.allow_http;
+        if all.server.is_none() || all.server == saved.server {
+            all.token_endpoint = all.token_endpoint.or(saved.token_endpoint);
+            all.allow_http |= saved.allow_http;
         }
-        all.server = all.server.or(remembered.server);
-        all.app_id = all.app_id.or(remembered.app_id);
+        all.server = all.server.or(saved.server);
+        all.app_id = all.app_id.or(saved.app_id);
         Ok(all)
     }
 
-    fn remembered(&self) -> anyhow::Result<&Profile> {
-        if let Some(profile) = self.remembered.get() {
+    fn saved_profile(&self) -> anyhow::Result<&Profile> {
+        if let Some(profile) = self.loaded_profile.get() {
             return Ok(profile);
         }
         let profile = Profiles::read()?.get(self.profile_name()?.as_deref())?;
-        self.tell_what_counts_more(&profile)?;
-        Ok(self.remembered.get_or_init(|| profile))
+        self.note_overriding_variables(&profile)?;
+        Ok(self.loaded_profile.get_or_init(|| profile))
     }
 
     /// Who names a profile may have forgotten the variables that count more.
-    fn tell_what_counts_more(&self, profile: &Profile) -> anyhow::Result<()> {
+    fn note_overriding_variables(&self, profile: &Profile) -> anyhow::Result<()> {
         let Some(name) = &self.profile else { return Ok(()) };
         let flagged = [&self.token, &self.secret].iter().any(|text| text.is_some())
             || [&self.token_file, &self.secret_file].iter().any(|file| file.is_some());
         let remembers_credentials = profile.token.is_some() || profile.secret.is_some();
-        for (variable_name, flagged, remembered) in [
+        for (variable_name, flagged, saved) in [
             (SERVER_VARIABLE, self.server.is_some(), profile.server.as_ref()),
             (APP_VARIABLE, self.app_id.is_some(), profile.app_id.as_ref()),
             (TOKEN_ENDPOINT_VARIABLE, self.token_endpoint.is_some(), profile.token_endpoint.as_ref()),
             (TOKEN_VARIABLE, flagged || !remembers_credentials, profile.token.as_ref()),
             (SECRET_VARIABLE, flagged || !remembers_credentials, profile.secret.as_ref()),
         ] {
-            if !flagged && variable(variable_name)?.is_some_and(|given| remembered != Some(&given)) {
-                say(&format!("note: {variable_name} of the environment counts more than profile {name}"));
+            if !flagged && variable(variable_name)?.is_some_and(|given| saved != Some(&given)) {
+                print_message(&format!(
+                    "note: {variable_name} of the environment counts more than profile {name}"
+                ));
             }
         }
         Ok(())
     }
 
-    /// A flag, else its variable, else what is remembered.
-    fn one(
+    /// A flag, else its variable, else what is saved.
+    fn resolve_one(
         &self,
         flag: Option<&String>,
         variable: &str,
-        remembered: impl FnOnce(&Profile) -> Option<String>,
+        saved: impl FnOnce(&Profile) -> Option<String>,
     ) -> anyhow::Result<Option<String>> {
         match flag_or_variable(flag, variable)? {
             Some(text) => Ok(Some(text)),
-            None => self.remembered().map(remembered),
+            None => self.saved_profile().map(saved),
         }
     }
 
     /// The app, where it is known.
     pub(crate) fn app_id(&self) -> anyhow::Result<Option<AppId>> {
-        let known = self.one(self.app_id.as_ref(), APP_VARIABLE, |profile| profile.app_id.clone())?;
+        let known = self.resolve_one(self.app_id.as_ref(), APP_VARIABLE, |profile| profile.app_id.clone())?;
         let id = known.map(|id| id.parse()).transpose();
         Ok(id.map_err(|error| UsageError(format!("the app id cannot be used: {error}")))?)
     }
@@ -183,7 +185,8 @@ impl Access {
     pub(crate) fn hook(&self) -> anyhow::Result<Url> {
         let missing =
             || UsageError("give where to: --to URL, or --server and --app-id for the app's hook".into());
-        let server = self.one(self.server.as_ref(), SERVER_VARIABLE, |profile| profile.server.clone())?;
+        let server =
+            self.resolve_one(self.server.as_ref(), SERVER_VARIABLE, |profile| profile.server.clone())?;
         let server = server.ok_or_else(missing)?;
         let path = wwproxy_sdk::hook_path(&self.app_id()?.ok_or_else(missing)?);
         let url = Url::parse(&format!("{}{path}", server.trim_end_matches('/')));
@@ -201,8 +204,8 @@ impl Access {
         if self.allow_http()? {
             return Ok(true);
         }
-        let remembered = self.remembered()?;
-        Ok(remembered.allow_http && remembered.server.as_deref() == Some(server))
+        let saved = self.saved_profile()?;
+        Ok(saved.allow_http && saved.server.as_deref() == Some(server))
     }
 
     fn allow_http(&self) -> anyhow::Result<bool> {
@@ -232,7 +235,7 @@ impl Access {
             && (self.profile_name()?.is_some()
                 || flag_or_variable(self.server.as_ref(), SERVER_VARIABLE)?.is_none())
         {
-            ca_cert.clone_from(&self.remembered()?.ca_cert);
+            ca_cert.clone_from(&self.saved_profile()?.ca_cert);
         }
         self.http_with(ca_cert.as_deref())
     }
@@ -249,7 +252,7 @@ impl Access {
             http = http.proxy(url)?;
         }
         if self.insecure {
-            say(
+            print_message(
                 "warning: certificates are not checked (--insecure): whoever sits in between reads everything",
             );
         }
@@ -258,7 +261,7 @@ impl Access {
 
     /// A client, or what is missing.
     pub(crate) fn client(&self, http: HttpOptions) -> anyhow::Result<Client> {
-        client_of(self.all()?, http)
+        build_client(self.resolve()?, http)
     }
 }
 
@@ -267,7 +270,7 @@ fn flag_or_variable(flag: Option<&String>, name: &str) -> anyhow::Result<Option<
 }
 
 /// A client for these, or what is missing.
-pub(crate) fn client_of(profile: Profile, http: HttpOptions) -> anyhow::Result<Client> {
+pub(crate) fn build_client(profile: Profile, http: HttpOptions) -> anyhow::Result<Client> {
     let missing = |what| {
         UsageError(format!(
             "give {what} (flag or environment variable), or save it with wwproxy login; see wwproxy --help"

@@ -18,9 +18,9 @@ const MAX_NAME_CHARS: usize = 128;
 
 /// A folder that events are saved in.
 #[derive(Debug, Clone)]
-pub(crate) struct Folder(PathBuf);
+pub(crate) struct EventFolder(PathBuf);
 
-impl Folder {
+impl EventFolder {
     /// The folder, made for its user only if it does not exist.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         private::make_folder(path).with_context(|| format!("cannot make the folder {}", path.display()))?;
@@ -60,7 +60,7 @@ fn is_copy(path: &Path, event: &EventMessage) -> bool {
 
 /// The saved events that paths name: files as they are, and of a folder its `*.json` in the order of their names, which is the
 /// order in which the server took them.
-pub(crate) fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn list(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -122,7 +122,7 @@ mod tests {
     fn a_saved_event_comes_back_to_the_last_byte() {
         let folder = tempfile::tempdir().unwrap();
         let event = EventMessage::parse("{\"id\":\"7\",\"attempt\":1,\"data\": {\"n\": 1.0}\n}").unwrap();
-        let path = Folder::open(&folder.path().join("new")).unwrap().save(&event).unwrap();
+        let path = EventFolder::open(&folder.path().join("new")).unwrap().save(&event).unwrap();
         assert_eq!(path.file_name().unwrap(), "7.json");
         let back = read(&path).unwrap();
         assert_eq!(back.body, " {\"n\": 1.0}\n");
@@ -134,7 +134,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("7.json");
         let event = |json| EventMessage::parse(json).unwrap();
-        let saved = Folder::open(folder.path()).unwrap();
+        let saved = EventFolder::open(folder.path()).unwrap();
         saved.save(&event(r#"{"id":"7","attempt":1,"data":{}}"#)).unwrap();
         saved.save(&event(r#"{"id":"7","attempt":2,"data":{}}"#)).unwrap();
         assert_eq!(read(&path).unwrap().details.attempt, Some(2));

@@ -8,7 +8,7 @@ use std::{
 use console::Style;
 use wwproxy_sdk::{EventMessage, sanitize};
 
-use crate::{output::shown, target::Try};
+use crate::{output::escape_json, target::TryOutcome};
 
 /// The form of what goes to stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -23,7 +23,7 @@ pub(crate) enum Format {
 
 impl Format {
     /// What suits who reads stdout.
-    pub(crate) fn usual() -> Self {
+    pub(crate) fn default_for_stdout() -> Self {
         if io::stdout().is_terminal() { Self::Pretty } else { Self::Json }
     }
 }
@@ -36,7 +36,7 @@ pub(crate) fn event(event: &EventMessage, format: Format, terminal: bool) -> Vec
     let mut text = Vec::new();
     match format {
         Format::Pretty => {
-            text.extend_from_slice(line_in(event).as_bytes());
+            text.extend_from_slice(arrival_line(event).as_bytes());
             text.extend_from_slice(indented(&event.body).as_bytes());
         }
         Format::Json => push_line(&mut text, &object(event, &[]), terminal),
@@ -72,7 +72,7 @@ pub(crate) fn object(event: &EventMessage, more: &[(&str, serde_json::Value)]) -
 /// Adds JSON as one line: line breaks, which JSON has between tokens only, become spaces.
 pub(crate) fn push_line(line: &mut Vec<u8>, json: &[u8], terminal: bool) {
     let start = line.len();
-    line.extend_from_slice(&shown(json, terminal));
+    line.extend_from_slice(&escape_json(json, terminal));
     for byte in &mut line[start..] {
         if matches!(byte, b'\n' | b'\r') {
             *byte = b' ';
@@ -82,14 +82,14 @@ pub(crate) fn push_line(line: &mut Vec<u8>, json: &[u8], terminal: bool) {
 }
 
 /// The line of an event that came: time, type, id, and an arrow.
-pub(crate) fn line_in(event: &EventMessage) -> String {
+pub(crate) fn arrival_line(event: &EventMessage) -> String {
     let again = event.details.attempt.filter(|attempt| *attempt > 1);
     let again = again.map_or_else(String::new, |attempt| format!(" (attempt {attempt})"));
     format!("{} {}{again}\n", head(event), Style::new().cyan().apply_to("-->"))
 }
 
 /// The line of what its target said.
-pub(crate) fn line_out(event: &EventMessage, tried: &Try, what_next: &str) -> String {
+pub(crate) fn result_line(event: &EventMessage, tried: &TryOutcome, what_next: &str) -> String {
     let style = if tried.accepted { Style::new().green() } else { Style::new().red() };
     let (arrow, answer) = (style.apply_to("<--"), sanitize(&tried.answer));
     let took = format!("{}ms", tried.took.as_millis());
@@ -107,7 +107,7 @@ fn head(event: &EventMessage) -> String {
 
 /// The body on as many lines as its members need, each token as it came.
 pub(crate) fn indented(body: &[u8]) -> String {
-    let body = shown(body, true);
+    let body = escape_json(body, true);
     let text = String::from_utf8_lossy(&body);
     let mut out = String::with_capacity(text.len() * 2);
     let mut depth = 0usize;
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn lines_cannot_be_forged_by_a_type() {
-        let line = line_in(&event(r#"{"id":"7","attempt":2,"data":{"type":"a\nb\u001b[2J"}}"#));
+        let line = arrival_line(&event(r#"{"id":"7","attempt":2,"data":{"type":"a\nb\u001b[2J"}}"#));
         let line = console::strip_ansi_codes(&line).into_owned();
         assert!(line.ends_with(" a b [2J 7 --> (attempt 2)\n"), "{line:?}");
     }

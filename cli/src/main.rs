@@ -28,7 +28,7 @@ use std::{
 use clap::Parser;
 use wwproxy_sdk::sanitize;
 
-use crate::{args::Args, output::say};
+use crate::{args::Args, output::print_message};
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&output::sentence(&error));
+            print_message(&output::describe_error(&error));
             ExitCode::from(error::exit_code(&error))
         }
     }

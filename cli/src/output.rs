@@ -38,14 +38,14 @@ impl<W: AsyncWrite + Unpin> Output<W> {
 }
 
 /// Tells the person something, on one line.
-pub(crate) fn say(text: &str) {
+pub(crate) fn print_message(text: &str) {
     // Where stderr is closed there is nobody to tell.
     // In one piece, so that what others say at the same time does not come between.
     let _ = io::stderr().write_all(format!("wwproxy: {}\n", sanitize(text)).as_bytes());
 }
 
 /// An error in one sentence: what to do, and the innermost cause.
-pub(crate) fn sentence(error: &anyhow::Error) -> String {
+pub(crate) fn describe_error(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         // A context keeps the sdk's sentence, whose own causes are told by their last: the others name library layers.
@@ -58,7 +58,7 @@ pub(crate) fn sentence(error: &anyhow::Error) -> String {
 
 /// JSON as it is, or for a terminal with the characters escaped that it would act on: other bytes, the same JSON. Below U+007F
 /// JSON holds none but white space.
-pub(crate) fn shown(json: &[u8], terminal: bool) -> Cow<'_, [u8]> {
+pub(crate) fn escape_json(json: &[u8], terminal: bool) -> Cow<'_, [u8]> {
     let acted_on = |c: &char| *c >= '\u{7f}' && is_unsafe_to_show(*c);
     match std::str::from_utf8(json) {
         Ok(text) if terminal && text.chars().any(|c| acted_on(&c)) => {
@@ -93,8 +93,8 @@ mod tests {
     #[test]
     fn a_terminal_gets_the_same_json_without_control_characters() {
         let json = "{\"a\":\"\u{9b}31m\u{7f}é\u{202e}\u{2028}\"}\n".as_bytes();
-        assert_eq!(shown(json, false), json);
-        let safe = shown(json, true);
+        assert_eq!(escape_json(json, false), json);
+        let safe = escape_json(json, true);
         assert_eq!(safe, "{\"a\":\"\\u009b31m\\u007fé\\u202e\\u2028\"}\n".as_bytes());
         let value = |json| serde_json::from_slice::<serde_json::Value>(json).unwrap();
         assert_eq!(value(&safe), value(json));
@@ -104,8 +104,8 @@ mod tests {
     fn an_error_is_told_with_its_innermost_cause() {
         let inner = anyhow::Error::new(io::Error::other("disk full"));
         let error = Err::<(), _>(inner.context("layer")).context("cannot write").unwrap_err();
-        assert_eq!(sentence(&error), "cannot write: disk full");
-        assert_eq!(sentence(&anyhow::anyhow!("alone")), "alone");
+        assert_eq!(describe_error(&error), "cannot write: disk full");
+        assert_eq!(describe_error(&anyhow::anyhow!("alone")), "alone");
     }
 
     #[tokio::test]

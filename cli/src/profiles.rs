@@ -13,7 +13,7 @@ use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
 
 use crate::{
     error::UsageError,
-    output::say,
+    output::print_message,
     private::{draft, make_folder, open_lock},
 };
 
@@ -90,7 +90,10 @@ impl Profiles {
             UsageError(format!("{} is not valid TOML at line {line}; mend it or remove it", path.display()))
         })?;
         if !text.is_empty() && is_open_to_others(&path) {
-            say(&format!("warning: others can read the secrets in {0}; run: chmod 600 {0}", path.display()));
+            print_message(&format!(
+                "warning: others can read the secrets in {0}; run: chmod 600 {0}",
+                path.display()
+            ));
         }
         Ok(Self { path, document, crlf: text.contains("\r\n"), _lock: lock })
     }
@@ -217,7 +220,7 @@ impl Profiles {
     }
 
     /// Uses a profile where none is named.
-    pub(crate) fn choose(&mut self, name: &str) -> anyhow::Result<()> {
+    pub(crate) fn set_default(&mut self, name: &str) -> anyhow::Result<()> {
         self.get(Some(name))?;
         put(self.document.as_table_mut(), "default", name);
         Ok(())

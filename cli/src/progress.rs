@@ -5,7 +5,7 @@ use std::sync::Arc;
 use console::Term;
 use parking_lot::Mutex;
 
-use crate::output::say;
+use crate::output::print_message;
 
 /// Shared by all who write to the terminal. Where stderr is none there is no line.
 #[derive(Clone)]
@@ -34,10 +34,10 @@ impl Progress {
     }
 
     /// Tells the person something, above the line.
-    pub(crate) fn say(&self, text: &str) {
+    pub(crate) fn print_message(&self, text: &str) {
         self.change(|line| {
             line.clear();
-            say(text);
+            print_message(text);
             line.draw();
         });
     }
@@ -71,19 +71,19 @@ impl Drop for Hidden<'_> {
 // A terminal that cannot be written to has nobody before it.
 impl Line {
     fn clear(&self) {
-        if let Some(terminal) = self.shown() {
+        if let Some(terminal) = self.visible() {
             let _ = terminal.clear_line();
         }
     }
 
     fn draw(&self) {
-        if let Some(terminal) = self.shown() {
+        if let Some(terminal) = self.visible() {
             let width = usize::from(terminal.size().1).saturating_sub(1);
             let _ = terminal.write_str(&console::truncate_str(&self.text, width, "…"));
         }
     }
 
-    fn shown(&self) -> Option<&Term> {
+    fn visible(&self) -> Option<&Term> {
         self.terminal.as_ref().filter(|_| self.hidden == 0 && !self.text.is_empty())
     }
 }

@@ -9,7 +9,7 @@ use crate::{error::UsageError, secret, shutdown::Shutdown};
 
 /// Who answers: nobody, unless both question and answer are on a terminal.
 pub(crate) struct Prompt {
-    there: bool,
+    interactive: bool,
     shutdown: Shutdown,
 }
 
@@ -20,22 +20,22 @@ pub(crate) fn is_interactive() -> bool {
 
 impl Prompt {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        Ok(Self { there: is_interactive(), shutdown: Shutdown::on_signal()? })
+        Ok(Self { interactive: is_interactive(), shutdown: Shutdown::on_signal()? })
     }
 
     /// Asks a question that only `y` or `yes` answers with yes.
     pub(crate) async fn confirm(&self, question: &str) -> anyhow::Result<bool> {
-        prompt(&format!("{question} [y/N]"));
+        print_question(&format!("{question} [y/N]"));
         let answer = self.answer(read_line).await?;
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 
     /// Asks for what the flag would give.
     pub(crate) async fn ask(&self, what: &str, flag: &str) -> anyhow::Result<String> {
-        if !self.there {
+        if !self.interactive {
             return Err(UsageError(format!("give {flag}; there is no terminal to ask on")).into());
         }
-        prompt(what);
+        print_question(what);
         let answer = self.answer(read_line).await?;
         let answer = Some(answer.trim().to_owned()).filter(|answer| !answer.is_empty());
         Ok(answer.ok_or_else(|| UsageError(format!("there was no answer; give {flag}")))?)
@@ -44,17 +44,17 @@ impl Prompt {
     /// Asks without showing what is typed, or reads stdin where that is no terminal.
     pub(crate) async fn ask_secret(&self, what: &str, flags: &str) -> anyhow::Result<String> {
         let missing = || UsageError(format!("give {flags}"));
-        if !self.there {
+        if !self.interactive {
             if io::stdin().is_terminal() {
                 return Err(missing().into());
             }
             return spawn_blocking(|| secret::read_file("-".as_ref())).await?.with_context(missing);
         }
         // Before the question, so that nothing typed in answer to it is seen.
-        let silence = Silence::begin().context("cannot ask on this terminal")?;
-        prompt(what);
+        let echo_off = EchoOff::enable().context("cannot ask on this terminal")?;
+        print_question(what);
         let secret = self.answer(read_secret).await;
-        drop(silence);
+        drop(echo_off);
         // The line that the person ended was not shown either. Who closed the terminal sees nothing anyway.
         let _ = writeln!(io::stderr());
         let secret = secret?;
@@ -73,7 +73,7 @@ impl Prompt {
     }
 }
 
-fn prompt(what: &str) {
+fn print_question(what: &str) {
     // Without it the person still may answer.
     let _ = write!(io::stderr(), "{what}: ").and_then(|()| io::stderr().flush());
 }
@@ -86,7 +86,7 @@ fn read_line() -> io::Result<String> {
 }
 
 #[cfg(unix)]
-use self::unix::{Silence, read_secret};
+use self::unix::{EchoOff, read_secret};
 
 #[cfg(unix)]
 mod unix {
@@ -97,10 +97,10 @@ mod unix {
     pub(super) use super::read_line as read_secret;
 
     /// While it lives the terminal does not show what is typed.
-    pub(super) struct Silence(Termios);
+    pub(super) struct EchoOff(Termios);
 
-    impl Silence {
-        pub(super) fn begin() -> io::Result<Self> {
+    impl EchoOff {
+        pub(super) fn enable() -> io::Result<Self> {
             let before = tcgetattr(io::stdin())?;
             let mut silent = before.clone();
             silent.local_modes.remove(LocalModes::ECHO);
@@ -110,7 +110,7 @@ mod unix {
         }
     }
 
-    impl Drop for Silence {
+    impl Drop for EchoOff {
         fn drop(&mut self) {
             // A terminal that is gone needs nothing set.
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
@@ -119,17 +119,17 @@ mod unix {
 }
 
 #[cfg(not(unix))]
-use self::elsewhere::{Silence, read_secret};
+use self::other::{EchoOff, read_secret};
 
 #[cfg(not(unix))]
-mod elsewhere {
+mod other {
     use std::io;
 
     /// Reading a secret hides it by itself.
-    pub(super) struct Silence;
+    pub(super) struct EchoOff;
 
-    impl Silence {
-        pub(super) fn begin() -> io::Result<Self> {
+    impl EchoOff {
+        pub(super) fn enable() -> io::Result<Self> {
             Ok(Self)
         }
     }

@@ -16,7 +16,7 @@ use crate::error::UsageError;
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
 /// The secret that flags give: as it is, or in which file.
-pub(crate) fn of_flags(text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<String>> {
+pub(crate) fn from_flags(text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<String>> {
     match (text, file) {
         (Some(""), _) => {
             Err(UsageError("the secret or token of the flag is empty; leave the flag out or give one".into())
@@ -30,13 +30,13 @@ pub(crate) fn of_flags(text: Option<&str>, file: Option<&Path>) -> anyhow::Resul
 
 /// The webhook secret: from flags, or from `WEBHOOK_SECRET`.
 pub(crate) fn webhook_secret(text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<Secret>> {
-    let given = of_flags(text, file)?;
-    let given = given.map_or_else(|| of_environment("WEBHOOK_SECRET"), |given| Ok(Some(given)))?;
+    let given = from_flags(text, file)?;
+    let given = given.map_or_else(|| from_environment("WEBHOOK_SECRET"), |given| Ok(Some(given)))?;
     Ok(given.map(Secret::new))
 }
 
 /// The secret in a variable, or in the file that the variable with `_FILE` after its name gives.
-pub(crate) fn of_environment(name: &str) -> anyhow::Result<Option<String>> {
+pub(crate) fn from_environment(name: &str) -> anyhow::Result<Option<String>> {
     if let Some(text) = variable(name)? {
         // Kubernetes and Docker set variables from files with the end of line that these have.
         let secret = without_line_end(&text);

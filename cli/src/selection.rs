@@ -53,11 +53,11 @@ pub(crate) enum OnFilterError {
 
 /// Whether an event is wanted.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum Selected {
     Yes,
     No,
     /// The filter fails on it, for this reason.
-    Unclear(String),
+    FilterFailed(String),
 }
 
 impl Selection {
@@ -67,7 +67,7 @@ impl Selection {
     }
 
     /// Why an event that is not wanted does not match, and which pattern may have a typo.
-    pub(crate) fn mismatch(&self, kind: &str) -> String {
+    pub(crate) fn explain_mismatch(&self, kind: &str) -> String {
         if self.types.is_empty() || self.types.iter().any(|glob| glob.matches(kind)) {
             return "--filter does not select it".into();
         }
@@ -75,17 +75,17 @@ impl Selection {
         format!("no --type matches{hint}")
     }
 
-    pub(crate) fn wants(&self, event: &EventMessage) -> Wanted {
+    pub(crate) fn select(&self, event: &EventMessage) -> Selected {
         if !self.types.is_empty() {
             let kind = event.event_type().unwrap_or_default();
             if !self.types.iter().any(|glob| glob.matches(&kind)) {
-                return Wanted::No;
+                return Selected::No;
             }
         }
         match self.filter.as_ref().map(|filter| filter.matches(&event.body)) {
-            None | Some(Ok(true)) => Wanted::Yes,
-            Some(Ok(false)) => Wanted::No,
-            Some(Err(why)) => Wanted::Unclear(why),
+            None | Some(Ok(true)) => Selected::Yes,
+            Some(Ok(false)) => Selected::No,
+            Some(Err(why)) => Selected::FilterFailed(why),
         }
     }
 }
@@ -203,12 +203,12 @@ mod tests {
             on_filter_error: OnFilterError::Deliver,
         };
         let event = EventMessage::parse(r#"{"id":"1","data":{"type":"a","n":1}}"#).unwrap();
-        assert_eq!(selection(&[], None).wants(&event), Wanted::Yes);
-        assert_eq!(selection(&["b", "a"], Some(".n == 1")).wants(&event), Wanted::Yes);
-        assert_eq!(selection(&["b"], Some(".n == 1")).wants(&event), Wanted::No);
-        assert_eq!(selection(&["a"], Some(".n == 2")).wants(&event), Wanted::No);
-        assert!(matches!(selection(&["a"], Some(".n.x")).wants(&event), Wanted::Unclear(_)));
+        assert_eq!(selection(&[], None).select(&event), Selected::Yes);
+        assert_eq!(selection(&["b", "a"], Some(".n == 1")).select(&event), Selected::Yes);
+        assert_eq!(selection(&["b"], Some(".n == 1")).select(&event), Selected::No);
+        assert_eq!(selection(&["a"], Some(".n == 2")).select(&event), Selected::No);
+        assert!(matches!(selection(&["a"], Some(".n.x")).select(&event), Selected::FilterFailed(_)));
         let untyped = EventMessage::parse(r#"{"id":"1","data":[]}"#).unwrap();
-        assert_eq!(selection(&["?*"], None).wants(&untyped), Wanted::No);
+        assert_eq!(selection(&["?*"], None).select(&untyped), Selected::No);
     }
 }

@@ -12,7 +12,7 @@ pub(crate) use self::{
     address::Address,
     forward::{is_framing, sender_headers},
     http::{TargetHttp, explain},
-    outcome::Try,
-    retry::{Offer, Offered, Origin, Policy},
+    outcome::TryOutcome,
+    retry::{Offer, OfferOutcome, Origin, Policy},
     routes::{Routes, Target, Targets},
 };

@@ -15,7 +15,7 @@ use wwproxy_sdk::{Client, Error, EventId, LeaseOptions, LeasedEvent, Receipt};
 
 use crate::{
     error::NotRegistered,
-    output::{Output, say, shown},
+    output::{Output, escape_json, print_message},
     shutdown::Shutdown,
 };
 
@@ -63,7 +63,7 @@ impl Get {
             keep: self.keep,
             printed: 0,
             seen: HashSet::new(),
-            held: Vec::new(),
+            unsettled: Vec::new(),
         };
         let result = printer.print_all(self.max, self.wait.unwrap_or_default()).await;
         let end: &[u8] = match (&result, printer.printed) {
@@ -87,7 +87,7 @@ struct Printer<'a, W = Stdout> {
     printed: u32,
     /// What was printed and is to be handed back: it may come again before that, when its lease ends.
     seen: HashSet<EventId>,
-    held: Vec<Receipt>,
+    unsettled: Vec<Receipt>,
 }
 
 impl<W: AsyncWrite + Unpin> Printer<'_, W> {
@@ -95,10 +95,10 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
     async fn print_all(&mut self, max: Option<u32>, wait: Duration) -> anyhow::Result<bool> {
         let status = select! {
             () = self.shutdown.requested() => return Ok(true),
-            status = self.client.status() => status.map_err(explained)?,
+            status = self.client.status() => status.map_err(explain)?,
         };
         if status.registration.is_none() {
-            say(&NotRegistered::new(self.client).to_string());
+            print_message(&NotRegistered::new(self.client).to_string());
         }
         let max = max.unwrap_or_else(|| {
             // Of what comes while waiting, as much as comes at once.
@@ -118,7 +118,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
             let events = select! {
                 // The server takes back what it cannot answer any more.
                 () = self.shutdown.requested() => return Ok(true),
-                events = self.client.lease(options) => events.map_err(explained)?,
+                events = self.client.lease(options) => events.map_err(explain)?,
             };
             if events.is_empty() {
                 if wait.is_zero() {
@@ -142,14 +142,14 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
     async fn print(&mut self, mut events: Vec<LeasedEvent>) -> anyhow::Result<bool> {
         let receipts: Vec<_> = events.iter().map(|event| event.receipt.clone()).collect();
         if self.keep {
-            self.held.extend(receipts.iter().cloned());
+            self.unsettled.extend(receipts.iter().cloned());
             events.retain(|event| self.seen.insert(event.id.clone()));
         }
         let text = text(&events, self.printed == 0, self.output.terminal);
         match self.write(&text).await {
             Ok(true) => {}
             failed => {
-                self.held.extend(receipts.into_iter().filter(|_| !self.keep));
+                self.unsettled.extend(receipts.into_iter().filter(|_| !self.keep));
                 return failed;
             }
         }
@@ -158,7 +158,10 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
             let settled = self.client.ack(receipts).await;
             let settled = settled.context("the last events were printed but will come again")?;
             if !settled.stale.is_empty() {
-                say(&format!("{} events were printed too late and will come again", settled.stale.len()));
+                print_message(&format!(
+                    "{} events were printed too late and will come again",
+                    settled.stale.len()
+                ));
             }
         }
         Ok(true)
@@ -173,12 +176,12 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
         }
     }
 
-    /// Hands back what is still held.
+    /// Hands back what is still unsettled.
     async fn release(&mut self) {
-        while !self.held.is_empty() {
-            let some = self.held.drain(..self.held.len().min(RECEIPTS_AT_ONCE));
+        while !self.unsettled.is_empty() {
+            let some = self.unsettled.drain(..self.unsettled.len().min(RECEIPTS_AT_ONCE));
             if let Err(error) = self.client.release(some).await {
-                say(&format!(
+                print_message(&format!(
                     "events could not be handed back and come again when their lease ends: {error}"
                 ));
                 return;
@@ -194,13 +197,13 @@ fn text(events: &[LeasedEvent], first: bool, terminal: bool) -> Vec<u8> {
         text.push(if first && n == 0 { b'{' } else { b',' });
         text.extend_from_slice(serde_json::Value::from(event.id.as_str()).to_string().as_bytes());
         text.push(b':');
-        text.extend_from_slice(&shown(&event.body, terminal));
+        text.extend_from_slice(&escape_json(&event.body, terminal));
     }
     text
 }
 
 /// A server that says nothing but that it has no such path is no wwproxy server.
-fn explained(error: Error) -> anyhow::Error {
+fn explain(error: Error) -> anyhow::Error {
     let legacy = matches!(error.status(), Some(404 | 405)) && error.detail().is_none();
     let error = anyhow::Error::new(error);
     if legacy {

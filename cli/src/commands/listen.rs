@@ -31,11 +31,11 @@ use self::{
     ready::ReadyFile,
     reporter::Reporter,
     throttled::Throttled,
-    worker::{Handled, Worker},
+    worker::{EventOutcome, Worker},
 };
 use crate::{
     access::Access,
-    event_file::Folder,
+    event_file::EventFolder,
     format::Format,
     selection::Selection,
     shutdown::Shutdown,
@@ -122,7 +122,7 @@ impl Listen {
     async fn listen(self, client: &Client, http: &HttpOptions) -> anyhow::Result<()> {
         let hook = wwproxy_sdk::hook_path(client.app_id());
         let routes = self.targets.open(http, Some(&hook))?;
-        let save = self.save.as_deref().map(Folder::open).transpose()?;
+        let save = self.save.as_deref().map(EventFolder::open).transpose()?;
         let shutdown = Shutdown::on_signal()?;
         let ready_file = self.ready_file.map(ReadyFile::prepare).transpose()?;
         let about = format!(
@@ -136,7 +136,7 @@ impl Listen {
         let usual = if routes.is_empty() { PRINT_WINDOW } else { TARGET_WINDOW.max(self.concurrency) };
         let window = self.window.unwrap_or(usual);
         let states = reporter.clone();
-        let mut options = ListenOptions::new().window(window).on_state(move |state| states.state(state));
+        let mut options = ListenOptions::new().window(window).on_state(move |state| states.set_state(state));
         if let Some(limit) = self.max_reconnect_time {
             options = options.max_disconnected(limit);
         }
@@ -170,7 +170,7 @@ impl Listen {
             error = checks.run(client, &reporter) => Err(error),
         };
         events.close().await;
-        reporter.end();
+        reporter.print_summary();
         result
     }
 }
@@ -213,11 +213,11 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
             Some(handled) = handling.next() => {
                 last = Instant::now();
                 match handled? {
-                    Handled::Done => done += 1,
-                    Handled::Failed => (done, failed) = (done + 1, failed + 1),
-                    Handled::Kept => failed += 1,
-                    Handled::Throttled | Handled::Stopped => {}
-                    Handled::Unread => return Ok(()),
+                    EventOutcome::Done => done += 1,
+                    EventOutcome::Failed => (done, failed) = (done + 1, failed + 1),
+                    EventOutcome::Kept => failed += 1,
+                    EventOutcome::Throttled | EventOutcome::Stopped => {}
+                    EventOutcome::OutputClosed => return Ok(()),
                 }
             }
             Some(()) = settling.next() => {}
@@ -237,7 +237,7 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
                 }
             }
             () = worker.reporter.idle_for(limits.idle, last), if handling.is_empty() && settling.is_empty() => break,
-            () = worker.reporter.report_due() => worker.reporter.report(),
+            () = worker.reporter.next_report() => worker.reporter.report_counts(),
         }
         // Those whose connection is gone come again.
         waiting.retain(|delivery| !delivery.is_stale());

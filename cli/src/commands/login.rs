@@ -1,8 +1,8 @@
 //! `wwproxy login`
 
 use crate::{
-    access::{Access, client_of},
-    output::say,
+    access::{Access, build_client},
+    output::print_message,
     profiles::{Profile, Profiles},
     prompt::Prompt,
 };
@@ -26,20 +26,20 @@ pub(crate) struct Login;
 impl Login {
     pub(crate) async fn run(self, access: Access) -> anyhow::Result<()> {
         let name = access.profile_name()?.unwrap_or_else(|| DEFAULT_NAME.to_owned());
-        let mut profile = access.given()?;
+        let mut profile = access.flags_and_environment()?;
         ask(&mut profile).await?;
-        let client = client_of(profile.clone(), access.http_with(profile.ca_cert.as_deref())?)?;
+        let client = build_client(profile.clone(), access.http_with(profile.ca_cert.as_deref())?)?;
         client.status().await?;
         profile.token_endpoint = client.token_endpoint().await;
         let mut profiles = Profiles::edit()?;
         profiles.set(&name, &profile)?;
         let path = profiles.path().display().to_string();
         profiles.write()?;
-        say(&format!("saved as profile {name} in {path}"));
+        print_message(&format!("saved as profile {name} in {path}"));
         if let Some(endpoint) = profile.token_endpoint {
             // What is in a query may be a key.
             let shown = endpoint.split('?').next().unwrap_or_default();
-            say(&format!("its tokens come from {shown}"));
+            print_message(&format!("its tokens come from {shown}"));
         }
         Ok(())
     }

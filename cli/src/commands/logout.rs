@@ -1,6 +1,6 @@
 //! `wwproxy logout`
 
-use crate::{access::Access, error::UsageError, output::say, profiles::Profiles};
+use crate::{access::Access, error::UsageError, output::print_message, profiles::Profiles};
 
 /// Forget a profile: the default one, or --profile
 #[derive(clap::Args)]
@@ -16,7 +16,7 @@ impl Logout {
             name.ok_or_else(|| UsageError("there is no profile to forget; name one with --profile".into()))?;
         profiles.remove(&name)?;
         profiles.write()?;
-        say(&format!("profile {name} is forgotten"));
+        print_message(&format!("profile {name} is forgotten"));
         Ok(())
     }
 }

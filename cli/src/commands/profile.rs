@@ -4,7 +4,7 @@ use serde_json::json;
 use wwproxy_sdk::sanitize;
 
 use crate::{
-    output::{Output, say, shown},
+    output::{Output, escape_json, print_message},
     profiles::{Profiles, parse_name},
 };
 
@@ -39,9 +39,9 @@ impl Profile {
             Action::List { json } => list(json).await,
             Action::Use { name } => {
                 let mut profiles = Profiles::edit()?;
-                profiles.choose(&name)?;
+                profiles.set_default(&name)?;
                 profiles.write()?;
-                say(&format!("profile {name} is used from now on"));
+                print_message(&format!("profile {name} is used from now on"));
                 Ok(())
             }
         }
@@ -72,5 +72,5 @@ async fn list(as_json: bool) -> anyhow::Result<()> {
     };
     let mut output = Output::stdout();
     // A closed stdout is no error.
-    output.write(&shown(text.as_bytes(), output.terminal)).await.map(drop)
+    output.write(&escape_json(text.as_bytes(), output.terminal)).await.map(drop)
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use wwproxy_sdk::Client;
 
-use crate::{error::UsageError, output::say, secret};
+use crate::{error::UsageError, output::print_message, secret};
 
 /// Register the app's webhook secret, so that its webhooks are taken
 #[derive(clap::Args)]
@@ -32,7 +32,7 @@ impl Register {
         let secret = secret::webhook_secret(text, file.as_deref())?;
         let missing = "give the webhook secret: --webhook-secret-file FILE, WEBHOOK_SECRET, or - for stdin";
         client.register(&secret.ok_or_else(|| UsageError(missing.into()))?).await?;
-        say(&format!(
+        print_message(&format!(
             "registered {}; its webhooks go to {}/hook/{0}",
             client.app_id(),
             client.server().trim_end_matches('/')

@@ -10,7 +10,7 @@ use crate::{
     event_file, format,
     output::Output,
     shutdown::Shutdown,
-    target::{Offer, Offered, Origin, Policy, Targets},
+    target::{Offer, OfferOutcome, Origin, Policy, Targets},
 };
 
 /// Hand events that `listen --save` wrote to a target once more, byte for byte
@@ -40,7 +40,7 @@ impl Replay {
         let shutdown = Shutdown::on_signal()?;
         let mut output = Output::stdout();
         let mut failed = 0;
-        let files = event_file::files(&self.paths)?;
+        let files = event_file::list(&self.paths)?;
         for path in &files {
             let event = event_file::read(path)?;
             let Some(target) = routes.target(&event) else {
@@ -49,22 +49,22 @@ impl Replay {
                 failed += 1;
                 continue;
             };
-            output.write(format::line_in(&event).as_bytes()).await?;
+            output.write(format::arrival_line(&event).as_bytes()).await?;
             let mut lines = Output::stdout();
             let retried = async |tried: &_, delay: std::time::Duration| {
                 let next = format!(", again in {:.1} s", delay.as_secs_f32());
                 // Where nobody reads, the event is handed on all the same.
-                let _ = lines.write(format::line_out(&event, tried, &next).as_bytes()).await;
+                let _ = lines.write(format::result_line(&event, tried, &next).as_bytes()).await;
             };
             let offer = Offer { event: &event, origin: Origin::File, earlier_tries: 0 };
             let last = match self.policy.offer(target, offer, &shutdown, retried).await {
-                Offered::Stopped => return Err(anyhow!("stopped at {}", path.display())),
-                Offered::Accepted { last, .. }
-                | Offered::GivenUp { last, .. }
-                | Offered::Throttled { last, .. } => last,
+                OfferOutcome::Stopped => return Err(anyhow!("stopped at {}", path.display())),
+                OfferOutcome::Accepted { last, .. }
+                | OfferOutcome::GivenUp { last, .. }
+                | OfferOutcome::Throttled { last, .. } => last,
             };
             failed += usize::from(!last.accepted);
-            output.write(format::line_out(&event, &last, "").as_bytes()).await?;
+            output.write(format::result_line(&event, &last, "").as_bytes()).await?;
         }
         if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} of {} events were not taken", files.len())) }
     }

@@ -24,7 +24,7 @@ use crate::{
     access::Access,
     error::{Refusal, UsageError},
     event_file,
-    output::say,
+    output::print_message,
     secret,
     selection::WATSON_WORK_TYPES,
     shutdown::Shutdown,
@@ -105,7 +105,7 @@ impl Send {
                 self.http.warn();
                 (to.clone(), self.http.options(to, &server))
             }
-            None => (Address::of(access.hook()?), server),
+            None => (Address::from_url(access.hook()?), server),
         };
         let secret =
             secret::webhook_secret(self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref())?;
@@ -162,14 +162,14 @@ impl Send {
                 posted = hook.post(body, saved, secret, first_index + n) => posted,
                 () = shutdown.grace_expired() => break,
             };
-            let goes_on = sent.count(posted);
+            let continues = sent.count(posted);
             bar.inc(1);
-            if !goes_on || shutdown.is_requested() {
+            if !continues || shutdown.is_requested() {
                 break;
             }
         }
         bar.finish_and_clear();
-        sent.told(hook)
+        sent.into_result(hook)
     }
 }
 
@@ -192,22 +192,22 @@ impl Sent {
                 true
             }
             Err(refusal) => {
-                let goes_on = !refusal.is_permanent();
+                let continues = !refusal.is_permanent();
                 self.refusal.get_or_insert(refusal);
-                goes_on
+                continues
             }
         }
     }
 
-    fn told(self, hook: &Hook) -> anyhow::Result<()> {
+    fn into_result(self, hook: &Hook) -> anyhow::Result<()> {
         let Self { wanted, answered, accepted, refusal } = self;
-        let counts = format!("{answered} sent to {}, {accepted} accepted", hook.shown());
+        let counts = format!("{answered} sent to {}, {accepted} accepted", hook.display());
         match refusal {
             Some(refusal) if answered == 1 => Err(refusal.into()),
             Some(refusal) => Err(anyhow!(refusal).context(format!("{counts}; the first that was not"))),
             None if answered < wanted => Err(anyhow!("stopped: {counts}, of {wanted} wanted")),
             None => {
-                say(&counts);
+                print_message(&counts);
                 Ok(())
             }
         }

@@ -4,7 +4,7 @@ use wwproxy_sdk::Client;
 
 use crate::{
     error::NotRegistered,
-    output::{Output, say, shown},
+    output::{Output, escape_json, print_message},
 };
 
 /// Print the state of the app's registration and queue as JSON
@@ -23,9 +23,9 @@ impl Status {
         let mut output = Output::stdout();
         let json = print(&status)? + "\n";
         // A closed stdout is no error.
-        output.write(&shown(json.as_bytes(), output.terminal)).await?;
+        output.write(&escape_json(json.as_bytes(), output.terminal)).await?;
         if status.registration.is_none() {
-            say(&NotRegistered::new(client).to_string());
+            print_message(&NotRegistered::new(client).to_string());
         }
         Ok(())
     }

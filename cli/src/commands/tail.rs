@@ -6,8 +6,8 @@ use wwproxy_sdk::{Client, ListenOptions, State, Tap, TapItem};
 
 use crate::{
     format::{self, Format},
-    output::{Output, say, sentence},
-    selection::{OnFilterError, Selection, Wanted},
+    output::{Output, describe_error, print_message},
+    selection::{OnFilterError, Selected, Selection},
     shutdown::Shutdown,
 };
 
@@ -35,10 +35,10 @@ impl Tail {
         let shutdown = Shutdown::on_signal()?;
         let server = client.server().to_owned();
         let options = ListenOptions::new().on_state(move |state| match state {
-            State::Connected { .. } => say(&format!("ready: looking at {server}")),
+            State::Connected { .. } => print_message(&format!("ready: looking at {server}")),
             State::Reconnecting { error, delay, .. } => {
-                let why = sentence(&anyhow::Error::new(error.clone()));
-                say(&format!("{why}; trying again in {:.1} s", delay.as_secs_f32()));
+                let why = describe_error(&anyhow::Error::new(error.clone()));
+                print_message(&format!("{why}; trying again in {:.1} s", delay.as_secs_f32()));
             }
             _ => {}
         });
@@ -53,7 +53,7 @@ impl Tail {
 
     async fn show_all(&self, tap: &mut Tap) -> anyhow::Result<()> {
         let mut output = Output::stdout();
-        let format = self.format.unwrap_or_else(Format::usual);
+        let format = self.format.unwrap_or_else(Format::default_for_stdout);
         let mut shown = 0;
         while shown < self.max_events.unwrap_or(u64::MAX)
             && let Some(tapped) = tap.next().await
@@ -61,21 +61,26 @@ impl Tail {
             let event = match tapped? {
                 TapItem::Event(event) => event,
                 TapItem::Gap { missed: Some(missed), .. } => {
-                    say(&format!("{missed} events are not shown: they came faster than they were read"));
+                    print_message(&format!(
+                        "{missed} events are not shown: they came faster than they were read"
+                    ));
                     continue;
                 }
                 _ => {
-                    say("what came while the connection was away is not shown");
+                    print_message("what came while the connection was away is not shown");
                     continue;
                 }
             };
-            match self.selection.wants(&event) {
-                Wanted::Yes => {}
-                Wanted::No => continue,
-                Wanted::Unclear(why) => {
+            match self.selection.select(&event) {
+                Selected::Yes => {}
+                Selected::No => continue,
+                Selected::FilterFailed(why) => {
                     let delivers = self.selection.on_filter_error == OnFilterError::Deliver;
                     let outcome = if delivers { "shown" } else { "not shown" };
-                    say(&format!("the filter fails on event {} ({why}); it is {outcome}", event.id));
+                    print_message(&format!(
+                        "the filter fails on event {} ({why}); it is {outcome}",
+                        event.id
+                    ));
                     if !delivers {
                         continue;
                     }

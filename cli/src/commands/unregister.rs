@@ -4,7 +4,7 @@ use anyhow::{Context as _, anyhow};
 use wwproxy_sdk::Client;
 
 use crate::{
-    output::say,
+    output::print_message,
     prompt::{self, Prompt},
 };
 
@@ -29,7 +29,7 @@ impl Unregister {
             }
         }
         client.unregister().await?;
-        say(&format!("unregistered {}; its stored events are deleted", client.app_id()));
+        print_message(&format!("unregistered {}; its stored events are deleted", client.app_id()));
         Ok(())
     }
 }

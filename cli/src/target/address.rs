@@ -36,7 +36,7 @@ impl Address {
     }
 
     /// The address of a URL.
-    pub(crate) fn of(url: Url) -> Self {
+    pub(crate) fn from_url(url: Url) -> Self {
         Self { url, append: false, socket: None }
     }
 

@@ -16,7 +16,7 @@ use tokio::{
 use wwproxy_sdk::EventMessage;
 
 use self::environment::MAX_EVENT_BYTES;
-use super::outcome::Try;
+use super::outcome::TryOutcome;
 use crate::process_group::Group;
 
 /// Runs a command for each event: its body on stdin, what is known of it in the environment.
@@ -29,16 +29,20 @@ impl Exec {
         Self { command }
     }
 
-    pub(super) async fn try_once(&self, event: &EventMessage, attempt: u32, limit: Duration) -> Try {
+    pub(super) async fn try_once(&self, event: &EventMessage, attempt: u32, limit: Duration) -> TryOutcome {
         let start = Instant::now();
-        let (accepted, said) = match timeout(limit, self.run(event, attempt)).await {
-            Ok(Ok(status)) => (status.success(), said(status)),
+        let (accepted, describe_status) = match timeout(limit, self.run(event, attempt)).await {
+            Ok(Ok(status)) => (status.success(), describe_status(status)),
             Ok(Err(error)) => (false, format!("cannot run ({error})")),
             // The future that was dropped has killed it.
             Err(_) => (false, "killed after its time".into()),
         };
         let took = start.elapsed();
-        Try { accepted, took, ..Try::failed(format!("{said} from {}", self.command)) }
+        TryOutcome {
+            accepted,
+            took,
+            ..TryOutcome::failed(format!("{describe_status} from {}", self.command))
+        }
     }
 
     async fn run(&self, event: &EventMessage, attempt: u32) -> io::Result<ExitStatus> {
@@ -80,7 +84,7 @@ fn shell(command: &str) -> Command {
     shell
 }
 
-fn said(status: ExitStatus) -> String {
+fn describe_status(status: ExitStatus) -> String {
     match status.code() {
         Some(code) => format!("exit {code}"),
         None => status.to_string(),

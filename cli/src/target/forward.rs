@@ -23,7 +23,7 @@ use self::{
 use super::{
     address::Address,
     http::{MAX_IDLE, TargetHttp, explain},
-    outcome::Try,
+    outcome::TryOutcome,
 };
 
 /// Of an answer's body so many bytes are read and dropped, so that its connection can be used again.
@@ -37,7 +37,7 @@ pub(crate) struct Forward {
     /// Opens a connection for each request.
     unpooled: reqwest::Client,
     /// When the last answer came: a connection may have been kept since.
-    answered: Mutex<Option<Instant>>,
+    last_response: Mutex<Option<Instant>>,
     /// Whether the target was asked which protocol it speaks.
     probed: AtomicBool,
     /// The path of the original request without its slash, if it goes after the URL.
@@ -62,21 +62,21 @@ impl Forward {
             options,
             http,
             unpooled,
-            answered: Mutex::default(),
+            last_response: Mutex::default(),
             probed: AtomicBool::new(false),
             append,
         })
     }
 
-    pub(super) async fn try_once(&self, event: &EventMessage, attempt: u32, timeout: Duration) -> Try {
+    pub(super) async fn try_once(&self, event: &EventMessage, attempt: u32, timeout: Duration) -> TryOutcome {
         let start = Instant::now();
         let mut deliveries = 1;
         let body = Chunked::new(event.body.clone());
         let mut started = body.started();
-        let mut answered = self.post(&self.http, event, body, attempt, timeout).await;
-        if let Err(error) = &answered
-            && is_cut(error)
-            && (self.may_be_kept(start) || event.body.len() > CHUNK_BYTES)
+        let mut response = self.post(&self.http, event, body, attempt, timeout).await;
+        if let Err(error) = &response
+            && is_broken_connection(error)
+            && (self.may_reuse_connection(start) || event.body.len() > CHUNK_BYTES)
         {
             // No failure of the application yet: a kept connection may have been closed meanwhile, and the answer to a large
             // event may have come before its end. It may have arrived, so it counts as an attempt.
@@ -84,15 +84,15 @@ impl Forward {
             let left = timeout.saturating_sub(start.elapsed());
             let body = Chunked::careful(event.body.clone());
             started = body.started();
-            answered = self.post(&self.unpooled, event, body, attempt.saturating_add(1), left).await;
+            response = self.post(&self.unpooled, event, body, attempt.saturating_add(1), left).await;
         }
-        match answered {
+        match response {
             Ok(response) => {
                 let (status, retry_after) = (response.status(), retry_after(response.headers()));
                 // The status is the verdict; a slow rest of the answer may cost the connection, and no more time than allowed.
                 let _ = timeout_at(start + timeout, drain(response)).await;
-                *self.answered.lock() = Some(Instant::now());
-                Try {
+                *self.last_response.lock() = Some(Instant::now());
+                TryOutcome {
                     accepted: status.is_success(),
                     answer: format!("{} POST {}{}", status.as_u16(), self.address, advice(status)),
                     took: start.elapsed(),
@@ -106,7 +106,7 @@ impl Forward {
                 let timed_out_connecting = error.is_timeout() && !started.load(Ordering::Relaxed);
                 let reached = !error.is_connect() && !timed_out_connecting;
                 let deliveries = if reached { deliveries } else { deliveries - 1 };
-                Try { took, deliveries, ..Try::failed(self.explain(&error).await) }
+                TryOutcome { took, deliveries, ..TryOutcome::failed(self.explain(&error).await) }
             }
         }
     }
@@ -125,15 +125,15 @@ impl Forward {
 
     /// A target that has never answered is asked once which protocol it speaks.
     async fn explain(&self, error: &reqwest::Error) -> String {
-        let unknown = self.answered.lock().is_none();
+        let unknown = self.last_response.lock().is_none();
         let probes = unknown && !self.probed.swap(true, Ordering::Relaxed);
         let reason = explain(&self.address, &self.options, error, probes).await;
         format!("no answer from POST {}: {reason}", self.address)
     }
 
     /// Whether a request that began then may have gone over a kept connection.
-    fn may_be_kept(&self, begin: Instant) -> bool {
-        let answered = *self.answered.lock();
+    fn may_reuse_connection(&self, begin: Instant) -> bool {
+        let answered = *self.last_response.lock();
         answered.is_some_and(|answered| begin.duration_since(answered) < MAX_IDLE)
     }
 
@@ -150,7 +150,7 @@ impl Forward {
 }
 
 /// Whether the connection ended before an answer came.
-fn is_cut(error: &reqwest::Error) -> bool {
+fn is_broken_connection(error: &reqwest::Error) -> bool {
     !error.is_connect() && !error.is_timeout()
 }
 

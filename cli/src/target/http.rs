@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use wwproxy_sdk::{FailureCause, HttpOptions};
 
 use super::address::Address;
-use crate::output::say;
+use crate::output::print_message;
 
 /// How long a kept connection may be idle: less than Node.js (5 s) and most other servers keep it.
 pub(super) const MAX_IDLE: Duration = Duration::from_secs(4);
@@ -48,7 +48,7 @@ impl TargetHttp {
     /// Warns once of what the flags expose.
     pub(crate) fn warn(self) {
         if self.insecure_target {
-            say("warning: certificates of targets are not checked (--insecure-target)");
+            print_message("warning: certificates of targets are not checked (--insecure-target)");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The outcome of one try.
-pub(crate) struct Try {
+pub(crate) struct TryOutcome {
     /// Whether the target took the event.
     pub(crate) accepted: bool,
     /// What it said, such as `200 POST http://127.0.0.1:3000/`.
@@ -16,7 +16,7 @@ pub(crate) struct Try {
     pub(crate) deliveries: u32,
 }
 
-impl Try {
+impl TryOutcome {
     /// A try that failed, with the reason.
     pub(crate) fn failed(answer: impl Into<String>) -> Self {
         Self {

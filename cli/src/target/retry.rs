@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::{select, time::sleep};
 use wwproxy_sdk::{Backoff, EventMessage};
 
-use super::{outcome::Try, routes::Target};
+use super::{outcome::TryOutcome, routes::Target};
 use crate::shutdown::Shutdown;
 
 /// A throttled event of the server is held for so long at most; for a longer wait it is handed back.
-const MAX_HELD: Duration = Duration::from_secs(10);
+const MAX_HOLD: Duration = Duration::from_secs(10);
 
 /// How often a target is tried, and how long each time.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -40,13 +40,13 @@ pub(crate) struct Offer<'a> {
 }
 
 /// The outcome of an offer.
-pub(crate) enum Offered {
+pub(crate) enum OfferOutcome {
     /// The target took it, at this try.
-    Accepted { last: Try, tries: u32 },
+    Accepted { last: TryOutcome, tries: u32 },
     /// The target did not take it in as many tries as it has.
-    GivenUp { last: Try, tries: u32 },
+    GivenUp { last: TryOutcome, tries: u32 },
     /// The target asks for a longer delay than an event is held here.
-    Throttled { last: Try, tries: u32, delay: Duration },
+    Throttled { last: TryOutcome, tries: u32, delay: Duration },
     /// It was time to stop.
     Stopped,
 }
@@ -62,32 +62,32 @@ impl Policy {
         target: &Target,
         offer: Offer<'_>,
         shutdown: &Shutdown,
-        mut failed: impl AsyncFnMut(&Try, Duration),
-    ) -> Offered {
+        mut failed: impl AsyncFnMut(&TryOutcome, Duration),
+    ) -> OfferOutcome {
         let Offer { event, origin, earlier_tries: mut tries } = offer;
         let mut attempt = event.details.attempt.unwrap_or(1).max(1);
         let mut backoff = Backoff::default();
         loop {
             let last = select! {
                 last = target.try_once(event, attempt, self.timeout) => last,
-                () = shutdown.grace_expired() => return Offered::Stopped,
+                () = shutdown.grace_expired() => return OfferOutcome::Stopped,
             };
             attempt = attempt.saturating_add(last.deliveries);
             tries += u32::from(last.deliveries > 0 || origin == Origin::File);
             if last.accepted {
-                return Offered::Accepted { last, tries };
+                return OfferOutcome::Accepted { last, tries };
             }
             if self.max_attempts > 0 && tries >= self.max_attempts {
-                return Offered::GivenUp { last, tries };
+                return OfferOutcome::GivenUp { last, tries };
             }
             let delay = backoff.next(last.retry_after);
-            if last.retry_after.is_some() && delay > MAX_HELD && can_be_handed_back(event, origin) {
-                return Offered::Throttled { last, tries, delay };
+            if last.retry_after.is_some() && delay > MAX_HOLD && can_be_handed_back(event, origin) {
+                return OfferOutcome::Throttled { last, tries, delay };
             }
             failed(&last, delay).await;
             select! {
                 () = sleep(delay) => {}
-                () = shutdown.requested() => return Offered::Stopped,
+                () = shutdown.requested() => return OfferOutcome::Stopped,
             }
         }
     }

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use wwproxy_sdk::{EventMessage, HttpOptions};
 
-use super::{address::Address, exec::Exec, forward::Forward, http::TargetHttp, outcome::Try};
+use super::{address::Address, exec::Exec, forward::Forward, http::TargetHttp, outcome::TryOutcome};
 use crate::{error::UsageError, selection::Glob};
 
 /// What takes events.
@@ -15,7 +15,7 @@ pub(crate) enum Target {
 
 impl Target {
     /// Offers an event once. `attempt` counts how often it may have been seen, this time included.
-    pub(super) async fn try_once(&self, event: &EventMessage, attempt: u32, timeout: Duration) -> Try {
+    pub(super) async fn try_once(&self, event: &EventMessage, attempt: u32, timeout: Duration) -> TryOutcome {
         match self {
             Self::Forward(forward) => forward.try_once(event, attempt, timeout).await,
             Self::Exec(exec) => exec.try_once(event, attempt, timeout).await,

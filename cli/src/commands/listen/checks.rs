@@ -28,7 +28,7 @@ impl Checks {
                     if self.require_registered {
                         return error.into();
                     }
-                    reporter.say(&format!("{error}; waiting for events"));
+                    reporter.print_message(&format!("{error}; waiting for events"));
                 }
                 warned = self.warn(client, reporter, &status);
             }
@@ -56,7 +56,7 @@ impl Checks {
             "this one acknowledges events that do not match, and the others never get them; --leave-unmatched leaves them on the server"
         };
         let (clients, app) = (status.clients, client.app_id());
-        reporter.say(&format!("warning: {clients} clients are connected to {app}, and each event goes to one of them: {consequence}"));
+        reporter.print_message(&format!("warning: {clients} clients are connected to {app}, and each event goes to one of them: {consequence}"));
         true
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use wwproxy_sdk::EventId;
 
-use crate::target::Try;
+use crate::target::TryOutcome;
 
 /// After a reported failure the next ones are only counted for so long.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -23,7 +23,13 @@ struct Reported {
 
 impl FailedTries {
     /// The line to report for a failed try, if one is due.
-    pub(super) fn line(&self, id: &EventId, tried: &Try, what_next: &str, now: Instant) -> Option<String> {
+    pub(super) fn line(
+        &self,
+        id: &EventId,
+        tried: &TryOutcome,
+        what_next: &str,
+        now: Instant,
+    ) -> Option<String> {
         let mut reported = self.0.lock();
         if reported.last.is_some_and(|last| now.duration_since(last) < INTERVAL) {
             reported.unreported += 1;
@@ -45,7 +51,7 @@ mod tests {
     #[test]
     fn the_first_failure_is_reported_and_then_one_a_minute() {
         let (failed_tries, start) = (FailedTries::default(), Instant::now());
-        let tried = Try::failed("refused");
+        let tried = TryOutcome::failed("refused");
         let line = |seconds| {
             failed_tries.line(
                 &"7".parse().unwrap(),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::event_file::Folder;
+use crate::event_file::EventFolder;
 
 /// What becomes of an event that its target did not take.
 #[derive(Debug, Clone)]
@@ -25,11 +25,11 @@ impl OnFailure {
         }
     }
 
-    pub(crate) fn open(&self) -> anyhow::Result<OnFailure<Folder>> {
+    pub(crate) fn open(&self) -> anyhow::Result<OnFailure<EventFolder>> {
         Ok(match self {
             Self::Keep => OnFailure::Keep,
             Self::Drop => OnFailure::Drop,
-            Self::Save(path) => OnFailure::Save(Folder::open(path)?),
+            Self::Save(path) => OnFailure::Save(EventFolder::open(path)?),
         })
     }
 }

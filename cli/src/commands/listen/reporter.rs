@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use wwproxy_sdk::{EventId, EventMessage, State};
 
 use super::{disposition::Disposition, log_limit::LogLimit, ready::ReadyFile, skipped::Skipped};
-use crate::{output::sentence, progress::Progress};
+use crate::{output::describe_error, progress::Progress};
 
 /// How many events that stay on the server are remembered, so that one that comes again is counted once. More are counted each
 /// time.
@@ -36,7 +36,7 @@ struct Inner {
     connected: Option<Instant>,
     was_connected: bool,
     counts: Counts,
-    kept: Kept,
+    kept: KeptEvents,
     skipped: Skipped,
     skips: LogLimit,
     leaves: LogLimit,
@@ -55,12 +55,12 @@ pub(crate) struct Counts {
 
 /// Events that stay on the server.
 #[derive(Default)]
-struct Kept {
+struct KeptEvents {
     events: HashSet<EventId>,
     more: u64,
 }
 
-impl Kept {
+impl KeptEvents {
     /// Adds an event; `false`: it was added before.
     fn add(&mut self, id: &EventId) -> bool {
         if self.events.len() < MAX_REMEMBERED || self.events.contains(id) {
@@ -89,29 +89,29 @@ impl Reporter {
         &self.progress
     }
 
-    pub(crate) fn say(&self, text: &str) {
-        self.progress.say(text);
+    pub(crate) fn print_message(&self, text: &str) {
+        self.progress.print_message(text);
     }
 
     /// The connection came up, or went.
-    pub(crate) fn state(&self, state: &State) {
+    pub(crate) fn set_state(&self, state: &State) {
         let mut inner = self.lock();
         match state {
             State::Connected { .. } => {
                 inner.connected = Some(Instant::now());
                 inner.was_connected = true;
-                self.say(&format!("ready: connected to {}", inner.server));
+                self.print_message(&format!("ready: connected to {}", inner.server));
                 if let Some(about) = inner.about.take() {
-                    self.say(&about);
+                    self.print_message(&about);
                 }
                 if let Some(Err(error)) = inner.ready_file.take().map(|file| file.create()) {
-                    self.say(&sentence(&error));
+                    self.print_message(&describe_error(&error));
                 }
             }
             State::Reconnecting { error, delay, .. } => {
                 inner.connected = None;
-                let why = sentence(&anyhow::Error::new(error.clone()));
-                self.say(&format!("{why}; trying again in {:.1} s", delay.as_secs_f32()));
+                let why = describe_error(&anyhow::Error::new(error.clone()));
+                self.print_message(&format!("{why}; trying again in {:.1} s", delay.as_secs_f32()));
             }
             _ => {}
         }
@@ -127,20 +127,20 @@ impl Reporter {
     }
 
     /// Counts the outcome of an event that does not come again.
-    pub(super) fn settled(&self, id: &EventId, count: impl FnOnce(&mut Counts)) {
+    pub(super) fn count_settled(&self, id: &EventId, count: impl FnOnce(&mut Counts)) {
         self.lock().kept.events.remove(id);
         self.count(count);
     }
 
     /// Counts an event that its target did not accept and that stays on the server.
-    pub(super) fn kept(&self, id: &EventId) {
+    pub(super) fn count_kept(&self, id: &EventId) {
         let mut inner = self.lock();
         inner.kept.add(id);
         self.progress.set(&inner.line());
     }
 
     /// Counts an event that is not handled, and reports the first one of its disposition. Without a reason it is reported already.
-    pub(super) fn unmatched(
+    pub(super) fn count_unmatched(
         &self,
         event: &EventMessage,
         kind: &str,
@@ -153,7 +153,7 @@ impl Reporter {
             inner.counts.skipped += 1;
             inner.skipped.count(kind);
             if let Some(why) = why.filter(|_| inner.skips.count(now)) {
-                self.say(&format!(
+                self.print_message(&format!(
                     "skipped event {id} of type {kind}: {why}; it is acknowledged, and no client gets it again \
                      (--leave-unmatched leaves such events on the server)"
                 ));
@@ -161,7 +161,7 @@ impl Reporter {
         } else if inner.kept.add(id)
             && let Some(why) = why.filter(|_| inner.leaves.count(now))
         {
-            self.say(&format!("left event {id} of type {kind} on the server: {why}"));
+            self.print_message(&format!("left event {id} of type {kind} on the server: {why}"));
         }
         inner.any_unmatched = true;
         self.progress.set(&inner.line());
@@ -169,7 +169,7 @@ impl Reporter {
     }
 
     /// Reports the first event that the filter fails on.
-    pub(super) fn filter_failed(&self, event: &EventMessage, disposition: Disposition, why: &str) {
+    pub(super) fn report_filter_error(&self, event: &EventMessage, disposition: Disposition, why: &str) {
         let outcome = match disposition {
             Disposition::Handle => "delivered",
             Disposition::Skip => "skipped",
@@ -177,14 +177,14 @@ impl Reporter {
         };
         if self.lock().filter_errors.count(Instant::now()) {
             let id = &event.id;
-            self.say(&format!(
+            self.print_message(&format!(
                 "the filter fails on event {id} ({why}); it is {outcome}, see --on-filter-error"
             ));
         }
     }
 
     /// Waits until counted events are to be reported.
-    pub(super) async fn report_due(&self) {
+    pub(super) async fn next_report(&self) {
         let due = {
             let inner = self.lock();
             [&inner.skips, &inner.leaves, &inner.filter_errors].iter().filter_map(|limit| limit.due()).min()
@@ -196,7 +196,7 @@ impl Reporter {
     }
 
     /// Reports the events that were counted since the last report.
-    pub(super) fn report(&self) {
+    pub(super) fn report_counts(&self) {
         let mut inner = self.lock();
         let Inner { skips, leaves, filter_errors, .. } = &mut *inner;
         for (limit, what) in [
@@ -205,7 +205,7 @@ impl Reporter {
             (filter_errors, "could not be filtered"),
         ] {
             if let Some(count) = limit.take(Instant::now()) {
-                self.say(&format!("{count} more events {what}"));
+                self.print_message(&format!("{count} more events {what}"));
             }
         }
     }
@@ -243,11 +243,11 @@ impl Reporter {
     }
 
     /// Ends the reports with a summary, if there ever was a connection.
-    pub(crate) fn end(&self) {
+    pub(crate) fn print_summary(&self) {
         self.progress.set("");
         let inner = self.lock();
         if inner.was_connected {
-            self.say(&inner.summary());
+            self.print_message(&inner.summary());
         }
     }
 

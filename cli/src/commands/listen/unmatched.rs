@@ -5,7 +5,7 @@ use std::time::Duration;
 use wwproxy_sdk::{Delivery, EventMessage};
 
 use super::{disposition::Disposition, worker::Worker};
-use crate::selection::{OnFilterError, Wanted};
+use crate::selection::{OnFilterError, Selected};
 
 /// The longest part of a type that is shown, in characters.
 const MAX_TYPE_CHARS: usize = 64;
@@ -21,23 +21,23 @@ impl Worker {
         let unmatched = if self.leave_unmatched { Disposition::Leave } else { Disposition::Skip };
         let has_target = || self.routes.is_empty() || self.routes.target(event).is_some();
         let kind = || shortened(event.event_type());
-        let (disposition, why) = match self.selection.wants(event) {
-            Wanted::Yes if has_target() => return Disposition::Handle,
-            Wanted::Yes => (unmatched, Some(format!("no --route matches{}", self.routes.hint(&kind())))),
-            Wanted::No => (unmatched, Some(self.selection.mismatch(&kind()))),
-            Wanted::Unclear(why) => {
+        let (disposition, why) = match self.selection.select(event) {
+            Selected::Yes if has_target() => return Disposition::Handle,
+            Selected::Yes => (unmatched, Some(format!("no --route matches{}", self.routes.hint(&kind())))),
+            Selected::No => (unmatched, Some(self.selection.explain_mismatch(&kind()))),
+            Selected::FilterFailed(why) => {
                 let disposition = match self.selection.on_filter_error {
                     OnFilterError::Deliver if has_target() => Disposition::Handle,
                     OnFilterError::Deliver => unmatched,
                     OnFilterError::Leave => Disposition::Leave,
                     OnFilterError::Drop => Disposition::Skip,
                 };
-                self.reporter.filter_failed(event, disposition, &why);
+                self.reporter.report_filter_error(event, disposition, &why);
                 (disposition, None)
             }
         };
         if disposition != Disposition::Handle {
-            self.reporter.unmatched(event, &kind(), disposition, why.as_deref());
+            self.reporter.count_unmatched(event, &kind(), disposition, why.as_deref());
         }
         disposition
     }

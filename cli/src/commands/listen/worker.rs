@@ -8,13 +8,13 @@ use wwproxy_sdk::{Delivery, EventMessage};
 
 use super::{failed_tries::FailedTries, failure::OnFailure, reporter::Reporter, throttled::Throttled};
 use crate::{
-    event_file::Folder,
+    event_file::EventFolder,
     format::{self, Format},
     output::Output,
     progress::Progress,
     selection::Selection,
     shutdown::Shutdown,
-    target::{Offer, Offered, Origin, Policy, Routes, Target, Try},
+    target::{Offer, OfferOutcome, Origin, Policy, Routes, Target, TryOutcome},
 };
 
 /// How long an event that its target did not accept is held back before it comes again.
@@ -24,10 +24,10 @@ const KEPT_FOR: Duration = Duration::from_secs(60);
 pub(super) struct Worker {
     pub(super) routes: Routes,
     pub(super) policy: Policy,
-    pub(super) on_failure: OnFailure<Folder>,
+    pub(super) on_failure: OnFailure<EventFolder>,
     pub(super) selection: Selection,
     pub(super) leave_unmatched: bool,
-    pub(super) save: Option<Folder>,
+    pub(super) save: Option<EventFolder>,
     pub(super) printer: Printer,
     pub(super) reporter: Reporter,
     pub(super) shutdown: Shutdown,
@@ -37,7 +37,7 @@ pub(super) struct Worker {
 
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Handled {
+pub(super) enum EventOutcome {
     /// It was printed, or its target took it.
     Done,
     /// Its target did not take it, and it is gone from the server.
@@ -49,12 +49,12 @@ pub(super) enum Handled {
     /// It was time to stop: it comes again.
     Stopped,
     /// Nobody reads what is printed any more.
-    Unread,
+    OutputClosed,
 }
 
 impl Worker {
     /// Handles an event that matches. An error ends the listening; the event is not acknowledged then.
-    pub(super) async fn handle(&self, delivery: Delivery) -> anyhow::Result<Handled> {
+    pub(super) async fn handle(&self, delivery: Delivery) -> anyhow::Result<EventOutcome> {
         let event = delivery.event();
         let target = self.routes.target(event);
         if let Some(folder) = &self.save {
@@ -65,86 +65,86 @@ impl Worker {
             None => self.print(&delivery).await?,
         };
         match handled {
-            Handled::Done => self.reporter.settled(&event.id, |counts| counts.handled += 1),
-            Handled::Failed => self.reporter.settled(&event.id, |counts| counts.failed += 1),
-            Handled::Throttled => self.reporter.count(|counts| counts.retried += 1),
-            Handled::Kept | Handled::Stopped | Handled::Unread => {}
+            EventOutcome::Done => self.reporter.count_settled(&event.id, |counts| counts.handled += 1),
+            EventOutcome::Failed => self.reporter.count_settled(&event.id, |counts| counts.failed += 1),
+            EventOutcome::Throttled => self.reporter.count(|counts| counts.retried += 1),
+            EventOutcome::Kept | EventOutcome::Stopped | EventOutcome::OutputClosed => {}
         }
         Ok(handled)
     }
 
     /// Writes, flushes, and only then acknowledges.
-    async fn print(&self, delivery: &Delivery) -> anyhow::Result<Handled> {
+    async fn print(&self, delivery: &Delivery) -> anyhow::Result<EventOutcome> {
         let written = select! {
-            written = self.printer.event(delivery.event()) => written?,
+            written = self.printer.print_event(delivery.event()) => written?,
             // Nobody takes what is written: it stays unacknowledged and comes again.
-            () = self.shutdown.grace_expired() => return Ok(Handled::Stopped),
+            () = self.shutdown.grace_expired() => return Ok(EventOutcome::Stopped),
         };
         if !written {
-            return Ok(Handled::Unread);
+            return Ok(EventOutcome::OutputClosed);
         }
         self.ack(delivery).await;
-        Ok(Handled::Done)
+        Ok(EventOutcome::Done)
     }
 
-    async fn offer(&self, delivery: &Delivery, target: &Target) -> anyhow::Result<Handled> {
+    async fn offer(&self, delivery: &Delivery, target: &Target) -> anyhow::Result<EventOutcome> {
         let event = delivery.event();
-        if !self.printer.came(event).await? {
-            return Ok(Handled::Unread);
+        if !self.printer.print_arrival(event).await? {
+            return Ok(EventOutcome::OutputClosed);
         }
         let again = |delay: Duration| format!(", again in {:.1} s", delay.as_secs_f32());
-        let failed = async |tried: &Try, delay: Duration| {
+        let failed = async |tried: &TryOutcome, delay: Duration| {
             self.reporter.count(|counts| counts.retried += 1);
             self.failed(event, tried, &again(delay)).await;
         };
         let earlier_tries = self.throttled.take(&event.id);
         let offer = Offer { event, origin: Origin::Server, earlier_tries };
         let (outcome, last, tries) = match self.policy.offer(target, offer, &self.shutdown, failed).await {
-            Offered::Stopped => return Ok(Handled::Stopped),
-            Offered::Accepted { last, tries } => {
+            OfferOutcome::Stopped => return Ok(EventOutcome::Stopped),
+            OfferOutcome::Accepted { last, tries } => {
                 self.ack(delivery).await;
                 ("accepted", last, tries)
             }
-            Offered::GivenUp { last, tries } => {
+            OfferOutcome::GivenUp { last, tries } => {
                 let outcome = self.give_up(delivery).await?;
                 self.report(event, &last, &format!(", {outcome}"));
                 (outcome, last, tries)
             }
-            Offered::Throttled { last, tries, delay } => {
+            OfferOutcome::Throttled { last, tries, delay } => {
                 self.failed(event, &last, &again(delay)).await;
                 self.hand_back(delivery, tries, delay).await;
-                return Ok(Handled::Throttled);
+                return Ok(EventOutcome::Throttled);
             }
         };
-        if !self.printer.ended(event, &last, tries, outcome).await? {
-            return Ok(Handled::Unread);
+        if !self.printer.print_outcome(event, &last, tries, outcome).await? {
+            return Ok(EventOutcome::OutputClosed);
         }
         Ok(match outcome {
-            "accepted" => Handled::Done,
-            "kept" => Handled::Kept,
-            _ => Handled::Failed,
+            "accepted" => EventOutcome::Done,
+            "kept" => EventOutcome::Kept,
+            _ => EventOutcome::Failed,
         })
     }
 
     /// Shows a try that another one follows.
-    async fn failed(&self, event: &EventMessage, tried: &Try, what_next: &str) {
-        self.printer.tried(event, tried, what_next).await;
+    async fn failed(&self, event: &EventMessage, tried: &TryOutcome, what_next: &str) {
+        self.printer.print_failed_try(event, tried, what_next).await;
         self.report(event, tried, what_next);
     }
 
     /// Reports a failed try on stderr, unless stdout has a line for each try.
-    fn report(&self, event: &EventMessage, tried: &Try, what_next: &str) {
+    fn report(&self, event: &EventMessage, tried: &TryOutcome, what_next: &str) {
         if self.printer.format != Format::Pretty
             && let Some(line) = self.failed_tries.line(&event.id, tried, what_next, Instant::now())
         {
-            self.reporter.say(&line);
+            self.reporter.print_message(&line);
         }
     }
 
     /// Hands a throttled event back, so that it stalls no other.
     async fn hand_back(&self, delivery: &Delivery, tries: u32, delay: Duration) {
         self.throttled.remember(delivery.id(), tries);
-        self.reporter.kept(delivery.id());
+        self.reporter.count_kept(delivery.id());
         // If the connection is gone, the event is back on the server already.
         let _ = delivery.nack(delay).await;
     }
@@ -152,7 +152,7 @@ impl Worker {
     async fn give_up(&self, delivery: &Delivery) -> anyhow::Result<&'static str> {
         Ok(match &self.on_failure {
             OnFailure::Keep => {
-                self.reporter.kept(delivery.id());
+                self.reporter.count_kept(delivery.id());
                 // If the connection is gone, the event is back on the server already.
                 let _ = delivery.nack(KEPT_FOR).await;
                 "kept"
@@ -171,7 +171,7 @@ impl Worker {
 
     pub(super) async fn ack(&self, delivery: &Delivery) {
         if delivery.ack().await.is_err() {
-            self.reporter.say(&format!(
+            self.reporter.print_message(&format!(
                 "the connection broke before event {} was acknowledged; it will come again",
                 delivery.id()
             ));
@@ -188,43 +188,47 @@ pub(super) struct Printer {
 
 impl Printer {
     pub(super) fn new(format: Option<Format>, progress: Progress) -> Self {
-        Self { format: format.unwrap_or_else(Format::usual), output: Mutex::new(Output::stdout()), progress }
+        Self {
+            format: format.unwrap_or_else(Format::default_for_stdout),
+            output: Mutex::new(Output::stdout()),
+            progress,
+        }
     }
 
     /// An event that has no target. `false`, here and below: nobody reads any more.
-    async fn event(&self, event: &EventMessage) -> anyhow::Result<bool> {
+    async fn print_event(&self, event: &EventMessage) -> anyhow::Result<bool> {
         let terminal = self.output.lock().await.terminal;
         self.write(&format::event(event, self.format, terminal)).await
     }
 
     /// An event that goes to a target now.
-    async fn came(&self, event: &EventMessage) -> anyhow::Result<bool> {
+    async fn print_arrival(&self, event: &EventMessage) -> anyhow::Result<bool> {
         match self.format {
-            Format::Pretty => self.write(format::line_in(event).as_bytes()).await,
+            Format::Pretty => self.write(format::arrival_line(event).as_bytes()).await,
             Format::Json | Format::Data => Ok(true),
         }
     }
 
     /// A try that another one follows.
-    async fn tried(&self, event: &EventMessage, tried: &Try, what_next: &str) {
+    async fn print_failed_try(&self, event: &EventMessage, tried: &TryOutcome, what_next: &str) {
         if self.format == Format::Pretty {
             // Where nobody reads, the end of the event will tell.
-            let _ = self.write(format::line_out(event, tried, what_next).as_bytes()).await;
+            let _ = self.write(format::result_line(event, tried, what_next).as_bytes()).await;
         }
     }
 
     /// What became of an event that went to a target.
-    async fn ended(
+    async fn print_outcome(
         &self,
         event: &EventMessage,
-        last: &Try,
+        last: &TryOutcome,
         tries: u32,
         outcome: &str,
     ) -> anyhow::Result<bool> {
         match self.format {
             Format::Pretty => {
                 let outcome = if last.accepted { String::new() } else { format!(", {outcome}") };
-                self.write(format::line_out(event, last, &outcome).as_bytes()).await
+                self.write(format::result_line(event, last, &outcome).as_bytes()).await
             }
             Format::Json => {
                 let took = u64::try_from(last.took.as_millis()).unwrap_or(u64::MAX);

@@ -16,7 +16,7 @@ use wwproxy_sdk::{
 use super::sample;
 use crate::{
     error::Refusal,
-    output::say,
+    output::print_message,
     target::{Address, explain, sender_headers},
 };
 
@@ -46,7 +46,7 @@ impl Hook {
         Self { http, options, address, timeout, headers }
     }
 
-    pub(super) fn shown(&self) -> String {
+    pub(super) fn display(&self) -> String {
         self.address.to_string()
     }
 
@@ -115,7 +115,7 @@ impl Hook {
                 "the answer to the challenge is not signed with the webhook secret (X-OUTBOUND-TOKEN)"
             ));
         }
-        say(&format!("{} answered the challenge", self.shown()));
+        print_message(&format!("{} answered the challenge", self.display()));
         Ok(())
     }
 
@@ -129,7 +129,7 @@ impl Hook {
                 let reason = explain(&self.address, &self.options, &error, true).await;
                 Err(Refusal {
                     status: None,
-                    message: format!("{} cannot be reached: {reason}", self.shown()),
+                    message: format!("{} cannot be reached: {reason}", self.display()),
                 })
             }
         }
