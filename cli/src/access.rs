@@ -1,4 +1,4 @@
-//! The server and the app's credentials: from flags, otherwise from the environment, otherwise from a profile.
+//! The server and the app's credentials. Flags precede the environment, which precedes a profile.
 
 use std::{
     cell::OnceCell,
@@ -28,11 +28,11 @@ const ALLOW_HTTP_VARIABLE: &str = "WWPROXY_ALLOW_HTTP";
 
 /// The server and the app's credentials.
 ///
-/// The environment is read here and not by clap: an empty variable, as scripts leave them, is none.
+/// The environment is read here and not by clap: scripts leave empty variables, which count as unset.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Server and credentials")]
 pub(crate) struct Access {
-    /// The profile to use, as `wwproxy login` saved it, also as `WWPROXY_PROFILE`; the default one where not said
+    /// The saved profile to use, also as `WWPROXY_PROFILE`; without it the default profile is used
     #[arg(long, global = true, value_name = "NAME", value_parser = parse_name)]
     profile: Option<String>,
     /// The server's address, such as `https://proxy.example.com`, also as `WWPROXY_SERVER`
@@ -41,33 +41,34 @@ pub(crate) struct Access {
     /// The app's id, also as `APPID`
     #[arg(long, global = true, value_name = "ID")]
     app_id: Option<String>,
-    /// The app's secret, which tokens are fetched with; safer in a file, or in the environment as `SECRET`
+    /// The app's secret, which is exchanged for tokens; safer in a file, or in the environment as `SECRET`
     #[arg(long, global = true, value_name = "SECRET", group = "credentials")]
     secret: Option<String>,
     /// A file with the app's secret, also as `SECRET_FILE`; `-` is stdin
     #[arg(long, global = true, value_name = "FILE", group = "credentials")]
     secret_file: Option<PathBuf>,
-    /// A ready token, used instead of the app's secret; safer in a file, or in the environment as `WWPROXY_TOKEN`
+    /// A token, in place of the app's secret; safer in a file, or in the environment as `WWPROXY_TOKEN`
     #[arg(long, global = true, value_name = "TOKEN", group = "credentials")]
     token: Option<String>,
-    /// A file with a ready token, also as `WWPROXY_TOKEN_FILE`; `-` is stdin
+    /// A file with a token, also as `WWPROXY_TOKEN_FILE`; `-` is stdin
     #[arg(long, global = true, value_name = "FILE", group = "credentials")]
     token_file: Option<PathBuf>,
-    /// Where tokens are fetched with the app's secret, also as `WWPROXY_TOKEN_ENDPOINT`; needed if it is not on the server itself,
-    /// as with Watson Work
+    /// The URL to fetch tokens from, also as `WWPROXY_TOKEN_ENDPOINT`; required if it is on another host than the server, as with
+    /// Watson Work
     #[arg(long, global = true, value_name = "URL")]
     token_endpoint: Option<String>,
-    /// Allow a server's address with http:// to another machine, also as `WWPROXY_ALLOW_HTTP=1`: everyone on the way can read
-    /// credentials and events
+    /// Allow `http://` to another machine, also as `WWPROXY_ALLOW_HTTP=1`: everyone on the network path can read credentials and
+    /// events
     #[arg(long, global = true)]
     allow_http: bool,
-    /// Trust the certificates of this file too, in PEM, also as `WWPROXY_CA_CERT`
+    /// Also trust the CA certificates in this PEM file, also as `WWPROXY_CA_CERT`
     #[arg(long, global = true, value_name = "FILE")]
     ca_cert: Option<PathBuf>,
-    /// Accept any certificate: whoever sits in between reads everything
+    /// Accept any certificate of the server: a machine in the middle can read everything
     #[arg(long, global = true)]
     insecure: bool,
-    /// Go through this proxy, `http://`, `https://` or `socks5h://`; by default the proxy variables of the environment are used as by curl
+    /// Connect through this proxy: `http://`, `https://` or `socks5h://`; by default the proxy variables of the environment are used,
+    /// as curl does
     #[arg(long, global = true, value_name = "URL")]
     proxy: Option<String>,
     #[arg(skip)]
@@ -75,7 +76,7 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// The profile that was named.
+    /// The name of the profile, from the flag or the environment.
     pub(crate) fn profile_name(&self) -> anyhow::Result<Option<String>> {
         if self.profile.is_some() {
             return Ok(self.profile.clone());
@@ -84,7 +85,7 @@ impl Access {
         Ok(named.map_err(|error| UsageError(format!("{PROFILE_VARIABLE} cannot be used: {error}")))?)
     }
 
-    /// What flags and environment say, without the profile.
+    /// The values from flags and the environment, without the profile.
     pub(crate) fn flags_and_environment(&self) -> anyhow::Result<Profile> {
         let token = secret::from_flags(self.token.as_deref(), self.token_file.as_deref())?;
         let secret = secret::from_flags(self.secret.as_deref(), self.secret_file.as_deref())?;
@@ -103,12 +104,12 @@ impl Access {
             token,
             token_endpoint: flag_or_variable(self.token_endpoint.as_ref(), TOKEN_ENDPOINT_VARIABLE)?,
             allow_http: self.allow_http()?,
-            // Also good for another folder than this one.
+            // Absolute, so that a saved profile works in any working directory.
             ca_cert: self.ca_cert()?.map(std::path::absolute).transpose()?,
         })
     }
 
-    /// The same, and what is missing from the profile.
+    /// Flags and environment, completed from the profile.
     fn resolve(&self) -> anyhow::Result<Profile> {
         let mut all = self.flags_and_environment()?;
         let complete =
@@ -120,7 +121,7 @@ impl Access {
         if all.token.is_none() && all.secret.is_none() {
             (all.token, all.secret) = (saved.token, saved.secret);
         }
-        // These two were said of the profile's server.
+        // These two apply to the profile's server only.
         if all.server.is_none() || all.server == saved.server {
             all.token_endpoint = all.token_endpoint.or(saved.token_endpoint);
             all.allow_http |= saved.allow_http;
@@ -139,7 +140,7 @@ impl Access {
         Ok(self.loaded_profile.get_or_init(|| profile))
     }
 
-    /// Who names a profile may have forgotten the variables that count more.
+    /// Prints a note if a variable overrides a value of the profile that `--profile` names.
     fn note_overriding_variables(&self, profile: &Profile) -> anyhow::Result<()> {
         let Some(name) = &self.profile else { return Ok(()) };
         let flagged = [&self.token, &self.secret].iter().any(|text| text.is_some())
@@ -153,15 +154,13 @@ impl Access {
             (SECRET_VARIABLE, flagged || !remembers_credentials, profile.secret.as_ref()),
         ] {
             if !flagged && variable(variable_name)?.is_some_and(|given| saved != Some(&given)) {
-                print_message(&format!(
-                    "note: {variable_name} of the environment counts more than profile {name}"
-                ));
+                print_message(&format!("note: {variable_name} of the environment overrides profile {name}"));
             }
         }
         Ok(())
     }
 
-    /// A flag, else its variable, else what is saved.
+    /// The flag, otherwise its variable, otherwise the value in the profile.
     fn resolve_one(
         &self,
         flag: Option<&String>,
@@ -174,17 +173,17 @@ impl Access {
         }
     }
 
-    /// The app, where it is known.
+    /// The app's id, if one is given or saved.
     pub(crate) fn app_id(&self) -> anyhow::Result<Option<AppId>> {
         let known = self.resolve_one(self.app_id.as_ref(), APP_VARIABLE, |profile| profile.app_id.clone())?;
         let id = known.map(|id| id.parse()).transpose();
         Ok(id.map_err(|error| UsageError(format!("the app id cannot be used: {error}")))?)
     }
 
-    /// The app's hook on the server: to post there needs no credentials but the webhook secret.
+    /// The app's hook on the server. Posting to it needs no credentials but the webhook secret.
     pub(crate) fn hook(&self) -> anyhow::Result<Url> {
         let missing =
-            || UsageError("give where to: --to URL, or --server and --app-id for the app's hook".into());
+            || UsageError("give a destination: --to URL, or --server and --app-id for the app's hook".into());
         let server =
             self.resolve_one(self.server.as_ref(), SERVER_VARIABLE, |profile| profile.server.clone())?;
         let server = server.ok_or_else(missing)?;
@@ -199,7 +198,7 @@ impl Access {
         Ok(url)
     }
 
-    /// Whether this server may be reached by http, here or in its profile.
+    /// Whether `http://` is allowed for this server, by flag, environment or its profile.
     fn is_http_allowed(&self, server: &str) -> anyhow::Result<bool> {
         if self.allow_http()? {
             return Ok(true);
@@ -209,8 +208,8 @@ impl Access {
     }
 
     fn allow_http(&self) -> anyhow::Result<bool> {
-        let said = variable(ALLOW_HTTP_VARIABLE)?;
-        match said.as_deref() {
+        let value = variable(ALLOW_HTTP_VARIABLE)?;
+        match value.as_deref() {
             _ if self.allow_http => Ok(true),
             None | Some("0" | "false") => Ok(false),
             Some("1" | "true") => Ok(true),
@@ -227,10 +226,10 @@ impl Access {
         }
     }
 
-    /// How connections are made.
+    /// The HTTP options for the server.
     pub(crate) fn http(&self) -> anyhow::Result<HttpOptions> {
         let mut ca_cert = self.ca_cert()?;
-        // A profile's certificates are for its server.
+        // A profile's CA certificates are for its own server only.
         if ca_cert.is_none()
             && (self.profile_name()?.is_some()
                 || flag_or_variable(self.server.as_ref(), SERVER_VARIABLE)?.is_none())
@@ -240,7 +239,7 @@ impl Access {
         self.http_with(ca_cert.as_deref())
     }
 
-    /// The same with the certificates of this file, whatever a profile says.
+    /// The HTTP options with this CA file, without those of a profile.
     pub(crate) fn http_with(&self, ca_cert: Option<&Path>) -> anyhow::Result<HttpOptions> {
         let mut http = HttpOptions::new();
         if let Some(path) = ca_cert {
@@ -253,13 +252,13 @@ impl Access {
         }
         if self.insecure {
             print_message(
-                "warning: certificates are not checked (--insecure): whoever sits in between reads everything",
+                "warning: certificates are not checked (--insecure): a machine in the middle can read everything",
             );
         }
         Ok(http.insecure(self.insecure))
     }
 
-    /// A client, or what is missing.
+    /// Builds a client, or reports the first missing value.
     pub(crate) fn client(&self, http: HttpOptions) -> anyhow::Result<Client> {
         build_client(self.resolve()?, http)
     }
@@ -269,7 +268,7 @@ fn flag_or_variable(flag: Option<&String>, name: &str) -> anyhow::Result<Option<
     flag.map_or_else(|| variable(name), |flag| Ok(Some(flag.clone())))
 }
 
-/// A client for these, or what is missing.
+/// Builds a client from a profile, or reports the first missing value.
 pub(crate) fn build_client(profile: Profile, http: HttpOptions) -> anyhow::Result<Client> {
     let missing = |what| {
         UsageError(format!(

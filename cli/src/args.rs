@@ -1,4 +1,4 @@
-//! The commands, and which code runs each.
+//! The command line: its global flags and its commands.
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use wwproxy_sdk::Client;
@@ -13,15 +13,16 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
-The environment is safer than flags for the secret and the token: flags are seen by everyone who can list processes.
+Secrets and tokens are safer in the environment than in flags: everyone who can list processes
+sees flags.
 
 Exit codes:
-  0  done (also: listen was stopped, or its output was closed)
+  0  success (also: listen was stopped by a signal, or its stdout was closed)
   1  failed
-  2  wrong usage
-  3  the credentials were refused
-  4  the server does not know the app; with listen --require-registered also: it is not registered
-  5  the server cannot be reached, cannot serve now, or its certificate is not trusted
+  2  usage error
+  3  the credentials were rejected
+  4  the app is unknown to the server; with listen --require-registered also: the app is not registered
+  5  the server is unreachable or unavailable, or its certificate is not trusted
 
 Example:
   export WWPROXY_SERVER=https://proxy.example.com APPID=my.bot SECRET=...
@@ -30,8 +31,8 @@ Example:
 
 /// Receive webhooks without a public URL.
 ///
-/// A wwproxy server takes an app's webhooks on a public address, verifies and stores them; this command registers the
-/// app there and fetches them from behind a firewall.
+/// A wwproxy server receives an app's webhooks on a public address, verifies and stores them. This command registers the app
+/// there and fetches the events from behind a firewall.
 // No Debug: it holds secrets.
 #[derive(Parser)]
 #[command(name = "wwproxy", version, after_help = AFTER_HELP, max_term_width = 100)]
@@ -42,7 +43,7 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
-/// What to do.
+/// The command to run.
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Login(Login),

@@ -1,4 +1,4 @@
-//! Events as files: one JSON object each, the body in it byte for byte.
+//! Events as files: one JSON object each, which contains the body byte for byte.
 
 use std::{
     fs::{self, File},
@@ -11,9 +11,9 @@ use wwproxy_sdk::EventMessage;
 
 use crate::{error::UsageError, format, private};
 
-/// The largest file that is taken for an event, in bytes: more than any websocket message holds.
+/// The largest event file that is read, in bytes: more than the limit of a websocket message.
 const MAX_FILE_BYTES: u64 = 64 << 20;
-/// The longest part of an event's id that goes into a file name, in characters.
+/// How much of an event's id is used in the file name, in characters.
 const MAX_NAME_CHARS: usize = 128;
 
 /// A folder that events are saved in.
@@ -21,14 +21,14 @@ const MAX_NAME_CHARS: usize = 128;
 pub(crate) struct EventFolder(PathBuf);
 
 impl EventFolder {
-    /// The folder, made for its user only if it does not exist.
+    /// Opens the folder. It is created with mode 0700 if it does not exist.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         private::make_folder(path).with_context(|| format!("cannot make the folder {}", path.display()))?;
         Ok(Self(path.to_owned()))
     }
 
-    /// Saves an event under its id, in place of an earlier copy. It is on disk when this returns, whole or not at all. A file that
-    /// is no copy of this event is not overwritten, and a link is not followed.
+    /// Writes an event to a file named after its id, atomically and with fsync. Only an earlier copy of the same event is replaced;
+    /// any other file is an error, and a symbolic link is not followed.
     pub(crate) fn save(&self, event: &EventMessage) -> anyhow::Result<PathBuf> {
         let path = self.0.join(format!("{}.json", file_name(event.id.as_str())));
         let write = || {
@@ -58,8 +58,8 @@ fn is_copy(path: &Path, event: &EventMessage) -> bool {
         && read(path).is_ok_and(|copy| (copy.id, copy.body) == (event.id.clone(), event.body.clone()))
 }
 
-/// The saved events that paths name: files as they are, and of a folder its `*.json` in the order of their names, which is the
-/// order in which the server took them.
+/// Lists the event files of these paths. A folder stands for its `*.json` files in the order of their names, which is the order
+/// in which the server received the events.
 pub(crate) fn list(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
@@ -87,7 +87,7 @@ fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
-/// Reads an event that was saved.
+/// Reads an event file.
 pub(crate) fn read(path: &Path) -> anyhow::Result<EventMessage> {
     let name = path.display();
     let size = fs::metadata(path).with_context(|| format!("cannot read {name}"))?.len();
@@ -99,17 +99,17 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<EventMessage> {
     }
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     EventMessage::parse(&text).map_err(|error| {
-        UsageError(format!("{name} is no event as `wwproxy listen --save` writes them ({error})")).into()
+        UsageError(format!("{name} is not an event file of `wwproxy listen --save` ({error})")).into()
     })
 }
 
-/// A name that stays in its folder, whatever a server calls its events.
+/// A file name without separators, so that an id of a hostile server cannot leave the folder.
 fn file_name(id: &str) -> String {
-    let harmless = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
-    id.chars().take(MAX_NAME_CHARS).map(harmless).collect()
+    let replaced = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
+    id.chars().take(MAX_NAME_CHARS).map(replaced).collect()
 }
 
-/// The folder's entry is on disk too, not only the file.
+/// Syncs the directory entry, which the fsync of the file does not.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_saved_event_comes_back_to_the_last_byte() {
+    fn a_saved_event_is_read_back_byte_for_byte() {
         let folder = tempfile::tempdir().unwrap();
         let event = EventMessage::parse("{\"id\":\"7\",\"attempt\":1,\"data\": {\"n\": 1.0}\n}").unwrap();
         let path = EventFolder::open(&folder.path().join("new")).unwrap().save(&event).unwrap();
@@ -141,18 +141,18 @@ mod tests {
         let other = saved.save(&event(r#"{"id":"7","data":[]}"#)).unwrap_err();
         assert!(format!("{other:#}").contains("not written by --save"), "{other:#}");
         assert_eq!(read(&path).unwrap().body, "{}");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
     }
 
     #[test]
-    fn an_id_cannot_leave_its_folder() {
+    fn an_id_cannot_leave_the_folder() {
         assert_eq!(file_name("../../etc/passwd"), "______etc_passwd");
         assert_eq!(file_name("a\0b\u{202e}"), "a_b_");
         assert_eq!(file_name(&"x".repeat(999)).len(), MAX_NAME_CHARS);
     }
 
     #[test]
-    fn what_is_no_event_is_said() {
+    fn an_invalid_event_file_is_a_usage_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.json");
         fs::write(&path, "{}").unwrap();

@@ -1,4 +1,4 @@
-//! `--filter`: a jq program that says whether an event is wanted.
+//! `--filter`: a jq program that selects events.
 
 mod json;
 mod syntax;
@@ -13,11 +13,11 @@ use jaq_json::{Val, read};
 
 /// The deepest body that is filtered, as in jq.
 const MAX_DEPTH: usize = 10_000;
-/// The deepest body that is filtered on the caller's stack, as jaq recurses as deep as its input.
+/// The deepest body that is filtered on the caller's stack: jaq recurses as deep as its input.
 const MAX_SHALLOW_DEPTH: usize = 256;
-/// The stack for deeper bodies, in bytes. The system provides what is used of it.
+/// The stack size for deeper bodies, in bytes. Only used pages are allocated.
 const DEEP_STACK_BYTES: usize = 256 << 20;
-/// The longest part of an error of the filter that is shown, in characters: it may quote the body.
+/// How much of an error of the filter is shown, in characters: it may quote the body.
 const MAX_ERROR_CHARS: usize = 200;
 
 /// A jq program over the body of an event.
@@ -28,9 +28,12 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Compiles a program, or says what is wrong with it.
+    /// Compiles a program.
+    ///
+    /// # Errors
+    /// A message with the place of the first error and what was expected there.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let wrong = |what: &str| format!("this is no jq filter: {what}; see https://jqlang.org/manual");
+        let wrong = |what: &str| format!("this is not a jq filter: {what}; see https://jqlang.org/manual");
         let defs = jaq_core::defs().chain(jaq_std::defs()).chain(jaq_json::defs());
         let funs = jaq_core::funs().chain(jaq_std::funs()).chain(jaq_json::funs());
         let arena = Arena::default();
@@ -44,7 +47,7 @@ impl Filter {
         Ok(Self { program: Arc::new(program), text: text.to_owned() })
     }
 
-    /// Whether the first output for this body is neither `false` nor `null`. No output is a no.
+    /// Whether the program has an output for this body, and the first output is neither `false` nor `null`.
     ///
     /// # Errors
     /// The filter fails on this body.
@@ -60,7 +63,7 @@ impl Filter {
             let run = thread::Builder::new()
                 .stack_size(DEEP_STACK_BYTES)
                 .spawn_scoped(scope, || self.run(&json))
-                .map_err(|error| format!("no memory for a body of {depth} levels ({error})"))?;
+                .map_err(|error| format!("cannot start a thread for a body of {depth} levels ({error})"))?;
             run.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
         })
     }
@@ -91,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_filter_lets_pass() {
+    fn a_filter_selects_by_its_first_output() {
         let body = br#"{"type":"message-created","content":"hi bot","n":12345678901234567890}"#;
         for (filter, wanted) in [
             (".", true),
@@ -109,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_filter_is_said_by_its_place() {
+    fn a_compile_error_names_the_place_and_what_was_expected() {
         for (bad, says) in [
             (".[", "`[` at character 2 is never closed"),
             ("(.a", "`(` at character 1 is never closed"),
@@ -126,13 +129,13 @@ mod tests {
             ("import \"x\" as x; .", "modules"),
         ] {
             let error = Filter::parse(bad).unwrap_err();
-            assert!(error.starts_with("this is no jq filter: ") && error.contains(says), "{bad}: {error}");
+            assert!(error.starts_with("this is not a jq filter: ") && error.contains(says), "{bad}: {error}");
             assert!(!error.contains("Expect") && !error.contains("File"), "{error}");
         }
     }
 
     #[test]
-    fn json_that_jq_reads_is_read() {
+    fn json_that_jq_accepts_is_accepted() {
         let digits = "9".repeat(1_000_000);
         for (body, filter) in [
             (r#"{"n":1e999,"m":-1E+400}"#, ".n > 1 and .m < 0"),
@@ -147,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deep_body_is_filtered_up_to_the_depth_of_jq() {
+    fn a_deep_body_is_filtered_up_to_the_limit_of_jq() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         let objects = format!("{}0{}", "{\"a\":".repeat(MAX_DEPTH), "}".repeat(MAX_DEPTH));
         for filter in ["length == 1", "walk(.) == .", "tojson | length > 1"] {
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_filter_is_short() {
+    fn an_error_of_the_filter_is_shortened() {
         let body = format!("{{\"a\":\"{}\"}}", "x".repeat(10_000));
         let error = Filter::parse(".a.b").unwrap().matches(body.as_bytes()).unwrap_err();
         assert!(error.len() <= MAX_ERROR_CHARS, "{error}");

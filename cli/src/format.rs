@@ -1,4 +1,4 @@
-//! How events are written.
+//! Output formats of events.
 
 use std::{
     fmt::Write as _,
@@ -10,28 +10,28 @@ use wwproxy_sdk::{EventMessage, sanitize};
 
 use crate::{output::escape_json, target::TryOutcome};
 
-/// The form of what goes to stdout.
+/// The format of stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// Lines for people: what came, and what became of it
+    /// Lines for people: each event, and the outcome of each try
     Pretty,
-    /// One JSON object a line: all that is known of the event, its body under `data`
+    /// One JSON object per line: the metadata of the event, and its body under `data`
     Json,
-    /// The body alone, one a line
+    /// One body per line, without metadata
     Data,
 }
 
 impl Format {
-    /// What suits who reads stdout.
+    /// `Pretty` on a terminal, otherwise `Json`.
     pub(crate) fn default_for_stdout() -> Self {
         if io::stdout().is_terminal() { Self::Pretty } else { Self::Json }
     }
 }
 
-/// Deeper than this nothing is indented further: the indentation of a hostile body must not outgrow it.
+/// The deepest indentation, in levels: it bounds the output for a deeply nested body of an attacker.
 const MAX_INDENT: usize = 32;
 
-/// An event by itself.
+/// Formats an event that has no target.
 pub(crate) fn event(event: &EventMessage, format: Format, terminal: bool) -> Vec<u8> {
     let mut text = Vec::new();
     match format {
@@ -45,8 +45,8 @@ pub(crate) fn event(event: &EventMessage, format: Format, terminal: bool) -> Vec
     text
 }
 
-/// The event as one JSON object: what is known of it, then `more`, and last its body byte for byte under `data`. The websocket's
-/// event message has the same members, so [`EventMessage::parse`] reads it.
+/// Formats an event as one JSON object: its metadata, the members in `more`, and last the body byte for byte under `data`. The
+/// event message of the websocket has the same members, so [`EventMessage::parse`] reads it.
 pub(crate) fn object(event: &EventMessage, more: &[(&str, serde_json::Value)]) -> Vec<u8> {
     let details = &event.details;
     let received_at = details.received_at.map(|time| humantime::format_rfc3339_millis(time).to_string());
@@ -54,7 +54,7 @@ pub(crate) fn object(event: &EventMessage, more: &[(&str, serde_json::Value)]) -
         Some(("id", serde_json::json!(event.id))),
         details.attempt.map(|attempt| ("attempt", attempt.into())),
         received_at.map(|time| ("receivedAt", time.into())),
-        // A server that tells of headers tells of attempts too.
+        // A server that sends the attempt also sends headers.
         details.attempt.map(|_| ("headers", serde_json::json!(details.headers))),
         details.query.as_deref().map(|query| ("query", query.into())),
     ];
@@ -69,7 +69,7 @@ pub(crate) fn object(event: &EventMessage, more: &[(&str, serde_json::Value)]) -
     text
 }
 
-/// Adds JSON as one line: line breaks, which JSON has between tokens only, become spaces.
+/// Appends JSON on one line. Valid JSON has line breaks only between tokens, so they can be replaced by spaces.
 pub(crate) fn push_line(line: &mut Vec<u8>, json: &[u8], terminal: bool) {
     let start = line.len();
     line.extend_from_slice(&escape_json(json, terminal));
@@ -81,14 +81,14 @@ pub(crate) fn push_line(line: &mut Vec<u8>, json: &[u8], terminal: bool) {
     line.push(b'\n');
 }
 
-/// The line of an event that came: time, type, id, and an arrow.
+/// The line of an event that arrived: time, type, id, and an arrow.
 pub(crate) fn arrival_line(event: &EventMessage) -> String {
     let again = event.details.attempt.filter(|attempt| *attempt > 1);
     let again = again.map_or_else(String::new, |attempt| format!(" (attempt {attempt})"));
     format!("{} {}{again}\n", head(event), Style::new().cyan().apply_to("-->"))
 }
 
-/// The line of what its target said.
+/// The line of a try: the response of the target.
 pub(crate) fn result_line(event: &EventMessage, tried: &TryOutcome, what_next: &str) -> String {
     let style = if tried.accepted { Style::new().green() } else { Style::new().red() };
     let (arrow, answer) = (style.apply_to("<--"), sanitize(&tried.answer));
@@ -96,7 +96,7 @@ pub(crate) fn result_line(event: &EventMessage, tried: &TryOutcome, what_next: &
     format!("{} {arrow} {answer} {took}{what_next}\n", head(event))
 }
 
-/// The same start of both lines, so that they can be told together when several events are on their way.
+/// The same start of both lines, so that they can be matched when several events are in flight.
 fn head(event: &EventMessage) -> String {
     let time = event.details.received_at.unwrap_or_else(std::time::SystemTime::now);
     let time = humantime::format_rfc3339_seconds(time).to_string();
@@ -105,7 +105,7 @@ fn head(event: &EventMessage) -> String {
     format!("{} {} {}", Style::new().dim().apply_to(time), Style::new().bold().apply_to(kind), id)
 }
 
-/// The body on as many lines as its members need, each token as it came.
+/// Indents JSON. Each token stays as it is.
 pub(crate) fn indented(body: &[u8]) -> String {
     let body = escape_json(body, true);
     let text = String::from_utf8_lossy(&body);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_read_back_as_it_was() {
+    fn an_object_is_read_back_unchanged() {
         let text = "{\"id\":\"7\",\"attempt\":2,\"receivedAt\":\"2018-10-03T09:46:40.123Z\",\
                     \"headers\":[[\"x\",\"1\"]],\"query\":\"a=1\",\"data\":{\"n\": 1.0,\n\"m\":[ ]}\n}";
         assert_eq!(object(&event(text), &[]), text.as_bytes());
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_one_line() {
+    fn line_breaks_in_json_become_spaces() {
         let mut line = Vec::new();
         push_line(&mut line, b"{\"a\":\r\n1}", false);
         assert_eq!(line, b"{\"a\":  1}\n");
@@ -194,13 +194,13 @@ mod tests {
     }
 
     #[test]
-    fn a_deep_body_stays_of_its_size() {
+    fn the_indentation_of_a_deep_body_is_bounded() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(indented(deep.as_bytes()).len() < 200_000 * (2 * MAX_INDENT + 2));
     }
 
     #[test]
-    fn lines_cannot_be_forged_by_a_type() {
+    fn a_type_cannot_forge_a_line() {
         let line = arrival_line(&event(r#"{"id":"7","attempt":2,"data":{"type":"a\nb\u001b[2J"}}"#));
         let line = console::strip_ansi_codes(&line).into_owned();
         assert!(line.ends_with(" a b [2J 7 --> (attempt 2)\n"), "{line:?}");

@@ -1,6 +1,6 @@
 //! The command line of wwproxy: receive webhooks without a public URL.
 //!
-//! Data goes to stdout, talk to stderr; what the exit codes mean stands in `wwproxy --help`.
+//! Data goes to stdout, messages to stderr. `wwproxy --help` documents the exit codes.
 
 mod access;
 mod args;
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     };
     let result = runtime().and_then(|runtime| {
         let result = runtime.block_on(args.run());
-        // A write to a pipe that nobody reads keeps its thread; it must not keep the process.
+        // A write to a full pipe blocks its thread; it must not block the exit of the process.
         runtime.shutdown_background();
         result
     });
@@ -50,14 +50,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints help, or what is wrong with the command line: an argument may be a file's name, which others chose.
+/// Prints the help or a usage error. Errors are sanitized: they quote arguments, which may be file names that others chose.
 fn usage_error(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         error.exit();
     }
     let text = error.render().to_string();
     let lines: String = text.lines().map(|line| sanitize(line) + "\n").collect();
-    // Without stderr the exit code is all that can be said.
+    // If stderr is closed, the exit code still reports the error.
     let _ = io::stderr().write_all(lines.as_bytes());
     ExitCode::from(2)
 }

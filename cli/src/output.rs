@@ -1,4 +1,4 @@
-//! Data on stdout, talk on stderr.
+//! Data on stdout, messages on stderr.
 
 use std::{
     borrow::Cow,
@@ -9,10 +9,10 @@ use std::{
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use wwproxy_sdk::{is_unsafe_to_show, sanitize};
 
-/// Where data goes. Written in another thread, so that a reader who is slow does not keep pings from being answered.
+/// The output for data. tokio writes stdout on a blocking thread, so a slow reader does not block the answers to pings.
 pub(crate) struct Output<W> {
     writer: W,
-    /// Whether what is written is shown to a person, and must not drive the terminal.
+    /// Whether the output is a terminal, which must not receive control characters of others.
     pub(crate) terminal: bool,
 }
 
@@ -23,7 +23,7 @@ impl Output<tokio::io::Stdout> {
 }
 
 impl<W: AsyncWrite + Unpin> Output<W> {
-    /// Writes and flushes. `false`: nobody reads any more.
+    /// Writes and flushes. `false`: the reader has closed the pipe.
     pub(crate) async fn write(&mut self, data: &[u8]) -> anyhow::Result<bool> {
         let written = async {
             self.writer.write_all(data).await?;
@@ -37,18 +37,17 @@ impl<W: AsyncWrite + Unpin> Output<W> {
     }
 }
 
-/// Tells the person something, on one line.
+/// Prints one line on stderr.
 pub(crate) fn print_message(text: &str) {
-    // Where stderr is closed there is nobody to tell.
-    // In one piece, so that what others say at the same time does not come between.
+    // One write, so that lines of other processes are not mixed in. A closed stderr is no error.
     let _ = io::stderr().write_all(format!("wwproxy: {}\n", sanitize(text)).as_bytes());
 }
 
-/// An error in one sentence: what to do, and the innermost cause.
+/// Formats an error on one line: its message and its innermost cause.
 pub(crate) fn describe_error(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
-        // A context keeps the sdk's sentence, whose own causes are told by their last: the others name library layers.
+        // Causes between the message and the innermost one only name layers of libraries, except an error of the sdk.
         if cause.is::<wwproxy_sdk::Error>() || cause.source().is_none() {
             let _ = write!(text, ": {cause}");
         }
@@ -56,15 +55,15 @@ pub(crate) fn describe_error(error: &anyhow::Error) -> String {
     text
 }
 
-/// JSON as it is, or for a terminal with the characters escaped that it would act on: other bytes, the same JSON. Below U+007F
-/// JSON holds none but white space.
+/// Escapes the characters of a JSON text that a terminal would act on, if the output is a terminal. The JSON value stays the same.
+/// Below U+007F valid JSON contains no such character except white space.
 pub(crate) fn escape_json(json: &[u8], terminal: bool) -> Cow<'_, [u8]> {
-    let acted_on = |c: &char| *c >= '\u{7f}' && is_unsafe_to_show(*c);
+    let is_unsafe = |c: &char| *c >= '\u{7f}' && is_unsafe_to_show(*c);
     match std::str::from_utf8(json) {
-        Ok(text) if terminal && text.chars().any(|c| acted_on(&c)) => {
+        Ok(text) if terminal && text.chars().any(|c| is_unsafe(&c)) => {
             let mut escaped = String::with_capacity(text.len() + 16);
             for c in text.chars() {
-                if acted_on(&c) {
+                if is_unsafe(&c) {
                     let _ = write!(escaped, "\\u{:04x}", u32::from(c));
                 } else {
                     escaped.push(c);
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn talk_cannot_drive_a_terminal() {
+    fn messages_contain_no_control_characters() {
         assert_eq!(sanitize("a\x1b[2Jb\nwwproxy: c\u{9b}d\u{202e}e"), "a [2Jb wwproxy: c d e");
         let unsafe_to_show =
             "\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202b}\u{202c}\u{202d}\u{2066}\u{2069}";
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_with_its_innermost_cause() {
+    fn an_error_is_described_with_its_innermost_cause() {
         let inner = anyhow::Error::new(io::Error::other("disk full"));
         let error = Err::<(), _>(inner.context("layer")).context("cannot write").unwrap_err();
         assert_eq!(describe_error(&error), "cannot write: disk full");
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_pipe_is_no_error() {
+    async fn a_closed_pipe_is_not_an_error() {
         let (there, here) = tokio::io::duplex(8);
         let mut output = Output { writer: here, terminal: false };
         drop(there);

@@ -1,4 +1,4 @@
-//! The process groups of running commands, which end with the command line however it ends.
+//! Process groups of running commands. They are killed when the command line ends, however it ends.
 
 #[cfg(not(unix))]
 mod other;

@@ -1,4 +1,4 @@
-//! Servers and credentials that are remembered, in a TOML file that belongs to its user.
+//! Profiles: servers, apps and credentials in a TOML file with mode 0600.
 
 use std::{
     env,
@@ -17,52 +17,52 @@ use crate::{
     private::{draft, make_folder, open_lock},
 };
 
-/// Where the file is, in place of the user's configuration folder.
+/// The folder of the file, instead of the user's configuration folder.
 const FOLDER_VARIABLE: &str = "WWPROXY_CONFIG_DIR";
 const FILE_NAME: &str = "profiles.toml";
 /// The longest name of a profile, in characters.
 const MAX_NAME_CHARS: usize = 64;
 
-/// What a profile remembers. No Debug: it holds secrets.
+/// The values of a profile. No `Debug`: it contains secrets.
 #[derive(Clone, Default)]
 pub(crate) struct Profile {
     pub(crate) server: Option<String>,
     pub(crate) app_id: Option<String>,
     pub(crate) secret: Option<String>,
     pub(crate) token: Option<String>,
-    /// Where tokens were fetched when it was saved.
+    /// The token endpoint that was used when the profile was saved.
     pub(crate) token_endpoint: Option<String>,
-    /// Whether the server may be reached by `http://` on another machine.
+    /// Whether `http://` to another machine is allowed.
     pub(crate) allow_http: bool,
     pub(crate) ca_cert: Option<PathBuf>,
 }
 
-/// The file, as it was read. What is not changed is written back byte for byte.
+/// The parsed file. Unchanged parts are written back byte for byte.
 pub(crate) struct Profiles {
     path: PathBuf,
     document: DocumentMut,
-    /// Whether its lines end as Windows ends them, which the document forgets.
+    /// Whether lines end with CRLF, which the document does not keep.
     crlf: bool,
-    /// Held until it is written, so that two at once lose nothing.
+    /// Held until the file is written, so that concurrent changes are serialized.
     _lock: Option<File>,
 }
 
-/// The name of a profile, of `A-Za-z0-9._-`.
+/// Parses the name of a profile: `A-Za-z0-9._-`.
 pub(crate) fn parse_name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if text.is_empty() || text.len() > MAX_NAME_CHARS || !text.chars().all(fits) {
-        return Err(format!("a profile's name is 1 to {MAX_NAME_CHARS} of A-Z a-z 0-9 . _ -"));
+        return Err(format!("a profile name has 1 to {MAX_NAME_CHARS} characters of A-Z a-z 0-9 . _ -"));
     }
     Ok(text.to_owned())
 }
 
 impl Profiles {
-    /// Reads the file. One that is not there holds no profiles.
+    /// Reads the file. A missing file is read as empty.
     pub(crate) fn read() -> anyhow::Result<Self> {
         Self::at(path()?, None)
     }
 
-    /// Reads the file to change it; nobody else changes it meanwhile.
+    /// Locks the file against other processes and reads it, to change it.
     pub(crate) fn edit() -> anyhow::Result<Self> {
         let path = path()?;
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -84,10 +84,10 @@ impl Profiles {
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
         let document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
-            // Not the library's words, which quote the line, and with it perhaps a secret.
+            // Not the library's message: it quotes the line, which may contain a secret.
             let line =
                 error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
-            UsageError(format!("{} is not valid TOML at line {line}; mend it or remove it", path.display()))
+            UsageError(format!("{} is not valid TOML at line {line}; fix it or remove it", path.display()))
         })?;
         if !text.is_empty() && is_open_to_others(&path) {
             print_message(&format!(
@@ -102,12 +102,12 @@ impl Profiles {
         &self.path
     }
 
-    /// The profile that is used where none is named.
+    /// The name of the default profile.
     pub(crate) fn default(&self) -> Option<&str> {
         self.document.get("default")?.as_str()
     }
 
-    /// All profiles with their names, in the order of the file.
+    /// All profiles with their names, in file order.
     pub(crate) fn all(&self) -> anyhow::Result<Vec<(&str, Profile)>> {
         self.items().map(|(name, item)| Ok((name, self.profile(name, item)?))).collect()
     }
@@ -117,7 +117,7 @@ impl Profiles {
         tables.into_iter().flat_map(TableLike::iter)
     }
 
-    /// The named profile, or the default one. That there is none by default is no error.
+    /// The named profile, otherwise the default one. Without a default profile all values are empty.
     pub(crate) fn get(&self, name: Option<&str>) -> anyhow::Result<Profile> {
         let Some(wanted) = name.or(self.default()) else { return Ok(Profile::default()) };
         let found = self.items().find(|(name, _)| *name == wanted);
@@ -131,12 +131,12 @@ impl Profiles {
             Some(item) => {
                 let text = item
                     .as_str()
-                    .ok_or_else(|| self.wrong(&format!("{key} of profile {name} is no text")))?;
+                    .ok_or_else(|| self.wrong(&format!("{key} of profile {name} is not a string")))?;
                 Ok::<_, UsageError>(Some(text.to_owned()).filter(|text| !text.is_empty()))
             }
         };
         if !item.is_table_like() {
-            return Err(self.wrong(&format!("profile {name} is no table")).into());
+            return Err(self.wrong(&format!("profile {name} is not a table")).into());
         }
         Ok(Profile {
             server: text("server")?,
@@ -155,22 +155,25 @@ impl Profiles {
     }
 
     fn wrong(&self, what: &str) -> UsageError {
-        UsageError(format!("{what} in {}; mend it or remove it", self.path.display()))
+        UsageError(format!("{what} in {}; fix it or remove it", self.path.display()))
     }
 
     fn unknown(&self, name: &str) -> UsageError {
         let names: Vec<_> = self.items().map(|(name, _)| name).collect();
-        let there =
-            if names.is_empty() { "there are none".into() } else { format!("there is {}", names.join(", ")) };
+        let there = if names.is_empty() {
+            "there are no profiles".into()
+        } else {
+            format!("there is {}", names.join(", "))
+        };
         UsageError(format!(
-            "there is no profile {name} in {}; {there}; wwproxy login makes one",
+            "there is no profile {name} in {}; {there}; create it with wwproxy login",
             self.path.display()
         ))
     }
 
-    /// Remembers a profile, in place of an earlier one of the name; the first one becomes the default.
+    /// Adds or replaces a profile. The first profile becomes the default.
     pub(crate) fn set(&mut self, name: &str, profile: &Profile) -> anyhow::Result<()> {
-        let no_table = self.wrong("there is something that is no table where profiles belong,");
+        let no_table = self.wrong("profiles is not a table");
         let profiles = self.document.entry("profiles").or_insert_with(|| {
             let mut table = Table::new();
             table.set_implicit(true);
@@ -207,7 +210,7 @@ impl Profiles {
         Ok(())
     }
 
-    /// Forgets a profile.
+    /// Removes a profile.
     pub(crate) fn remove(&mut self, name: &str) -> anyhow::Result<()> {
         let tables = self.document.get_mut("profiles").and_then(Item::as_table_like_mut);
         if tables.and_then(|tables| tables.remove(name)).is_none() {
@@ -219,20 +222,20 @@ impl Profiles {
         Ok(())
     }
 
-    /// Uses a profile where none is named.
+    /// Makes a profile the default.
     pub(crate) fn set_default(&mut self, name: &str) -> anyhow::Result<()> {
         self.get(Some(name))?;
         put(self.document.as_table_mut(), "default", name);
         Ok(())
     }
 
-    /// Writes the file, whole or not at all, for its user's eyes only.
+    /// Writes the file atomically, with mode 0600.
     pub(crate) fn write(self) -> anyhow::Result<()> {
         let mut text = self.document.to_string();
         if self.crlf {
             text = text.replace("\r\n", "\n").replace('\n', "\r\n");
         }
-        let target = follow(self.path)?;
+        let target = follow_link(self.path)?;
         let write = || {
             let mut draft = draft(target.parent().unwrap_or(Path::new(".")))?;
             draft.write_all(text.as_bytes())?;
@@ -244,7 +247,7 @@ impl Profiles {
     }
 }
 
-/// Puts a text under a key. What stands around an earlier one stays, and one that is the same stays itself.
+/// Sets the string of a key. Comments and spaces around an existing value are kept, and an equal value is not touched.
 fn put(table: &mut dyn TableLike, key: &str, text: &str) {
     match table.get_mut(key).and_then(Item::as_value_mut) {
         Some(old) if old.as_str() == Some(text) => {}
@@ -257,12 +260,12 @@ fn put(table: &mut dyn TableLike, key: &str, text: &str) {
     }
 }
 
-/// Where a link leads, as people have to files that they keep elsewhere: it stays a link, also where there is nothing yet.
-fn follow(path: PathBuf) -> anyhow::Result<PathBuf> {
+/// The target of a symbolic link, as people use to keep the file elsewhere. The link is kept, also if its target does not exist.
+fn follow_link(path: PathBuf) -> anyhow::Result<PathBuf> {
     match fs::canonicalize(&path) {
         Ok(target) => Ok(target),
         Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_link(&path) {
-            Ok(link) => follow(path.parent().unwrap_or(Path::new(".")).join(link)),
+            Ok(link) => follow_link(path.parent().unwrap_or(Path::new(".")).join(link)),
             Err(_) => Ok(path),
         },
         Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
@@ -274,7 +277,7 @@ fn path() -> anyhow::Result<PathBuf> {
         return Ok(PathBuf::from(folder).join(FILE_NAME));
     }
     let folders = ProjectDirs::from("", "", "wwproxy").ok_or_else(|| {
-        UsageError(format!("there is no home folder to keep profiles in; set {FOLDER_VARIABLE}"))
+        UsageError(format!("there is no home folder for the profiles; set {FOLDER_VARIABLE}"))
     })?;
     Ok(folders.config_dir().join(FILE_NAME))
 }

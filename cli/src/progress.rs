@@ -1,4 +1,4 @@
-//! One line at the bottom of a terminal that says how things stand.
+//! A status line at the bottom of the terminal.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use parking_lot::Mutex;
 
 use crate::output::print_message;
 
-/// Shared by all who write to the terminal. Where stderr is none there is no line.
+/// The status line, shared by all writers to the terminal. There is none if stderr is not a terminal.
 #[derive(Clone)]
 pub(crate) struct Progress(Arc<Mutex<Line>>);
 
 struct Line {
     terminal: Option<Term>,
     text: String,
-    /// How many writers want it out of their way.
+    /// How many [`Hidden`] guards exist.
     hidden: usize,
 }
 
@@ -24,7 +24,7 @@ impl Progress {
         Self(Arc::new(Mutex::new(Line { terminal, text: String::new(), hidden: 0 })))
     }
 
-    /// What the line says from now on.
+    /// Sets the text of the line.
     pub(crate) fn set(&self, text: &str) {
         self.change(|line| {
             line.clear();
@@ -33,7 +33,7 @@ impl Progress {
         });
     }
 
-    /// Tells the person something, above the line.
+    /// Prints a message above the line.
     pub(crate) fn print_message(&self, text: &str) {
         self.change(|line| {
             line.clear();
@@ -42,7 +42,7 @@ impl Progress {
         });
     }
 
-    /// Takes the line away for as long as the guard lives.
+    /// Hides the line until the guard is dropped.
     pub(crate) fn hidden(&self) -> Hidden<'_> {
         self.change(|line| {
             line.clear();
@@ -56,7 +56,7 @@ impl Progress {
     }
 }
 
-/// While it lives something else has the terminal.
+/// Hides the status line while something else is written to the terminal.
 pub(crate) struct Hidden<'a>(&'a Progress);
 
 impl Drop for Hidden<'_> {
@@ -68,7 +68,7 @@ impl Drop for Hidden<'_> {
     }
 }
 
-// A terminal that cannot be written to has nobody before it.
+// Errors are ignored: the status line is only decoration.
 impl Line {
     fn clear(&self) {
         if let Some(terminal) = self.visible() {

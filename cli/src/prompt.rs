@@ -1,4 +1,4 @@
-//! Questions to the person at the terminal, if there is one.
+//! Questions on the terminal.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -7,13 +7,13 @@ use tokio::{select, task::spawn_blocking};
 
 use crate::{error::UsageError, secret, shutdown::Shutdown};
 
-/// Who answers: nobody, unless both question and answer are on a terminal.
+/// Asks on the terminal, if both stdin and stderr are one.
 pub(crate) struct Prompt {
     interactive: bool,
     shutdown: Shutdown,
 }
 
-/// Whether somebody can see a question and answer it.
+/// Whether a question can be shown and answered.
 pub(crate) fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
@@ -23,14 +23,14 @@ impl Prompt {
         Ok(Self { interactive: is_interactive(), shutdown: Shutdown::on_signal()? })
     }
 
-    /// Asks a question that only `y` or `yes` answers with yes.
+    /// Asks a yes-or-no question. Only `y` and `yes` confirm.
     pub(crate) async fn confirm(&self, question: &str) -> anyhow::Result<bool> {
         print_question(&format!("{question} [y/N]"));
         let answer = self.answer(read_line).await?;
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 
-    /// Asks for what the flag would give.
+    /// Asks for the value of a flag.
     pub(crate) async fn ask(&self, what: &str, flag: &str) -> anyhow::Result<String> {
         if !self.interactive {
             return Err(UsageError(format!("give {flag}; there is no terminal to ask on")).into());
@@ -41,7 +41,7 @@ impl Prompt {
         Ok(answer.ok_or_else(|| UsageError(format!("there was no answer; give {flag}")))?)
     }
 
-    /// Asks without showing what is typed, or reads stdin where that is no terminal.
+    /// Asks with echo off, or reads stdin if it is not a terminal.
     pub(crate) async fn ask_secret(&self, what: &str, flags: &str) -> anyhow::Result<String> {
         let missing = || UsageError(format!("give {flags}"));
         if !self.interactive {
@@ -50,18 +50,18 @@ impl Prompt {
             }
             return spawn_blocking(|| secret::read_file("-".as_ref())).await?.with_context(missing);
         }
-        // Before the question, so that nothing typed in answer to it is seen.
+        // Before the question, so that no part of the answer is echoed.
         let echo_off = EchoOff::enable().context("cannot ask on this terminal")?;
         print_question(what);
         let secret = self.answer(read_secret).await;
         drop(echo_off);
-        // The line that the person ended was not shown either. Who closed the terminal sees nothing anyway.
+        // The line end was not echoed either. A closed terminal is no error.
         let _ = writeln!(io::stderr());
         let secret = secret?;
         if secret.is_empty() { Err(missing().into()) } else { Ok(secret) }
     }
 
-    /// Reads where it may block: a signal ends the wait, so that the terminal is left as it was found.
+    /// Reads on a blocking thread. A signal ends the wait, so that the terminal's echo is restored.
     async fn answer(
         &self,
         read: impl FnOnce() -> io::Result<String> + Send + 'static,
@@ -74,7 +74,7 @@ impl Prompt {
 }
 
 fn print_question(what: &str) {
-    // Without it the person still may answer.
+    // If stderr is closed, the question can still be answered.
     let _ = write!(io::stderr(), "{what}: ").and_then(|()| io::stderr().flush());
 }
 
@@ -96,7 +96,7 @@ mod unix {
 
     pub(super) use super::read_line as read_secret;
 
-    /// While it lives the terminal does not show what is typed.
+    /// Turns the echo of the terminal off until it is dropped.
     pub(super) struct EchoOff(Termios);
 
     impl EchoOff {
@@ -104,7 +104,7 @@ mod unix {
             let before = tcgetattr(io::stdin())?;
             let mut silent = before.clone();
             silent.local_modes.remove(LocalModes::ECHO);
-            // At once and without a flush: what was typed ahead is part of the answer.
+            // `Now` does not discard input: characters typed ahead are part of the answer.
             tcsetattr(io::stdin(), OptionalActions::Now, &silent)?;
             Ok(Self(before))
         }
@@ -112,7 +112,7 @@ mod unix {
 
     impl Drop for EchoOff {
         fn drop(&mut self) {
-            // A terminal that is gone needs nothing set.
+            // If the terminal is gone, there is nothing to restore.
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
         }
     }
@@ -125,7 +125,7 @@ use self::other::{EchoOff, read_secret};
 mod other {
     use std::io;
 
-    /// Reading a secret hides it by itself.
+    /// `read_secure_line` turns the echo off itself.
     pub(super) struct EchoOff;
 
     impl EchoOff {

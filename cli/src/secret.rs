@@ -1,4 +1,4 @@
-//! Secrets from flags, the environment, files and stdin, of which only flags stand in the list of processes.
+//! Secrets from flags, the environment, files and stdin. Only flags are visible in the list of processes.
 
 use std::{
     env,
@@ -15,11 +15,11 @@ use crate::error::UsageError;
 /// The longest secret that is read, in bytes.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
-/// The secret that flags give: as it is, or in which file.
+/// The secret of a pair of flags: the text itself, or a file.
 pub(crate) fn from_flags(text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<String>> {
     match (text, file) {
         (Some(""), _) => {
-            Err(UsageError("the secret or token of the flag is empty; leave the flag out or give one".into())
+            Err(UsageError("the flag for the secret or token is empty; omit it or give a value".into())
                 .into())
         }
         (Some(text), _) => Ok(Some(text.to_owned())),
@@ -28,25 +28,25 @@ pub(crate) fn from_flags(text: Option<&str>, file: Option<&Path>) -> anyhow::Res
     }
 }
 
-/// The webhook secret: from flags, or from `WEBHOOK_SECRET`.
+/// The webhook secret, from flags, otherwise from `WEBHOOK_SECRET`.
 pub(crate) fn webhook_secret(text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<Secret>> {
     let given = from_flags(text, file)?;
     let given = given.map_or_else(|| from_environment("WEBHOOK_SECRET"), |given| Ok(Some(given)))?;
     Ok(given.map(Secret::new))
 }
 
-/// The secret in a variable, or in the file that the variable with `_FILE` after its name gives.
+/// The secret in the variable `NAME`, otherwise in the file that `NAME_FILE` names.
 pub(crate) fn from_environment(name: &str) -> anyhow::Result<Option<String>> {
     if let Some(text) = variable(name)? {
-        // Kubernetes and Docker set variables from files with the end of line that these have.
+        // Kubernetes and Docker set variables from files, including the line end.
         let secret = without_line_end(&text);
-        let missing = || UsageError(format!("{name} of the environment holds an end of line only"));
+        let missing = || UsageError(format!("{name} of the environment contains only a line end"));
         return if secret.is_empty() { Err(missing().into()) } else { Ok(Some(secret.to_owned())) };
     }
     variable(&format!("{name}_FILE"))?.map(|file| read_file(file.as_ref())).transpose()
 }
 
-/// A variable of the environment. An empty one, as scripts leave them, is none.
+/// An environment variable. Scripts leave empty ones, which count as unset.
 pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match env::var(name) {
         Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
@@ -57,7 +57,7 @@ pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// The secret in a file; `-` is stdin.
+/// Reads the secret in a file; `-` is stdin.
 pub(crate) fn read_file(path: &Path) -> anyhow::Result<String> {
     if path.as_os_str() == "-" {
         return read(io::stdin().lock()).context("cannot use the secret from stdin");
@@ -67,7 +67,7 @@ pub(crate) fn read_file(path: &Path) -> anyhow::Result<String> {
     read(file).with_context(|| format!("cannot use the secret in {name}"))
 }
 
-/// The secret in the input.
+/// Reads a secret of limited length.
 fn read(input: impl Read) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     input.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes)?;
@@ -79,8 +79,8 @@ fn read(input: impl Read) -> anyhow::Result<String> {
     Ok(parse(&bytes)?)
 }
 
-/// The secret in a file as editors and shells write it: on one line, with or without an end of line and a byte order mark, in UTF-8
-/// or, as PowerShell's `>` writes it, in UTF-16.
+/// Parses the content of a secret file: one line, with or without a line end and a byte order mark, in UTF-8 or in UTF-16 as
+/// PowerShell's `>` writes it.
 fn parse(bytes: &[u8]) -> Result<String, UsageError> {
     let wrong = |what: &str| Err(UsageError(what.into()));
     let Some(text) = decode(bytes).filter(|text| !text.contains('\0')) else {
@@ -91,10 +91,10 @@ fn parse(bytes: &[u8]) -> Result<String, UsageError> {
         return wrong("it is empty");
     }
     if secret.contains(['\n', '\r']) {
-        return wrong("it has more than one line; save the secret alone in a file");
+        return wrong("it has more than one line; save only the secret in the file");
     }
     if is_assignment(secret) {
-        return wrong("it holds NAME=VALUE, as environment files do; save the value alone in a file");
+        return wrong("it contains NAME=VALUE, as environment files do; save only the value in the file");
     }
     Ok(secret.to_owned())
 }
@@ -112,13 +112,13 @@ fn decode(bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// The text without ends of lines at its end. Before that of Windows also without spaces: `echo secret > file` of cmd writes one.
+/// Removes line ends at the end. Before CRLF also spaces: `echo secret > file` in cmd.exe writes one.
 fn without_line_end(text: &str) -> &str {
     let line = text.trim_end_matches(['\n', '\r']);
     if text[line.len()..].starts_with('\r') { line.trim_end_matches(' ') } else { line }
 }
 
-/// Whether a line sets a variable that is named after a secret, such as `export WEBHOOK_SECRET=...`.
+/// Whether a line assigns a variable with the name of a secret, such as `export WEBHOOK_SECRET=...`.
 fn is_assignment(line: &str) -> bool {
     let line = line.strip_prefix("export ").unwrap_or(line);
     line.split_once('=').is_some_and(|(name, _)| {
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_read_as_editors_and_shells_write_it() {
+    fn line_ends_and_encodings_of_editors_and_shells_are_accepted() {
         let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| -> Vec<u8> {
             text.encode_utf16().flat_map(bytes).collect()
         };
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_an_error_that_says_what_to_do() {
+    fn an_invalid_secret_file_is_an_error_without_its_content() {
         for (input, says) in [
             (&b"\xff"[..], "save it as UTF-8"),
             (b"s\0e\0\n\0", "save it as UTF-8"),

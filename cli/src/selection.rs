@@ -1,4 +1,4 @@
-//! Which events are wanted.
+//! Selects events by type and by jq filter.
 
 use std::fmt;
 
@@ -7,9 +7,9 @@ use wwproxy_sdk::EventMessage;
 
 use crate::filter::Filter;
 
-/// How much of a type is compared with patterns, in characters: the time grows with it.
+/// How much of a type is compared with patterns to find typos, in characters: it bounds the time.
 const MAX_COMPARED_CHARS: usize = 200;
-/// How many characters of a pattern may have one typo between them.
+/// One typo is tolerated per this number of characters of a pattern.
 const CHARS_PER_TYPO: usize = 5;
 
 /// The types of Watson Work's webhooks.
@@ -27,23 +27,23 @@ pub(crate) const WATSON_WORK_TYPES: [&str; 11] = [
     "space-deleted",
 ];
 
-/// What an event must be to be taken.
+/// The conditions that an event must meet to be handled.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Selection")]
 pub(crate) struct Selection {
-    /// Take events of this type only, by the `type` of their body; `*` and `?` stand for any text and any character. Repeatable
+    /// Take only events of this type (the `type` in the body); `*` matches any text, `?` any character. Repeatable
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<Glob>,
-    /// Take only events for whose body this jq filter gives something else than `false`, `null` or nothing
+    /// Take only events for which the first output of this jq filter, run on the body, is neither missing, `false` nor `null`
     #[arg(long, value_name = "JQ", value_parser = Filter::parse)]
     filter: Option<Filter>,
-    /// What happens to an event that the filter cannot read: `deliver` takes it as if it matched, `leave` leaves it on the server (it is
-    /// offered again later), `drop` skips it. `tail` shows it with `deliver` only
+    /// If the filter fails on an event: `deliver` it as if it matched, `leave` it on the server (it is redelivered later), or `drop`
+    /// (skip) it. `tail` shows it only with `deliver`
     #[arg(long, value_enum, value_name = "WHAT", default_value = "deliver")]
     pub(crate) on_filter_error: OnFilterError,
 }
 
-/// What happens to an event that the filter fails on.
+/// What to do with an event on which the filter fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum OnFilterError {
     Deliver,
@@ -51,22 +51,22 @@ pub(crate) enum OnFilterError {
     Drop,
 }
 
-/// Whether an event is wanted.
+/// Whether an event is selected.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Selected {
     Yes,
     No,
-    /// The filter fails on it, for this reason.
+    /// The filter failed, with this error.
     FilterFailed(String),
 }
 
 impl Selection {
-    /// Whether every event is wanted.
+    /// Whether every event is selected.
     pub(crate) fn is_all(&self) -> bool {
         self.types.is_empty() && self.filter.is_none()
     }
 
-    /// Why an event that is not wanted does not match, and which pattern may have a typo.
+    /// The reason why an event of this type is not selected, with the pattern that may have a typo.
     pub(crate) fn explain_mismatch(&self, kind: &str) -> String {
         if self.types.is_empty() || self.types.iter().any(|glob| glob.matches(kind)) {
             return "--filter does not select it".into();
@@ -94,7 +94,7 @@ impl Selection {
 #[derive(Debug, Clone)]
 pub(crate) struct Glob {
     pattern: WildMatch,
-    /// As it was given: `pattern` merges repeated stars.
+    /// The pattern as it was given: `WildMatch` merges repeated stars.
     text: String,
 }
 
@@ -116,7 +116,8 @@ impl Glob {
         self.text == "*"
     }
 
-    /// Says which type the pattern probably means: that of an event or, if it matches none that is known, a known one.
+    /// Names the type that a pattern with a typo probably means: the event's type or, if the pattern matches no known type, a known
+    /// one.
     pub(crate) fn hint(&self, kind: &str) -> Option<String> {
         if self.is_near(kind) {
             return Some(format!(" (`{}` is near it; a typo?)", self.text));
@@ -127,7 +128,7 @@ impl Glob {
             .map(|known| format!(" (`{}` is near the known type `{known}`; a typo?)", self.text))
     }
 
-    /// Whether the pattern differs from a text by a typo. One that ends in `*` is compared with the text's beginning.
+    /// Whether the pattern differs from a text by typos only. A pattern that ends in `*` is compared with the start of the text.
     fn is_near(&self, text: &str) -> bool {
         let pattern = self.text.trim_end_matches('*').to_lowercase();
         let chars = pattern.chars().count();
@@ -155,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn globs() {
+    fn wildcards_match_any_text_or_one_character() {
         for (glob, text, fits) in [
             ("message-created", "message-created", true),
             ("message-created", "message-created2", false),
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn type_and_filter_must_both_fit() {
+    fn type_and_filter_must_both_match() {
         let selection = |types: &[&str], filter: Option<&str>| Selection {
             types: types.iter().copied().map(Glob::from).collect(),
             filter: filter.map(|filter| Filter::parse(filter).unwrap()),

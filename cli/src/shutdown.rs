@@ -1,4 +1,4 @@
-//! The end that a person, a supervisor or a closed terminal asks for.
+//! Graceful shutdown on signals.
 
 use std::{io, process, time::Duration};
 
@@ -6,23 +6,23 @@ use tokio::{select, sync::watch, time::sleep};
 
 use crate::process_group::kill_all;
 
-/// How long what has begun may take to end after a signal.
+/// How long work in progress may take after the first signal.
 const GRACE: Duration = Duration::from_secs(2);
-/// The exit code that shells give a process that SIGINT ended.
+/// The exit code of a process that SIGINT ended, by shell convention.
 const INTERRUPTED: i32 = 130;
 
-/// Comes with the first SIGINT, SIGTERM or SIGHUP. The second one ends the process and the commands that it runs.
+/// Is requested by the first SIGINT, SIGTERM or SIGHUP. A second signal kills the running commands and exits at once.
 #[derive(Clone)]
 pub(crate) struct Shutdown(watch::Receiver<bool>);
 
 impl Shutdown {
-    /// Listens for signals from now on.
+    /// Installs the signal handlers.
     pub(crate) fn on_signal() -> io::Result<Self> {
         let (sender, receiver) = watch::channel(false);
         let mut signals = Signals::new()?;
         tokio::spawn(async move {
             signals.next().await;
-            // Fails if everything has stopped already.
+            // Fails if no receiver is left: everything has stopped already.
             let _ = sender.send(true);
             signals.next().await;
             kill_all();
@@ -31,15 +31,15 @@ impl Shutdown {
         Ok(Self(receiver))
     }
 
-    /// Waits for the first signal.
+    /// Waits until a signal requests the shutdown.
     pub(crate) async fn requested(&self) {
         if self.0.clone().wait_for(|stopped| *stopped).await.is_err() {
-            // The task that waits for signals ends with the process only.
+            // The sender lives as long as the signal task, which ends with the process.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Waits until what had begun at the first signal has had its time.
+    /// Waits until the grace period after the first signal is over.
     pub(crate) async fn grace_expired(&self) {
         self.requested().await;
         sleep(GRACE).await;
@@ -54,8 +54,7 @@ impl Shutdown {
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
-    /// The terminal is closed. `None` if that is ignored, as `nohup` does, or if it is unknown whether it is: then it
-    /// has its default effect.
+    /// `None` if SIGHUP is ignored, as under `nohup`, or if that is unknown: then SIGHUP keeps its disposition.
     hangup: Option<tokio::signal::unix::Signal>,
 }
 
@@ -82,7 +81,7 @@ impl Signals {
     }
 }
 
-/// Whether SIGHUP, signal 1, is ignored. Linux says so in the `SigIgn` mask of proc(5); `None` elsewhere.
+/// Whether SIGHUP (signal 1) is ignored, from the `SigIgn` mask of proc(5). `None` on systems without it.
 #[cfg(unix)]
 fn ignores_hangup() -> Option<bool> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

@@ -1,4 +1,4 @@
-//! Where events go: to a URL, or to a command.
+//! Targets of events: a URL or a command.
 
 mod address;
 mod exec;

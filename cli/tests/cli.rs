@@ -40,7 +40,7 @@ fn wwproxy(server: &str, args: &[&str]) -> Command {
     command
 }
 
-/// A proxy with a platform, which answers everything else with the closure.
+/// A proxy with a token endpoint. The closure answers all other requests.
 async fn proxy(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> FakeServer {
     FakeServer::start(move |request, own| {
         platform(request, own, 3600, || 1).unwrap_or_else(|| answer(request))
@@ -61,7 +61,7 @@ fn assert_fails(output: &Output, code: i32, says: &str) {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_named() {
+async fn a_missing_setting_is_named() {
     for (variable, says) in [
         ("WWPROXY_SERVER", "--server or WWPROXY_SERVER"),
         ("APPID", "--app-id or APPID"),
@@ -78,7 +78,7 @@ async fn what_is_missing_is_named() {
 }
 
 #[tokio::test]
-async fn help_tells_no_secret() {
+async fn help_shows_no_secret() {
     for args in [&["--help"][..], &["listen", "--help"], &["register", "--help"]] {
         let output =
             wwproxy("http://127.0.0.1:1", args).env("WWPROXY_TOKEN", "token-hunter2").output().await.unwrap();
@@ -88,7 +88,7 @@ async fn help_tells_no_secret() {
 }
 
 #[tokio::test]
-async fn exit_codes_tell_what_went_wrong() {
+async fn each_kind_of_error_has_its_exit_code() {
     let evil = r#"{"detail":"\u001b[2Jno\nwwproxy: all well"}"#;
     for (status, code) in [(401, 3), (403, 3), (404, 4), (503, 5), (400, 1), (302, 1)] {
         let fake = proxy(move |_| Reply::json(status, evil)).await;
@@ -113,7 +113,7 @@ async fn closed_port() -> String {
 }
 
 #[tokio::test]
-async fn small_commands_do_their_work() {
+async fn status_token_and_registration_commands_work() {
     const STATUS: &str = r#"{"registration":null,"stored":1,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
     let fake = proxy(|request| match request.line.as_str() {
         "GET /webhooks/bot/status" => Reply::json(200, STATUS),
@@ -138,7 +138,7 @@ async fn small_commands_do_their_work() {
 }
 
 #[tokio::test]
-async fn a_webhook_secret_is_registered_from_wherever_it_is_kept() {
+async fn a_webhook_secret_is_read_from_argument_file_stdin_and_environment() {
     let fake = proxy(|_| Reply::status(201)).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret.txt");
@@ -215,7 +215,7 @@ async fn get_prints_all_as_one_object_and_acknowledges() {
 }
 
 #[tokio::test]
-async fn get_hands_back_what_nobody_reads() {
+async fn get_releases_events_if_stdout_is_closed() {
     let fake = queue().await;
     let mut child = wwproxy(&fake.url, &["get"]).spawn().unwrap();
     drop(child.stdout.take());
@@ -224,7 +224,7 @@ async fn get_hands_back_what_nobody_reads() {
 }
 
 #[tokio::test]
-async fn listen_acknowledges_what_it_has_printed() {
+async fn listen_acknowledges_after_printing() {
     let mut fake = proxy(|_| Reply::Upgrade(Some("wwproxy.v2"))).await;
     let mut child = wwproxy(&fake.url, &["listen", "--window", "2"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -256,7 +256,7 @@ async fn terminate(child: &tokio::process::Child) {
 }
 
 #[tokio::test]
-async fn listen_ends_quietly_where_nobody_reads_and_acknowledges_nothing() {
+async fn listen_exits_without_ack_if_stdout_is_closed() {
     let mut fake = proxy(|_| Reply::Upgrade(None)).await;
     let mut child = wwproxy(&fake.url, &["listen"]).spawn().unwrap();
     drop(child.stdout.take());
@@ -267,7 +267,7 @@ async fn listen_ends_quietly_where_nobody_reads_and_acknowledges_nothing() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_slows_the_acks_and_keeps_the_connection() {
+async fn a_slow_reader_delays_acks_but_not_pongs() {
     let mut fake = proxy(|_| Reply::Upgrade(Some("wwproxy.v2"))).await;
     let mut child = wwproxy(&fake.url, &["listen"]).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
@@ -283,7 +283,7 @@ async fn a_slow_reader_slows_the_acks_and_keeps_the_connection() {
     rest.next_line().await.unwrap().unwrap();
     assert!(socket.next().await.unwrap().unwrap().is_text());
 
-    // Stopped while a write waits for a reader: it ends all the same, without an ack.
+    // A signal during a blocked write: it ends without an ack.
     socket.send(Message::text(format!(r#"{{"type":"event","id":"b","data":{body}}}"#))).await.unwrap();
     socket.send(Message::Ping("alive?".into())).await.unwrap();
     assert!(matches!(socket.next().await, Some(Ok(Message::Pong(_)))));
@@ -293,7 +293,7 @@ async fn a_slow_reader_slows_the_acks_and_keeps_the_connection() {
 }
 
 #[tokio::test]
-async fn listen_keeps_trying_and_says_so() {
+async fn listen_reconnects_and_reports_it() {
     let tries = Arc::new(AtomicUsize::new(0));
     let mut fake = proxy(move |_| match tries.fetch_add(1, Ordering::SeqCst) {
         0 => Reply::Close,
@@ -301,9 +301,9 @@ async fn listen_keeps_trying_and_says_so() {
     })
     .await;
     let mut child = wwproxy(&fake.url, &["listen", "-n", "2"]).spawn().unwrap();
-    let mut talk = BufReader::new(child.stderr.take().unwrap()).lines();
-    let said = talk.next_line().await.unwrap().unwrap();
-    assert!(said.contains("trying again in"), "{said}");
+    let mut messages = BufReader::new(child.stderr.take().unwrap()).lines();
+    let said = messages.next_line().await.unwrap().unwrap();
+    assert!(said.contains("retrying in"), "{said}");
     let mut socket = fake.socket().await;
     for id in ["a", "b", "c"] {
         socket.send(Message::text(format!(r#"{{"type":"event","id":"{id}","data":{{}}}}"#))).await.unwrap();

@@ -1,4 +1,4 @@
-//! A server that floods pings and reads slowly or not at all must not fill the memory of the command.
+//! Memory of the command is bounded if a server floods pings and reads slowly or not at all.
 
 #[path = "../../sdk/tests/common/mod.rs"]
 mod common;
@@ -18,14 +18,14 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 
-/// How long the flood lasts, in seconds, unless `WWPROXY_FLOOD_SECONDS` says otherwise.
+/// The duration of the flood in seconds, unless `WWPROXY_FLOOD_SECONDS` is set.
 const FLOOD_SECONDS: u64 = 2;
-/// Half of what the same flood took when the output was unlimited.
+/// Half of the peak with an unbounded write buffer.
 const MAX_RESIDENT_KIB: u64 = 40 * 1024;
 /// How often a slow server reads.
 const READ_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The most memory that a command had while the server flooded it, in KiB.
+/// The peak resident memory of a command during the flood, in KiB.
 async fn flooded(command: &str, read_bytes_per_second: usize) -> u64 {
     let mut fake = FakeServer::start(|request, own| {
         platform(request, own, 3600, || 1).unwrap_or(Reply::Upgrade(Some("wwproxy.v2")))
@@ -64,14 +64,14 @@ async fn flooded(command: &str, read_bytes_per_second: usize) -> u64 {
         let mut buffer = vec![0; read_bytes_per_second / 100];
         while Instant::now() < end {
             if !buffer.is_empty() {
-                // The flood is what matters; a connection that ends early stops it.
+                // A connection that ends early stops the flood, too.
                 let _ = timeout(READ_INTERVAL, reader.read(&mut buffer)).await;
             }
             sleep(READ_INTERVAL).await;
         }
     };
     tokio::join!(flood, read);
-    assert!(child.try_wait().unwrap().is_none(), "the command goes on");
+    assert!(child.try_wait().unwrap().is_none(), "the command still runs");
     let status = fs::read_to_string(format!("/proc/{}/status", child.id().unwrap())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak = peak.trim().trim_end_matches(" kB").parse().unwrap();

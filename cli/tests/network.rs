@@ -1,4 +1,4 @@
-//! Certificates and proxies on the way to the server.
+//! Certificates and proxies of the connection to the server.
 
 #[path = "../../sdk/tests/common/mod.rs"]
 mod common;
@@ -13,7 +13,7 @@ use tokio::{process::Command, time::timeout};
 
 const STATUS: &str =
     r#"{"registration":null,"stored":1,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
-/// How long a command may take that must not retry.
+/// The deadline of a command that must not retry.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 async fn run(server: &str, args: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -29,7 +29,7 @@ async fn run(server: &str, args: &[&str], environment: &[(&str, &str)]) -> Outpu
     timeout(DEADLINE, output).await.expect("the command ends by itself").unwrap()
 }
 
-fn talk(output: &Output) -> String {
+fn messages(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
@@ -38,7 +38,7 @@ fn pem(name: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_trusted_ends_listen() {
+async fn an_untrusted_certificate_ends_listen() {
     let fake = FakeServer::start(|_, _| Reply::json(200, STATUS)).await;
     for (certificate, given, says) in [
         (SERVER, "self-signed.pem", "its certificate is not trusted"),
@@ -47,9 +47,9 @@ async fn a_certificate_that_is_not_trusted_ends_listen() {
         let server = format!("https://{}", tls(&fake, certificate).await);
         for command in ["listen", "tail", "status"] {
             let output = run(&server, &[command, "--ca-cert", &pem(given)], &[]).await;
-            let said = talk(&output);
-            assert_eq!(output.status.code(), Some(5), "{said}");
-            assert!(said.contains(says) && !said.contains("trying again"), "{said}");
+            let stderr = messages(&output);
+            assert_eq!(output.status.code(), Some(5), "{stderr}");
+            assert!(stderr.contains(says) && !stderr.contains("retrying"), "{stderr}");
         }
         assert!(run(&server, &["status", "--insecure"], &[]).await.status.success());
     }
@@ -57,23 +57,23 @@ async fn a_certificate_that_is_not_trusted_ends_listen() {
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_is_given_as_ca_cert() {
+async fn a_self_signed_certificate_is_trusted_with_ca_cert() {
     let fake = FakeServer::start(|_, _| Reply::json(200, STATUS)).await;
     let port = tls(&fake, SELF_SIGNED).await.port();
     let certificate = pem("self-signed.pem");
     let output = run(&format!("https://127.0.0.1:{port}"), &["status", "--ca-cert", &certificate], &[]).await;
-    assert!(output.status.success(), "{}", talk(&output));
+    assert!(output.status.success(), "{}", messages(&output));
     let output = run(&format!("https://localhost:{port}"), &["status", "--ca-cert", &certificate], &[]).await;
-    let said = talk(&output);
-    assert_eq!(output.status.code(), Some(5), "{said}");
+    let stderr = messages(&output);
+    assert_eq!(output.status.code(), Some(5), "{stderr}");
     assert!(
-        said.contains("its certificate is for another name (127.0.0.1); use a name that is in it"),
-        "{said}"
+        stderr.contains("its certificate is for another name (127.0.0.1); use a name that is in it"),
+        "{stderr}"
     );
 }
 
 #[tokio::test]
-async fn proxy_variables_are_those_of_curl() {
+async fn proxy_variables_work_as_in_curl() {
     let fake = FakeServer::start(|_, _| Reply::json(200, STATUS)).await;
     let (address, heads) = proxy(None).await;
     let url = format!("http://ada:hunter2@{address}");
@@ -83,10 +83,16 @@ async fn proxy_variables_are_those_of_curl() {
     }
     assert!(heads.lock().unwrap().is_empty());
     let output = run("https://proxy.example", &["status"], &[("HTTPS_PROXY", &url)]).await;
-    let (said, named) = (talk(&output), format!("(proxy http://{address} of HTTPS_PROXY)"));
-    assert!(output.status.code() == Some(5) && said.contains(&named) && !said.contains("hunter2"), "{said}");
+    let (stderr, named) = (messages(&output), format!("(proxy http://{address} of HTTPS_PROXY)"));
+    assert!(
+        output.status.code() == Some(5) && stderr.contains(&named) && !stderr.contains("hunter2"),
+        "{stderr}"
+    );
     let output = run("https://proxy.example", &["status"], &[("HTTPS_PROXY", "ftp://u:hunter2@h")]).await;
-    let said = talk(&output);
-    assert!(output.status.code() == Some(2) && said.contains("environment variable HTTPS_PROXY"), "{said}");
-    assert!(!said.contains("hunter2"), "{said}");
+    let stderr = messages(&output);
+    assert!(
+        output.status.code() == Some(2) && stderr.contains("environment variable HTTPS_PROXY"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("hunter2"), "{stderr}");
 }

@@ -1,4 +1,4 @@
-//! Profiles: what is remembered, for whose eyes, and what counts more.
+//! Profiles: their file, its mode, and their precedence.
 
 #[path = "../../sdk/tests/common/mod.rs"]
 mod common;
@@ -11,7 +11,7 @@ use tokio::process::Command;
 const STATUS: &str =
     r#"{"registration":null,"stored":1,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
 
-/// A server that knows any app.
+/// A server that accepts every app.
 async fn server() -> FakeServer {
     FakeServer::start(|request, own| {
         platform(request, own, 3600, || 1).unwrap_or_else(|| match &*request.line {
@@ -43,7 +43,7 @@ fn login<'a>(url: &'a str, app: &'a str) -> [&'a str; 7] {
 }
 
 #[tokio::test]
-async fn a_login_is_checked_saved_for_ones_own_eyes_and_used() {
+async fn login_checks_credentials_and_saves_a_private_profile() {
     let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
     let folder = &folder.path().join("new");
     let output = run(folder, &login(&fake.url, "bot")).await;
@@ -65,7 +65,7 @@ async fn a_login_is_checked_saved_for_ones_own_eyes_and_used() {
     assert_eq!((fake.count("GET /webhooks/other/status"), fake.count("GET /webhooks/bot/status")), (2, 3));
     assert!(run(folder, &["logout"]).await.status.success());
     assert!(!fs::read_to_string(&file).unwrap().contains("other"));
-    assert_eq!(run(folder, &["status"]).await.status.code(), Some(2), "there is no default any more");
+    assert_eq!(run(folder, &["status"]).await.status.code(), Some(2), "there is no default profile");
     let unknown = run(folder, &["status", "--profile", "nobody"]).await;
     assert!(
         unknown.status.code() == Some(2) && all(&unknown).contains("there is default;"),
@@ -87,7 +87,7 @@ async fn server_of_platform(endpoint: String) -> FakeServer {
 }
 
 #[tokio::test]
-async fn a_token_endpoint_elsewhere_is_given_once_and_remembered() {
+async fn a_token_endpoint_on_another_host_must_be_given_and_is_saved() {
     let (elsewhere, folder) = (server().await, tempfile::tempdir().unwrap());
     let endpoint = format!("{}/oauth/token", elsewhere.url);
     let fake = server_of_platform(endpoint.clone()).await;
@@ -106,7 +106,7 @@ async fn a_token_endpoint_elsewhere_is_given_once_and_remembered() {
     assert!(run(folder.path(), &["status"]).await.status.success());
     assert_eq!(elsewhere.count("POST /oauth/token"), 2);
 
-    // Another server is not the one that the endpoint was given for.
+    // The saved endpoint is not used for another server.
     let other = server_of_platform(endpoint.clone()).await;
     assert!(!run(folder.path(), &["status", "--server", &other.url]).await.status.success());
     assert_eq!(elsewhere.count("POST /oauth/token"), 2);
@@ -116,7 +116,7 @@ async fn a_token_endpoint_elsewhere_is_given_once_and_remembered() {
 }
 
 #[tokio::test]
-async fn a_discovered_token_endpoint_is_remembered_too() {
+async fn a_discovered_token_endpoint_is_saved() {
     let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
     let output = run(folder.path(), &login(&fake.url, "bot")).await;
     let says = format!("its tokens come from {}/oauth/token", fake.url);
@@ -144,7 +144,7 @@ async fn http_to_another_machine_must_be_allowed() {
     let posted = posted.env("WEBHOOK_SECRET", "w").output().await.unwrap();
     assert!(posted.status.code() == Some(2) && all(&posted).contains("--allow-http"), "{}", all(&posted));
 
-    // Allowed, it is only the name that is unknown.
+    // If allowed, only the unknown host is an error.
     let allowed = run(folder.path(), &[&status[..], &["--allow-http"]].concat()).await;
     assert!(allowed.status.code() == Some(5) && all(&allowed).contains("no such host"), "{}", all(&allowed));
     for (value, code) in [("1", 5), ("true", 5), ("0", 2), ("", 2), ("maybe", 2)] {
@@ -163,7 +163,7 @@ async fn http_to_another_machine_must_be_allowed() {
 }
 
 #[tokio::test]
-async fn what_is_not_touched_stays_as_it_was() {
+async fn unchanged_profiles_and_comments_are_preserved() {
     let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
     let kept =
         "# mine\ndefault   = 'a' # why\n\n[profiles.a]   # first\nserver=\"http://h\"\nown = [1,\n 2]\n";
@@ -181,7 +181,7 @@ async fn what_is_not_touched_stays_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_second_login_changes_the_values_and_nothing_around_them() {
+async fn login_replaces_values_and_preserves_comments_and_crlf() {
     let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
     let path = folder.path().join("profiles.toml");
     let text = |app: &str, url: &str| {
@@ -204,7 +204,7 @@ async fn a_second_login_changes_the_values_and_nothing_around_them() {
 }
 
 #[tokio::test]
-async fn tables_of_any_shape_are_kept() {
+async fn inline_tables_are_preserved_and_other_types_are_rejected() {
     let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
     let path = folder.path().join("profiles.toml");
     fs::write(&path, "profiles = { a = { app_id = 'x' } } # inline\n").unwrap();
@@ -214,20 +214,20 @@ async fn tables_of_any_shape_are_kept() {
     for wrong in ["profiles = 3\n", "default = 'default'\n[profiles]\ndefault = 3\n"] {
         fs::write(&path, wrong).unwrap();
         let output = run(folder.path(), &login(&fake.url, "bot")).await;
-        assert!(output.status.code() == Some(2) && all(&output).contains("no table"), "{}", all(&output));
+        assert!(output.status.code() == Some(2) && all(&output).contains("not a table"), "{}", all(&output));
         assert_eq!(fs::read_to_string(&path).unwrap(), wrong);
     }
     fs::write(&path, "default = 'a'\n[profiles.a]\nserver = 7\n").unwrap();
     let output = run(folder.path(), &["status"]).await;
     assert!(
-        output.status.code() == Some(2) && all(&output).contains("server of profile a is no text"),
+        output.status.code() == Some(2) && all(&output).contains("server of profile a is not a string"),
         "{}",
         all(&output)
     );
 }
 
 #[tokio::test]
-async fn a_link_to_what_is_not_there_yet_stays_a_link() {
+async fn a_dangling_link_to_the_profiles_is_preserved() {
     let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
     let (link, between) = (folder.path().join("profiles.toml"), folder.path().join("between"));
     std::os::unix::fs::symlink("between", &link).unwrap();
@@ -249,7 +249,7 @@ async fn a_lock_file_that_is_a_link_is_not_followed() {
 }
 
 #[tokio::test]
-async fn what_is_refused_or_broken_is_not_written() {
+async fn rejected_credentials_and_invalid_files_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let refusing = FakeServer::start(|_, _| Reply::status(401)).await;
     assert_eq!(run(folder.path(), &login(&refusing.url, "bot")).await.status.code(), Some(3));
@@ -257,7 +257,7 @@ async fn what_is_refused_or_broken_is_not_written() {
     assert_eq!(
         run(folder.path(), &["login", "--app-id", "bot"]).await.status.code(),
         Some(2),
-        "nobody to ask"
+        "no terminal to ask on"
     );
 
     let broken = "default = \"a\"\n[profiles.a]\nsecret = \"hunter2\n";
@@ -273,7 +273,7 @@ async fn what_is_refused_or_broken_is_not_written() {
 }
 
 #[tokio::test]
-async fn a_flag_counts_more_than_the_environment_and_that_more_than_a_profile() {
+async fn flags_override_the_environment_which_overrides_a_profile() {
     let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
     assert!(run(folder.path(), &login(&fake.url, "profile")).await.status.success());
     let asked = |app: &str| fake.count(&format!("GET /webhooks/{app}/status"));
@@ -295,7 +295,7 @@ async fn a_flag_counts_more_than_the_environment_and_that_more_than_a_profile() 
     {
         empty.env(name, "");
     }
-    assert!(empty.output().await.unwrap().status.success(), "an empty variable is none");
+    assert!(empty.output().await.unwrap().status.success(), "an empty variable counts as unset");
     for (name, value) in [("WWPROXY_PROFILE", "a/b"), ("WWPROXY_PROFILE", "nobody"), ("WWPROXY_SERVER", "x")]
     {
         let output = wwproxy(folder.path(), &["status"]).env(name, value).output().await.unwrap();
@@ -303,7 +303,7 @@ async fn a_flag_counts_more_than_the_environment_and_that_more_than_a_profile() 
     }
     let mut named = wwproxy(folder.path(), &["status", "--profile", "default"]);
     let named = all(&named.env("APPID", "environment").env("SECRET", "hunter2").output().await.unwrap());
-    assert!(named.contains("APPID of the environment counts more than profile default"), "{named}");
+    assert!(named.contains("APPID of the environment overrides profile default"), "{named}");
     assert!(!named.contains("SECRET of"), "the same one: {named}");
 
     let token = |fake: &FakeServer| {
@@ -327,7 +327,7 @@ async fn a_flag_counts_more_than_the_environment_and_that_more_than_a_profile() 
 }
 
 #[tokio::test]
-async fn two_logins_at_once_are_both_remembered() {
+async fn concurrent_logins_are_all_saved() {
     let (fake, folder) = (server().await, tempfile::tempdir().unwrap());
     let names: Vec<String> = (0..8).map(|n| format!("p{n}")).collect();
     let children: Vec<_> = names

@@ -4,7 +4,7 @@ use clap_complete::Shell;
 
 use crate::output::Output;
 
-/// Print the completions for a shell
+/// Print the completion script of a shell
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -19,7 +19,7 @@ impl Completions {
     pub(crate) async fn run(self, mut command: clap::Command) -> anyhow::Result<()> {
         let mut text = Vec::new();
         clap_complete::generate(self.shell, &mut command, "wwproxy", &mut text);
-        // A reader that is gone wants no more of it.
+        // A closed stdout is no error.
         Output::stdout().write(&text).await.map(drop)
     }
 }

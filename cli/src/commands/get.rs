@@ -1,7 +1,7 @@
 //! `wwproxy get`: the stored events as one JSON object.
 //!
-//! `GET /webhooks/{appId}` would take the events before they are printed. So they are leased, printed,
-//! and acknowledged only when they have been written: what cannot be written is handed back.
+//! `GET /webhooks/{appId}` removes events before they are printed. So events are leased, printed, and acknowledged after the write.
+//! Events that cannot be written are released.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -19,36 +19,36 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// How many events are leased at once.
+/// The maximum number of events per lease.
 const LEASE_EVENTS: u32 = 100;
-/// How many receipts are handed back at once: as many as a server takes in one request.
-const RECEIPTS_AT_ONCE: usize = 1000;
-/// How long one request waits for events: a server waits no longer.
+/// How many receipts are released per request: the limit of the server.
+const MAX_RECEIPTS: usize = 1000;
+/// How long one lease request waits for events: the limit of the server.
 const MAX_WAIT: Duration = Duration::from_secs(50);
-/// The shortest time between two questions to a server that answers at once though it should wait.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The minimum interval between requests to a server that answers at once although it should wait.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Print the stored events as one JSON object, `{"<id>":<body>,...}`, and take them from the server
 ///
-/// Events are taken from the server only after they were written: a failed write loses none. Where --max is not given, those are
-/// printed that were stored when it began, so that it ends also while more come.
+/// Events are acknowledged only after they were written: a failed write loses none. Without --max it prints the events that were
+/// stored when it started, so that it ends even if more arrive.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Events are read by lease and ack, so that none is lost on the way. A bare GET (poll) is at most once: use it only where
-losing an event does not matter.
+Events are read by lease and ack (at least once). A bare GET (poll) is at most once: use it only
+if losing an event does not matter.
 
 Examples:
   wwproxy get --max 10 > events.json
   wwproxy get --wait 5m --max 1
   wwproxy get --keep | jq 'map(.type)'")]
 pub(crate) struct Get {
-    /// Print so many at most; all that are stored where not said
+    /// The maximum number of events; without it all that are stored
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max: Option<u32>,
-    /// Where nothing is stored, wait so long for a first event, such as `30s` or `2h`
+    /// If nothing is stored, wait this long for a first event, such as `30s` or `2h`
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
-    /// Leave the events on the server: they are handed back once they are printed
+    /// Leave the events on the server: release them after printing instead of acknowledging them
     #[arg(long)]
     keep: bool,
 }
@@ -69,7 +69,7 @@ impl Get {
         let end: &[u8] = match (&result, printer.printed) {
             (Ok(false), _) | (Err(_), 0) => b"",
             (Ok(true), 0) => b"{}\n",
-            // Also after an error: what was printed stays one JSON object.
+            // After an error too, so that the output is a complete JSON object.
             _ => b"}\n",
         };
         let ended = if end.is_empty() { Ok(false) } else { printer.write(end).await };
@@ -85,13 +85,13 @@ struct Printer<'a, W = Stdout> {
     shutdown: &'a Shutdown,
     keep: bool,
     printed: u32,
-    /// What was printed and is to be handed back: it may come again before that, when its lease ends.
+    /// With `keep`: the printed events. An event is redelivered if its lease expires before it is released.
     seen: HashSet<EventId>,
     unsettled: Vec<Receipt>,
 }
 
 impl<W: AsyncWrite + Unpin> Printer<'_, W> {
-    /// Prints until nothing is stored any more, or as many as wanted. `false`: nobody reads any more.
+    /// Prints until the queue is empty or the maximum is reached. `false`: stdout is closed.
     async fn print_all(&mut self, max: Option<u32>, wait: Duration) -> anyhow::Result<bool> {
         let status = select! {
             () = self.shutdown.requested() => return Ok(true),
@@ -101,7 +101,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
             print_message(&NotRegistered::new(self.client).to_string());
         }
         let max = max.unwrap_or_else(|| {
-            // Of what comes while waiting, as much as comes at once.
+            // Without stored events, what one lease returns while waiting.
             let least = if wait.is_zero() { 0 } else { LEASE_EVENTS };
             u32::try_from(status.stored).unwrap_or(u32::MAX).max(least)
         });
@@ -116,7 +116,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
                 LeaseOptions::new().max(LEASE_EVENTS.min(max - self.printed)).wait(wait.min(MAX_WAIT));
             let asked = Instant::now();
             let events = select! {
-                // The server takes back what it cannot answer any more.
+                // The server releases the events of a response that it cannot write.
                 () = self.shutdown.requested() => return Ok(true),
                 events = self.client.lease(options) => events.map_err(explain)?,
             };
@@ -124,7 +124,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
                 if wait.is_zero() {
                     break;
                 }
-                let early = PAUSE.min(wait).saturating_sub(asked.elapsed());
+                let early = MIN_INTERVAL.min(wait).saturating_sub(asked.elapsed());
                 select! { () = self.shutdown.requested() => return Ok(true), () = sleep(early) => continue }
             }
             let before = self.printed;
@@ -138,7 +138,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
         Ok(true)
     }
 
-    /// Prints and settles what was leased. `false`: nobody reads any more.
+    /// Prints and settles leased events. `false`: stdout is closed.
     async fn print(&mut self, mut events: Vec<LeasedEvent>) -> anyhow::Result<bool> {
         let receipts: Vec<_> = events.iter().map(|event| event.receipt.clone()).collect();
         if self.keep {
@@ -156,10 +156,10 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
         self.printed = self.printed.saturating_add(u32::try_from(events.len()).unwrap_or(u32::MAX));
         if !self.keep {
             let settled = self.client.ack(receipts).await;
-            let settled = settled.context("the last events were printed but will come again")?;
+            let settled = settled.context("the last events were printed but will be redelivered")?;
             if !settled.stale.is_empty() {
                 print_message(&format!(
-                    "{} events were printed too late and will come again",
+                    "{} events were printed after their lease had expired and will be redelivered",
                     settled.stale.len()
                 ));
             }
@@ -167,7 +167,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
         Ok(true)
     }
 
-    /// Writes. `false`: nobody reads any more, or not before the end that was asked for.
+    /// Writes. `false`: stdout is closed, or was not read before the shutdown deadline.
     async fn write(&mut self, text: &[u8]) -> anyhow::Result<bool> {
         select! {
             biased;
@@ -176,13 +176,13 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
         }
     }
 
-    /// Hands back what is still unsettled.
+    /// Releases the unsettled events.
     async fn release(&mut self) {
         while !self.unsettled.is_empty() {
-            let some = self.unsettled.drain(..self.unsettled.len().min(RECEIPTS_AT_ONCE));
+            let some = self.unsettled.drain(..self.unsettled.len().min(MAX_RECEIPTS));
             if let Err(error) = self.client.release(some).await {
                 print_message(&format!(
-                    "events could not be handed back and come again when their lease ends: {error}"
+                    "events could not be released and will be redelivered when their lease expires: {error}"
                 ));
                 return;
             }
@@ -190,7 +190,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
     }
 }
 
-/// The events as members of one object.
+/// Formats events as members of one JSON object.
 fn text(events: &[LeasedEvent], first: bool, terminal: bool) -> Vec<u8> {
     let mut text = Vec::new();
     for (n, event) in events.iter().enumerate() {
@@ -202,7 +202,7 @@ fn text(events: &[LeasedEvent], first: bool, terminal: bool) -> Vec<u8> {
     text
 }
 
-/// A server that says nothing but that it has no such path is no wwproxy server.
+/// Adds advice if the server has no lease endpoint: `404` or `405` without a problem document is an older proxy.
 fn explain(error: Error) -> anyhow::Error {
     let legacy = matches!(error.status(), Some(404 | 405)) && error.detail().is_none();
     let error = anyhow::Error::new(error);

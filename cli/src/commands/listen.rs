@@ -1,4 +1,4 @@
-//! `wwproxy listen`: events as they come, printed or handed to a target.
+//! `wwproxy listen`: prints events, or hands them to a target.
 
 mod checks;
 mod disposition;
@@ -42,18 +42,23 @@ use crate::{
     target::{Policy, Targets},
 };
 
-/// How many events are on their way at once where they are only printed.
+/// The prefetch window without a target, in events.
 const PRINT_WINDOW: u32 = 64;
-/// How many events are on their way at least where they go to a target: few, as each waits for its turn within its lease.
+/// The minimum prefetch window with a target, in events: small, as each event waits for its turn within its lease.
 const TARGET_WINDOW: u32 = 16;
 
 const EXAMPLES: &str = "\
-Without a target an event is acknowledged once it is written. With one it is acknowledged once the target took it (2xx, exit 0).
-A target that cannot be reached is waited for. Its Retry-After is honoured up to 5 min, without holding up other events.
-What is not acknowledged stays on the server and comes again: none is lost, one may come twice, with the same wwproxy-event-id.
-Events that do not match (--type, --filter, --route) are skipped: acknowledged, so that no client gets them. The first one is
-reported on stderr, and the last line counts them. When several clients of one app listen, each event goes to one of them.
-SIGINT, SIGTERM and SIGHUP stop it, and hand back what is not done within 2 s; a second one ends it at once.
+Without a target, an event is acknowledged once it is written to stdout. With a target, it is
+acknowledged once the target accepted it (2xx, exit 0).
+An unreachable target is retried without limit. Its Retry-After is honoured up to 5 min, without
+blocking other events.
+Delivery is at least once: an event that is not acknowledged is redelivered, with the same
+wwproxy-event-id.
+Events that do not match (--type, --filter, --route) are skipped: acknowledged, so that no client
+gets them. The first one is reported on stderr, and the last line counts them. If several clients
+of one app listen, each event goes to one of them.
+SIGINT, SIGTERM and SIGHUP stop it: events that are not finished within 2 s are released. A second
+signal ends it at once.
 
 Examples:
   wwproxy listen | jq --unbuffered .data
@@ -63,51 +68,51 @@ Examples:
   wwproxy listen --exec './handle.sh' --concurrency 4 --on-failure save=failed
   wwproxy listen --format data --ready-file ready --max-events 1 --exit-after-idle 30s";
 
-/// Take events as they come: print them, forward them to a URL, or run a command for each
+/// Take events as they arrive: print them, forward them to a URL, or run a command for each
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Listen {
-    /// How events are written; pretty on a terminal, else json
+    /// The output format; by default pretty on a terminal, otherwise json
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Save each event as a file of this folder, before it is handled; `replay` and `send --file` send it again. No other file there
-    /// is overwritten
+    /// Save each event as a file in this folder, before it is handled; `replay` and `send --file` send it again. Other files in the
+    /// folder are not overwritten
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
-    /// Shutdown after so many events; those that did not match do not count
+    /// Stop after this number of events; events that did not match do not count
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_events: Option<u64>,
-    /// Shutdown when nothing came for so long, such as `30s`; events that are left on the server do not count
+    /// Stop when no event arrived for this time, such as `30s`; events that are left on the server do not count
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     exit_after_idle: Option<Duration>,
-    /// Give up when there is no connection for so long; for ever where not said
+    /// Give up when there is no connection for this time; by default it reconnects forever
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_reconnect_time: Option<Duration>,
-    /// Create this file once the server is ready to hand out events. One of an earlier run is removed first; any other file is an
-    /// error
+    /// Create this file once the server is ready to deliver events. The ready file of an earlier run is removed first; any other file
+    /// is an error
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
-    /// End with exit code 4 if the app is not registered, instead of waiting until it is
+    /// Exit with code 4 if the app is not registered, instead of waiting until it is
     #[arg(long)]
     require_registered: bool,
-    /// How many events may be on their way at once; 64 where not said, 16 with a target, 1 for strictly one at a time
+    /// The prefetch window: how many events may be in flight; by default 64, with a target 16; 1 for strictly one at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     window: Option<u32>,
     #[command(flatten)]
     targets: Targets,
     #[command(flatten)]
     policy: Policy,
-    /// What becomes of an event that its target did not take: `keep` it on the server, from where it comes again after a minute,
-    /// `drop` it, or `save=DIR` it as a file and acknowledge it
+    /// What to do with an event that its target did not accept: `keep` it on the server, which redelivers it after a minute, `drop`
+    /// (acknowledge) it, or `save=DIR` it as a file and acknowledge it
     #[arg(long, value_name = "WHAT", default_value = "keep", value_parser = OnFailure::parse, help_heading = "Targets")]
     on_failure: OnFailure,
-    /// Handle so many events at once; with more than 1 they may overtake each other
+    /// How many events are handled concurrently; with more than 1 their order is not kept
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Targets")]
     concurrency: u32,
     #[command(flatten)]
     selection: Selection,
-    /// Leave events that do not match on the server, for other clients, instead of skipping (acknowledging) them. Those that no
-    /// client takes are offered again, at least every 5 s
+    /// Leave events that do not match on the server, for other clients, instead of skipping (acknowledging) them. Events that no
+    /// client takes are redelivered, at least every 5 s
     #[arg(long, help_heading = "Selection")]
     leave_unmatched: bool,
 }
@@ -175,20 +180,20 @@ impl Listen {
     }
 }
 
-/// When to stop by oneself.
+/// When to stop without a signal.
 struct Limits {
     max_events: u64,
     concurrency: usize,
-    /// How many events the server hands out before the first of them is settled.
+    /// The prefetch window.
     window: usize,
     idle: Option<Duration>,
 }
 
-/// Handles events until enough are handled, stdout is closed, nothing comes any more, or a signal comes.
+/// Handles events until the maximum is reached, stdout is closed, the idle limit is over, or a signal arrives.
 ///
-/// Its inputs: the signal; events that have been handled, and those that were skipped or left; the next event, while there is room
-/// for one; the clock. Where unmatched events are left, events are read ahead, so that those of others do not wait behind a slow
-/// one. What is being handled at the end is ended: a signal gives it a moment, everything else as long as it takes.
+/// Its inputs: the signal; events that have been handled, skipped or left; the next event, if there is room for one; the idle and
+/// report timers. If unmatched events are left, events are read ahead, so that events of other clients do not wait behind a slow
+/// one. Events in progress are finished: within the grace period after a signal, otherwise without a limit.
 async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits) -> anyhow::Result<()> {
     let (mut done, mut failed) = (0, 0);
     let mut waiting = VecDeque::new();
@@ -196,7 +201,8 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
     let mut last = Instant::now();
     while done < limits.max_events {
         let stopping = worker.shutdown.is_requested();
-        let has_room = |begun: usize| begun < limits.concurrency && done + (begun as u64) < limits.max_events;
+        let has_room =
+            |started: usize| started < limits.concurrency && done + (started as u64) < limits.max_events;
         while !stopping
             && has_room(handling.len())
             && let Some(delivery) = waiting.pop_front()
@@ -221,14 +227,14 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
                 }
             }
             Some(()) = settling.next() => {}
-            // Nothing runs any more, and nothing is begun.
+            // Nothing is in progress, and nothing new is started.
             () = std::future::ready(()), if stopping && handling.is_empty() => return Ok(()),
             event = events.next(), if reads => {
                 let Some(event) = event else { break };
                 let delivery = event?;
                 let disposition = worker.decide(delivery.event());
                 if disposition != Disposition::Leave {
-                    // What is left comes again and again.
+                    // Events that are left are redelivered again and again.
                     last = Instant::now();
                 }
                 match disposition {
@@ -239,8 +245,8 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
             () = worker.reporter.idle_for(limits.idle, last), if handling.is_empty() && settling.is_empty() => break,
             () = worker.reporter.next_report() => worker.reporter.report_counts(),
         }
-        // Those whose connection is gone come again.
+        // Events of a lost connection are redelivered.
         waiting.retain(|delivery| !delivery.is_stale());
     }
-    if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} events were not taken by their target")) }
+    if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} events were not accepted by their target")) }
 }

@@ -7,15 +7,15 @@ use crate::{
     prompt::Prompt,
 };
 
-/// The name of the profile where none is given.
+/// The name of the profile if none is given.
 const DEFAULT_NAME: &str = "default";
 
-/// Remember a server, an app and its credentials as a profile
+/// Save a server, an app and its credentials as a profile
 #[derive(clap::Args)]
 #[command(after_help = "\
-Asks for what is missing where there is a terminal; elsewhere the app's secret can come on stdin. The credentials are checked
-before they are saved, and the token endpoint is saved with them: from then on the app's secret is sent only there. The profile
-is used wherever flags and environment say nothing else.
+Asks for missing values on a terminal; without one, it reads the app's secret from stdin. The
+credentials are checked before they are saved. The token endpoint is saved with them: the app's
+secret is sent only there. Flags and environment override the profile.
 
 Examples:
   wwproxy login --server https://proxy.example.com --app-id my-bot
@@ -37,7 +37,7 @@ impl Login {
         profiles.write()?;
         print_message(&format!("saved as profile {name} in {path}"));
         if let Some(endpoint) = profile.token_endpoint {
-            // What is in a query may be a key.
+            // A query may contain a key.
             let shown = endpoint.split('?').next().unwrap_or_default();
             print_message(&format!("its tokens come from {shown}"));
         }
@@ -45,7 +45,7 @@ impl Login {
     }
 }
 
-/// Asks for what is missing, where there is somebody to ask.
+/// Asks for the missing values.
 async fn ask(profile: &mut Profile) -> anyhow::Result<()> {
     let prompt = Prompt::new()?;
     if profile.server.is_none() {

@@ -2,7 +2,7 @@
 
 use crate::{access::Access, error::UsageError, output::print_message, profiles::Profiles};
 
-/// Forget a profile: the default one, or --profile
+/// Remove a profile: the default one, or --profile
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  wwproxy logout\n  wwproxy logout --profile test")]
 pub(crate) struct Logout;
@@ -13,10 +13,10 @@ impl Logout {
         let mut profiles = Profiles::edit()?;
         let name = access.profile_name()?.or_else(|| profiles.default().map(str::to_owned));
         let name =
-            name.ok_or_else(|| UsageError("there is no profile to forget; name one with --profile".into()))?;
+            name.ok_or_else(|| UsageError("there is no default profile; name one with --profile".into()))?;
         profiles.remove(&name)?;
         profiles.write()?;
-        print_message(&format!("profile {name} is forgotten"));
+        print_message(&format!("removed profile {name}"));
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     profiles::{Profiles, parse_name},
 };
 
-/// Show the profiles, or choose the one that is used
+/// List the profiles, or set the default one
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  wwproxy profile list\n  wwproxy profile use test\n  wwproxy --profile test status"
@@ -20,13 +20,13 @@ pub(crate) struct Profile {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Print the profiles: `*` at the default one, name, server and app, and no secrets
+    /// Print name, server and app of each profile, without secrets; `*` marks the default one
     List {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Use a profile where none is named
+    /// Make a profile the default
     Use {
         #[arg(value_name = "NAME", value_parser = parse_name)]
         name: String,
@@ -41,7 +41,7 @@ impl Profile {
                 let mut profiles = Profiles::edit()?;
                 profiles.set_default(&name)?;
                 profiles.write()?;
-                print_message(&format!("profile {name} is used from now on"));
+                print_message(&format!("profile {name} is now the default"));
                 Ok(())
             }
         }

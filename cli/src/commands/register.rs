@@ -6,7 +6,7 @@ use wwproxy_sdk::Client;
 
 use crate::{error::UsageError, output::print_message, secret};
 
-/// Register the app's webhook secret, so that its webhooks are taken
+/// Register the app's webhook secret, so that the server accepts its webhooks
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -1,4 +1,4 @@
-//! `wwproxy replay`: saved events once more.
+//! `wwproxy replay`: hands saved events to a target.
 
 use std::path::PathBuf;
 
@@ -13,17 +13,17 @@ use crate::{
     target::{Offer, OfferOutcome, Origin, Policy, Targets},
 };
 
-/// Hand events that `listen --save` wrote to a target once more, byte for byte
+/// Hand events that `listen --save` wrote to a target, byte for byte
 #[derive(clap::Args)]
 #[command(after_help = "\
-In the order given, each until its target takes it. Needs no server and no credentials; --app-id names the path that is appended
-to a URL that ends in `/`.
+Events are handed over one by one in the given order, each with retries. Needs no server and no
+credentials. --app-id gives the path (/hook/ID) that is appended to a URL that ends in `/`.
 
 Examples:
   wwproxy replay saved --forward-to 3000
   wwproxy replay failed/0192e4a0-*.json --exec './handle.sh' --max-attempts 1")]
 pub(crate) struct Replay {
-    /// Saved events: files, or folders, whose `*.json` are taken in the order in which they arrived
+    /// Saved events: files, or folders, whose `*.json` files are read in the order in which the events arrived
     #[arg(value_name = "FILE|DIR", required = true)]
     paths: Vec<PathBuf>,
     #[command(flatten)]
@@ -53,7 +53,7 @@ impl Replay {
             let mut lines = Output::stdout();
             let retried = async |tried: &_, delay: std::time::Duration| {
                 let next = format!(", again in {:.1} s", delay.as_secs_f32());
-                // Where nobody reads, the event is handed on all the same.
+                // A closed stdout does not stop the replay.
                 let _ = lines.write(format::result_line(&event, tried, &next).as_bytes()).await;
             };
             let offer = Offer { event: &event, origin: Origin::File, earlier_tries: 0 };
@@ -66,6 +66,10 @@ impl Replay {
             failed += usize::from(!last.accepted);
             output.write(format::result_line(&event, &last, "").as_bytes()).await?;
         }
-        if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} of {} events were not taken", files.len())) }
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(anyhow!("{failed} of {} events were not accepted", files.len()))
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `wwproxy send`: webhooks as the platform would post them.
+//! `wwproxy send`: posts signed webhooks, as the platform does.
 
 mod post;
 mod sample;
@@ -31,17 +31,18 @@ use crate::{
     target::{Address, TargetHttp, is_framing},
 };
 
-/// The longest body that is read from a file or from stdin, in bytes.
+/// The largest body that is read from a file or stdin, in bytes.
 const MAX_DATA_BYTES: u64 = 64 << 20;
-/// The least and the most events a second.
+/// The range of `--rate`, in webhooks per second.
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=1_000_000.0;
 
-/// Post signed webhooks to a hook as the platform would, so that an app can be tested without it
+/// Post signed webhooks to a hook as the platform does, to test an app without it
 #[derive(clap::Args)]
 #[command(after_help = "\
-The hook is that of --app-id on --server, or any --to URL, such as the app itself.
-Exits with 1 when a webhook was not accepted (2xx), 3 when its signature was not, 4 when the app is not registered, 5 when nobody
-answered. What would be answered the same way to all of --count ends it at once.
+The destination is the hook of --app-id on --server, or any --to URL, such as the app itself.
+Exit code 1: a webhook was not accepted (2xx); 3: its signature was rejected; 4: the app is not
+registered; 5: no response, or 503. With --count, an error that every further webhook would meet
+ends it at once.
 
 Examples:
   wwproxy send --webhook-secret-file secret.txt
@@ -53,44 +54,44 @@ Examples:
   wwproxy send --header 'X-Request-Id: 7' --header 'User-Agent: platform'
   wwproxy send --challenge")]
 pub(crate) struct Send {
-    /// Where to, instead of the app's hook on the server: a URL, a port of this machine, `HOST:PORT`, or `unix:/run/app.sock`
+    /// The destination, instead of the app's hook on the server: a URL, a port of this machine, `HOST:PORT`, or `unix:/run/app.sock`
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     to: Option<Address>,
-    /// Send a sample of this type of Watson Work's webhooks, with new ids and the current time; use --data for any other body
+    /// Send a sample webhook of Watson Work of this type, with new ids and the current time; use --data for any other body
     #[arg(long = "type", value_name = "TYPE", default_value = "message-created", value_parser = PossibleValuesParser::new(WATSON_WORK_TYPES), conflicts_with_all = ["data", "file", "challenge"])]
     kind: String,
     /// Send this body, byte for byte; `@FILE` reads it from a file, `-` from stdin
     #[arg(long, value_name = "JSON", conflicts_with_all = ["file", "challenge"])]
     data: Option<String>,
-    /// Send an event that `listen --save` wrote, with its headers; without a webhook secret also with its signature
+    /// Send an event that `listen --save` wrote, with its headers; without a webhook secret, with its original signature
     #[arg(long, value_name = "FILE", conflicts_with = "challenge")]
     file: Option<PathBuf>,
-    /// Send a verification challenge, and check its answer
+    /// Send a verification challenge, and check the response
     #[arg(long)]
     challenge: bool,
-    /// Send this header too, in place of one of the same name; repeatable
+    /// Add this header, in place of headers of the same name; repeatable
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// How many
+    /// The number of webhooks
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "challenge")]
     count: u64,
-    /// How many a second; as fast as they are answered where not said
+    /// Webhooks per second; by default each is sent when the one before is answered
     #[arg(long, value_name = "R", value_parser = parse_rate)]
     rate: Option<f64>,
-    /// The webhook secret that they are signed with; safer in a file, or in the environment as `WEBHOOK_SECRET`
+    /// The webhook secret to sign with; safer in a file, or in the environment as `WEBHOOK_SECRET`
     #[arg(long, value_name = "SECRET")]
     webhook_secret: Option<String>,
     /// A file with the webhook secret, also as `WEBHOOK_SECRET_FILE`; `-` is stdin
     #[arg(long, value_name = "FILE", conflicts_with = "webhook_secret")]
     webhook_secret_file: Option<PathBuf>,
-    /// How long one may take
+    /// The timeout of one webhook
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     timeout: Duration,
     #[command(flatten)]
     http: TargetHttp,
 }
 
-/// What is sent again and again.
+/// The content of the webhooks.
 enum Content {
     Sample(String),
     Body(Bytes),
@@ -136,7 +137,7 @@ impl Send {
         })
     }
 
-    /// Sends them one after the other, each at its time or as soon as the one before is answered.
+    /// Sends the webhooks one by one, at the given rate or as soon as the one before is answered.
     async fn send_all(&self, hook: &Hook, content: &Content, secret: Option<&Secret>) -> anyhow::Result<()> {
         let shutdown = Shutdown::on_signal()?;
         let bar = if self.count > 1 && io::stderr().is_terminal() {
@@ -148,7 +149,7 @@ impl Send {
         let mut sent = Sent { wanted: self.count, answered: 0, accepted: 0, refusal: None };
         for n in 0..self.count {
             if let Some(rate) = self.rate {
-                // The count of a test that takes for ever is never so large that its precision matters.
+                // Precision is lost only above 2^53 webhooks.
                 #[allow(clippy::cast_precision_loss)]
                 let due = start + Duration::from_secs_f64(n as f64 / rate);
                 select! { () = sleep_until(due) => {} () = shutdown.requested() => break }
@@ -173,7 +174,7 @@ impl Send {
     }
 }
 
-/// What became of the webhooks.
+/// The outcomes of the webhooks.
 struct Sent {
     wanted: u64,
     answered: u64,
@@ -183,7 +184,7 @@ struct Sent {
 }
 
 impl Sent {
-    /// Whether there is a point in sending another.
+    /// Counts an outcome. Returns whether the next webhook may be accepted.
     fn count(&mut self, posted: Result<(), Refusal>) -> bool {
         self.answered += 1;
         match posted {
@@ -218,7 +219,7 @@ fn no_secret() -> UsageError {
     UsageError("give the webhook secret to sign with: --webhook-secret-file or WEBHOOK_SECRET".into())
 }
 
-/// The time in microseconds: later calls go on where earlier ones ended, so that the server takes nothing for a repetition.
+/// The time in microseconds, so that indices of later runs are higher and the server's deduplication drops none.
 fn first_index() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
@@ -235,15 +236,15 @@ fn read(input: impl Read, name: &str) -> anyhow::Result<Bytes> {
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("give NAME: VALUE")?;
-    let name: HeaderName = name.trim().parse().map_err(|_| "the name is no header's name")?;
-    let value: HeaderValue = value.trim().parse().map_err(|_| "the value is no header's value")?;
+    let name: HeaderName = name.trim().parse().map_err(|_| "the name is not a valid header name")?;
+    let value: HeaderValue = value.trim().parse().map_err(|_| "the value is not a valid header value")?;
     if is_framing(&name) {
-        return Err(format!("{name} belongs to the request's framing, which is not yours to choose"));
+        return Err(format!("{name} belongs to the framing of the request and cannot be set"));
     }
     Ok((name, value))
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate: Option<f64> = text.parse().ok().filter(|rate| RATES.contains(rate));
-    rate.ok_or_else(|| format!("give events a second, {} to {}", RATES.start(), RATES.end()))
+    rate.ok_or_else(|| format!("give webhooks per second, {} to {}", RATES.start(), RATES.end()))
 }

@@ -11,7 +11,7 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  wwproxy status --json | jq .stored")]
 pub(crate) struct Status {
-    /// On one line
+    /// Print it on one line
     #[arg(long)]
     json: bool,
 }

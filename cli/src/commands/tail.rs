@@ -1,4 +1,4 @@
-//! `wwproxy tail`: a look at events as they arrive.
+//! `wwproxy tail`: shows events as they arrive.
 
 use futures_util::StreamExt;
 use tokio::select;
@@ -11,19 +11,20 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// Show events as they arrive, without taking any from those who listen
+/// Show events as they arrive, without taking them from other clients
 #[derive(clap::Args)]
 #[command(after_help = "\
-What arrived before stays unseen; what is not read in time is counted and told as a gap. Nothing is acknowledged.
+Events that arrived before are not shown. Events that are not read in time are dropped and
+counted. Nothing is acknowledged.
 
 Examples:
   wwproxy tail
   wwproxy tail --type 'message-*' --format data | jq --unbuffered .content")]
 pub(crate) struct Tail {
-    /// How events are written; pretty on a terminal, else json
+    /// The output format; by default pretty on a terminal, otherwise json
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Shutdown after so many events
+    /// Stop after this number of events
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_events: Option<u64>,
     #[command(flatten)]
@@ -35,10 +36,10 @@ impl Tail {
         let shutdown = Shutdown::on_signal()?;
         let server = client.server().to_owned();
         let options = ListenOptions::new().on_state(move |state| match state {
-            State::Connected { .. } => print_message(&format!("ready: looking at {server}")),
+            State::Connected { .. } => print_message(&format!("ready: connected to {server}")),
             State::Reconnecting { error, delay, .. } => {
                 let why = describe_error(&anyhow::Error::new(error.clone()));
-                print_message(&format!("{why}; trying again in {:.1} s", delay.as_secs_f32()));
+                print_message(&format!("{why}; retrying in {:.1} s", delay.as_secs_f32()));
             }
             _ => {}
         });
@@ -62,12 +63,12 @@ impl Tail {
                 TapItem::Event(event) => event,
                 TapItem::Gap { missed: Some(missed), .. } => {
                     print_message(&format!(
-                        "{missed} events are not shown: they came faster than they were read"
+                        "{missed} events are not shown: they arrived faster than they were read"
                     ));
                     continue;
                 }
                 _ => {
-                    print_message("what came while the connection was away is not shown");
+                    print_message("events that arrived while the connection was down are not shown");
                     continue;
                 }
             };

@@ -4,7 +4,7 @@ use wwproxy_sdk::{Client, sanitize};
 
 use crate::output::Output;
 
-/// Print a token of the app, for other tools
+/// Print a token of the app, for use in other tools
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  curl -H \"Authorization: Bearer $(wwproxy token)\" ...")]
 pub(crate) struct Token;
@@ -12,7 +12,7 @@ pub(crate) struct Token;
 impl Token {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
         let token = client.token().await?;
-        // A token is used in headers, so it holds nothing that this would change; a hostile server's may.
+        // A valid token has only header characters, which this keeps; that of a hostile server may have others.
         let line = sanitize(token.expose()) + "\n";
         // A closed stdout is no error.
         Output::stdout().write(line.as_bytes()).await.map(drop)

@@ -12,7 +12,7 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  wwproxy unregister --yes")]
 pub(crate) struct Unregister {
-    /// Do not ask. Without a terminal nothing is asked
+    /// Do not ask for confirmation. Without a terminal it never asks
     #[arg(short, long)]
     yes: bool,
 }
@@ -21,7 +21,8 @@ impl Unregister {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
         if !self.yes && prompt::is_interactive() {
             let status = client.status().await;
-            let status = status.context("cannot see whether events are stored; --yes does not ask")?;
+            let status =
+                status.context("cannot check whether events are stored; use --yes to skip the check")?;
             let question =
                 format!("Unregister {} and delete its stored events ({})?", client.app_id(), status.stored);
             if status.stored > 0 && !Prompt::new()?.confirm(&question).await? {

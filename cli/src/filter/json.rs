@@ -1,12 +1,12 @@
-//! JSON made ready for the filter's parser, so that it reads all that jq reads.
+//! Rewrites JSON for the parser of jaq, so that it accepts all JSON that jq accepts.
 
 use std::borrow::Cow;
 
-/// The longest integer that is handed on as it is, in characters. jaq parses integers exactly, in time that grows with the square
-/// of their length; jq reads long ones as floating-point numbers.
+/// The longest integer that is not rewritten, in characters. jaq parses integers exactly, in quadratic time; jq reads long ones as
+/// floating-point numbers.
 const MAX_INTEGER_CHARS: usize = 1000;
 
-/// JSON for the parser, and how deep it is nested.
+/// Returns the JSON for the parser, and its nesting depth.
 ///
 /// As jq does, a lone surrogate (`\ud800`) is read as U+FFFD. A very long integer becomes a decimal of the same value.
 pub(super) fn prepare(json: &[u8]) -> (Cow<'_, [u8]>, usize) {
@@ -15,8 +15,8 @@ pub(super) fn prepare(json: &[u8]) -> (Cow<'_, [u8]>, usize) {
     while let Some(byte) = json.get(at) {
         at += 1;
         match byte {
-            b'"' => at = string(&mut output, at),
-            b'-' | b'0'..=b'9' => at = number(&mut output, at - 1),
+            b'"' => at = read_string(&mut output, at),
+            b'-' | b'0'..=b'9' => at = read_number(&mut output, at - 1),
             b'{' | b'[' => {
                 depth += 1;
                 deepest = deepest.max(depth);
@@ -28,11 +28,11 @@ pub(super) fn prepare(json: &[u8]) -> (Cow<'_, [u8]>, usize) {
     (output.end(), deepest)
 }
 
-/// The JSON with what was replaced in it. Nothing is copied before the first replacement.
+/// The rewritten JSON. Nothing is copied before the first replacement.
 struct Output<'a> {
     json: &'a [u8],
     replaced: Vec<u8>,
-    /// How much of the JSON is in `replaced` already.
+    /// How many bytes of `json` have been copied to `replaced`.
     copied: usize,
 }
 
@@ -52,8 +52,8 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Reads a string from behind its opening quote to behind its closing one.
-fn string(output: &mut Output<'_>, mut at: usize) -> usize {
+/// Reads a string from after its opening quote. Returns the position after the closing one.
+fn read_string(output: &mut Output<'_>, mut at: usize) -> usize {
     while let Some(byte) = output.json.get(at) {
         match byte {
             b'"' => return at + 1,
@@ -70,7 +70,7 @@ fn string(output: &mut Output<'_>, mut at: usize) -> usize {
     at
 }
 
-/// How long an escape sequence is, and whether it is a lone surrogate.
+/// The length of an escape sequence, and whether it is a lone surrogate.
 fn escape(text: &[u8]) -> (usize, bool) {
     match unit(text) {
         Some(0xd800..=0xdbff) if matches!(unit(&text[6..]), Some(0xdc00..=0xdfff)) => (12, false),
@@ -86,8 +86,8 @@ fn unit(text: &[u8]) -> Option<u16> {
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// Reads a number from its first character to behind its last one.
-fn number(output: &mut Output<'_>, start: usize) -> usize {
+/// Reads a number. Returns the position after it.
+fn read_number(output: &mut Output<'_>, start: usize) -> usize {
     let rest = &output.json[start..];
     let length =
         rest.iter().take_while(|b| matches!(b, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E')).count();
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_the_parser_does_not_read_is_replaced() {
+    fn only_lone_surrogates_and_long_integers_are_replaced() {
         let long = "7".repeat(MAX_INTEGER_CHARS + 1);
         for (json, expected) in [
             (r#"["\ud800"]"#, r#"["\ufffd"]"#.to_owned()),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_is_that_of_objects_and_arrays() {
+    fn depth_counts_objects_and_arrays() {
         assert_eq!(prepare(br#"{"a":"[[[\"[","b":[1]}"#).1, 2);
         assert_eq!(prepare(b"1").1, 0);
     }

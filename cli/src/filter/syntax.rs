@@ -1,14 +1,14 @@
-//! What is wrong with a jq program, in words: where, and what was expected there.
+//! Error messages for invalid jq programs: the place, and what was expected there.
 
 use jaq_core::{
     compile::{self, Undefined},
     load::{self, lex, parse},
 };
 
-/// The longest part of a program that is quoted, in characters.
+/// How much of a program is quoted, in characters.
 const MAX_QUOTED_CHARS: usize = 20;
 
-/// The first error of loading `program`.
+/// Describes the first error of loading `program`.
 pub(super) fn loading<P>(program: &str, errors: &load::Errors<&str, P>) -> String {
     match errors.first().map(|(_, error)| error) {
         Some(load::Error::Lex(errors)) => {
@@ -29,7 +29,7 @@ pub(super) fn loading<P>(program: &str, errors: &load::Errors<&str, P>) -> Strin
     }
 }
 
-/// The first error of compiling `program`.
+/// Describes the first error of compiling `program`.
 pub(super) fn compiling<P>(program: &str, errors: &compile::Errors<&str, P>) -> String {
     let error = errors.first().and_then(|(_, errors)| errors.first());
     error.map_or_else(String::new, |(name, undefined)| {
@@ -52,9 +52,9 @@ fn unexpected(program: &str, found: &str, expected: &str) -> String {
     format!("{place}, expected: {expected}, found: `{found}`")
 }
 
-/// Where a part of the program stands.
+/// Describes the place of a part of the program.
 fn place(program: &str, part: &str) -> String {
-    // The parts are slices of the program; a part of anything else has no place in it.
+    // jaq returns slices of the program; a slice of another text has no place in it.
     let offset = (part.as_ptr() as usize).wrapping_sub(program.as_ptr() as usize);
     let Some(before) = program.get(..offset) else { return "somewhere".into() };
     if part.is_empty() { "at its end".into() } else { format!("at character {}", before.chars().count() + 1) }

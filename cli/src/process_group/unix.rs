@@ -11,12 +11,12 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 
-/// Kills the groups of the last line that it read when the pipe to it is closed: when the command line has ended, by
-/// SIGKILL too. Signals of the terminal do not reach it.
+/// Reads lines of process groups. At the end of stdin, when the command line has ended (by SIGKILL too), it kills the groups of the
+/// last line. It ignores signals of the terminal.
 const WATCHDOG: &str = "trap '' HUP INT TERM; while read -r line; do groups=$line; done; \
                         for group in $groups; do kill -s KILL -- \"-$group\"; done";
 
-/// The groups of this process. They are as global as the signals that end it.
+/// The groups of this process. Global, as the signal handler needs them.
 static GROUPS: Mutex<Groups> = Mutex::new(Groups { running: BTreeSet::new(), watchdog: None });
 
 struct Groups {
@@ -24,7 +24,7 @@ struct Groups {
     watchdog: Option<ChildStdin>,
 }
 
-/// A command with a process group of its own. It is killed, with all that it started, unless it ends with success.
+/// A command in its own process group. On drop the whole group is killed, unless the command succeeded.
 pub(crate) struct Group {
     pub(crate) child: Child,
     id: Pid,
@@ -32,23 +32,23 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Starts the command. A command line that is killed before this returns leaves it running: some microseconds.
+    /// Starts the command. If this process is killed before the watchdog has the group, some microseconds, the command is not killed.
     pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
         let mut groups = groups();
         groups.watch()?;
-        // Ctrl-C reaches its group only, so that the command may end by itself.
+        // Ctrl-C is sent to the foreground group only, so the command can finish within the grace period.
         let child = command.process_group(0).spawn()?;
         let id = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
-        let id = id.expect("a child that nobody waited for has an id");
+        let id = id.expect("a child that was not waited for has an id");
         groups.running.insert(id.as_raw_nonzero().get());
         let reported = groups.report();
-        // Dropping the group after an error takes the lock as well.
+        // Dropping the group after an error takes the lock again.
         drop(groups);
         let group = Self { child, id, succeeded: false };
         reported.map(|()| group)
     }
 
-    /// Waits until it ends.
+    /// Waits until the command ends.
     pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait().await?;
         self.succeeded = status.success();
@@ -59,20 +59,20 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if !self.succeeded {
-            // Fails if nothing of it runs any more.
+            // Fails if the group has ended.
             let _ = kill_process_group(self.id, Signal::KILL);
         }
         let mut groups = groups();
         groups.running.remove(&self.id.as_raw_nonzero().get());
-        // A watchdog that is gone is started again with the next command.
+        // A watchdog that has ended is restarted with the next command.
         let _ = groups.report();
     }
 }
 
-/// Kills all commands that run, for an end without destructors.
+/// Kills all running commands, before an exit without destructors.
 pub(crate) fn kill_all() {
     for id in std::mem::take(&mut groups().running).into_iter().filter_map(Pid::from_raw) {
-        // Fails if nothing of it runs any more.
+        // Fails if the group has ended.
         let _ = kill_process_group(id, Signal::KILL);
     }
 }
@@ -82,12 +82,12 @@ fn groups() -> MutexGuard<'static, Groups> {
 }
 
 impl Groups {
-    /// Starts the watchdog, if it does not run.
+    /// Starts the watchdog if it is not running.
     fn watch(&mut self) -> io::Result<()> {
         if self.watchdog.is_none() || self.report().is_err() {
             let mut watchdog = std::process::Command::new("/bin/sh");
             std::os::unix::process::CommandExt::process_group(&mut watchdog, 0);
-            // It holds none of the pipes that others read to their end, and no secret.
+            // It inherits no pipe, which would delay the end of file for its reader, and no secret.
             watchdog.args(["-c", WATCHDOG]).env_clear().current_dir("/");
             let child = watchdog.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
             self.watchdog = child.stdin;

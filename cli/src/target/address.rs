@@ -1,4 +1,4 @@
-//! The address of a target, as people write it.
+//! Parses the address of a target.
 
 use std::{
     fmt,
@@ -8,17 +8,17 @@ use std::{
 
 use reqwest::Url;
 
-/// What a usage error says is expected.
+/// The end of each error: the accepted forms.
 const EXPECTED: &str =
     "give a port (3000), HOST:PORT, a URL such as http://localhost:3000/hook, or unix:/run/app.sock";
-/// The start of a Unix socket's address.
+/// The prefix of a Unix socket.
 const UNIX: &str = "unix:";
 
-/// Where a target is.
+/// The address of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) url: Url,
-    /// Whether the path of the original request goes after the URL's: the address ends in `/`.
+    /// Whether the path of the original request is appended: the address ends in `/`.
     pub(super) append: bool,
     /// The Unix socket to connect to, in place of the URL's host.
     pub(super) socket: Option<PathBuf>,
@@ -35,20 +35,20 @@ impl Address {
         parsed.map_err(|why| format!("{why}; {EXPECTED}"))
     }
 
-    /// The address of a URL.
+    /// The address of a URL as it is.
     pub(crate) fn from_url(url: Url) -> Self {
         Self { url, append: false, socket: None }
     }
 
-    /// Whether it is on this machine, so that no proxy leads to it.
+    /// Whether it is on this machine, so that no proxy is used.
     pub(super) fn is_local(&self) -> bool {
         let host = self.host();
         self.socket.is_some()
             || host.parse().map_or(is_localhost(host), |address: IpAddr| address.is_loopback())
     }
 
-    /// The addresses of a `localhost` name. It is not looked up, as in curl and browsers: resolvers may not know it, or know
-    /// one of the two only.
+    /// The addresses of a `localhost` name. As in curl and browsers it is not resolved: resolvers may not know it, or know only one of
+    /// the two addresses.
     pub(super) fn loopback(&self) -> Option<(&str, [SocketAddr; 2])> {
         let port = self.url.port_or_known_default().unwrap_or_default();
         let addresses = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
@@ -61,11 +61,11 @@ impl Address {
     }
 }
 
-/// Without credentials.
+/// Shows the address without credentials.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut url = self.url.clone();
-        // Only a URL without a host refuses these.
+        // This fails only for a URL without a host.
         let _ = (url.set_username(""), url.set_password(None));
         match &self.socket {
             Some(socket) => write!(f, "{UNIX}{}:{}", socket.display(), url.path()),
@@ -81,12 +81,12 @@ fn is_localhost(host: &str) -> bool {
 fn parse_url(text: &str) -> Result<Address, String> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
     if !matches!(scheme, "http" | "https") {
-        return Err(format!("a target is reached by http:// or https://, not by {scheme}://"));
+        return Err(format!("a target needs http:// or https://, not {scheme}://"));
     }
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    // `Url` takes a backslash for a slash, and leaves out slashes before a host.
+    // `Url` reads a backslash as a slash, and ignores extra slashes before a host.
     if authority.is_empty() || text.contains('\\') {
-        return Err("it names no host".into());
+        return Err("the host is missing".into());
     }
     // A port alone, with or without its colon.
     let port = authority.strip_prefix(':').unwrap_or(authority);
@@ -99,15 +99,15 @@ fn parse_url(text: &str) -> Result<Address, String> {
         return Err(format!("{scheme}: needs two slashes, as in {scheme}://"));
     }
     let url = Url::parse(&format!("{scheme}://{authority}{path}"))
-        .map_err(|error| format!("it cannot be read ({error})"))?;
+        .map_err(|error| format!("it is not a valid URL ({error})"))?;
     let host = url.host_str().unwrap_or_default();
     let numeric = host.parse::<Ipv4Addr>().is_ok_and(|_| !authority.contains(host));
     let named = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._[:]".contains(&byte));
     if !named || numeric || host.starts_with(['-', '.']) {
-        return Err(format!("'{authority}' names no host"));
+        return Err(format!("'{authority}' is not a host"));
     }
     if url.port() == Some(0) {
-        return Err("there is no port 0".into());
+        return Err("port 0 is not valid".into());
     }
     Ok(Address { url, append: rest.ends_with('/'), socket: None })
 }
@@ -118,12 +118,12 @@ fn parse_unix(rest: &str) -> Result<Address, String> {
     // `unix:///run/app.sock` is the same socket.
     let socket = socket.strip_prefix("//").unwrap_or(socket);
     if socket.is_empty() || socket.ends_with('/') {
-        return Err("it names no socket".into());
+        return Err("the path of the socket is missing".into());
     }
     std::os::unix::net::SocketAddr::from_pathname(socket)
-        .map_err(|error| format!("'{socket}' cannot be a socket ({error})"))?;
+        .map_err(|error| format!("'{socket}' is not a valid socket path ({error})"))?;
     let url = Url::parse(&format!("http://localhost/{path}"))
-        .map_err(|error| format!("the path after the socket cannot be read ({error})"))?;
+        .map_err(|error| format!("the path after the socket is not valid ({error})"))?;
     Ok(Address { url, append: rest.ends_with('/'), socket: Some(socket.into()) })
 }
 
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_read_as_people_write_them() {
+    fn ports_hosts_and_urls_are_accepted() {
         for (text, url, append) in [
             ("3000", "http://localhost:3000/", false),
             (":3000", "http://localhost:3000/", false),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_target_is_refused_with_what_is_expected() {
+    fn an_error_ends_with_the_accepted_forms() {
         for bad in [
             "",
             "0",
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn local_targets_need_no_proxy_and_no_resolver() {
+    fn local_targets_use_no_proxy_and_no_resolver() {
         for local in ["3000", "http://a.localhost", "http://[::1]:1", "127.8.9.1", "unix:a"] {
             assert!(Address::parse(local).unwrap().is_local(), "{local}");
         }

@@ -1,4 +1,4 @@
-//! An event given to a command.
+//! `--exec`: runs a command for each event.
 
 mod environment;
 
@@ -19,7 +19,7 @@ use self::environment::MAX_EVENT_BYTES;
 use super::outcome::TryOutcome;
 use crate::process_group::Group;
 
-/// Runs a command for each event: its body on stdin, what is known of it in the environment.
+/// Runs a command for each event, with the body on stdin and the metadata in the environment.
 pub(crate) struct Exec {
     command: String,
 }
@@ -34,8 +34,8 @@ impl Exec {
         let (accepted, describe_status) = match timeout(limit, self.run(event, attempt)).await {
             Ok(Ok(status)) => (status.success(), describe_status(status)),
             Ok(Err(error)) => (false, format!("cannot run ({error})")),
-            // The future that was dropped has killed it.
-            Err(_) => (false, "killed after its time".into()),
+            // Dropping the future has killed it.
+            Err(_) => (false, "killed after the timeout".into()),
         };
         let took = start.elapsed();
         TryOutcome {
@@ -48,7 +48,7 @@ impl Exec {
     async fn run(&self, event: &EventMessage, attempt: u32) -> io::Result<ExitStatus> {
         let spawn = |max_bytes| Group::spawn(&mut self.command(event, attempt, max_bytes));
         let mut group = match spawn(MAX_EVENT_BYTES) {
-            // Where the system allows less (a small stack, a large environment) it is run with the least.
+            // If the system allows less (a small stack, a large environment), only the required variables are set.
             Err(error) if error.kind() == io::ErrorKind::ArgumentListTooLong => spawn(0)?,
             spawned => spawned?,
         };
@@ -56,7 +56,7 @@ impl Exec {
         let written = stdin.write_all(&event.body).await;
         drop(stdin);
         match written {
-            // It may take the event without reading it to the end.
+            // The command may succeed without reading all of stdin.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
             _ => group.wait().await,
         }

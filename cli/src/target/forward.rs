@@ -1,4 +1,4 @@
-//! An event posted to a URL, as its sender would have posted it there.
+//! Posts events to a URL, as their sender would have posted them.
 
 mod body;
 mod headers;
@@ -26,7 +26,7 @@ use super::{
     outcome::TryOutcome,
 };
 
-/// Of an answer's body so many bytes are read and dropped, so that its connection can be used again.
+/// The maximum of bytes of a response body that are read and dropped, to reuse the connection.
 const MAX_DRAINED_BYTES: usize = 64 * 1024;
 
 /// Posts events to a URL.
@@ -36,17 +36,16 @@ pub(crate) struct Forward {
     http: reqwest::Client,
     /// Opens a connection for each request.
     unpooled: reqwest::Client,
-    /// When the last answer came: a connection may have been kept since.
+    /// The time of the last response: its connection may still be in the pool.
     last_response: Mutex<Option<Instant>>,
-    /// Whether the target was asked which protocol it speaks.
+    /// Whether the protocol of the target has been probed.
     probed: AtomicBool,
-    /// The path of the original request without its slash, if it goes after the URL.
+    /// The path of the original request without its first slash, if it is appended to the URL.
     append: Option<String>,
 }
 
 impl Forward {
-    /// Forwards to an address; `server` is how connections to the server are made, `path` that of the hook, which goes after a
-    /// URL that ends in `/`.
+    /// `server` has the HTTP options for the server. `path` is the path of the hook, which is appended to a URL that ends in `/`.
     pub(crate) fn new(
         address: Address,
         flags: TargetHttp,
@@ -78,8 +77,8 @@ impl Forward {
             && is_broken_connection(error)
             && (self.may_reuse_connection(start) || event.body.len() > CHUNK_BYTES)
         {
-            // No failure of the application yet: a kept connection may have been closed meanwhile, and the answer to a large
-            // event may have come before its end. It may have arrived, so it counts as an attempt.
+            // Not a failure of the application: a pooled connection may have been closed meanwhile, or the response to a large event
+            // was sent before its end was read. The event may have arrived, so it counts as a delivery.
             deliveries += 1;
             let left = timeout.saturating_sub(start.elapsed());
             let body = Chunked::careful(event.body.clone());
@@ -89,7 +88,7 @@ impl Forward {
         match response {
             Ok(response) => {
                 let (status, retry_after) = (response.status(), retry_after(response.headers()));
-                // The status is the verdict; a slow rest of the answer may cost the connection, and no more time than allowed.
+                // The status decides. A slow body may cost the connection, but no more time than the timeout.
                 let _ = timeout_at(start + timeout, drain(response)).await;
                 *self.last_response.lock() = Some(Instant::now());
                 TryOutcome {
@@ -123,7 +122,7 @@ impl Forward {
         request.body(reqwest::Body::wrap(body)).timeout(timeout).send().await
     }
 
-    /// A target that has never answered is asked once which protocol it speaks.
+    /// Describes an error. Probes once which protocol a target speaks that has never answered.
     async fn explain(&self, error: &reqwest::Error) -> String {
         let unknown = self.last_response.lock().is_none();
         let probes = unknown && !self.probed.swap(true, Ordering::Relaxed);
@@ -131,10 +130,10 @@ impl Forward {
         format!("no answer from POST {}: {reason}", self.address)
     }
 
-    /// Whether a request that began then may have gone over a kept connection.
-    fn may_reuse_connection(&self, begin: Instant) -> bool {
+    /// Whether a request that started then may have used a pooled connection.
+    fn may_reuse_connection(&self, start: Instant) -> bool {
         let answered = *self.last_response.lock();
-        answered.is_some_and(|answered| begin.duration_since(answered) < MAX_IDLE)
+        answered.is_some_and(|answered| start.duration_since(answered) < MAX_IDLE)
     }
 
     fn url_for(&self, event: &EventMessage) -> Url {
@@ -149,7 +148,7 @@ impl Forward {
     }
 }
 
-/// Whether the connection ended before an answer came.
+/// Whether the connection broke before a response arrived.
 fn is_broken_connection(error: &reqwest::Error) -> bool {
     !error.is_connect() && !error.is_timeout()
 }
@@ -164,9 +163,9 @@ async fn drain(mut response: Response) {
     }
 }
 
-/// What to do about an answer that does not say it by itself.
+/// Advice for a status that needs one.
 fn advice(status: StatusCode) -> &'static str {
-    if status.is_redirection() { " (redirects are not followed: give the URL that it leads to)" } else { "" }
+    if status.is_redirection() { " (redirects are not followed: give the final URL)" } else { "" }
 }
 
 #[cfg(test)]
@@ -174,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_path_and_query_go_after_a_slash_only() {
+    fn path_and_query_are_appended_only_after_a_slash() {
         let event = EventMessage::parse(r#"{"id":"1","attempt":1,"query":"a=1&b=%20","data":{}}"#).unwrap();
         let url = |text| {
             let address = Address::parse(text).unwrap();

@@ -8,10 +8,10 @@ use wwproxy_sdk::{FailureCause, HttpOptions};
 use super::address::Address;
 use crate::output::print_message;
 
-/// How long a kept connection may be idle: less than Node.js (5 s) and most other servers keep it.
+/// How long a pooled connection may be idle: less than the keep-alive timeout of Node.js (5 s) and most other servers.
 pub(super) const MAX_IDLE: Duration = Duration::from_secs(4);
 
-/// Why a request to a target got no answer, and what to do. `probes`: the target may be asked which protocol it speaks.
+/// Describes why a request to a target got no response, with advice. `probes`: the protocol of the target may be probed.
 pub(crate) async fn explain(
     address: &Address,
     options: &HttpOptions,
@@ -32,39 +32,39 @@ pub(crate) async fn explain(
     format!("{failure}; {advice}")
 }
 
-/// How connections to targets differ from those to the server.
+/// The flags for connections to targets.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 #[command(next_help_heading = "Targets")]
 pub(crate) struct TargetHttp {
-    /// Accept any certificate of a target; `--insecure` is for the server
+    /// Accept any certificate of a target; `--insecure` applies to the server
     #[arg(long)]
     insecure_target: bool,
-    /// Speak HTTP/2 to `http://` targets from the start (h2c); with `https://` it is negotiated without this
+    /// Use HTTP/2 without negotiation for `http://` targets (h2c); for `https://` it is always negotiated
     #[arg(long)]
     http2: bool,
 }
 
 impl TargetHttp {
-    /// Warns once of what the flags expose.
+    /// Warns if certificates are not checked.
     pub(crate) fn warn(self) {
         if self.insecure_target {
             print_message("warning: certificates of targets are not checked (--insecure-target)");
         }
     }
 
-    /// How connections to a target are made, from how those to the server are.
+    /// The HTTP options for a target, from those for the server.
     pub(crate) fn options(self, address: &Address, server: &HttpOptions) -> HttpOptions {
         let options = server.clone().insecure(self.insecure_target);
-        // A local target is behind no proxy, whatever the flags say.
+        // A local target is never reached through a proxy.
         if address.is_local() { options.no_proxy() } else { options }
     }
 
-    /// A client for a target, with its options.
+    /// Builds a client for a target.
     pub(crate) fn client(self, address: &Address, http: &HttpOptions) -> anyhow::Result<reqwest::Client> {
         self.builder(address, http)?.build().context("cannot set up HTTP")
     }
 
-    /// A client that opens a connection for each request.
+    /// Builds a client that opens a connection for each request.
     pub(super) fn unpooled_client(
         self,
         address: &Address,
@@ -78,7 +78,7 @@ impl TargetHttp {
             .http2_client_builder()?
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .pool_idle_timeout(MAX_IDLE)
-            // What hand-written servers get wrong: they look for `Content-Length` in this case, and write loose heads.
+            // Hand-written servers look for `Content-Length` in this case, and write invalid heads.
             .http1_title_case_headers()
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .http1_allow_spaces_after_header_name_in_responses(true)

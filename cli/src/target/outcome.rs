@@ -4,15 +4,15 @@ use std::time::Duration;
 
 /// The outcome of one try.
 pub(crate) struct TryOutcome {
-    /// Whether the target took the event.
+    /// Whether the target accepted the event.
     pub(crate) accepted: bool,
-    /// What it said, such as `200 POST http://127.0.0.1:3000/`.
+    /// The response, such as `200 POST http://127.0.0.1:3000/`.
     pub(crate) answer: String,
     /// How long it took.
     pub(crate) took: Duration,
-    /// How long the target wants to be left alone.
+    /// The `Retry-After` of the target.
     pub(crate) retry_after: Option<Duration>,
-    /// How often the application may have got the event: 0 without a connection, 2 if a broken one was replaced.
+    /// How often the application may have received the event: 0 without a connection, 2 if a broken one was replaced.
     pub(crate) deliveries: u32,
 }
 

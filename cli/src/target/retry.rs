@@ -1,4 +1,4 @@
-//! One event offered until its target takes it.
+//! Retries of one event, with exponential backoff.
 
 use std::time::Duration;
 
@@ -8,26 +8,26 @@ use wwproxy_sdk::{Backoff, EventMessage};
 use super::{outcome::TryOutcome, routes::Target};
 use crate::shutdown::Shutdown;
 
-/// A throttled event of the server is held for so long at most; for a longer wait it is handed back.
+/// The longest `Retry-After` that is waited for while the event is leased; for a longer one it is returned to the server.
 const MAX_HOLD: Duration = Duration::from_secs(10);
 
-/// How often a target is tried, and how long each time.
+/// How often an event is tried, and the timeout of a try.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Policy {
-    /// Give up on an event after so many tries; 0 for never. `listen` counts only those that reached the target
+    /// Give up on an event after this number of tries; 0 for never. `listen` counts only tries that reached the target
     #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Targets")]
     max_attempts: u32,
-    /// How long one try may take
+    /// The timeout of one try
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration, help_heading = "Targets")]
     timeout: Duration,
 }
 
-/// Where an event is from.
+/// The origin of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The server, which keeps it: a target that cannot be reached is waited for.
+    /// The server, which keeps it: an unreachable target is retried without limit.
     Server,
-    /// A file: it is given up like any other failure when the target cannot be reached.
+    /// A file: a try that did not reach the target counts like any other.
     File,
 }
 
@@ -35,28 +35,28 @@ pub(crate) enum Origin {
 pub(crate) struct Offer<'a> {
     pub(crate) event: &'a EventMessage,
     pub(crate) origin: Origin,
-    /// How often it was tried before it was handed back to the server.
+    /// How often it was tried before it was returned to the server.
     pub(crate) earlier_tries: u32,
 }
 
 /// The outcome of an offer.
 pub(crate) enum OfferOutcome {
-    /// The target took it, at this try.
+    /// The target accepted it.
     Accepted { last: TryOutcome, tries: u32 },
-    /// The target did not take it in as many tries as it has.
+    /// The target did not accept it within the maximum number of tries.
     GivenUp { last: TryOutcome, tries: u32 },
-    /// The target asks for a longer delay than an event is held here.
+    /// The target asked for a longer delay than [`MAX_HOLD`].
     Throttled { last: TryOutcome, tries: u32, delay: Duration },
-    /// It was time to stop.
+    /// A signal stopped it.
     Stopped,
 }
 
 impl Policy {
-    /// Offers an event until it is accepted, given up, throttled, or time to stop. `failed` gets each try that another one
-    /// follows, and the delay until then: exponential backoff, and at least the target's `Retry-After` (up to 5 min).
+    /// Offers an event until it is accepted, given up or throttled, or a signal arrives. `failed` is called with each failed try
+    /// that is followed by another one, and the delay until then: exponential backoff, and at least the target's `Retry-After` (up
+    /// to 5 min).
     ///
-    /// The target learns how often it may have seen the event: as often as the server handed it out, and once more for
-    /// each try here that reached it.
+    /// The attempt that the target gets is the attempt of the server, plus the tries here that reached the target.
     pub(crate) async fn offer(
         self,
         target: &Target,
@@ -81,7 +81,7 @@ impl Policy {
                 return OfferOutcome::GivenUp { last, tries };
             }
             let delay = backoff.next(last.retry_after);
-            if last.retry_after.is_some() && delay > MAX_HOLD && can_be_handed_back(event, origin) {
+            if last.retry_after.is_some() && delay > MAX_HOLD && can_be_returned(event, origin) {
                 return OfferOutcome::Throttled { last, tries, delay };
             }
             failed(&last, delay).await;
@@ -93,7 +93,7 @@ impl Policy {
     }
 }
 
-/// A legacy server, which does not count attempts, cannot be told a delay.
-fn can_be_handed_back(event: &EventMessage, origin: Origin) -> bool {
+/// A legacy server sends no attempts and accepts no redelivery delay.
+fn can_be_returned(event: &EventMessage, origin: Origin) -> bool {
     origin == Origin::Server && event.details.attempt.is_some()
 }

@@ -1,4 +1,4 @@
-//! Which event goes to which target.
+//! Routes events to targets by type.
 
 use std::{fmt, time::Duration};
 
@@ -7,14 +7,14 @@ use wwproxy_sdk::{EventMessage, HttpOptions};
 use super::{address::Address, exec::Exec, forward::Forward, http::TargetHttp, outcome::TryOutcome};
 use crate::{error::UsageError, selection::Glob};
 
-/// What takes events.
+/// A target of events.
 pub(crate) enum Target {
     Forward(Box<Forward>),
     Exec(Exec),
 }
 
 impl Target {
-    /// Offers an event once. `attempt` counts how often it may have been seen, this time included.
+    /// Hands an event to the target once. `attempt` is how often the target may have received it, this time included.
     pub(super) async fn try_once(&self, event: &EventMessage, attempt: u32, timeout: Duration) -> TryOutcome {
         match self {
             Self::Forward(forward) => forward.try_once(event, attempt, timeout).await,
@@ -23,27 +23,27 @@ impl Target {
     }
 }
 
-/// Where events go.
+/// The flags for targets.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Targets")]
 pub(crate) struct Targets {
     /// Post events to this URL, byte for byte and with the sender's headers
     ///
     /// A port alone is on this machine (127.0.0.1, then `::1`), `HOST:PORT` and `HOST/PATH` are http, and `unix:/run/app.sock` or
-    /// `unix:/run/app.sock:/PATH` is a Unix socket. The path and query of the original request go after a URL that ends in `/`
+    /// `unix:/run/app.sock:/PATH` is a Unix socket. To a URL that ends in `/`, the path and query of the original request are appended
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     forward_to: Option<Address>,
     /// Run this command for each event, in the shell, with the body on stdin; exit 0 accepts the event
     ///
     /// The environment has `WWPROXY_EVENT_ID`, `WWPROXY_EVENT_TYPE`, `WWPROXY_ATTEMPT` and, for each header,
     /// `WWPROXY_HEADER_NAME` in capitals with `_` for `-` (other characters as `x` and two hex digits, so `x_a` is `Xx5fA`; a
-    /// repeated header as `NAME_n2`, `NAME_n3`). Variables that do not fit are left out, and `WWPROXY_TRUNCATED=1` is set. The
-    /// command does not inherit `SECRET`, `WWPROXY_TOKEN`, `WEBHOOK_SECRET` and their `_FILE` forms, but everything else, such
-    /// as the proxies' variables. It is killed with all that it started when it takes too long, fails, or the command line ends
+    /// repeated header as `NAME_n2`, `NAME_n3`). Variables that do not fit are omitted, and `WWPROXY_TRUNCATED=1` is set. The
+    /// command inherits all variables except `SECRET`, `WWPROXY_TOKEN`, `WEBHOOK_SECRET` and their `_FILE` forms. The command and
+    /// all processes that it started are killed if it fails, exceeds --timeout, or wwproxy ends
     #[arg(long, value_name = "CMD", conflicts_with = "forward_to")]
     exec: Option<String>,
-    /// Post events of this type (globs as in --type) to this URL; the first route that fits counts, and what fits none goes to --forward-to
-    /// or --exec, or counts as not matching. Repeatable
+    /// Post events of this type (wildcards as in --type) to this URL. The first route that matches is used; events without a route go to
+    /// --forward-to or --exec, otherwise they do not match. Repeatable
     #[arg(long = "route", value_name = "TYPE=URL", value_parser = Route::parse)]
     routes: Vec<Route>,
     #[command(flatten)]
@@ -64,17 +64,15 @@ impl Route {
 }
 
 impl Targets {
-    /// Whether there is any: where events have been chosen by hand there must be.
+    /// Fails if there is no target.
     pub(crate) fn required(&self) -> Result<(), UsageError> {
         if self.forward_to.is_none() && self.exec.is_none() && self.routes.is_empty() {
-            return Err(UsageError(
-                "give where the events go: --forward-to URL, --route TYPE=URL or --exec CMD".into(),
-            ));
+            return Err(UsageError("give a target: --forward-to URL, --route TYPE=URL or --exec CMD".into()));
         }
         Ok(())
     }
 
-    /// Makes the targets; `server` is how connections to the server are made, `hook` the path that senders post to.
+    /// Creates the targets from the HTTP options for the server and the path of the hook.
     pub(crate) fn open(&self, server: &HttpOptions, hook: Option<&str>) -> anyhow::Result<Routes> {
         self.http.warn();
         let forward = |address: &Address| {
@@ -109,21 +107,21 @@ impl fmt::Display for Targets {
     }
 }
 
-/// The targets of the types, in the order in which they are asked.
+/// The targets with their type patterns. The first match is used.
 pub(crate) struct Routes(Vec<(Glob, Target)>);
 
 impl Routes {
-    /// Whether there is no target at all, so that events are printed only.
+    /// Whether there is no target, so that events are only printed.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether every event has a target, or none is needed.
+    /// Whether every event has a target, or there is none at all.
     pub(crate) fn is_for_all(&self) -> bool {
         self.is_empty() || self.0.iter().any(|(glob, _)| glob.is_all())
     }
 
-    /// Which pattern may have a typo, if this type has no target; else nothing.
+    /// The hint at a pattern that may have a typo; otherwise empty.
     pub(crate) fn hint(&self, kind: &str) -> String {
         self.0.iter().find_map(|(glob, _)| glob.hint(kind)).unwrap_or_default()
     }
@@ -139,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_route_that_fits_counts() {
+    fn the_first_matching_route_is_used() {
         let targets = Targets {
             forward_to: None,
             exec: Some("rest".into()),

@@ -1,4 +1,4 @@
-//! `--exec`: the environment of commands, and their end.
+//! `--exec`: the environment of commands, and when they are killed.
 
 use std::{
     fs,
@@ -16,11 +16,10 @@ use crate::{
     world::{World, signal},
 };
 
-/// How long anything here may take before it counts as never.
+/// The deadline of each wait.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The environment that `--exec` gives a command for an event with these headers, where `replay` runs by `launcher` and
-/// with what `set` sets.
+/// The environment of a command for an event with these headers. `replay` is started by `launcher`, with the changes of `set`.
 fn environment_by(
     launcher: &[&str],
     headers: &Value,
@@ -66,7 +65,7 @@ fn a_command_inherits_no_secret() {
 }
 
 #[test]
-fn each_header_line_has_a_variable_of_its_own() {
+fn each_header_line_has_its_own_variable() {
     let headers = json!([["x-a", "1"], ["x_a", "2"], ["x-a", "3"]]);
     let environment = environment(&headers, "t", |_| {});
     for line in ["WWPROXY_HEADER_X_A=1", "WWPROXY_HEADER_Xx5fA=2", "WWPROXY_HEADER_X_A_n2=3"] {
@@ -76,18 +75,18 @@ fn each_header_line_has_a_variable_of_its_own() {
 }
 
 #[test]
-fn what_does_not_fit_the_environment_is_left_out() {
+fn variables_that_do_not_fit_are_omitted() {
     let long = "v".repeat(200_000);
     let headers = json!([["long", long], ["short", "1"]]);
     let environment = environment(&headers, &long, |_| {});
     assert!(environment.contains(&"WWPROXY_TRUNCATED=1".into()));
     assert!(environment.contains(&"WWPROXY_HEADER_SHORT=1".into()));
-    assert!(environment.iter().all(|line| line.len() < 100_000), "the rest is there, whole");
+    assert!(environment.iter().all(|line| line.len() < 100_000), "other variables are not cut");
 }
 
 #[test]
-fn a_system_that_allows_less_gets_the_least() {
-    // Each fits, and so do all in the usual 2 MiB. A quarter of this stack is 512 KiB.
+fn a_small_argument_limit_omits_optional_variables() {
+    // All fit into the usual 2 MiB. With this stack the limit is a quarter of it, 512 KiB.
     let launcher = ["sh", "-c", "ulimit -S -s 2048; exec \"$@\"", "sh"];
     let headers: Vec<_> = (0..4).map(|n| json!([format!("h{n}"), "v".repeat(100_000)])).collect();
     let environment = environment_by(&launcher, &json!(headers), "t", |command| {
@@ -97,7 +96,7 @@ fn a_system_that_allows_less_gets_the_least() {
     assert!(environment.contains(&"WWPROXY_EVENT_ID=1".into()));
 }
 
-/// A command that ends by nothing but SIGKILL, and has started another of that kind.
+/// A command that only SIGKILL ends, with a child of the same kind.
 fn stubborn(folder: &Path) -> String {
     let pids = folder.join("pids");
     let ignore = "trap \"\" HUP INT TERM";
@@ -108,7 +107,7 @@ fn stubborn(folder: &Path) -> String {
     )
 }
 
-/// The processes that the command says to run.
+/// The process ids that the command has written.
 fn started(folder: &Path) -> Vec<String> {
     let start = Instant::now();
     loop {
@@ -135,7 +134,7 @@ fn wait_until_ended(pids: &[String]) {
 }
 
 #[test]
-fn no_command_outlives_the_command_line_however_it_ends() {
+fn commands_are_killed_on_each_signal_even_sigkill() {
     let world = World::new();
     world.post("{}");
     for (signals, code) in [
@@ -169,7 +168,7 @@ fn exited(listen: &mut Child) -> ExitStatus {
 }
 
 #[test]
-fn no_command_outlives_a_closed_terminal() {
+fn commands_are_killed_when_the_terminal_is_closed() {
     let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
     world.post("{}");
     let command = stubborn(folder.path());
@@ -182,7 +181,7 @@ fn no_command_outlives_a_closed_terminal() {
 }
 
 #[test]
-fn a_command_that_fails_leaves_nothing_behind_and_one_that_succeeds_may() {
+fn a_failed_command_is_killed_with_its_children_a_successful_one_is_not() {
     let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
     world.post("{}");
     let script = format!(
@@ -206,7 +205,7 @@ fn a_command_that_fails_leaves_nothing_behind_and_one_that_succeeds_may() {
 }
 
 #[test]
-fn a_hangup_that_is_ignored_stays_ignored() {
+fn an_ignored_hangup_stays_ignored() {
     let world = World::new();
     let listen = world.command(&["listen", "--max-events", "1", "--format", "data"]);
     let mut command = Command::new("sh");

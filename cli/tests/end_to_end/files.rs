@@ -1,4 +1,4 @@
-//! The files that the command line writes: whose they are, and what they never replace.
+//! Files that the command line writes: their modes, and what they do not replace.
 
 use std::{
     collections::BTreeMap,
@@ -15,14 +15,14 @@ fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// What `listen` said on stderr, and how it ended.
+/// The exit code and the stderr of `listen`.
 fn listen(world: &World, args: &[&str]) -> (Option<i32>, String) {
     let output = world.command(&["listen", "-n1"]).args(args).output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
 #[test]
-fn a_ready_file_is_private_and_replaces_only_one_of_an_earlier_run() {
+fn a_ready_file_is_private_and_replaces_only_an_earlier_ready_file() {
     let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
     let ready = folder.path().join("ready");
     let args = ["--ready-file", ready.to_str().unwrap()];
@@ -33,8 +33,8 @@ fn a_ready_file_is_private_and_replaces_only_one_of_an_earlier_run() {
             fs::set_permissions(&ready, fs::Permissions::from_mode(0o666)).unwrap();
         }
         world.post("{}");
-        let (code, talk) = listen(&world, &args);
-        assert_eq!((code, fs::read_to_string(&ready).unwrap().as_str()), (Some(0), "ready\n"), "{talk}");
+        let (code, messages) = listen(&world, &args);
+        assert_eq!((code, fs::read_to_string(&ready).unwrap().as_str()), (Some(0), "ready\n"), "{messages}");
         assert_eq!(mode(&ready), 0o600);
     }
 
@@ -43,8 +43,8 @@ fn a_ready_file_is_private_and_replaces_only_one_of_an_earlier_run() {
         fs::write(&other, content).unwrap();
         fs::remove_file(&ready).unwrap();
         symlink(&other, &ready).unwrap();
-        let (code, talk) = listen(&world, &args);
-        assert!(code == Some(2) && talk.contains("is no ready file"), "{talk}");
+        let (code, messages) = listen(&world, &args);
+        assert!(code == Some(2) && messages.contains("is not a ready file"), "{messages}");
         assert_eq!(fs::read_to_string(&other).unwrap(), content);
     }
     fs::remove_file(&ready).unwrap();
@@ -75,8 +75,8 @@ fn a_saved_event_is_private_and_replaces_no_other_file() {
     let plant_file = || fs::write(&file, "precious").unwrap();
     for plant in [&plant_link as &dyn Fn(), &plant_file] {
         plant();
-        let (code, talk) = listen(&world, &args);
-        assert!(code == Some(1) && talk.contains("not written by --save"), "{talk}");
+        let (code, messages) = listen(&world, &args);
+        assert!(code == Some(1) && messages.contains("not written by --save"), "{messages}");
         assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
         assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
         assert_eq!(world.status()["stored"], 1, "it was not acknowledged");
@@ -108,6 +108,6 @@ fn a_folder_of_saved_events_is_replayed_in_their_order() {
     let empty = tempfile::tempdir().unwrap();
     let args = ["replay", empty.path().to_str().unwrap(), "--forward-to", &target.address];
     let output = world.command(&args).output().unwrap();
-    let talk = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(2) && talk.contains("no saved events"), "{talk}");
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && messages.contains("no saved events"), "{messages}");
 }

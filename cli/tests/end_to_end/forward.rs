@@ -11,14 +11,14 @@ use serde_json::Value;
 use wwproxy_sdk::{Scheme, Secret};
 
 use crate::{
-    target::{Answer, Target},
+    target::{CannedResponse, Target},
     world::{WEBHOOK_SECRET, World, next_event},
 };
 
 const BODY: &str = "{ \"type\":\"message-created\",\"n\": 1.0, \"text\":\"ü\" }\r\n";
 
 #[test]
-fn the_exact_bytes_and_the_senders_headers_are_forwarded() {
+fn body_bytes_and_sender_headers_are_forwarded_unchanged() {
     let (world, target) = (World::new(), Target::new(&[]));
     world.post_to("?a=1&b=%20c", BODY);
     world.run(&["listen", "--forward-to", &format!("http://{}/", target.address), "--max-events", "1"]);
@@ -36,7 +36,7 @@ fn the_exact_bytes_and_the_senders_headers_are_forwarded() {
 }
 
 #[test]
-fn a_bare_port_gets_events_at_its_root_in_order() {
+fn a_port_alone_gets_events_in_order_at_the_root() {
     let (world, target) = (World::new(), Target::new(&[]));
     for n in 0..20 {
         world.post(&format!("{{\"n\":{n}}}"));
@@ -56,8 +56,14 @@ fn a_bare_port_gets_events_at_its_root_in_order() {
 }
 
 #[test]
-fn what_a_target_does_not_take_is_tried_again_and_the_order_kept() {
-    let answers = [Answer::Status(500), Answer::Redirect, Answer::Close, Answer::Hang, Answer::Status(404)];
+fn a_rejected_event_is_retried_in_order() {
+    let answers = [
+        CannedResponse::Status(500),
+        CannedResponse::Redirect,
+        CannedResponse::Close,
+        CannedResponse::Hang,
+        CannedResponse::Status(404),
+    ];
     let (world, target) = (World::new(), Target::new(&answers));
     world.post("{\"n\":1}");
     world.post("{\"n\":2}");
@@ -70,15 +76,15 @@ fn what_a_target_does_not_take_is_tried_again_and_the_order_kept() {
         ids.push(request.header("wwproxy-event-id").unwrap().to_owned());
     }
     ids.dedup();
-    assert_eq!(ids.len(), 1, "a repetition is told by its id");
+    assert_eq!(ids.len(), 1, "a redelivery has the same id");
     assert_eq!(target.next().body, b"{\"n\":2}");
     assert!(target.is_quiet(), "no redirect is followed");
     assert_eq!(world.status()["stored"], 0);
 }
 
 #[test]
-fn an_event_is_acknowledged_only_when_its_target_took_it() {
-    let (world, target) = (World::new(), Target::new(&[Answer::Hang]));
+fn an_event_is_acknowledged_only_after_its_target_accepted_it() {
+    let (world, target) = (World::new(), Target::new(&[CannedResponse::Hang]));
     world.post("{\"n\":1}");
     let (mut listen, _output) = world.listen(&["--forward-to", &target.address]);
     target.next();
@@ -92,8 +98,8 @@ fn an_event_is_acknowledged_only_when_its_target_took_it() {
 }
 
 #[test]
-fn a_busy_target_is_left_alone_for_as_long_as_it_says() {
-    let (world, target) = (World::new(), Target::new(&[Answer::Busy(1)]));
+fn retry_after_delays_the_next_try() {
+    let (world, target) = (World::new(), Target::new(&[CannedResponse::Busy(1)]));
     world.post("{}");
     let start = std::time::Instant::now();
     world.run(&["listen", "--forward-to", &target.address, "--max-events", "1"]);
@@ -107,12 +113,13 @@ fn an_event_that_is_given_up_is_kept_dropped_or_saved() {
     let folder = tempfile::tempdir().unwrap();
     let save = format!("save={}", folder.path().display());
     for (on_failure, stored, outcome) in [("keep", 1, "kept"), ("drop", 0, "dropped"), (&*save, 0, "saved")] {
-        let (world, target) = (World::new(), Target::new(&[Answer::Status(500), Answer::Status(400)]));
+        let (world, target) =
+            (World::new(), Target::new(&[CannedResponse::Status(500), CannedResponse::Status(400)]));
         world.post(BODY);
         let args =
             ["listen", "--forward-to", &target.address, "--max-attempts", "2", "--on-failure", on_failure];
-        let stop = ["--exit-after-idle", "1s"];
-        let ended = world.command(&args).args(stop).output().unwrap();
+        let idle = ["--exit-after-idle", "1s"];
+        let ended = world.command(&args).args(idle).output().unwrap();
         assert_eq!(ended.status.code(), Some(1), "{on_failure}");
         let line: Value = serde_json::from_slice(&ended.stdout).unwrap();
         assert_eq!((&line["outcome"], &line["tries"]), (&outcome.into(), &2.into()));
@@ -121,7 +128,7 @@ fn an_event_that_is_given_up_is_kept_dropped_or_saved() {
     }
     let saved: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(saved.len(), 1);
-    let target = Target::new(&[Answer::Status(500)]);
+    let target = Target::new(&[CannedResponse::Status(500)]);
     let world = World::new();
     let printed =
         world.run(&["replay", saved[0].to_str().unwrap(), "--forward-to", &format!("{}/", target.address)]);
@@ -135,7 +142,7 @@ fn an_event_that_is_given_up_is_kept_dropped_or_saved() {
 }
 
 #[test]
-fn routes_types_and_filters_choose() {
+fn routes_types_and_filters_select_events() {
     let (world, messages, spaces) = (World::new(), Target::new(&[]), Target::new(&[]));
     for body in [
         r#"{"type":"message-created","n":1}"#,
@@ -163,13 +170,13 @@ fn routes_types_and_filters_choose() {
 }
 
 #[test]
-fn what_does_not_match_can_be_left() {
+fn leave_unmatched_leaves_events_on_the_server() {
     let world = World::new();
     for kind in ["a", "b", "c"] {
         world.post(&format!("{{\"type\":\"{kind}\"}}"));
     }
     world.post("{\"type\":\"b\",\"n\":\"x\"}");
-    // The filter fails on the last one, which is left as asked.
+    // The filter fails on the last one, which is left on the server.
     let args = ["listen", "--type", "[ab]", "--type", "b", "--filter", ".n + 1 > 0", "--leave-unmatched"];
     let more = ["--on-filter-error", "leave", "--exit-after-idle", "1s", "--format", "data"];
     let ended = world.command(&args).args(more).output().unwrap();
@@ -197,7 +204,7 @@ fn a_command_takes_events_with_exit_0() {
 }
 
 #[test]
-fn a_command_that_hangs_is_ended_with_what_it_started() {
+fn a_command_that_exceeds_the_timeout_is_killed_with_its_children() {
     let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
     world.post("{}");
     let pid = folder.path().join("pid");
@@ -212,16 +219,16 @@ fn a_command_that_hangs_is_ended_with_what_it_started() {
 }
 
 #[test]
-fn scripts_are_told_when_it_is_ready() {
+fn the_ready_file_appears_after_the_connection() {
     let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
     let ready = folder.path().join("ready");
     let mut command = world.command(&["listen", "--ready-file", ready.to_str().unwrap()]);
     let mut listen = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut talk = BufReader::new(listen.stderr.take().unwrap());
+    let mut messages = BufReader::new(listen.stderr.take().unwrap());
     let mut line = String::new();
-    talk.read_line(&mut line).unwrap();
+    messages.read_line(&mut line).unwrap();
     assert!(line.starts_with("wwproxy: ready: connected to http://"), "{line}");
-    // What comes after ready is taken without delay.
+    // An event after the ready message is delivered at once.
     world.post("{\"n\":1}");
     let mut output = BufReader::new(listen.stdout.take().unwrap());
     assert_eq!(next_event(&mut output)["data"]["n"], 1);
@@ -231,7 +238,7 @@ fn scripts_are_told_when_it_is_ready() {
 }
 
 #[test]
-fn without_a_server_it_gives_up_when_told() {
+fn listen_gives_up_after_the_max_reconnect_time() {
     let mut world = World::new();
     world.kill();
     let ended = world.command(&["listen", "--max-reconnect-time", "1s"]).output().unwrap();
@@ -239,10 +246,11 @@ fn without_a_server_it_gives_up_when_told() {
 }
 
 #[test]
-fn everything_reaches_the_target_while_server_and_client_are_killed() {
+fn every_event_reaches_the_target_while_server_and_client_are_killed() {
     let mut world = World::new();
-    let failing: Vec<_> =
-        (0..40).map(|n| if n % 4 == 3 { Answer::Status(500) } else { Answer::Status(200) }).collect();
+    let failing: Vec<_> = (0..40)
+        .map(|n| if n % 4 == 3 { CannedResponse::Status(500) } else { CannedResponse::Status(200) })
+        .collect();
     let target = Target::new(&failing);
     let mut counts = BTreeMap::new();
     let take = |counts: &mut BTreeMap<Vec<u8>, u32>| *counts.entry(target.next().body).or_default() += 1;

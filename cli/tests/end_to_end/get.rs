@@ -1,4 +1,4 @@
-//! `wwproxy get`, where it waits, keeps and is stopped.
+//! `wwproxy get` with `--keep`, `--wait` and signals.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    target::{Answer, Target},
+    target::{CannedResponse, Target},
     world::{World, interrupt},
 };
 
@@ -26,7 +26,7 @@ fn events(printed: &str) -> BTreeMap<String, Value> {
 }
 
 #[test]
-fn what_is_kept_is_printed_once_and_taken_by_the_next() {
+fn get_keep_releases_events_for_the_next_client() {
     let world = World::new();
     for n in 0..120 {
         world.post(&format!("{{\"n\":{n}}}"));
@@ -40,7 +40,7 @@ fn what_is_kept_is_printed_once_and_taken_by_the_next() {
 }
 
 #[test]
-fn what_is_kept_is_handed_back_also_where_nobody_reads() {
+fn get_keep_releases_events_if_stdout_is_closed() {
     let world = World::new();
     world.post(&large());
     let mut get = world.command(&["get", "--keep"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -50,7 +50,7 @@ fn what_is_kept_is_handed_back_also_where_nobody_reads() {
 }
 
 #[test]
-fn waiting_ends_with_the_first_event_or_in_time() {
+fn get_wait_ends_with_the_first_event_or_the_timeout() {
     let world = World::new();
     assert_eq!(world.run(&["get", "--wait", "1ms"]), "{}\n");
     let get = world.command(&["get", "--wait", "5m"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -62,7 +62,7 @@ fn waiting_ends_with_the_first_event_or_in_time() {
 }
 
 #[test]
-fn getting_ends_while_more_come() {
+fn get_ends_while_more_events_arrive() {
     let world = World::new();
     for _ in 0..5 {
         world.post("{}");
@@ -81,13 +81,13 @@ fn getting_ends_while_more_come() {
 }
 
 #[test]
-fn a_signal_ends_the_waiting() {
+fn a_signal_ends_the_wait() {
     let world = World::new();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = format!("http://{}", silent.local_addr().unwrap());
     let args = ["get", "--server", &server, "--token", "t", "--max", "1", "--wait", "1h"];
     let get = world.command(&args).stdout(Stdio::piped()).spawn().unwrap();
-    // It asks, and nobody answers.
+    // The request gets no response.
     let (mut stream, _) = silent.accept().unwrap();
     assert_ne!(stream.read(&mut [0; 1]).unwrap(), 0);
     interrupt(&get);
@@ -97,12 +97,12 @@ fn a_signal_ends_the_waiting() {
 }
 
 #[test]
-fn a_signal_ends_the_writing_and_takes_nothing() {
+fn a_signal_ends_a_blocked_write_without_ack() {
     let world = World::new();
     world.post(&large());
     for args in [&["get"][..], &["get", "--keep"]] {
         let mut get = world.command(args).stdout(Stdio::piped()).spawn().unwrap();
-        // It has the event, and writes it into a pipe that nobody reads.
+        // It has the event, and blocks writing to a pipe that is not read.
         world.wait_until("leased", 1);
         interrupt(&get);
         assert!(get.wait().unwrap().success());
@@ -111,9 +111,9 @@ fn a_signal_ends_the_writing_and_takes_nothing() {
 }
 
 #[test]
-fn a_signal_between_two_leases_leaves_one_object() {
+fn a_signal_between_two_leases_leaves_valid_json() {
     let world = World::new();
-    // A server that hands out one event, and nothing more before the signal.
+    // A server that delivers one event, and no further one before the signal.
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = format!("http://{}", proxy.local_addr().unwrap());
     let args = ["get", "--server", &server, "--token", "t"];
@@ -147,11 +147,11 @@ fn a_signal_between_two_leases_leaves_one_object() {
 }
 
 #[test]
-fn a_server_without_leases_is_told() {
+fn a_server_without_leases_is_reported() {
     let world = World::new();
-    let old = Target::new(&[Answer::Status(404), Answer::Status(404)]);
+    let old = Target::new(&[CannedResponse::Status(404), CannedResponse::Status(404)]);
     let server = format!("http://{}", old.address);
     let output = world.command(&["get", "--server", &server, "--token", "t"]).output().unwrap();
-    let talk = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && talk.contains("wwproxy listen"), "{talk}");
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && messages.contains("wwproxy listen"), "{messages}");
 }

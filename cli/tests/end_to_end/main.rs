@@ -4,13 +4,13 @@ mod exec;
 mod files;
 mod forward;
 mod get;
-mod look;
-mod odd;
 mod send;
+mod tail;
 mod target;
 mod terminal;
 mod tls;
 mod unmatched;
+mod unusual_targets;
 mod world;
 
 use std::{collections::BTreeMap, process::Stdio};
@@ -19,13 +19,13 @@ use serde_json::Value;
 
 use self::world::{World, next_event};
 
-/// An event that no pipe holds as a whole (Linux: 64 KiB), so that its line is only out when it was read.
+/// An event that is larger than a pipe buffer (Linux: 64 KiB), so that its line is written only once it is read.
 fn large(n: usize) -> String {
     format!("{{\"n\":{n},\"text\":\"{}\"}}", "x".repeat(200_000))
 }
 
 #[test]
-fn what_was_posted_is_printed_in_order_and_then_gone() {
+fn events_are_printed_in_order_and_acknowledged() {
     let world = World::new();
     for n in 0..20 {
         world.post(&format!("{{\"n\": {n}.0 }}\n"));
@@ -54,7 +54,7 @@ fn get_prints_bodies_byte_for_byte_and_takes_them() {
 }
 
 #[test]
-fn a_pipe_that_closes_midway_loses_no_event() {
+fn a_closed_pipe_loses_no_event() {
     let world = World::new();
     for n in 0..5 {
         world.post(&large(n));
@@ -62,9 +62,9 @@ fn a_pipe_that_closes_midway_loses_no_event() {
     let (mut listen, mut output) = world.listen(&[]);
     assert_eq!(next_event(&mut output)["data"]["n"], 0);
     drop(output);
-    assert!(listen.wait().unwrap().success(), "a closed pipe is a quiet end");
+    assert!(listen.wait().unwrap().success(), "a closed pipe is not an error");
 
-    // The one that was read has been acknowledged, and none that was not.
+    // Only the event that was read has been acknowledged.
     assert_eq!(world.status()["stored"], 4);
     let (mut listen, mut output) = world.listen(&["--max-events", "4"]);
     for n in 1..5 {
@@ -82,13 +82,13 @@ fn get_into_a_closed_pipe_loses_no_event() {
     let mut get = world.command(&["get"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(get.stdout.take());
     assert!(get.wait().unwrap().success());
-    assert_eq!(world.status()["leased"], 0, "they were handed back");
+    assert_eq!(world.status()["leased"], 0, "they were released");
     let events: BTreeMap<String, Value> = serde_json::from_str(&world.run(&["get"])).unwrap();
     assert_eq!(events.values().map(|event| &event["n"]).collect::<Vec<_>>(), [0, 1]);
 }
 
 #[test]
-fn a_server_that_dies_midway_costs_no_event() {
+fn a_killed_server_loses_no_event() {
     let mut world = World::new();
     let (mut listen, mut output) = world.listen(&[]);
     for n in 0..10 {
@@ -107,7 +107,7 @@ fn a_server_that_dies_midway_costs_no_event() {
     for n in 10..20 {
         world.post(&format!("{{\"n\":{n}}}"));
     }
-    // What was on its way may come a second time, and is known by its id.
+    // Events in flight may be redelivered, with the same id.
     loop {
         let event = next_event(&mut output);
         assert!(see(&event), "another id for {event}");
@@ -122,14 +122,14 @@ fn a_server_that_dies_midway_costs_no_event() {
 }
 
 #[test]
-fn wrong_credentials_are_refused_at_once_and_never_shown() {
+fn wrong_credentials_are_rejected_and_not_shown() {
     let world = World::new();
     for args in [["listen"], ["status"], ["get"], ["token"]] {
         let output = world.command(&args).env("SECRET", "hunter2").output().unwrap();
         assert_eq!(output.status.code(), Some(3), "{args:?}");
-        let talk = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(talk.lines().count(), 1, "{talk}");
-        assert!(!talk.contains("hunter2"), "{talk}");
+        let messages = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(messages.lines().count(), 1, "{messages}");
+        assert!(!messages.contains("hunter2"), "{messages}");
         assert!(output.stdout.is_empty());
     }
     let mut world = world;
@@ -138,7 +138,7 @@ fn wrong_credentials_are_refused_at_once_and_never_shown() {
 }
 
 #[test]
-fn unregistering_deletes_what_was_stored() {
+fn unregister_deletes_stored_events() {
     let world = World::new();
     world.post("{}");
     world.run(&["unregister"]);

@@ -1,4 +1,4 @@
-//! `wwproxy send`: the platform's part, played by the command line.
+//! `wwproxy send`: webhooks as the platform posts them.
 
 use std::{collections::BTreeSet, fs, process::Stdio};
 
@@ -6,19 +6,19 @@ use serde_json::Value;
 use wwproxy_sdk::{Scheme, Secret};
 
 use crate::{
-    target::{Answer, Target},
+    target::{CannedResponse, Target},
     world::{WEBHOOK_SECRET, World, interrupt},
 };
 
 #[test]
-fn a_sample_is_taken_by_the_server_each_time() {
+fn samples_are_accepted_and_not_deduplicated() {
     let world = World::new();
     for kind in ["message-created", "space-members-added", "reaction-added", "reaction-removed"] {
         world.send(&["--type", kind]);
     }
     let sent = world.send(&["--count", "20", "--rate", "1000"]);
     assert!(sent.contains("20 sent to http://") && sent.ends_with("/hook/my-bot, 20 accepted\n"), "{sent}");
-    // The same body again is no repetition of the webhook before.
+    // The same body is a new webhook each time.
     world.send(&["--data", "{\"n\": 1.0}", "--count", "2"]);
     world.send(&["--data", "{\"n\": 1.0}"]);
     let printed = world.run(&["get"]);
@@ -31,41 +31,41 @@ fn a_sample_is_taken_by_the_server_each_time() {
 }
 
 #[test]
-fn an_unknown_type_is_refused_with_a_suggestion() {
+fn an_unknown_type_is_rejected_with_a_suggestion() {
     let world = World::new();
     let output = world.command(&["send", "--type", "mesage-created"]).output().unwrap();
-    let talk = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{talk}");
-    assert!(talk.contains("'message-created'") && talk.contains("space-deleted"), "{talk}");
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{messages}");
+    assert!(messages.contains("'message-created'") && messages.contains("space-deleted"), "{messages}");
     assert!(world.run(&["send", "--help"]).contains("message-annotation-removed"));
 }
 
 #[test]
-fn a_challenge_is_answered_and_its_answer_checked() {
+fn a_challenge_is_sent_and_its_response_checked() {
     let world = World::new();
     assert!(world.send(&["--challenge"]).contains("answered the challenge"));
     assert_eq!(world.status()["stored"], 0);
-    let target = Target::new(&[Answer::Status(200)]);
+    let target = Target::new(&[CannedResponse::Status(200)]);
     let ended =
         world.command(&["send", "--challenge", "--to", &target.address]).env("WEBHOOK_SECRET", "s").output();
     assert_eq!(ended.unwrap().status.code(), Some(1));
 }
 
 #[test]
-fn what_is_refused_is_told_by_its_exit_code() {
+fn each_kind_of_refusal_has_its_exit_code() {
     let world = World::new();
     let ended = |args: &[&str], secret: &str| {
         let output = world.command(&["send"]).args(args).env("WEBHOOK_SECRET", secret).output().unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
-    let (code, talk) = ended(&[], "hunter2");
-    assert!(code == 3 && talk.contains("401") && !talk.contains("hunter2"), "{code} {talk}");
+    let (code, messages) = ended(&[], "hunter2");
+    assert!(code == 3 && messages.contains("401") && !messages.contains("hunter2"), "{code} {messages}");
     assert_eq!(ended(&["--app-id", "other"], WEBHOOK_SECRET).0, 4);
     assert_eq!(ended(&["--data", "no json"], WEBHOOK_SECRET).0, 1);
     assert_eq!(ended(&["--to", "http://127.0.0.1:1"], WEBHOOK_SECRET).0, 5);
     assert_eq!(ended(&[], "").0, 2);
     assert_eq!(ended(&["--data", "{}", "--type", "message-created"], WEBHOOK_SECRET).0, 2);
-    let target = Target::new(&[Answer::Redirect]);
+    let target = Target::new(&[CannedResponse::Redirect]);
     assert_eq!(ended(&["--to", &target.address], WEBHOOK_SECRET).0, 1);
 }
 
@@ -79,7 +79,7 @@ fn a_saved_event_is_sent_again_byte_for_byte() {
     let file = fs::read_dir(&path).unwrap().next().unwrap().unwrap().path();
     let file = file.to_str().unwrap();
 
-    // Without a secret its own signature goes along, and the server takes it once more.
+    // Without a secret it is sent with its original signature, and accepted again.
     let ended = world.command(&["send", "--file", file]).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     assert!(world.run(&["get"]).contains(body));
@@ -96,7 +96,7 @@ fn a_saved_event_is_sent_again_byte_for_byte() {
 }
 
 #[test]
-fn headers_of_ones_own_go_along_and_framing_does_not() {
+fn custom_headers_are_sent_and_framing_headers_are_rejected() {
     let (world, target) = (World::new(), Target::new(&[]));
     let own = ["--header", "X-Own: a: b", "--header", "content-type:text/plain", "--header", "X-Own: c"];
     world.send(&[&["--to", &target.address], &own[..]].concat());
@@ -110,7 +110,7 @@ fn headers_of_ones_own_go_along_and_framing_does_not() {
 }
 
 #[test]
-fn what_would_be_refused_for_all_ends_at_once_and_what_may_pass_does_not() {
+fn only_permanent_refusals_end_a_series() {
     let world = World::new();
     let ended = |args: &[&str], secret: &str| {
         let output =
@@ -118,17 +118,17 @@ fn what_would_be_refused_for_all_ends_at_once_and_what_may_pass_does_not() {
         let output = output.unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
-    let (code, talk) = ended(&["--to", "http://127.0.0.1:1"], "s");
-    assert!(code == 5 && talk.contains("cannot be reached"), "{talk}");
-    let (code, talk) = ended(&[], "wrong");
-    assert!(code == 3 && !talk.contains("sent to"), "{talk}");
-    let target = Target::new(&[Answer::Status(503)]);
-    let (code, talk) = ended(&["--to", &target.address], "s");
-    assert!(code == 5 && talk.contains("5 sent to") && talk.contains("4 accepted"), "{talk}");
+    let (code, messages) = ended(&["--to", "http://127.0.0.1:1"], "s");
+    assert!(code == 5 && messages.contains("cannot be reached"), "{messages}");
+    let (code, messages) = ended(&[], "wrong");
+    assert!(code == 3 && !messages.contains("sent to"), "{messages}");
+    let target = Target::new(&[CannedResponse::Status(503)]);
+    let (code, messages) = ended(&["--to", &target.address], "s");
+    assert!(code == 5 && messages.contains("5 sent to") && messages.contains("4 accepted"), "{messages}");
 }
 
 #[test]
-fn sending_that_is_stopped_is_not_done() {
+fn a_stopped_series_fails() {
     let (world, target) = (World::new(), Target::new(&[]));
     let args = ["send", "--count", "5", "--rate", "0.001", "--to", &target.address];
     let mut command = world.command(&args);
@@ -136,12 +136,12 @@ fn sending_that_is_stopped_is_not_done() {
     target.next();
     interrupt(&send);
     let output = send.wait_with_output().unwrap();
-    let talk = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && talk.contains("1 accepted, of 5 wanted"), "{talk}");
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && messages.contains("1 accepted, of 5 wanted"), "{messages}");
 }
 
 #[test]
-fn a_flag_with_the_secret_counts_more_than_the_environment() {
+fn the_secret_flag_overrides_the_environment() {
     let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
     let file = folder.path().join("secret");
     fs::write(&file, WEBHOOK_SECRET).unwrap();

@@ -1,4 +1,4 @@
-//! An app on this machine that takes forwarded events, or does not.
+//! A local app with canned responses.
 
 use std::{
     collections::VecDeque,
@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-/// How long a request may be awaited.
+/// The deadline for a request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A request as it came.
+/// A received request.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) path: String,
@@ -20,17 +20,17 @@ pub(crate) struct Request {
     pub(crate) body: Vec<u8>,
 }
 
-/// What the target does with a request.
+/// How the target responds to a request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Answer {
+pub(crate) enum CannedResponse {
     Status(u16),
-    /// Asks to be left alone for so many seconds.
+    /// 503 with this `Retry-After`, in seconds.
     Busy(u64),
-    /// Leads elsewhere.
+    /// A redirect.
     Redirect,
-    /// Never answers.
+    /// No response.
     Hang,
-    /// Ends the connection without an answer.
+    /// Closes the connection without a response.
     Close,
 }
 
@@ -40,8 +40,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Answers with these one after the other, then with 204 for ever.
-    pub(crate) fn new(answers: &[Answer]) -> Self {
+    /// Responds with these one by one, then always with 204.
+    pub(crate) fn new(answers: &[CannedResponse]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (sender, requests) = mpsc::channel();
@@ -56,10 +56,10 @@ impl Target {
     }
 
     pub(crate) fn next(&self) -> Request {
-        self.requests.recv_timeout(PATIENCE).expect("a request comes")
+        self.requests.recv_timeout(PATIENCE).expect("a request arrives")
     }
 
-    /// Whether no more requests have come.
+    /// Whether no further request has arrived.
     pub(crate) fn is_quiet(&self) -> bool {
         self.requests.try_recv().is_err()
     }
@@ -71,23 +71,23 @@ impl Request {
     }
 }
 
-fn serve(stream: TcpStream, requests: &mpsc::Sender<Request>, answers: &Mutex<VecDeque<Answer>>) {
+fn serve(stream: TcpStream, requests: &mpsc::Sender<Request>, answers: &Mutex<VecDeque<CannedResponse>>) {
     let mut reader = BufReader::new(stream);
     while let Some(request) = read(&mut reader) {
-        let answer = answers.lock().unwrap().pop_front().unwrap_or(Answer::Status(204));
+        let answer = answers.lock().unwrap().pop_front().unwrap_or(CannedResponse::Status(204));
         if requests.send(request).is_err() {
             return;
         }
         let head = match answer {
-            Answer::Status(status) => format!("HTTP/1.1 {status} Said\r\n"),
-            Answer::Busy(seconds) => format!("HTTP/1.1 503 Busy\r\nRetry-After: {seconds}\r\n"),
-            Answer::Redirect => "HTTP/1.1 307 Elsewhere\r\nLocation: /elsewhere\r\n".into(),
-            Answer::Hang => {
-                // Until the other side gives up.
+            CannedResponse::Status(status) => format!("HTTP/1.1 {status} Said\r\n"),
+            CannedResponse::Busy(seconds) => format!("HTTP/1.1 503 Busy\r\nRetry-After: {seconds}\r\n"),
+            CannedResponse::Redirect => "HTTP/1.1 307 Elsewhere\r\nLocation: /elsewhere\r\n".into(),
+            CannedResponse::Hang => {
+                // Until the client closes the connection.
                 let _ = reader.read(&mut [0]);
                 return;
             }
-            Answer::Close => return,
+            CannedResponse::Close => return,
         };
         let length = if head.contains(" 204 ") { "" } else { "Content-Length: 0\r\n" };
         if write!(reader.get_mut(), "{head}{length}\r\n").is_err() {

@@ -1,4 +1,4 @@
-//! What a person at a terminal sees. `script` (util-linux) plays the terminal.
+//! The output on a terminal, which `script` (util-linux) emulates.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    target::{Answer, Target},
+    target::{CannedResponse, Target},
     world::{WEBHOOK_SECRET, World},
 };
 
@@ -34,8 +34,8 @@ fn screen(mut child: Child) -> String {
 }
 
 #[test]
-fn events_are_shown_as_they_come_and_as_they_are_answered() {
-    let (world, target) = (World::new(), Target::new(&[Answer::Status(500)]));
+fn events_and_responses_are_shown_on_a_terminal() {
+    let (world, target) = (World::new(), Target::new(&[CannedResponse::Status(500)]));
     world.post("{\"type\":\"message-created\"}");
     let args = ["listen", "--forward-to", &target.address, "--max-events", "1"];
     let colourful = screen(terminal(&world, &args).spawn().unwrap());
@@ -55,7 +55,7 @@ fn events_are_shown_as_they_come_and_as_they_are_answered() {
 }
 
 #[test]
-fn a_body_is_indented_for_people() {
+fn a_body_is_indented_on_a_terminal() {
     let world = World::new();
     world.post("{\"type\":\"a\",\"n\":1.50,\"list\":[]}");
     let shown = console_text(&screen(terminal(&world, &["listen", "-n1"]).spawn().unwrap()));
@@ -63,7 +63,7 @@ fn a_body_is_indented_for_people() {
 }
 
 #[test]
-fn no_character_that_reorders_or_breaks_lines_reaches_the_terminal() {
+fn unsafe_characters_do_not_reach_the_terminal() {
     let world = World::new();
     let is_unsafe =
         |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -94,7 +94,7 @@ fn no_character_that_reorders_or_breaks_lines_reaches_the_terminal() {
 }
 
 #[test]
-fn unregistering_asks_when_events_would_be_deleted() {
+fn unregister_asks_before_deleting_events() {
     let world = World::new();
     let unregister = |args: &[&str], answer: &str| {
         let mut child = terminal(&world, &[&["unregister"], args].concat()).spawn().unwrap();
@@ -127,7 +127,7 @@ fn unregistering_asks_when_events_would_be_deleted() {
 }
 
 #[test]
-fn a_login_asks_for_what_is_missing_and_does_not_show_the_secret() {
+fn login_asks_for_missing_values_with_echo_off_for_the_secret() {
     let world = World::new();
     let mut command = terminal(&world, &["login", "--profile", "asked"]);
     let address = world
@@ -164,7 +164,7 @@ fn a_login_asks_for_what_is_missing_and_does_not_show_the_secret() {
     assert!(fs::read_to_string(world.profiles()).unwrap().contains(&world.app_secret));
 }
 
-/// What is left on a screen of plain text: no colours, no cleared lines' controls.
+/// The text of a screen without escape sequences.
 fn console_text(screen: &str) -> String {
     let mut text = String::new();
     let mut chars = screen.chars().peekable();

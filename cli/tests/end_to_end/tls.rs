@@ -18,7 +18,7 @@ use tokio_rustls::{
 };
 use tokio_tungstenite::tungstenite::http::{Response, Version};
 
-use crate::{odd::replay, world::World};
+use crate::{unusual_targets::replay, world::World};
 
 const SELF_SIGNED: &str = include_str!("../../../sdk/tests/tls/self-signed.pem");
 const EXPIRED: &str = include_str!("../../../sdk/tests/tls/expired.pem");
@@ -87,7 +87,7 @@ fn printed(output: &Output) -> String {
 }
 
 #[test]
-fn http2_is_spoken_by_alpn_and_with_a_flag_without_tls() {
+fn http2_is_negotiated_by_alpn_or_forced_by_a_flag() {
     let target = http2_target(None).to_string();
     let output = forward(&target, &["--http2"]);
     assert!(output.status.success(), "{output:?}");
@@ -104,7 +104,7 @@ fn http2_is_spoken_by_alpn_and_with_a_flag_without_tls() {
 }
 
 #[test]
-fn a_targets_certificate_is_checked_unless_the_flag_for_targets_is_given() {
+fn target_certificates_are_checked_without_insecure_target() {
     let folder = tempfile::tempdir().unwrap();
     let trusted = |certificate| {
         let file = folder.path().join("target.pem");
@@ -126,12 +126,12 @@ fn a_targets_certificate_is_checked_unless_the_flag_for_targets_is_given() {
 }
 
 #[test]
-fn send_checks_a_targets_certificate_in_the_same_way() {
+fn send_checks_target_certificates() {
     let world = World::new();
     let target = format!("https://{}", http2_target(Some(SELF_SIGNED)));
     assert!(world.send(&["--to", &target, "--insecure-target"]).contains("1 accepted"));
     let mut command = world.command(&["send", "--to", &target, "--insecure"]);
     let output = command.env("WEBHOOK_SECRET", "s").output().unwrap();
-    let talk = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(5) && talk.contains("certificate is not trusted"), "{talk}");
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(5) && messages.contains("certificate is not trusted"), "{messages}");
 }

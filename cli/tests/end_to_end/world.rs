@@ -1,4 +1,4 @@
-//! A real server with one app, the platform that posts to it, and the command line of that app.
+//! A real server with one app, a sender of its webhooks, and its command line.
 
 use std::{
     env,
@@ -15,7 +15,7 @@ use wwproxy_sdk::{Scheme, Secret};
 
 const APP: &str = "my-bot";
 pub(crate) const WEBHOOK_SECRET: &str = "webhook-s3cret";
-/// How long anything here may take before it counts as never.
+/// The deadline of each wait.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The server's binary, of the same build as the command line's.
@@ -48,7 +48,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A server that runs, with an app that is registered.
+    /// Starts a server with a registered app.
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let apps = folder.path().join("apps.toml");
@@ -61,7 +61,7 @@ impl World {
         world
     }
 
-    /// Starts the server, on the address that it had before.
+    /// Starts the server, on the same address as before.
     pub(crate) fn start(&mut self) {
         let mut server = Command::new(&*SERVER)
             .args(["--listen", &self.address, "--log-level", "error", "--store"])
@@ -78,19 +78,19 @@ impl World {
         self.server = Some(server);
     }
 
-    /// Ends the server as a power cut would.
+    /// Kills the server.
     pub(crate) fn kill(&mut self) {
         let mut server = self.server.take().expect("the server runs");
         server.kill().unwrap();
         server.wait().unwrap();
     }
 
-    /// Posts an event as the platform would, and expects it to be stored.
+    /// Posts a signed webhook, which must be stored.
     pub(crate) fn post(&self, body: &str) {
         self.post_to("", body);
     }
 
-    /// The same, with a query.
+    /// Posts a webhook with a query.
     pub(crate) fn post_to(&self, query: &str, body: &str) {
         let signature = Scheme::WatsonWork.sign(&Secret::new(WEBHOOK_SECRET), body.as_bytes());
         let mut stream = TcpStream::connect(&self.address).unwrap();
@@ -106,7 +106,7 @@ impl World {
         assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
     }
 
-    /// Where profiles are kept.
+    /// The file of the profiles.
     pub(crate) fn profiles(&self) -> PathBuf {
         self.folder.path().join("profiles.toml")
     }
@@ -124,7 +124,7 @@ impl World {
         command
     }
 
-    /// What the command printed, having done its work.
+    /// Runs a command, which must succeed, and returns its stdout.
     pub(crate) fn run(&self, args: &[&str]) -> String {
         done(self.command(args).output().unwrap())
     }
@@ -137,7 +137,7 @@ impl World {
         done(child.wait_with_output().unwrap())
     }
 
-    /// What `wwproxy send` said, having done its work.
+    /// Runs `wwproxy send`, which must succeed, and returns its stderr.
     pub(crate) fn send(&self, args: &[&str]) -> String {
         let mut command = self.command(&["send"]);
         let output = command.args(args).env("WEBHOOK_SECRET", WEBHOOK_SECRET).output().unwrap();
@@ -149,12 +149,12 @@ impl World {
         serde_json::from_str(&self.run(&["status"])).unwrap()
     }
 
-    /// Waits until so many events are stored.
+    /// Waits until this number of events is stored.
     pub(crate) fn wait_until_stored(&self, events: u64) {
         self.wait_until("stored", events);
     }
 
-    /// Waits until the status says so.
+    /// Waits until a member of the status has this value.
     pub(crate) fn wait_until(&self, what: &str, count: u64) {
         let start = Instant::now();
         while self.status()[what] != count {
@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    /// A `wwproxy listen` that runs, and its output.
+    /// Starts `wwproxy listen`, and returns its stdout.
     pub(crate) fn listen(&self, args: &[&str]) -> (Child, BufReader<ChildStdout>) {
         let args: Vec<_> = ["listen"].into_iter().chain(args.iter().copied()).collect();
         let mut child = self.command(&args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -172,24 +172,24 @@ impl World {
 }
 
 impl World {
-    /// A `wwproxy listen` that runs, and what it says.
-    pub(crate) fn listen_talk(&self, args: &[&str]) -> (Child, Talk) {
+    /// Starts `wwproxy listen`, and returns its stderr.
+    pub(crate) fn listen_with_messages(&self, args: &[&str]) -> (Child, Messages) {
         let args: Vec<_> = ["listen"].into_iter().chain(args.iter().copied()).collect();
         let mut child = self.command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let talk = Talk(BufReader::new(child.stderr.take().unwrap()));
-        (child, talk)
+        let messages = Messages(BufReader::new(child.stderr.take().unwrap()));
+        (child, messages)
     }
 }
 
-/// The stderr of a command that runs.
-pub(crate) struct Talk(BufReader<ChildStderr>);
+/// The stderr of a running command.
+pub(crate) struct Messages(BufReader<ChildStderr>);
 
-impl Talk {
+impl Messages {
     /// The next line that contains this.
     pub(crate) fn next_with(&mut self, text: &str) -> String {
         loop {
             let mut line = String::new();
-            assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "it ended and did not say: {text}");
+            assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "it ended without the message: {text}");
             if line.contains(text) {
                 return line;
             }
@@ -205,7 +205,7 @@ impl Drop for World {
     }
 }
 
-/// What Ctrl-C does.
+/// Sends SIGINT, as Ctrl-C does.
 pub(crate) fn interrupt(child: &Child) {
     signal(child, "INT");
 }
@@ -224,7 +224,7 @@ pub(crate) fn next_event(output: &mut impl BufRead) -> Value {
 }
 
 fn done(output: Output) -> String {
-    let talk = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{}: {talk}", output.status);
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{}: {messages}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }

@@ -1,4 +1,4 @@
-//! What the server's status says at the start: whether the app is registered, and who else is connected.
+//! Checks of the server's status: is the app registered, and are other clients connected?
 
 use std::future::pending;
 
@@ -7,17 +7,17 @@ use wwproxy_sdk::{Client, Status};
 use super::reporter::Reporter;
 use crate::error::NotRegistered;
 
-/// What `listen` was asked to do, as far as the checks depend on it.
+/// The options of `listen` that the checks depend on.
 pub(super) struct Checks {
-    /// Whether some events may not match, and so are not handled.
+    /// Whether some events may not match.
     pub(super) selects: bool,
     pub(super) leave_unmatched: bool,
     pub(super) require_registered: bool,
 }
 
 impl Checks {
-    /// Reports an app that is not registered, and once that other clients are connected while this one skips or leaves events.
-    /// Checks after the first connection, and again at the first event that does not match. Ends only with an error.
+    /// Reports an app that is not registered. If this client skips or leaves events, warns once if other clients are connected.
+    /// Checks after the first connection, and again at the first event that does not match. Returns only errors.
     pub(super) async fn run(&self, client: &Client, reporter: &Reporter) -> anyhow::Error {
         reporter.first_connection().await;
         let mut warned = false;
@@ -33,7 +33,7 @@ impl Checks {
                 warned = self.warn(client, reporter, &status);
             }
             Err(error) if self.require_registered => return error.into(),
-            // Older servers have no status; everything else is an error of the connection, too.
+            // Older servers have no status endpoint; other errors are reported by the connection, too.
             Err(_) => {}
         }
         if self.selects && !warned {
@@ -45,15 +45,15 @@ impl Checks {
         pending().await
     }
 
-    /// Warns if another client is connected, and returns whether it did.
+    /// Warns if another client is connected. Returns whether it did.
     fn warn(&self, client: &Client, reporter: &Reporter, status: &Status) -> bool {
         if !self.selects || status.clients < 2 {
             return false;
         }
         let consequence = if self.leave_unmatched {
-            "this one leaves events that do not match, which reach the others later"
+            "this client leaves events that do not match, and the others get them later"
         } else {
-            "this one acknowledges events that do not match, and the others never get them; --leave-unmatched leaves them on the server"
+            "this client acknowledges events that do not match, and the others never get them; --leave-unmatched leaves them on the server"
         };
         let (clients, app) = (status.clients, client.app_id());
         reporter.print_message(&format!("warning: {clients} clients are connected to {app}, and each event goes to one of them: {consequence}"));

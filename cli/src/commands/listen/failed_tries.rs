@@ -1,4 +1,4 @@
-//! Failed tries, reported on stderr where no other line shows them.
+//! Rate-limited reports of failed tries on stderr.
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +7,17 @@ use wwproxy_sdk::EventId;
 
 use crate::target::TryOutcome;
 
-/// After a reported failure the next ones are only counted for so long.
+/// The minimum time between reports. Failed tries in between are counted.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Limits reports to the first failed try and then one a minute, which counts those in between.
+/// Reports the first failed try and then at most one per [`INTERVAL`], with a count of those in between.
 #[derive(Default)]
 pub(super) struct FailedTries(Mutex<Reported>);
 
 #[derive(Default)]
 struct Reported {
     last: Option<Instant>,
-    /// Failed tries since.
+    /// Failed tries since the last report.
     unreported: u64,
 }
 
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_failure_is_reported_and_then_one_a_minute() {
+    fn failed_tries_are_reported_at_most_once_a_minute() {
         let (failed_tries, start) = (FailedTries::default(), Instant::now());
         let tried = TryOutcome::failed("refused");
         let line = |seconds| {

@@ -1,17 +1,17 @@
-//! Events that their target did not take.
+//! `--on-failure`: events that their target did not accept.
 
 use std::path::PathBuf;
 
 use crate::event_file::EventFolder;
 
-/// What becomes of an event that its target did not take.
+/// What to do with an event that its target did not accept.
 #[derive(Debug, Clone)]
 pub(crate) enum OnFailure<F = PathBuf> {
-    /// It goes back to the server.
+    /// Return it to the server, which redelivers it.
     Keep,
-    /// It is acknowledged.
+    /// Acknowledge it.
     Drop,
-    /// It is saved, then acknowledged.
+    /// Save it as a file, then acknowledge it.
     Save(F),
 }
 
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_failure_leads_to() {
+    fn the_actions_on_failure_are_parsed() {
         assert!(matches!(OnFailure::parse("keep"), Ok(OnFailure::Keep)));
         assert!(matches!(OnFailure::parse("drop"), Ok(OnFailure::Drop)));
         assert!(

@@ -2,19 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-/// After the first report further events are only counted, and their number is reported at most this often.
+/// The minimum time between reports. Events in between are counted.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Limits the reports of one kind: the first at once, then a count at most every [`REPORT_INTERVAL`].
+/// Rate limit for one kind of report: the first one at once, then a count at most every [`REPORT_INTERVAL`].
 #[derive(Default)]
 pub(super) struct LogLimit {
     unreported: u64,
-    /// When the next report may be made. `None`: there was none yet.
+    /// The earliest time of the next report. `None`: there was no report yet.
     next: Option<Instant>,
 }
 
 impl LogLimit {
-    /// Counts one; `true`: it is the first, to be reported now.
+    /// Counts one event. `true`: it is the first one, to be reported now.
     pub(super) fn count(&mut self, now: Instant) -> bool {
         let first = self.next.is_none();
         if first {
@@ -25,12 +25,12 @@ impl LogLimit {
         first
     }
 
-    /// When what is counted may be reported, if anything is.
+    /// When the count may be reported, if it is not zero.
     pub(super) fn due(&self) -> Option<Instant> {
         self.next.filter(|_| self.unreported > 0)
     }
 
-    /// How many are to be reported now, if any are.
+    /// Takes the count, if it may be reported now.
     pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
         self.due().filter(|due| *due <= now)?;
         self.next = Some(now + REPORT_INTERVAL);
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_is_reported_and_then_a_count_a_minute() {
+    fn the_first_event_is_reported_and_then_a_count_per_minute() {
         let (mut limit, start) = (LogLimit::default(), Instant::now());
         assert!(limit.count(start) && limit.due().is_none() && limit.take(start).is_none());
         assert!(!limit.count(start) && !limit.count(start));

@@ -1,4 +1,4 @@
-//! `--ready-file`: a file that exists once the server hands out events.
+//! `--ready-file`: a file that exists once the server is ready to deliver events.
 
 use std::{
     fs::{self, OpenOptions},
@@ -12,12 +12,12 @@ use crate::{error::UsageError, private::private};
 
 const CONTENT: &str = "ready\n";
 
-/// The path of a ready file, with nothing there yet.
+/// The path of a ready file that does not exist yet.
 pub(super) struct ReadyFile(PathBuf);
 
 impl ReadyFile {
-    /// Removes the ready file of an earlier run, which would say too early that this one is ready. Whatever else is at the path
-    /// stays, and is an error: a link must not lead to another file being written.
+    /// Removes the ready file of an earlier run, which would report readiness too early. Anything else at the path is kept and is an
+    /// error: a symbolic link could lead to another file.
     pub(super) fn prepare(path: PathBuf) -> anyhow::Result<Self> {
         let failed = || format!("cannot use the ready file {}", path.display());
         match fs::symlink_metadata(&path) {
@@ -25,7 +25,7 @@ impl ReadyFile {
             Err(error) => return Err(error).with_context(failed),
             Ok(file) if file.is_file() && file.len() <= CONTENT.len() as u64 => {
                 let content = fs::read(&path).with_context(failed)?;
-                // Empty: as `mktemp` makes it.
+                // `mktemp` creates empty files.
                 if content.is_empty() || content == CONTENT.as_bytes() {
                     fs::remove_file(&path).with_context(failed)?;
                     return Ok(Self(path));
@@ -33,7 +33,7 @@ impl ReadyFile {
             }
             Ok(_) => {}
         }
-        let what = "exists and is no ready file of an earlier run; remove it, or give another path";
+        let what = "exists and is not a ready file of an earlier run; remove it, or give another path";
         Err(UsageError(format!("{} {what}", path.display())).into())
     }
 

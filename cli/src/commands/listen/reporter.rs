@@ -1,4 +1,4 @@
-//! Reports to the person and to scripts while events come: the connection, counts, a ready file.
+//! Reports of the connection, of events and of their counts: messages, the status line, the ready file.
 
 use std::{
     collections::HashSet,
@@ -14,8 +14,7 @@ use wwproxy_sdk::{EventId, EventMessage, State};
 use super::{disposition::Disposition, log_limit::LogLimit, ready::ReadyFile, skipped::Skipped};
 use crate::{output::describe_error, progress::Progress};
 
-/// How many events that stay on the server are remembered, so that one that comes again is counted once. More are counted each
-/// time.
+/// The maximum number of remembered event ids, to count a redelivered event once. Further events are counted at each delivery.
 const MAX_REMEMBERED: usize = 10_000;
 
 /// Shared by the connection, which reports its state, and by the worker, which counts events.
@@ -29,10 +28,10 @@ pub(crate) struct Reporter {
 #[derive(Default)]
 struct Inner {
     server: String,
-    /// The line about the app and its target, until it is printed.
+    /// The line that describes the app and its targets, until it is printed.
     about: Option<String>,
     ready_file: Option<ReadyFile>,
-    /// Since when there is a connection, if there is one.
+    /// The time of the connection, if there is one.
     connected: Option<Instant>,
     was_connected: bool,
     counts: Counts,
@@ -53,7 +52,7 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
 }
 
-/// Events that stay on the server.
+/// Events that are kept on the server.
 #[derive(Default)]
 struct KeptEvents {
     events: HashSet<EventId>,
@@ -61,7 +60,7 @@ struct KeptEvents {
 }
 
 impl KeptEvents {
-    /// Adds an event; `false`: it was added before.
+    /// Adds an event. `false`: it was added before.
     fn add(&mut self, id: &EventId) -> bool {
         if self.events.len() < MAX_REMEMBERED || self.events.contains(id) {
             return self.events.insert(id.clone());
@@ -76,7 +75,7 @@ impl KeptEvents {
 }
 
 impl Reporter {
-    /// `about` is printed with the first connection.
+    /// `about` is printed after the first connection.
     pub(crate) fn new(server: &str, about: String, ready_file: Option<ReadyFile>) -> Self {
         let inner = Inner { server: server.to_owned(), about: Some(about), ready_file, ..Inner::default() };
         let reporter =
@@ -93,7 +92,7 @@ impl Reporter {
         self.progress.print_message(text);
     }
 
-    /// The connection came up, or went.
+    /// Reports a change of the connection.
     pub(crate) fn set_state(&self, state: &State) {
         let mut inner = self.lock();
         match state {
@@ -111,7 +110,7 @@ impl Reporter {
             State::Reconnecting { error, delay, .. } => {
                 inner.connected = None;
                 let why = describe_error(&anyhow::Error::new(error.clone()));
-                self.print_message(&format!("{why}; trying again in {:.1} s", delay.as_secs_f32()));
+                self.print_message(&format!("{why}; retrying in {:.1} s", delay.as_secs_f32()));
             }
             _ => {}
         }
@@ -126,20 +125,20 @@ impl Reporter {
         self.progress.set(&inner.line());
     }
 
-    /// Counts the outcome of an event that does not come again.
+    /// Counts the outcome of an event that is settled for good.
     pub(super) fn count_settled(&self, id: &EventId, count: impl FnOnce(&mut Counts)) {
         self.lock().kept.events.remove(id);
         self.count(count);
     }
 
-    /// Counts an event that its target did not accept and that stays on the server.
+    /// Counts an event that its target did not accept and that is kept on the server.
     pub(super) fn count_kept(&self, id: &EventId) {
         let mut inner = self.lock();
         inner.kept.add(id);
         self.progress.set(&inner.line());
     }
 
-    /// Counts an event that is not handled, and reports the first one of its disposition. Without a reason it is reported already.
+    /// Counts an event that is not handled, and reports the first one. Without a reason it has been reported already.
     pub(super) fn count_unmatched(
         &self,
         event: &EventMessage,
@@ -168,7 +167,7 @@ impl Reporter {
         self.changed.notify_waiters();
     }
 
-    /// Reports the first event that the filter fails on.
+    /// Reports the first event on which the filter fails.
     pub(super) fn report_filter_error(&self, event: &EventMessage, disposition: Disposition, why: &str) {
         let outcome = match disposition {
             Disposition::Handle => "delivered",
@@ -183,7 +182,7 @@ impl Reporter {
         }
     }
 
-    /// Waits until counted events are to be reported.
+    /// Waits until counts may be reported.
     pub(super) async fn next_report(&self) {
         let due = {
             let inner = self.lock();
@@ -218,17 +217,17 @@ impl Reporter {
         self.wait_until(|inner| inner.any_unmatched).await;
     }
 
-    async fn wait_until(&self, is_so: impl Fn(&Inner) -> bool) {
+    async fn wait_until(&self, condition: impl Fn(&Inner) -> bool) {
         loop {
             let changed = self.changed.notified();
-            if is_so(&self.lock()) {
+            if condition(&self.lock()) {
                 return;
             }
             changed.await;
         }
     }
 
-    /// Waits until nothing came for so long over a connection that could have brought it.
+    /// Waits until no event has arrived for this time over an open connection.
     pub(crate) async fn idle_for(&self, limit: Option<Duration>, last: Instant) {
         loop {
             let changed = self.changed.notified();
@@ -242,7 +241,7 @@ impl Reporter {
         }
     }
 
-    /// Ends the reports with a summary, if there ever was a connection.
+    /// Removes the status line, and prints a summary if there ever was a connection.
     pub(crate) fn print_summary(&self) {
         self.progress.set("");
         let inner = self.lock();
@@ -285,7 +284,7 @@ impl Inner {
     }
 }
 
-/// Waits until so long after a moment; for ever where there is no limit.
+/// Waits until the limit has passed since a time; forever without a limit.
 async fn until(since: Instant, limit: Option<Duration>) {
     match limit {
         Some(limit) => tokio::time::sleep(limit.saturating_sub(since.elapsed())).await,

@@ -1,24 +1,24 @@
-//! The tries of events that were handed back to the server for their `Retry-After`.
+//! The tries of events that were returned to the server for their `Retry-After`.
 
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
 use wwproxy_sdk::EventId;
 
-/// So many events are remembered; the tries of those beyond start anew.
+/// The maximum number of remembered events; for further ones the count of tries restarts.
 const MAX_EVENTS: usize = 1024;
 
-/// How often each was tried, so that `--max-attempts` counts all tries of an event.
+/// The number of tries per event, so that `--max-attempts` counts all tries of an event.
 #[derive(Default)]
 pub(super) struct Throttled(Mutex<HashMap<EventId, u32>>);
 
 impl Throttled {
-    /// The tries of an event that came, and forgets them.
+    /// Removes and returns the tries of an event.
     pub(super) fn take(&self, id: &EventId) -> u32 {
         self.0.lock().remove(id).unwrap_or_default()
     }
 
-    /// Remembers the tries of an event that is handed back.
+    /// Remembers the tries of an event that is returned to the server.
     pub(super) fn remember(&self, id: &EventId, tries: u32) {
         let mut events = self.0.lock();
         if events.len() < MAX_EVENTS {
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tries_are_remembered_once_and_not_of_all_events() {
+    fn tries_are_taken_once_and_their_number_is_bounded() {
         let throttled = Throttled::default();
         for n in 0..=MAX_EVENTS {
             throttled.remember(&n.to_string().parse().unwrap(), 3);

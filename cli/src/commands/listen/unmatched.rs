@@ -1,4 +1,4 @@
-//! Events that are not handled, as they do not match: what happens to them, and how it is reported.
+//! Decides which events are handled, and skips or leaves the others.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use wwproxy_sdk::{Delivery, EventMessage};
 use super::{disposition::Disposition, worker::Worker};
 use crate::selection::{OnFilterError, Selected};
 
-/// The longest part of a type that is shown, in characters.
+/// How much of a type is shown, in characters.
 const MAX_TYPE_CHARS: usize = 64;
-/// How long an event that is left is held back when no other client took it at once.
-const FIRST_LEFT_FOR: Duration = Duration::from_millis(200);
-/// The longest time that an event that is left is held back: it bounds how long another client waits for it, and how often an event
-/// that no client wants is sent.
-const MAX_LEFT_FOR: Duration = Duration::from_secs(5);
+/// The first redelivery delay of an event that is left and that no other client took at once.
+const FIRST_LEAVE_DELAY: Duration = Duration::from_millis(200);
+/// The maximum redelivery delay of an event that is left. A high value delays it for other clients; a low one redelivers an event
+/// that no client wants too often.
+const MAX_LEAVE_DELAY: Duration = Duration::from_secs(5);
 
 impl Worker {
-    /// Decides what happens to an event, and reports it if it is not handled or the filter fails on it.
+    /// Decides what to do with an event. Reports events that are not handled, and errors of the filter.
     pub(super) fn decide(&self, event: &EventMessage) -> Disposition {
         let unmatched = if self.leave_unmatched { Disposition::Leave } else { Disposition::Skip };
         let has_target = || self.routes.is_empty() || self.routes.target(event).is_some();
@@ -47,21 +47,21 @@ impl Worker {
         if disposition == Disposition::Skip {
             return self.ack(&delivery).await;
         }
-        // If the connection is gone, the event is back on the server already.
-        let _ = delivery.nack(left_for(delivery.attempt().unwrap_or(1))).await;
+        // If the connection is lost, the server has released the event already.
+        let _ = delivery.nack(leave_delay(delivery.attempt().unwrap_or(1))).await;
     }
 }
 
-/// How long an event that is left is held back after this attempt.
+/// The redelivery delay of an event that is left, by its attempt.
 ///
-/// Not at all after every other attempt: the server then hands it to the client that has waited longest. When a delay ends, any
-/// client may get it, and that could be this one each time. The delay grows, so that an event that no client wants costs little.
-fn left_for(attempt: u32) -> Duration {
+/// Every other delay is zero: the server then delivers the event to the client that has waited longest. After a delay any client may
+/// get it, and that could be this one each time. The other delays double, so that an event that no client wants costs little.
+fn leave_delay(attempt: u32) -> Duration {
     if attempt % 2 == 1 {
         return Duration::ZERO;
     }
     let doublings = (attempt / 2).saturating_sub(1).min(16);
-    (FIRST_LEFT_FOR * 2u32.pow(doublings)).min(MAX_LEFT_FOR)
+    (FIRST_LEAVE_DELAY * 2u32.pow(doublings)).min(MAX_LEAVE_DELAY)
 }
 
 fn shortened(kind: Option<String>) -> String {
@@ -73,10 +73,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_left_at_once_and_with_a_growing_delay_in_turns() {
-        let delays: Vec<_> = (1..8).map(|attempt| left_for(attempt).as_millis()).collect();
+    fn the_leave_delay_alternates_between_zero_and_a_doubling_delay() {
+        let delays: Vec<_> = (1..8).map(|attempt| leave_delay(attempt).as_millis()).collect();
         assert_eq!(delays, [0, 200, 0, 400, 0, 800, 0]);
-        assert_eq!((left_for(0), left_for(u32::MAX - 1)), (FIRST_LEFT_FOR, MAX_LEFT_FOR));
+        assert_eq!((leave_delay(0), leave_delay(u32::MAX - 1)), (FIRST_LEAVE_DELAY, MAX_LEAVE_DELAY));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The way of one event that matches: saved, handed to its target, acknowledged, reported.
+//! Handles events that match: saves them, hands them to their target, acknowledges and reports them.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,10 @@ use crate::{
     target::{Offer, OfferOutcome, Origin, Policy, Routes, Target, TryOutcome},
 };
 
-/// How long an event that its target did not accept is held back before it comes again.
-const KEPT_FOR: Duration = Duration::from_secs(60);
+/// The redelivery delay of an event that its target did not accept.
+const KEEP_DELAY: Duration = Duration::from_secs(60);
 
-/// What every event meets.
+/// Handles events.
 pub(super) struct Worker {
     pub(super) routes: Routes,
     pub(super) policy: Policy,
@@ -35,25 +35,25 @@ pub(super) struct Worker {
     pub(super) throttled: Throttled,
 }
 
-/// What became of an event.
+/// The outcome of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EventOutcome {
-    /// It was printed, or its target took it.
+    /// It was printed, or its target accepted it.
     Done,
-    /// Its target did not take it, and it is gone from the server.
+    /// Its target did not accept it, and it was acknowledged.
     Failed,
-    /// Its target did not take it, and it comes again.
+    /// Its target did not accept it, and it will be redelivered.
     Kept,
-    /// Its target wants it later: it was handed back to the server until then.
+    /// Its target asked for a delay: the server redelivers it after that.
     Throttled,
-    /// It was time to stop: it comes again.
+    /// A signal stopped it: it will be redelivered.
     Stopped,
-    /// Nobody reads what is printed any more.
+    /// Stdout is closed.
     OutputClosed,
 }
 
 impl Worker {
-    /// Handles an event that matches. An error ends the listening; the event is not acknowledged then.
+    /// Handles an event that matches. After an error `listen` ends, and the event is not acknowledged.
     pub(super) async fn handle(&self, delivery: Delivery) -> anyhow::Result<EventOutcome> {
         let event = delivery.event();
         let target = self.routes.target(event);
@@ -73,11 +73,11 @@ impl Worker {
         Ok(handled)
     }
 
-    /// Writes, flushes, and only then acknowledges.
+    /// Writes and flushes an event, then acknowledges it.
     async fn print(&self, delivery: &Delivery) -> anyhow::Result<EventOutcome> {
         let written = select! {
             written = self.printer.print_event(delivery.event()) => written?,
-            // Nobody takes what is written: it stays unacknowledged and comes again.
+            // Stdout is not read: the event is not acknowledged, and is redelivered.
             () = self.shutdown.grace_expired() => return Ok(EventOutcome::Stopped),
         };
         if !written {
@@ -112,7 +112,7 @@ impl Worker {
             }
             OfferOutcome::Throttled { last, tries, delay } => {
                 self.failed(event, &last, &again(delay)).await;
-                self.hand_back(delivery, tries, delay).await;
+                self.return_later(delivery, tries, delay).await;
                 return Ok(EventOutcome::Throttled);
             }
         };
@@ -126,13 +126,13 @@ impl Worker {
         })
     }
 
-    /// Shows a try that another one follows.
+    /// Prints or reports a failed try that is followed by another one.
     async fn failed(&self, event: &EventMessage, tried: &TryOutcome, what_next: &str) {
         self.printer.print_failed_try(event, tried, what_next).await;
         self.report(event, tried, what_next);
     }
 
-    /// Reports a failed try on stderr, unless stdout has a line for each try.
+    /// Reports a failed try on stderr, unless stdout shows each try.
     fn report(&self, event: &EventMessage, tried: &TryOutcome, what_next: &str) {
         if self.printer.format != Format::Pretty
             && let Some(line) = self.failed_tries.line(&event.id, tried, what_next, Instant::now())
@@ -141,11 +141,11 @@ impl Worker {
         }
     }
 
-    /// Hands a throttled event back, so that it stalls no other.
-    async fn hand_back(&self, delivery: &Delivery, tries: u32, delay: Duration) {
+    /// Returns a throttled event to the server, so that it does not block others.
+    async fn return_later(&self, delivery: &Delivery, tries: u32, delay: Duration) {
         self.throttled.remember(delivery.id(), tries);
         self.reporter.count_kept(delivery.id());
-        // If the connection is gone, the event is back on the server already.
+        // If the connection is lost, the server has released the event already.
         let _ = delivery.nack(delay).await;
     }
 
@@ -153,8 +153,8 @@ impl Worker {
         Ok(match &self.on_failure {
             OnFailure::Keep => {
                 self.reporter.count_kept(delivery.id());
-                // If the connection is gone, the event is back on the server already.
-                let _ = delivery.nack(KEPT_FOR).await;
+                // If the connection is lost, the server has released the event already.
+                let _ = delivery.nack(KEEP_DELAY).await;
                 "kept"
             }
             OnFailure::Drop => {
@@ -172,14 +172,14 @@ impl Worker {
     pub(super) async fn ack(&self, delivery: &Delivery) {
         if delivery.ack().await.is_err() {
             self.reporter.print_message(&format!(
-                "the connection broke before event {} was acknowledged; it will come again",
+                "the connection broke before event {} was acknowledged; it will be redelivered",
                 delivery.id()
             ));
         }
     }
 }
 
-/// Writes what is asked for in the form that is asked for.
+/// Prints events on stdout in the chosen format.
 pub(super) struct Printer {
     format: Format,
     output: Mutex<Output<Stdout>>,
@@ -195,13 +195,13 @@ impl Printer {
         }
     }
 
-    /// An event that has no target. `false`, here and below: nobody reads any more.
+    /// Prints an event without a target. `false`, here and below: stdout is closed.
     async fn print_event(&self, event: &EventMessage) -> anyhow::Result<bool> {
         let terminal = self.output.lock().await.terminal;
         self.write(&format::event(event, self.format, terminal)).await
     }
 
-    /// An event that goes to a target now.
+    /// Prints an event that is handed to a target.
     async fn print_arrival(&self, event: &EventMessage) -> anyhow::Result<bool> {
         match self.format {
             Format::Pretty => self.write(format::arrival_line(event).as_bytes()).await,
@@ -209,15 +209,15 @@ impl Printer {
         }
     }
 
-    /// A try that another one follows.
+    /// Prints a failed try that is followed by another one.
     async fn print_failed_try(&self, event: &EventMessage, tried: &TryOutcome, what_next: &str) {
         if self.format == Format::Pretty {
-            // Where nobody reads, the end of the event will tell.
+            // If stdout is closed, the write of the outcome reports it.
             let _ = self.write(format::result_line(event, tried, what_next).as_bytes()).await;
         }
     }
 
-    /// What became of an event that went to a target.
+    /// Prints the outcome of an event that was handed to a target.
     async fn print_outcome(
         &self,
         event: &EventMessage,

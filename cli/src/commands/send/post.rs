@@ -1,4 +1,4 @@
-//! One webhook, from its signature to its answer.
+//! Posts one webhook: signs it, sends it, and checks the response.
 
 use std::time::Duration;
 
@@ -20,18 +20,18 @@ use crate::{
     target::{Address, explain, sender_headers},
 };
 
-/// The longest answer that is read, in bytes.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
-/// What Watson Work says of its bodies.
+/// The largest response body that is read, in bytes.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
+/// The content type of Watson Work's webhooks.
 const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=UTF-8");
 
-/// Where webhooks are posted.
+/// The destination of webhooks.
 pub(super) struct Hook {
     http: reqwest::Client,
     options: HttpOptions,
     address: Address,
     timeout: Duration,
-    /// In place of those that it would send.
+    /// These replace headers of the same name.
     headers: HeaderMap,
 }
 
@@ -50,7 +50,7 @@ impl Hook {
         self.address.to_string()
     }
 
-    /// Posts a body, signed where there is a secret; of a saved event also its headers.
+    /// Posts a body, signed if there is a secret, with the headers of a saved event.
     pub(super) async fn post(
         &self,
         body: Bytes,
@@ -60,7 +60,7 @@ impl Hook {
     ) -> Result<(), Refusal> {
         let mut headers = saved.map(sender_headers).unwrap_or_default();
         headers.entry(header::CONTENT_TYPE).or_insert(JSON);
-        // A new delivery, whatever the saved one was: its repetition would be stored once only.
+        // A new index: with the saved one the server's deduplication would drop the webhook.
         headers.insert(OUTBOUND_INDEX, index.into());
         headers.insert(OUTBOUND_RETRY_COUNT, HeaderValue::from_static("0"));
         if let Some(secret) = secret {
@@ -73,7 +73,7 @@ impl Hook {
         let response = self.send(url, headers, body).await?;
         let status = response.status();
         if status.is_success() {
-            // Read to its end, so that the connection can be used again.
+            // Read to the end, so that the connection can be reused.
             let _ = read(response).await;
             return Ok(());
         }
@@ -86,7 +86,7 @@ impl Hook {
         })
     }
 
-    /// Sends a challenge and checks the answer as the platform does.
+    /// Sends a challenge and checks the response as the platform does.
     pub(super) async fn challenge(&self, secret: &Secret) -> anyhow::Result<()> {
         let challenge = sample::token();
         let body =
@@ -97,7 +97,7 @@ impl Hook {
         let response = self.send(self.address.url.clone(), headers, body).await?;
         let status = response.status();
         let signature = response.headers().get(OUTBOUND_TOKEN).cloned();
-        let answer = read(response).await.context("the answer to the challenge broke off")?;
+        let answer = read(response).await.context("the response to the challenge is incomplete")?;
         if status != StatusCode::OK {
             return Err(Refusal {
                 status: Some(status),
@@ -107,12 +107,12 @@ impl Hook {
         }
         let expected = serde_json::json!({ "response": challenge });
         if serde_json::from_slice::<Value>(&answer).ok() != Some(expected) {
-            return Err(anyhow!("the answer to the challenge is not {{\"response\":<the challenge>}}"));
+            return Err(anyhow!("the response to the challenge is not {{\"response\":<the challenge>}}"));
         }
         let signed = signature.is_some_and(|it| Scheme::WatsonWork.verify(secret, &answer, it.as_bytes()));
         if !signed {
             return Err(anyhow!(
-                "the answer to the challenge is not signed with the webhook secret (X-OUTBOUND-TOKEN)"
+                "the response to the challenge is not signed with the webhook secret (X-OUTBOUND-TOKEN)"
             ));
         }
         print_message(&format!("{} answered the challenge", self.display()));
@@ -120,7 +120,7 @@ impl Hook {
     }
 
     async fn send(&self, url: Url, mut headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
-        // Each name that is given takes the place of all of its values here.
+        // `extend` replaces all values of a name.
         headers.extend(self.headers.clone());
         let request = self.http.post(url).headers(headers).body(body).timeout(self.timeout);
         match request.send().await {
@@ -145,8 +145,8 @@ async fn read(mut response: Response) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         body.extend_from_slice(&chunk);
-        if body.len() > MAX_ANSWER_BYTES {
-            return Err(anyhow!("the answer is longer than {MAX_ANSWER_BYTES} bytes"));
+        if body.len() > MAX_RESPONSE_BYTES {
+            return Err(anyhow!("the response is longer than {MAX_RESPONSE_BYTES} bytes"));
         }
     }
     Ok(body)

@@ -1,10 +1,10 @@
-//! Webhooks as Watson Work posts them, of people and spaces that are made up.
+//! Sample webhooks of Watson Work, with invented people and spaces.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
-/// The body of a sample of this type.
+/// Builds a sample body of this type.
 pub(super) fn body(kind: &str, now: SystemTime) -> String {
     let time = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let time = u64::try_from(time).unwrap_or(u64::MAX);
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_are_json_of_their_type_and_differ() {
+    fn each_sample_has_its_type_and_new_ids() {
         for kind in crate::selection::WATSON_WORK_TYPES {
             let value: Value = serde_json::from_str(&body(kind, SystemTime::now())).unwrap();
             assert_eq!(value["type"], kind);

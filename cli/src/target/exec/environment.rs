@@ -1,26 +1,26 @@
-//! The environment of a command: the variables of an event, and none of the command line's secrets.
+//! The environment of a command: the variables of an event, without the secrets of the command line.
 
 use std::{collections::HashMap, env, ffi::OsString, fmt::Write as _};
 
 use tokio::process::Command;
 use wwproxy_sdk::EventMessage;
 
-/// The credentials of the command line, which a command has no use for. Each may also have its `_FILE` form.
+/// The credentials of the command line, which are not inherited. Each also has a `_FILE` form.
 const SECRETS: [&str; 3] = ["SECRET", "WWPROXY_TOKEN", "WEBHOOK_SECRET"];
 const EVENT_ID: &str = "WWPROXY_EVENT_ID";
 const EVENT_TYPE: &str = "WWPROXY_EVENT_TYPE";
 const ATTEMPT: &str = "WWPROXY_ATTEMPT";
-/// Set to 1 if a variable was left out because it does not fit.
+/// Set to 1 if a variable was omitted because it does not fit.
 const TRUNCATED: &str = "WWPROXY_TRUNCATED";
-/// The prefix keeps senders from setting variables that have a meaning of their own, such as `HTTP_PROXY`.
+/// The prefix prevents senders from setting variables with another meaning, such as `HTTP_PROXY`.
 const HEADER_PREFIX: &str = "WWPROXY_HEADER_";
-/// Longest `NAME=VALUE` in bytes, with the NUL that ends it: `MAX_ARG_STRLEN` of Linux.
+/// The longest `NAME=VALUE` in bytes, with the terminating NUL: `MAX_ARG_STRLEN` of Linux.
 const MAX_VARIABLE_BYTES: usize = 128 * 1024;
 /// All variables of an event together, in bytes: well under the 2 MiB that Linux usually gives arguments and environment.
 pub(super) const MAX_EVENT_BYTES: usize = 512 * 1024;
 
-/// Gives the command the variables of an event, as far as they fit into `max_bytes`. A value is whole or left out: half
-/// of a signature or of a type would be another one.
+/// Sets the variables of an event, as far as they fit into `max_bytes`. A value is never cut: half of a signature or of a type would
+/// be another value.
 pub(super) fn set(command: &mut Command, event: &EventMessage, attempt: u32, max_bytes: usize) {
     for name in inherited().filter(|name| is_withheld(&name.to_string_lossy())) {
         command.env_remove(name);
@@ -37,21 +37,21 @@ fn inherited() -> impl Iterator<Item = OsString> {
     env::vars_os().map(|(name, _)| name)
 }
 
-/// Whether a command does not inherit a variable: a secret, or one that only an event sets (of an outer command).
+/// Whether a variable is not inherited: a secret, or a variable of an event, which an outer command may have.
 fn is_withheld(name: &str) -> bool {
     SECRETS.contains(&name.strip_suffix("_FILE").unwrap_or(name))
         || [EVENT_ID, EVENT_TYPE, ATTEMPT, TRUNCATED].contains(&name)
         || name.starts_with(HEADER_PREFIX)
 }
 
-/// The type and the headers that fit, and whether that is all of them.
+/// The variables of the type and of the headers that fit, and whether these are all.
 fn fitting(event: &EventMessage, max_bytes: usize) -> (Vec<(String, String)>, bool) {
     let kind = event.event_type().map(|kind| (EVENT_TYPE.to_owned(), kind));
     let mut left = max_bytes;
     let mut complete = true;
     let variables = kind.into_iter().chain(headers(event)).filter(|(name, value)| {
         let bytes = name.len() + value.len() + 2;
-        // The environment holds no NUL.
+        // A variable cannot contain NUL.
         let fits = bytes <= left.min(MAX_VARIABLE_BYTES) && !value.contains('\0');
         if fits {
             left -= bytes;
@@ -77,8 +77,8 @@ fn headers(event: &EventMessage) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The variable of a header: capitals and digits as they are, `_` for `-`, and any other byte as `x` and its two hex digits.
-/// Small letters stand for nothing else, so no two headers have the same variable.
+/// The variable of a header: letters in upper case, digits as they are, `_` for `-`, and any other byte as `x` and two hex digits.
+/// Lower case is used only for these escapes, so no two headers have the same variable.
 fn variable(header: &str) -> String {
     let mut name = HEADER_PREFIX.to_owned();
     for byte in header.bytes() {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_left_out_and_the_rest_is_not() {
+    fn only_variables_that_do_not_fit_are_omitted() {
         let long = "v".repeat(MAX_VARIABLE_BYTES);
         let event = event(&[("a", &long), ("b", "2"), ("c", "\0"), ("d", "4")], &long);
         let (variables, complete) = fitting(&event, MAX_EVENT_BYTES);

@@ -1,4 +1,4 @@
-//! The body of a request, sent so that an answer is seen which comes before the body was read.
+//! A request body that is sent in chunks, so that an early response is not lost.
 
 use std::{
     convert::Infallible,
@@ -15,13 +15,13 @@ use http_body::{Frame, SizeHint};
 use tokio::{task::yield_now, time::sleep};
 use wwproxy_sdk::Bytes;
 
-/// So many bytes are written before the connection is read again.
+/// How many bytes are written before the connection is read again.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
-/// How long a careful body waits for an answer to the head, as curl does with `Expect: 100-continue`.
+/// How long a careful body waits for a response to the head, as curl does with `Expect: 100-continue`.
 const HEAD_WAIT: Duration = Duration::from_secs(1);
 
-/// A body in chunks. A server may answer at the head, and close the connection at the unread rest; hyper drops that answer if
-/// it meets the closed connection while it writes. Between two chunks it reads.
+/// A body in chunks. A server may respond to the head and close the connection without reading the body. hyper drops that response if
+/// its write fails first, so it gets a chance to read between two chunks.
 pub(super) struct Chunked {
     rest: Bytes,
     /// Set when the connection asks for the body: the request is being written.
@@ -34,7 +34,7 @@ impl Chunked {
         Self { rest: body, started: Arc::default(), pause: None }
     }
 
-    /// A body of more than one chunk waits for an answer to the head first.
+    /// If the body has more than one chunk, it first waits for a response to the head.
     pub(super) fn careful(body: Bytes) -> Self {
         let waits = body.len() > CHUNK_BYTES;
         Self { pause: waits.then(|| Box::pin(sleep(HEAD_WAIT)) as _), ..Self::new(body) }
@@ -60,7 +60,7 @@ impl http_body::Body for Chunked {
         }
         let length = self.rest.len().min(CHUNK_BYTES);
         let chunk = self.rest.split_to(length);
-        // It lets the runtime look for what has arrived.
+        // Yields, so that the runtime polls the socket for reading.
         self.pause = Some(Box::pin(yield_now()));
         Poll::Ready((!chunk.is_empty()).then(|| Ok(Frame::data(chunk))))
     }

@@ -3,20 +3,20 @@
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use wwproxy_sdk::{EventMessage, hook::HOP_BY_HOP};
 
-/// The event's id, in every request.
+/// The event's id.
 const EVENT_ID: HeaderName = HeaderName::from_static("wwproxy-event-id");
-/// How often the target may have seen the event, this time included.
+/// How often the target may have received the event, this time included.
 const ATTEMPT: HeaderName = HeaderName::from_static("wwproxy-attempt");
-/// To which host the sender posted.
+/// The host that the sender posted to.
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// The prefix of what is said here, and cannot be said by a sender.
+/// The prefix of headers that only wwproxy sets.
 const OWN_PREFIX: &str = "wwproxy-";
 
-/// The headers that an event's sender sent, signature included, without those of the framing and those set here.
+/// The headers of the event's sender, signature included, without framing headers and those that are set here.
 pub(crate) fn sender_headers(event: &EventMessage) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(event.details.headers.len() + 3);
     for (name, value) in &event.details.headers {
-        // Characters stand for bytes (see `Headers`). What is no header is left out: it cannot have come over HTTP.
+        // Characters stand for bytes (see `Headers`). An invalid header is omitted: it cannot have arrived over HTTP.
         let bytes: Option<Vec<u8>> = value.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
         let (Ok(name), Some(Ok(value))) =
             (HeaderName::from_bytes(name.as_bytes()), bytes.map(|bytes| HeaderValue::from_bytes(&bytes)))
@@ -34,12 +34,12 @@ pub(crate) fn sender_headers(event: &EventMessage) -> HeaderMap {
     headers
 }
 
-/// Whether a header belongs to the framing of one request.
+/// Whether a header belongs to the framing of one request, and is not forwarded.
 pub(crate) fn is_framing(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(&name.as_str()) || matches!(*name, header::CONTENT_LENGTH | header::EXPECT)
 }
 
-/// The sender's headers, and what only the proxy knows.
+/// The sender's headers, and those of the proxy.
 pub(super) fn headers(event: &EventMessage, attempt: u32) -> HeaderMap {
     let mut headers = sender_headers(event);
     let host = event.details.headers.iter().find(|(name, _)| name == "host");
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_are_the_senders_and_no_sender_sets_those_of_the_proxy() {
+    fn headers_of_the_sender_are_kept_and_cannot_set_those_of_the_proxy() {
         let event = EventMessage::parse(
             r#"{"id":"7","attempt":2,"headers":[["host","proxy.example"],["x-outbound-token","ab"],["connection","close"],
             ["content-length","999"],["wwproxy-attempt","9"],["x-forwarded-host","evil"],["x","1"],["x","é"],

@@ -4,8 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{self, HeaderMap, HeaderName};
 
-/// How long an answer asks to wait: seconds, or a date that is compared with the answer's own `Date`, as the other clock
-/// may be wrong.
+/// The delay of a response: seconds, or a date that is compared with the response's own `Date`, as the target's clock may be wrong.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
@@ -27,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_seconds_or_a_date_of_the_answers_clock() {
+    fn seconds_and_dates_by_the_clock_of_the_response_are_accepted() {
         let parse = |text, date: Option<&'static str>| {
             let date = date.map(|date| (header::DATE, HeaderValue::from_static(date)));
             retry_after(

@@ -1,4 +1,4 @@
-//! `wwproxy tail`, and `wwproxy get` where it takes nothing or waits.
+//! `wwproxy tail`, `wwproxy get` with `--keep` and `--wait`, completions and manual pages.
 
 use std::{
     fs,
@@ -11,14 +11,14 @@ use serde_json::Value;
 use crate::world::{World, next_event};
 
 #[test]
-fn tail_shows_what_arrives_and_takes_nothing() {
+fn tail_shows_new_events_and_takes_none() {
     let world = World::new();
     world.post("{\"n\":0}");
     let mut command = world.command(&["tail", "--max-events", "2", "--filter", ".n != 2"]);
     let mut tail = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(tail.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.starts_with("wwproxy: ready: looking at http://"), "{line}");
+    assert!(line.starts_with("wwproxy: ready: connected to http://"), "{line}");
     let mut output = BufReader::new(tail.stdout.take().unwrap());
     for n in 1..4 {
         world.post(&format!("{{\"n\":{n}}}"));
@@ -33,7 +33,7 @@ fn tail_shows_what_arrives_and_takes_nothing() {
 }
 
 #[test]
-fn get_can_keep_what_it_prints() {
+fn get_keep_leaves_events_on_the_server() {
     let world = World::new();
     for n in 0..250 {
         world.post(&format!("{{\"n\":{n}}}"));
@@ -58,7 +58,7 @@ fn get_waits_for_a_first_event() {
 }
 
 #[test]
-fn shells_and_manuals_are_served_without_a_server() {
+fn completions_and_manual_pages_need_no_server() {
     let world = World::new();
     for shell in ["bash", "zsh", "fish"] {
         assert!(world.run(&["completions", shell]).contains("--forward-to"), "{shell}");
@@ -84,6 +84,6 @@ fn shells_and_manuals_are_served_without_a_server() {
     assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
     assert!(
         fs::read_dir(folder.path()).unwrap().all(|file| !file.unwrap().path().is_dir()),
-        "no draft is left"
+        "no temporary folder is left"
     );
 }

@@ -1,4 +1,4 @@
-//! Targets that behave as development servers do, or are written as people write them. Curl and browsers bear them all.
+//! Targets with unusual responses and addresses, which curl and browsers accept too.
 
 use std::{
     fs,
@@ -25,10 +25,10 @@ fn server(handle: impl Fn(usize, TcpStream) + Clone + Send + 'static) -> String 
     address
 }
 
-/// Reads a request, and gives its head.
+/// Reads a request, and returns its head.
 fn request(stream: &mut impl Read) -> String {
     let head = head(stream);
-    // As naive servers do: in this case only.
+    // Case-sensitive, as in naive servers.
     let length = head.split("\r\nContent-Length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
     let mut body = vec![0; length.expect("a length in the usual case").parse().unwrap()];
     stream.read_exact(&mut body).unwrap();
@@ -45,7 +45,7 @@ fn head(stream: &mut impl Read) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// `wwproxy replay` of so many events with a body of so many bytes.
+/// Runs `wwproxy replay` with this number of events and this size of their bodies.
 pub(crate) fn replay(
     events: usize,
     body_bytes: usize,
@@ -68,20 +68,20 @@ pub(crate) fn replay(
     command.output().unwrap()
 }
 
-/// Expects that a single try of each event is enough.
+/// Expects that each event is accepted at the first try.
 fn accepted(events: usize, body_bytes: usize, target: &str) {
     let output = replay(events, body_bytes, &["--max-attempts", "1", "--forward-to", target], |_| {});
     assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
-fn answers_of_every_form_are_understood() {
+fn responses_of_lenient_servers_are_accepted() {
     for answer in [
-        // No length: it ends with the connection.
+        // No length: the body ends with the connection.
         "HTTP/1.0 200 OK\r\n\r\nbye",
         "HTTP/1.1 200 OK\r\n\r\nbye",
         "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbye",
-        // Shorter than it says.
+        // Shorter than its length.
         "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbye",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nbye\r\n0\r\n\r\n",
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
@@ -103,7 +103,7 @@ fn answers_of_every_form_are_understood() {
 }
 
 #[test]
-fn a_slow_answer_is_waited_for() {
+fn a_slow_response_is_accepted() {
     let target = server(|_, mut stream| {
         request(&mut stream);
         for byte in b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n" {
@@ -115,7 +115,7 @@ fn a_slow_answer_is_waited_for() {
 }
 
 #[test]
-fn an_answer_that_comes_before_the_body_was_read_counts() {
+fn a_response_before_the_body_was_read_is_accepted() {
     let target = server(|_, mut stream| {
         head(&mut stream);
         stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").unwrap();
@@ -125,7 +125,7 @@ fn an_answer_that_comes_before_the_body_was_read_counts() {
 }
 
 #[test]
-fn a_connection_that_is_closed_for_writing_is_an_answer() {
+fn a_half_closed_connection_is_accepted() {
     let target = server(|_, mut stream| {
         request(&mut stream);
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nbye").unwrap();
@@ -136,12 +136,12 @@ fn a_connection_that_is_closed_for_writing_is_an_answer() {
 }
 
 #[test]
-fn a_kept_connection_that_is_closed_is_replaced() {
+fn a_closed_pooled_connection_is_replaced() {
     let target = server(|n, mut stream| {
         request(&mut stream);
         stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
         if n == 0 {
-            // It closes for idleness as the next request arrives.
+            // The idle timeout of the target expires as the next request arrives.
             stream.read_exact(&mut [0]).unwrap();
         } else {
             let _ = stream.read(&mut [0]);
@@ -151,7 +151,7 @@ fn a_kept_connection_that_is_closed_is_replaced() {
 }
 
 #[test]
-fn a_target_that_restarts_midway_costs_no_try() {
+fn an_unreachable_target_does_not_count_as_a_try() {
     let world = World::new();
     world.post("{\"n\":1}");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -176,15 +176,15 @@ fn a_target_that_restarts_midway_costs_no_try() {
 }
 
 #[test]
-fn a_target_that_is_down_is_reported_at_once_and_waited_for() {
+fn an_unreachable_target_is_reported_and_retried() {
     let world = World::new();
     world.post("{\"n\":1}");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
     let args = ["--forward-to", &address.to_string(), "--max-attempts", "1", "--max-events", "1"];
-    let (mut listen, mut talk) = world.listen_talk(&args);
-    let line = talk.next_with("was not accepted");
+    let (mut listen, mut messages) = world.listen_with_messages(&args);
+    let line = messages.next_with("was not accepted");
     assert!(line.contains(&format!("POST http://{address}/: connection refused")), "{line}");
     assert!(line.contains("again in"), "{line}");
     let listener = TcpListener::bind(address).unwrap();
@@ -214,8 +214,8 @@ fn a_timeout_while_connecting_does_not_count_as_an_attempt() {
         queued.push(stream);
     }
     let args = ["--forward-to", &address.to_string(), "--max-attempts", "1", "--max-events", "1"];
-    let (mut listen, mut talk) = world.listen_talk(&[&args[..], &["--timeout", "3s"]].concat());
-    let line = talk.next_with("was not accepted");
+    let (mut listen, mut messages) = world.listen_with_messages(&[&args[..], &["--timeout", "3s"]].concat());
+    let line = messages.next_with("was not accepted");
     assert!(line.contains("again in"), "{line}");
     drop(queued);
     // The queued connections are accepted first, and are at their end.
@@ -229,7 +229,7 @@ fn a_timeout_while_connecting_does_not_count_as_an_attempt() {
 }
 
 #[test]
-fn one_throttled_event_does_not_stall_the_others() {
+fn a_throttled_event_does_not_block_others() {
     let world = World::new();
     let target = server(|n, mut stream| {
         let head = request(&mut stream).to_ascii_lowercase();
@@ -246,13 +246,16 @@ fn one_throttled_event_does_not_stall_the_others() {
     let args = ["listen", "--forward-to", &target, "--max-events", "2", "--format", "data"];
     let output = world.command(&args).output().unwrap();
     assert_eq!(output.stdout, b"{\"n\":1}\n{\"n\":2}\n");
-    let talk = String::from_utf8(output.stderr).unwrap();
-    assert!(talk.contains("was not accepted: 429 POST") && talk.contains("2 taken, 1 kept"), "{talk}");
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        messages.contains("was not accepted: 429 POST") && messages.contains("2 taken, 1 kept"),
+        "{messages}"
+    );
     assert_eq!((&world.status()["stored"], &world.status()["leased"]), (&1.into(), &0.into()));
 }
 
 #[test]
-fn retry_after_is_measured_by_the_clock_of_the_answer() {
+fn retry_after_dates_use_the_clock_of_the_response() {
     // A clock that is a year ahead: one second later is one second.
     let target = server(|n, mut stream| {
         request(&mut stream);
@@ -297,7 +300,7 @@ fn a_unix_socket_is_a_target() {
         stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
         head
     });
-    // A proxy has nothing to do with it.
+    // A proxy is not used.
     let target = format!("unix:{}:/hooks", socket.display());
     let args = ["--max-attempts", "1", "--forward-to", &target, "--proxy", "http://127.0.0.1:1"];
     let output = replay(1, 10, &args, |_| {});
@@ -314,18 +317,18 @@ fn a_unix_socket_is_a_target() {
 }
 
 #[test]
-fn what_is_no_target_is_a_usage_error_that_says_what_is_expected() {
+fn an_invalid_target_is_a_usage_error_with_the_accepted_forms() {
     for bad in ["3000:4000", "http:3000", "ftp://h", "./handle.sh", "unix:"] {
         for args in [["replay", "x", "--forward-to", bad].as_slice(), &["send", "--to", bad]] {
             let output = Command::new(env!("CARGO_BIN_EXE_wwproxy")).args(args).output().unwrap();
-            let talk = String::from_utf8(output.stderr).unwrap();
-            assert_eq!(output.status.code(), Some(2), "{talk}");
-            assert!(talk.contains("give a port (3000), HOST:PORT"), "{talk}");
+            let messages = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{messages}");
+            assert!(messages.contains("give a port (3000), HOST:PORT"), "{messages}");
         }
     }
 }
 
-/// What `replay` prints for a target that does not take the event.
+/// What `replay` prints for a target that does not accept the event.
 fn failure(target: &str, set: impl FnOnce(&mut Command)) -> String {
     let output = replay(1, 10, &["--max-attempts", "1", "--forward-to", target], set);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -333,7 +336,7 @@ fn failure(target: &str, set: impl FnOnce(&mut Command)) -> String {
 }
 
 #[test]
-fn each_reason_why_there_is_no_answer_reads_differently_and_says_what_to_do() {
+fn each_cause_of_a_missing_response_has_its_message_and_advice() {
     let plain = server(|_, mut stream| {
         let _ = stream.read(&mut [0; 1024]);
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
@@ -362,7 +365,7 @@ fn each_reason_why_there_is_no_answer_reads_differently_and_says_what_to_do() {
 }
 
 #[test]
-fn proxies_of_the_environment_lead_to_other_machines_only() {
+fn proxies_are_used_only_for_other_machines() {
     let target = server(|_, mut stream| {
         request(&mut stream);
         stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
