@@ -87,9 +87,10 @@ impl From<ProxyError> for ApiError {
             ProxyError::Suspended => Self::unavailable(
                 "The operator of this server has disabled the app or removed its credentials: send this again later.",
             ),
-            ProxyError::IdentityUnavailable(source) => {
+            ProxyError::IdentityUnavailable(error) => {
                 if let Some(requests) = UNAVAILABLE_PLATFORM.add(1) {
-                    tracing::warn!(requests, %source, "the platform could not be asked whose token it is");
+                    let source = std::error::Error::source(&error).map(tracing::field::display);
+                    tracing::warn!(requests, source, "the platform could not be asked whose token it is");
                 }
                 Self::unavailable("The platform cannot be asked whose token this is: try again later.")
             }

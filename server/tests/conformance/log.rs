@@ -146,6 +146,7 @@ async fn the_log_of_platform_failures_is_rate_limited() {
     eventually("the whole log is read", async || server.log().contains(" registered")).await;
     let log = server.log();
     assert_eq!(log.matches("the platform could not be asked").count(), 10, "ten times a minute: {log}");
+    assert!(log.contains("source=the platform answered 500"), "the cause: {log}");
 }
 
 #[tokio::test]
