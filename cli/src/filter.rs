@@ -3,13 +3,16 @@
 mod json;
 mod syntax;
 
-use std::{fmt, panic, sync::Arc, thread};
+use std::{fmt, panic, sync::Arc, thread, time::Duration};
 
+use anyhow::anyhow;
 use jaq_core::{
     Compiler, Ctx, Vars, data,
     load::{Arena, File, Loader},
 };
 use jaq_json::{Val, read};
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use wwproxy_sdk::Bytes;
 
 /// The deepest body that is filtered, as in jq.
 const MAX_DEPTH: usize = 10_000;
@@ -17,6 +20,10 @@ const MAX_DEPTH: usize = 10_000;
 const MAX_SHALLOW_DEPTH: usize = 256;
 /// The stack size for deeper bodies, in bytes. Only used pages are allocated.
 const DEEP_STACK_BYTES: usize = 256 << 20;
+/// The longest time that the filter may take for one event. A filter that does not end cannot be stopped.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// How many threads may run the filter, those included that are past the time limit. Each of them uses a processor.
+const MAX_THREADS: usize = 4;
 /// How much of an error of the filter is shown, in characters: it may quote the body.
 const MAX_ERROR_CHARS: usize = 200;
 
@@ -25,6 +32,8 @@ const MAX_ERROR_CHARS: usize = 200;
 pub(crate) struct Filter {
     program: Arc<jaq_core::Filter<data::JustLut<Val>>>,
     text: String,
+    /// Limits the threads that run the program.
+    threads: Arc<Semaphore>,
 }
 
 impl Filter {
@@ -44,14 +53,41 @@ impl Filter {
             .with_funs(funs)
             .compile(modules)
             .map_err(|errors| wrong(&syntax::compiling(text, &errors)))?;
-        Ok(Self { program: Arc::new(program), text: text.to_owned() })
+        let threads = Arc::new(Semaphore::new(MAX_THREADS));
+        Ok(Self { program: Arc::new(program), text: text.to_owned(), threads })
+    }
+
+    /// Runs [`Self::matches`] in a thread of its own. A filter that exceeds its time limit fails on this body.
+    ///
+    /// # Errors
+    /// Too many earlier runs have not ended yet.
+    pub(crate) async fn evaluate(&self, body: &Bytes) -> anyhow::Result<Result<bool, String>> {
+        self.evaluate_within(TIME_LIMIT, body).await
+    }
+
+    async fn evaluate_within(&self, limit: Duration, body: &Bytes) -> anyhow::Result<Result<bool, String>> {
+        let thread = self.threads.clone().try_acquire_owned().map_err(|_| {
+            anyhow!(
+                "--filter does not end on {MAX_THREADS} events, and cannot be stopped; simplify the filter"
+            )
+        })?;
+        let (filter, body) = (self.clone(), body.clone());
+        let run = spawn_blocking(move || {
+            let _thread = thread;
+            filter.matches(&body)
+        });
+        Ok(match timeout(limit, run).await {
+            Ok(Ok(matched)) => matched,
+            Ok(Err(panicked)) => Err(panicked.to_string()),
+            Err(_) => Err(format!("it takes longer than {} s", limit.as_secs_f32())),
+        })
     }
 
     /// Whether the program has an output for this body, and the first output is neither `false` nor `null`.
     ///
     /// # Errors
     /// The filter fails on this body.
-    pub(crate) fn matches(&self, body: &[u8]) -> Result<bool, String> {
+    fn matches(&self, body: &[u8]) -> Result<bool, String> {
         let (json, depth) = json::prepare(body);
         if depth > MAX_DEPTH {
             return Err(format!("the body is nested deeper than {MAX_DEPTH} levels"));
@@ -154,7 +190,8 @@ mod tests {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         let objects = format!("{}0{}", "{\"a\":".repeat(MAX_DEPTH), "}".repeat(MAX_DEPTH));
         for filter in ["length == 1", "walk(.) == .", "tojson | length > 1"] {
-            for body in [&nested(300), &nested(MAX_DEPTH), &objects] {
+            // The stack of the test's thread is as large as that of the threads that run filters.
+            for body in [&nested(MAX_SHALLOW_DEPTH), &nested(300), &nested(MAX_DEPTH), &objects] {
                 assert_eq!(Filter::parse(filter).unwrap().matches(body.as_bytes()), Ok(true), "{filter}");
             }
         }
@@ -164,6 +201,22 @@ mod tests {
         let filter = Filter::parse(".").unwrap();
         assert!(filter.matches(nested(MAX_DEPTH + 1).as_bytes()).unwrap_err().contains("deeper"));
         assert!(filter.matches(nested(1_000_000).as_bytes()).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_filter_that_does_not_end_fails_and_too_many_of_them_are_an_error() {
+        // It ends after far more than the limit, so that the test ends.
+        let filter = Filter::parse("if . then last(range(3000000)) else true end").unwrap();
+        let (slow, fast) = (Bytes::from("true"), Bytes::from("false"));
+        let limit = Duration::from_millis(10);
+        for _ in 1..MAX_THREADS {
+            let failed = filter.evaluate_within(limit, &slow).await.unwrap();
+            assert_eq!(failed, Err("it takes longer than 0.01 s".into()));
+        }
+        assert_eq!(filter.evaluate(&fast).await.unwrap(), Ok(true));
+        assert!(filter.evaluate_within(limit, &slow).await.unwrap().is_err());
+        let error = filter.evaluate(&fast).await.unwrap_err().to_string();
+        assert!(error.contains("does not end on 4 events"), "{error}");
     }
 
     #[test]

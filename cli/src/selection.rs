@@ -75,18 +75,23 @@ impl Selection {
         format!("no --type matches{hint}")
     }
 
-    pub(crate) fn select(&self, event: &EventMessage) -> Selected {
+    /// Whether an event is selected.
+    ///
+    /// # Errors
+    /// The filter does not end.
+    pub(crate) async fn select(&self, event: &EventMessage) -> anyhow::Result<Selected> {
         if !self.types.is_empty() {
             let kind = event.event_type().unwrap_or_default();
             if !self.types.iter().any(|glob| glob.matches(&kind)) {
-                return Selected::No;
+                return Ok(Selected::No);
             }
         }
-        match self.filter.as_ref().map(|filter| filter.matches(&event.body)) {
-            None | Some(Ok(true)) => Selected::Yes,
-            Some(Ok(false)) => Selected::No,
-            Some(Err(why)) => Selected::FilterFailed(why),
-        }
+        let Some(filter) = &self.filter else { return Ok(Selected::Yes) };
+        Ok(match filter.evaluate(&event.body).await? {
+            Ok(true) => Selected::Yes,
+            Ok(false) => Selected::No,
+            Err(why) => Selected::FilterFailed(why),
+        })
     }
 }
 
@@ -196,20 +201,23 @@ mod tests {
         }
     }
 
-    #[test]
-    fn type_and_filter_must_both_match() {
+    #[tokio::test]
+    async fn type_and_filter_must_both_match() {
         let selection = |types: &[&str], filter: Option<&str>| Selection {
             types: types.iter().copied().map(Glob::from).collect(),
             filter: filter.map(|filter| Filter::parse(filter).unwrap()),
             on_filter_error: OnFilterError::Deliver,
         };
         let event = EventMessage::parse(r#"{"id":"1","data":{"type":"a","n":1}}"#).unwrap();
-        assert_eq!(selection(&[], None).select(&event), Selected::Yes);
-        assert_eq!(selection(&["b", "a"], Some(".n == 1")).select(&event), Selected::Yes);
-        assert_eq!(selection(&["b"], Some(".n == 1")).select(&event), Selected::No);
-        assert_eq!(selection(&["a"], Some(".n == 2")).select(&event), Selected::No);
-        assert!(matches!(selection(&["a"], Some(".n.x")).select(&event), Selected::FilterFailed(_)));
+        assert_eq!(selection(&[], None).select(&event).await.unwrap(), Selected::Yes);
+        assert_eq!(selection(&["b", "a"], Some(".n == 1")).select(&event).await.unwrap(), Selected::Yes);
+        assert_eq!(selection(&["b"], Some(".n == 1")).select(&event).await.unwrap(), Selected::No);
+        assert_eq!(selection(&["a"], Some(".n == 2")).select(&event).await.unwrap(), Selected::No);
+        assert!(matches!(
+            selection(&["a"], Some(".n.x")).select(&event).await.unwrap(),
+            Selected::FilterFailed(_)
+        ));
         let untyped = EventMessage::parse(r#"{"id":"1","data":[]}"#).unwrap();
-        assert_eq!(selection(&["?*"], None).select(&untyped), Selected::No);
+        assert_eq!(selection(&["?*"], None).select(&untyped).await.unwrap(), Selected::No);
     }
 }

@@ -1,8 +1,8 @@
 //! Graceful shutdown on signals.
 
-use std::{io, process, time::Duration};
+use std::{io, process, sync::mpsc, thread, time::Duration};
 
-use tokio::{select, sync::watch, time::sleep};
+use tokio::{runtime, select, sync::watch, time::sleep};
 
 use crate::process_group::kill_all;
 
@@ -17,24 +17,39 @@ pub(crate) struct Shutdown(watch::Receiver<bool>);
 
 impl Shutdown {
     /// Installs the signal handlers.
+    ///
+    /// Signals have a thread and a runtime of their own, as the runtime of the caller may be blocked, such as by a write to a
+    /// stderr that no process reads.
     pub(crate) fn on_signal() -> io::Result<Self> {
-        let (sender, receiver) = watch::channel(false);
-        let mut signals = Signals::new()?;
-        tokio::spawn(async move {
-            signals.next().await;
-            // Fails if no receiver is left: everything has stopped already.
-            let _ = sender.send(true);
-            signals.next().await;
-            kill_all();
-            process::exit(INTERRUPTED);
-        });
-        Ok(Self(receiver))
+        let (requested, shutdown) = watch::channel(false);
+        let (started, result) = mpsc::sync_channel(1);
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            let runtime = match runtime::Builder::new_current_thread().enable_io().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return started.send(Err(error)),
+            };
+            runtime.block_on(async {
+                let mut signals = match Signals::new() {
+                    Ok(signals) => signals,
+                    Err(error) => return started.send(Err(error)),
+                };
+                started.send(Ok(()))?;
+                signals.next().await;
+                // Fails if no receiver is left: everything has stopped already.
+                let _ = requested.send(true);
+                signals.next().await;
+                kill_all();
+                process::exit(INTERRUPTED)
+            })
+        })?;
+        result.recv().map_err(io::Error::other)??;
+        Ok(Self(shutdown))
     }
 
     /// Waits until a signal requests the shutdown.
     pub(crate) async fn requested(&self) {
         if self.0.clone().wait_for(|stopped| *stopped).await.is_err() {
-            // The sender lives as long as the signal task, which ends with the process.
+            // The sender lives as long as the signal thread, which ends with the process.
             std::future::pending::<()>().await;
         }
     }

@@ -191,13 +191,17 @@ struct Limits {
 
 /// Handles events until the maximum is reached, stdout is closed, the idle limit is over, or a signal arrives.
 ///
-/// Its inputs: the signal; events that have been handled, skipped or left; the next event, if there is room for one; the idle and
-/// report timers. If unmatched events are left, events are read ahead, so that events of other clients do not wait behind a slow
-/// one. Events in progress are finished: within the grace period after a signal, otherwise without a limit.
+/// Its inputs: the signal; events that have been handled, skipped or left; the event that is filtered; the next event, if there is
+/// room for one; the idle and report timers. One event is filtered at a time, which keeps their order. If unmatched events are
+/// left, events are read ahead, so that those of other clients do not wait behind a slow one.
+///
+/// At `--max-events`, and when no event comes, no event is being handled. After a signal handlers have 2 s; an error or a closed
+/// stdout drops them, and their events come again.
 async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits) -> anyhow::Result<()> {
     let (mut done, mut failed) = (0, 0);
     let mut waiting = VecDeque::new();
     let (mut handling, mut settling) = (FuturesUnordered::new(), FuturesUnordered::new());
+    let mut deciding = FuturesUnordered::new();
     let mut last = Instant::now();
     while done < limits.max_events {
         let stopping = worker.shutdown.is_requested();
@@ -211,8 +215,10 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
         }
         let reads_ahead = worker.leave_unmatched && waiting.len() < limits.window;
         let reads = !stopping
+            && deciding.is_empty()
             && settling.len() < limits.window
             && (reads_ahead || has_room(handling.len() + waiting.len()));
+        let idle = handling.is_empty() && settling.is_empty() && deciding.is_empty();
         select! {
             biased;
             () = worker.shutdown.requested(), if !stopping => {}
@@ -229,10 +235,8 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
             Some(()) = settling.next() => {}
             // Nothing is in progress, and nothing new is started.
             () = std::future::ready(()), if stopping && handling.is_empty() => return Ok(()),
-            event = events.next(), if reads => {
-                let Some(event) = event else { break };
-                let delivery = event?;
-                let disposition = worker.decide(delivery.event());
+            Some(decided) = deciding.next() => {
+                let (delivery, disposition) = decided?;
                 if disposition != Disposition::Leave {
                     // Events that are left are redelivered again and again.
                     last = Instant::now();
@@ -242,7 +246,11 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
                     Disposition::Skip | Disposition::Leave => settling.push(worker.settle(delivery, disposition)),
                 }
             }
-            () = worker.reporter.idle_for(limits.idle, last), if handling.is_empty() && settling.is_empty() => break,
+            event = events.next(), if reads => {
+                let Some(event) = event else { break };
+                deciding.push(worker.decide(event?));
+            }
+            () = worker.reporter.idle_for(limits.idle, last), if idle => break,
             () = worker.reporter.next_report() => worker.reporter.report_counts(),
         }
         // Events of a lost connection are redelivered.

@@ -72,7 +72,7 @@ impl Tail {
                     continue;
                 }
             };
-            match self.selection.select(&event) {
+            match self.selection.select(&event).await? {
                 Selected::Yes => {}
                 Selected::No => continue,
                 Selected::FilterFailed(why) => {

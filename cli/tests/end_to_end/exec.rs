@@ -156,7 +156,8 @@ fn commands_are_killed_on_each_signal_even_sigkill() {
     }
 }
 
-fn exited(listen: &mut Child) -> ExitStatus {
+/// Waits until the command has ended.
+pub(crate) fn exited(listen: &mut Child) -> ExitStatus {
     let start = Instant::now();
     loop {
         if let Some(status) = listen.try_wait().unwrap() {

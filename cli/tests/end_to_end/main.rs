@@ -1,5 +1,6 @@
 //! The real command line against the real server, on disk, over a real port.
 
+mod blocked;
 mod exec;
 mod files;
 mod forward;

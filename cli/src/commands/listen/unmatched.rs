@@ -17,11 +17,20 @@ const MAX_LEAVE_DELAY: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// Decides what to do with an event. Reports events that are not handled, and errors of the filter.
-    pub(super) fn decide(&self, event: &EventMessage) -> Disposition {
+    ///
+    /// # Errors
+    /// The filter does not end.
+    pub(super) async fn decide(&self, delivery: Delivery) -> anyhow::Result<(Delivery, Disposition)> {
+        let selected = self.selection.select(delivery.event()).await?;
+        let disposition = self.disposition(delivery.event(), selected);
+        Ok((delivery, disposition))
+    }
+
+    fn disposition(&self, event: &EventMessage, selected: Selected) -> Disposition {
         let unmatched = if self.leave_unmatched { Disposition::Leave } else { Disposition::Skip };
         let has_target = || self.routes.is_empty() || self.routes.target(event).is_some();
         let kind = || shortened(event.event_type());
-        let (disposition, why) = match self.selection.select(event) {
+        let (disposition, why) = match selected {
             Selected::Yes if has_target() => return Disposition::Handle,
             Selected::Yes => (unmatched, Some(format!("no --route matches{}", self.routes.hint(&kind())))),
             Selected::No => (unmatched, Some(self.selection.explain_mismatch(&kind()))),
