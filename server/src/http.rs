@@ -1,7 +1,7 @@
-//! HTTP: one file a route, its filter beside its handler.
+//! HTTP: one file for each route, with its filter and its handler.
 //!
-//! Each path is one route that looks at the method itself: there is no branch to fall through to,
-//! so a refused websocket can never end up as a poll that drains the queue.
+//! Each path is one route, whose handler dispatches on the method. No request falls through to another route, so a rejected
+//! websocket can never become a poll, which would drain the queue.
 
 mod accept;
 mod ack;
@@ -37,7 +37,7 @@ use warp::{
 };
 use wwproxy_protocol::AppId;
 
-pub(crate) use self::{accept::serve, hook::Refusals};
+pub(crate) use self::{accept::serve, hook::Rejections};
 use self::{
     budget::Budget,
     error::ApiError,
@@ -45,18 +45,18 @@ use self::{
 };
 use crate::{Settings, log_limit::LogLimit, proxy::Proxy};
 
-/// The longest body of a request that is no webhook, in bytes.
+/// The longest body of a request other than a webhook, in bytes.
 const MAX_REQUEST: u64 = 1 << 20;
 
-/// The most bytes of such bodies at once, over all connections. An app has at most an eighth of it.
+/// The most bytes of such bodies at once, over all connections. An app may use an eighth of it.
 const MAX_REQUESTS: u64 = 32 << 20;
-/// The most bytes of forms of the token endpoint at once, over all connections: they come without a token.
+/// The most bytes of forms of the token endpoint at once, over all connections. They are not authenticated.
 const MAX_FORMS: u64 = 8 << 20;
-/// An app has at most this part of the bytes for webhooks, though never less than one webhook.
+/// An app may use this fraction of the bytes for webhooks, though never less than one webhook.
 const HOOK_SHARE: u64 = 4;
 
-/// Memory for the bodies that are being read or stored, over all connections. Each kind has its own, so that webhooks,
-/// which anybody can send, never block clients.
+/// Memory budgets for bodies that are being read or stored, over all connections. Each kind of request has its own budget,
+/// so that webhooks, which anyone can send, never block clients.
 #[derive(Debug, Clone)]
 pub(crate) struct Budgets {
     hooks: Arc<Budget>,
@@ -75,16 +75,17 @@ impl Budgets {
     }
 }
 
-/// What the handlers share.
+/// The state that all handlers share.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) budgets: Budgets,
-    /// Websockets and settlements that go on after their request.
+    /// Connections, and websockets and settlements, which outlive their request.
     pub(crate) tasks: TaskTracker,
-    pub(crate) refusals: Arc<Refusals>,
+    /// Limits the log of rejected webhooks.
+    pub(crate) rejections: Arc<Rejections>,
     /// Limits the log of ignored `X-Forwarded-*` headers, which any client can send.
     pub(crate) untrusted_forwards: Arc<LogLimit>,
 }
@@ -102,10 +103,10 @@ pub(crate) fn routes(context: &Context) -> BoxedFilter<(Response,)> {
         health::alive(),
         health::ready(context),
     ];
-    routes.into_iter().rev().fold(nowhere(), |others, route| route.or(others).unify().boxed())
+    routes.into_iter().rev().fold(not_found(), |others, route| route.or(others).unify().boxed())
 }
 
-/// What this handler answers, at a path with an app in it.
+/// A route at a path with an app id.
 fn route_of_app<P, H, A>(path: P, context: &Context, handler: H) -> BoxedFilter<(Response,)>
 where
     P: Filter<Extract = (AppId,), Error = Rejection> + Clone + Send + Sync + 'static,
@@ -118,14 +119,14 @@ where
         .boxed()
 }
 
-/// Every other path. No route of ours rejects for another reason.
-fn nowhere() -> BoxedFilter<(Response,)> {
+/// Every other path. The routes reject a request only because its path does not match.
+fn not_found() -> BoxedFilter<(Response,)> {
     request()
         .then(|request: Request| async move { request.refuse(ApiError::not_found()).await.into_response() })
         .boxed()
 }
 
-/// The given context, for each request.
+/// Extracts the context.
 fn with(context: &Context) -> impl Filter<Extract = (Context,), Error = Infallible> + Clone + use<> {
     let context = context.clone();
     warp::any().map(move || context.clone())

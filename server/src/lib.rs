@@ -1,8 +1,11 @@
 //! A proxy that receives webhooks for apps without a public address.
 //!
-//! It verifies them, keeps them in a [`store`], and hands each to its app's client until the client
-//! has accepted it. What it says and hears is laid down in the project's `docs/wire.md`, how it is
-//! built in `ARCHITECTURE.md`.
+//! It verifies webhooks, keeps them in a durable [`store`], and delivers each at least once to the app's client, by polling,
+//! lease and acknowledgement, or websocket. The protocol is specified in the project's `docs/wire.md`, the design is
+//! described in `ARCHITECTURE.md`.
+//!
+//! The feature `cli` (default) adds `config`: the flags and environment of the program. A server that is embedded in
+//! another program needs only `default-features = false`.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -44,36 +47,35 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::address::{PublicUrl, TrustedProxy};
 use self::{
-    http::{Budgets, Context, Refusals},
+    http::{Budgets, Context, Rejections},
     identity::IdentityProvider,
     log_limit::LogLimit,
     proxy::Proxy,
     store::Store,
 };
 
-/// How long the store has to close, at least: it writes its last deletions.
+/// The shortest timeout for closing the store, which flushes its last deletions.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the server behaves, whatever its store and its platform.
+/// Settings of the server that do not depend on its store or identity provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The longest webhook body, in bytes.
     pub max_body: u64,
-    /// How long an event is one client's.
+    /// The default duration of a lease: events that are not acknowledged within it are redelivered.
     pub lease: Duration,
-    /// How long requests and websockets may take to end when the server stops.
+    /// The deadline for draining requests and websockets when the server stops.
     pub shutdown_grace: Duration,
-    /// The most bytes of webhook bodies that are being read or stored at once, at least [`max_body`](Self::max_body). An app has
-    /// at most a quarter; if there is no room, the oldest body that is not verified yet is rejected.
+    /// The most bytes of webhook bodies that are being read or stored at once, at least [`max_body`](Self::max_body). One
+    /// app may use a quarter; if there is no room, the oldest unverified body is rejected.
     pub max_buffered_bytes: u64,
     /// The most connections at once; further ones wait, and evict those without a valid token or signature.
     pub max_connections: usize,
-    /// The most websockets and waiting leases of one app at once; further ones are refused. Taps have a
-    /// limit of their own.
+    /// The most websockets and waiting leases of one app at once; further ones are rejected. Taps have a separate limit.
     pub max_clients_per_app: usize,
-    /// The server's address as its clients see it, if requests do not say it.
+    /// The server's address as its clients see it, if it cannot be taken from requests.
     pub public_url: Option<PublicUrl>,
-    /// Reverse proxies whose `X-Forwarded-*` headers say how a client reached the server.
+    /// Reverse proxies whose `X-Forwarded-*` headers are trusted.
     pub trusted_proxies: Vec<TrustedProxy>,
 }
 
@@ -102,7 +104,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A proxy over this store and this platform.
+    /// Creates a proxy over a store and an identity provider.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, identity: Arc<dyn IdentityProvider>, settings: Settings) -> Self {
         let proxy = Proxy::new(Arc::clone(&store), identity, settings.lease, settings.max_clients_per_app);
@@ -112,7 +114,7 @@ impl Server {
             settings: Arc::new(settings),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            refusals: Arc::new(Refusals::default()),
+            rejections: Arc::new(Rejections::default()),
             untrusted_forwards: Arc::new(LogLimit::per_minute(1)),
         };
         Self {
@@ -123,15 +125,15 @@ impl Server {
         }
     }
 
-    /// Also answers the operator's commands on this socket.
+    /// Adds the control socket, on which the server executes the operator's commands.
     #[cfg(unix)]
     #[must_use]
     pub fn with_control(self, listener: control::ControlListener) -> Self {
         Self { control: Some(listener), ..self }
     }
 
-    /// Serves until `shutdown` is done, then drains: no new connection, requests under way finish,
-    /// websockets are told to come again, and the store is closed.
+    /// Serves until `shutdown` completes, then drains: no connection is accepted, requests in progress finish, websockets are
+    /// closed with code 1012 (service restart), and the store is closed.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let Self { context, store, .. } = self;
         let Context { proxy, shutdown: stop, tasks, settings, .. } = context.clone();
@@ -149,7 +151,7 @@ impl Server {
         });
         tasks.close();
         let (began, connections) = (Instant::now(), tasks.len());
-        tracing::info!(connections, "draining: requests under way finish, websockets are closed");
+        tracing::info!(connections, "draining: requests in progress finish, websockets are closed");
         let cut_off = match timeout(settings.shutdown_grace, tasks.wait()).await {
             Ok(()) => 0,
             Err(_) => tasks.len(),
@@ -157,16 +159,18 @@ impl Server {
         if cut_off > 0 {
             tracing::warn!(
                 connections = cut_off,
-                "connections were cut off: they took longer than the grace"
+                "connections were cut off: they took longer than the shutdown grace"
             );
         }
         match timeout(settings.shutdown_grace.max(CLOSE_TIMEOUT), store.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::error!(%error, "the store could not be closed; some accepted events may be repeated");
+                tracing::error!(%error, "closing the store failed; some acknowledged events may be redelivered");
             }
             Err(_) => {
-                tracing::error!("the store did not close in time; some accepted events may be repeated");
+                tracing::error!(
+                    "the store did not close in time; some acknowledged events may be redelivered"
+                );
             }
         }
         let took = began.elapsed();

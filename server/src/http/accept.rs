@@ -1,4 +1,4 @@
-//! Accepts connections, and serves each until it ends.
+//! Accepts connections, and serves each until it is closed.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -23,25 +23,25 @@ use super::{
     Context,
     connections::{Connection, Connections, HEAD_TIMEOUT, IDLE_TIMEOUT},
     delivery_guard::{Flushes, guard_body},
-    forwarded::Peer,
+    forwarded::PeerAddress,
     routes,
     socket::Socket,
     strict,
 };
 
-/// The most bytes of a request's head.
+/// The most bytes of a request head.
 const MAX_HEAD: usize = 64 << 10;
 /// The most headers of a request.
 const MAX_HEADERS: usize = 100;
-/// How long to wait when the system has no room for another connection.
+/// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The send buffer of each socket, in bytes. The system's own grows to some MiB: a slow client would get pings
+/// The send buffer of each socket, in bytes. The system's default grows to some MiB: a slow client would receive pings
 /// minutes later, and its progress could not be measured.
 #[cfg(unix)]
 const SEND_BUFFER: usize = 256 << 10;
 
-/// How many connections the system keeps until they are accepted; it may have a lower limit of its own. With a short
-/// queue a flood of connections makes others wait for seconds, until their SYN is sent again.
+/// The length of the accept queue, which the system may limit further. With a short queue a flood of connections makes other
+/// clients wait for seconds, until they retransmit their SYN.
 #[cfg(unix)]
 const BACKLOG: i32 = 4096;
 
@@ -63,7 +63,7 @@ pub(crate) async fn serve(listener: TcpListener, context: Context) {
             Ok((stream, peer, connection)) => {
                 let served = serve_connection(
                     stream,
-                    Peer(peer.ip()),
+                    PeerAddress(peer.ip()),
                     connection,
                     routes.clone(),
                     context.shutdown.clone(),
@@ -71,14 +71,14 @@ pub(crate) async fn serve(listener: TcpListener, context: Context) {
                 context.tasks.spawn(served);
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
+                tracing::warn!(%error, "accepting a connection failed");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Sets the queue of connections, and the send buffer, which accepted sockets inherit.
+/// Sets the length of the accept queue, and the send buffer, which accepted sockets inherit.
 #[cfg(unix)]
 fn configure(listener: &TcpListener) {
     use rustix::net::{listen, sockopt::set_socket_send_buffer_size};
@@ -86,17 +86,17 @@ fn configure(listener: &TcpListener) {
     let configured =
         set_socket_send_buffer_size(listener, SEND_BUFFER).and_then(|()| listen(listener, BACKLOG));
     if let Err(error) = configured {
-        tracing::warn!(%error, "the listener could not be configured");
+        tracing::warn!(%error, "configuring the listener failed");
     }
 }
 
-/// On other systems both are what the system chooses.
+/// Other systems keep their defaults.
 #[cfg(not(unix))]
 fn configure(_: &TcpListener) {}
 
 async fn serve_connection<R>(
     stream: TcpStream,
-    peer: Peer,
+    peer: PeerAddress,
     state: Arc<Connection>,
     routes: R,
     shutdown: CancellationToken,
@@ -106,7 +106,7 @@ async fn serve_connection<R>(
         + Send
         + 'static,
 {
-    // Without it each small answer would wait for the peer's delayed ACK. It only fails on a dead socket.
+    // Nagle's algorithm would delay each small answer until the peer's ACK. This fails only on a closed socket.
     let _ = stream.set_nodelay(true);
     let flushes = Arc::new(Flushes::default());
     let socket = Socket::new(stream, Arc::clone(&flushes), Arc::clone(&state));
@@ -126,8 +126,7 @@ async fn serve_connection<R>(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // The timers of the socket are shorter. With this one set, hyper reads as soon as a request is answered,
-        // which starts them.
+        // `Socket` has shorter timeouts. With this one set, hyper reads as soon as a request is answered, which starts them.
         .header_read_timeout(IDLE_TIMEOUT + HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)

@@ -1,4 +1,4 @@
-//! `POST /webhooks/{appId}/ack`: ends leases.
+//! `POST /webhooks/{appId}/ack`: acknowledges or releases leased events.
 
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::{

@@ -1,4 +1,4 @@
-//! Reading a request's body: all of it, up to a limit, within a time.
+//! Reads a request body within limits of size, memory and time.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -9,109 +9,109 @@ use warp::http::{HeaderMap, StatusCode, header};
 use wwproxy_protocol::AppId;
 
 use super::{
-    budget::{Budget, NoRoom, Room},
+    budget::{Budget, NoRoom, Reservation},
     error::ApiError,
 };
 use crate::coop::yield_task_if_due;
 
-/// How long a sender has for its body. The platform itself gives up after 3 s.
+/// How long a body may take. The platform itself gives up after 3 s.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many bytes of a body must come in a second, on average after [`BODY_GRACE`].
+/// The minimum rate of a body, in bytes a second, on average after [`BODY_GRACE`].
 const MIN_BODY_RATE: u32 = 16 << 10;
-/// How long a body may be slower than [`MIN_BODY_RATE`].
+/// How much longer a body may take than at [`MIN_BODY_RATE`].
 const BODY_GRACE: Duration = Duration::from_secs(5);
-/// How much of a refused body is read and thrown away: a sender that is still sending would see a
-/// reset instead of the answer.
+/// How much of a rejected body is read and discarded, in bytes: a sender that is still sending would see a reset instead of
+/// the answer.
 const MAX_DISCARDED: u64 = 8 << 20;
-/// How long that may take.
+/// How long discarding a body may take.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
-/// The bytes of the first block of a body: the most memory set aside on the word of a `Content-Length` alone.
+/// The size of a body's first block, in bytes: the most memory that a `Content-Length` alone reserves.
 const FIRST_BLOCK: usize = 64 << 10;
-/// The bytes of each further block. Blocks do not grow: a buffer that grows leaves its former selves in the allocator,
-/// as much memory as the body itself. Larger ones go back to the system when they are freed.
+/// The size of each further block, in bytes. Blocks do not grow: the earlier allocations of a growing buffer would stay in the
+/// allocator, as much memory as the body itself. Blocks of this size are returned to the system when they are freed.
 const BLOCK: usize = 1 << 20;
 
 pub(super) type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
 
-/// A body that was read, and the room that it takes for as long as it is kept.
+/// A body that was read, with its reservation in the memory budget.
 pub(super) struct Collected {
     pub(super) bytes: Bytes,
-    room: Room,
+    reservation: Reservation,
 }
 
 impl Collected {
-    /// What this future yields, unless the body is evicted before: others need its room, and it is not verified yet.
+    /// Returns the future's output, unless the unverified body is evicted before, to make room for other bodies.
     pub(super) async fn unless_evicted<T>(&mut self, future: impl Future<Output = T>) -> Result<T, ApiError> {
-        self.room.unless_evicted(future).await.map_err(|NoRoom| no_room())
+        self.reservation.unless_evicted(future).await.map_err(|NoRoom| no_room())
     }
 
-    /// From now on the body is not evicted.
+    /// Protects the body from eviction.
     pub(super) fn keep(&self) -> Result<(), ApiError> {
-        self.room.keep().map_err(|NoRoom| no_room())
+        self.reservation.keep().map_err(|NoRoom| no_room())
     }
 }
 
-/// Why a body was not read.
-enum Unread {
+/// Why reading a body failed.
+enum ReadError {
     TooLarge,
     NoRoom,
     TooSlow,
     Broken,
 }
 
-impl From<NoRoom> for Unread {
+impl From<NoRoom> for ReadError {
     fn from(_: NoRoom) -> Self {
         Self::NoRoom
     }
 }
 
 fn no_room() -> ApiError {
-    ApiError::unavailable("Too many bodies are on their way just now: send this again later.")
+    ApiError::unavailable("The server is reading too many bodies just now: send this again later.")
 }
 
 /// A body that has not been read.
 pub(super) struct Body {
     pieces: Pieces,
     declared: Option<u64>,
-    /// The sender waits for leave before it sends (`Expect: 100-continue`), so there is nothing to discard.
-    waits: bool,
+    /// The sender waits for `100 Continue` before it sends the body, so there is nothing to discard.
+    expects_continue: bool,
 }
 
 impl Body {
     pub(super) fn new(pieces: Pieces, headers: &HeaderMap) -> Self {
         let declared =
             headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        Self { pieces, declared, waits: headers.contains_key(header::EXPECT) }
+        Self { pieces, declared, expects_continue: headers.contains_key(header::EXPECT) }
     }
 
-    /// The whole body, where it has at most `limit` bytes and there is room for it in the owner's share of the budget.
+    /// Reads the whole body, up to `limit` bytes, within the owner's share of the memory budget.
     pub(super) async fn collect(
         mut self,
         limit: u64,
         budget: &Arc<Budget>,
         owner: Option<AppId>,
     ) -> Result<Collected, ApiError> {
-        let mut room = budget.open(owner);
-        let unread = match self.read(limit, &mut room).await {
-            Ok(blocks) => return Ok(Collected { bytes: join(blocks).await, room }),
-            Err(unread) => unread,
+        let mut reservation = budget.reserve(owner);
+        let error = match self.read(limit, &mut reservation).await {
+            Ok(blocks) => return Ok(Collected { bytes: join(blocks).await, reservation }),
+            Err(error) => error,
         };
-        drop(room);
-        match unread {
-            Unread::TooLarge => {
+        drop(reservation);
+        match error {
+            ReadError::TooLarge => {
                 self.discard().await;
                 Err(ApiError::too_large(limit))
             }
-            Unread::NoRoom => {
+            ReadError::NoRoom => {
                 self.discard().await;
                 Err(no_room())
             }
-            Unread::Broken => {
+            ReadError::Broken => {
                 Err(ApiError::bad_request("The body ended before it was complete: send it again."))
             }
-            Unread::TooSlow => {
+            ReadError::TooSlow => {
                 let detail = format!(
-                    "The body came too slowly: send it again within {} s, and with at least {} KiB/s after the first {} s.",
+                    "The body was sent too slowly: send it again within {} s, and with at least {} KiB/s after the first {} s.",
                     BODY_TIMEOUT.as_secs(),
                     MIN_BODY_RATE >> 10,
                     BODY_GRACE.as_secs()
@@ -121,34 +121,34 @@ impl Body {
         }
     }
 
-    async fn read(&mut self, limit: u64, room: &mut Room) -> Result<Vec<Vec<u8>>, Unread> {
+    async fn read(&mut self, limit: u64, reservation: &mut Reservation) -> Result<Vec<Vec<u8>>, ReadError> {
         if self.declared.is_some_and(|length| length > limit) {
-            return Err(Unread::TooLarge);
+            return Err(ReadError::TooLarge);
         }
         let began = Instant::now();
         let mut blocks = Vec::new();
         let mut received = 0;
         loop {
             let next = timeout_at(began + time_for(received), self.pieces.next());
-            let piece = match room.unless_evicted(next).await? {
-                Ok(Some(piece)) => piece.map_err(|_| Unread::Broken)?,
+            let piece = match reservation.unless_evicted(next).await? {
+                Ok(Some(piece)) => piece.map_err(|_| ReadError::Broken)?,
                 Ok(None) => return Ok(blocks),
-                Err(_) => return Err(Unread::TooSlow),
+                Err(_) => return Err(ReadError::TooSlow),
             };
             let left = limit - received;
             if piece.len() as u64 > left {
-                return Err(Unread::TooLarge);
+                return Err(ReadError::TooLarge);
             }
-            room.grow(piece.len())?;
+            reservation.grow(piece.len())?;
             let expected = self.declared.map_or(left, |declared| declared.saturating_sub(received));
             append(&mut blocks, &piece, usize::try_from(expected).unwrap_or(BLOCK));
             received += piece.len() as u64;
         }
     }
 
-    /// Reads the body and throws it away, as far as that is reasonable.
+    /// Reads and discards the body, up to [`MAX_DISCARDED`].
     pub(super) async fn discard(mut self) {
-        if self.waits {
+        if self.expects_continue {
             return;
         }
         let read = async {
@@ -160,17 +160,17 @@ impl Body {
                 }
             }
         };
-        // A slow sender gets its answer now, and maybe does not see it.
+        // After the timeout a slow sender is answered, although it may see a reset instead.
         let _ = timeout(DISCARD_TIMEOUT, read).await;
     }
 }
 
-/// How long a body may take of which so much has come.
+/// How long a body may have taken when this many bytes were received.
 fn time_for(received: u64) -> Duration {
     (BODY_GRACE + Duration::from_secs(received) / MIN_BODY_RATE).min(BODY_TIMEOUT)
 }
 
-/// Appends a piece to the last block, and to new ones as needed; so many bytes are expected from here on.
+/// Appends a piece to the last block, and to new blocks as needed. `expected` is the number of bytes still to come.
 fn append(blocks: &mut Vec<Vec<u8>>, piece: &[u8], expected: usize) {
     let room = blocks.last().map_or(0, |block| block.capacity() - block.len());
     let (here, rest) = piece.split_at(room.min(piece.len()));
@@ -187,7 +187,7 @@ fn append(blocks: &mut Vec<Vec<u8>>, piece: &[u8], expected: usize) {
     blocks.push(block);
 }
 
-/// One body from its blocks, each of which is freed once it is copied.
+/// Joins the blocks into one body, and frees each block once it is copied.
 async fn join(mut blocks: Vec<Vec<u8>>) -> Bytes {
     if blocks.len() <= 1 {
         return blocks.pop().unwrap_or_default().into();
@@ -206,14 +206,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_has_a_grace_a_rate_and_an_end() {
+    fn a_body_has_a_grace_a_minimum_rate_and_a_timeout() {
         assert_eq!(time_for(0), BODY_GRACE);
         assert_eq!(time_for(3 * u64::from(MIN_BODY_RATE)), BODY_GRACE + Duration::from_secs(3));
         assert_eq!(time_for(u64::MAX), BODY_TIMEOUT);
     }
 
     #[tokio::test]
-    async fn a_body_is_its_pieces_however_they_are_cut() {
+    async fn a_body_is_its_pieces_whatever_their_size() {
         for (length, piece) in [
             (0, 1),
             (1, 1),

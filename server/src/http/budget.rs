@@ -1,7 +1,7 @@
-//! Memory for request bodies: one budget for many apps, none of which gets more than its share.
+//! Memory budget for request bodies, shared fairly: no app gets more than its share.
 //!
-//! A body can be evicted until it is verified. When room is needed the oldest one goes, so that senders which are slow,
-//! or many, or unknown, never block the next body.
+//! A body can be evicted until it is verified. If a new body needs room, the oldest unverified one is evicted, so that slow,
+//! numerous or unauthenticated senders never block it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,9 +17,9 @@ use crate::log_limit::LogLimit;
 /// How often evictions are logged in a minute.
 const LOGGED: u32 = 10;
 
-/// Whose body it is. Callers without a token share one.
+/// The app that a body counts for. Requests without a token count for `None`.
 type Owner = Option<AppId>;
-/// Ascends in the order in which bodies begin.
+/// The number of a body, in order of arrival.
 type Id = u64;
 
 #[derive(Debug)]
@@ -44,28 +44,28 @@ struct State {
 struct Body {
     owner: Owner,
     bytes: usize,
-    /// Ends its reader.
+    /// Signals the eviction to the body's reader.
     evict: oneshot::Sender<()>,
-    /// Whether it is safe from eviction.
+    /// Whether the body is protected from eviction.
     kept: bool,
 }
 
-/// What some bodies take.
+/// The memory of some bodies.
 #[derive(Debug, Default)]
 struct Usage {
     bytes: usize,
-    /// How many of these bytes belong to bodies that are kept.
+    /// How many of these bytes are protected from eviction.
     kept: usize,
     evictable: BTreeSet<Id>,
 }
 
-/// There is no room for more, or the body was evicted.
+/// The budget has no room for the body, or the body was evicted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoRoom;
 
-/// The room of one body, free again once this is dropped.
+/// The memory that one body has reserved, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Reservation {
     budget: Arc<Budget>,
     id: Id,
     evicted: oneshot::Receiver<()>,
@@ -78,17 +78,17 @@ impl Budget {
         Arc::new(Self { state: Mutex::default(), total, share, evictions: LogLimit::per_minute(LOGGED) })
     }
 
-    /// Room for a body that begins: nothing so far.
-    pub(super) fn open(self: &Arc<Self>, owner: Owner) -> Room {
+    /// Opens the reservation of a new body, with 0 bytes.
+    pub(super) fn reserve(self: &Arc<Self>, owner: Owner) -> Reservation {
         let (evict, evicted) = oneshot::channel();
         let id = self.state.lock().open(owner, evict);
-        Room { budget: Arc::clone(self), id, evicted }
+        Reservation { budget: Arc::clone(self), id, evicted }
     }
 }
 
-impl Room {
-    /// Takes so many bytes more, and evicts older bodies if need be. Never waits: bodies that waited for each
-    /// other's room would wait forever.
+impl Reservation {
+    /// Reserves more bytes, and evicts older bodies if necessary. Never waits: bodies that wait for each other's memory would
+    /// deadlock.
     pub(super) fn grow(&self, bytes: usize) -> Result<(), NoRoom> {
         let Budget { total, share, evictions, .. } = &*self.budget;
         let (grown, evicted) = self.budget.state.lock().grow(self.id, bytes, *total, *share);
@@ -100,7 +100,7 @@ impl Room {
         grown
     }
 
-    /// What this future yields, unless the body is evicted before.
+    /// Returns the future's output, unless the body is evicted before.
     pub(super) async fn unless_evicted<T>(&mut self, future: impl Future<Output = T>) -> Result<T, NoRoom> {
         tokio::select! {
             biased;
@@ -109,13 +109,13 @@ impl Room {
         }
     }
 
-    /// From now on the body is not evicted: it is complete, and about to be verified.
+    /// Protects the body from eviction: it is complete, and about to be verified.
     pub(super) fn keep(&self) -> Result<(), NoRoom> {
         self.budget.state.lock().keep(self.id)
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
         drop(self.budget.state.lock().close(self.id));
     }
@@ -129,13 +129,13 @@ impl State {
         id
     }
 
-    /// Returns how many bodies were evicted as well.
+    /// Also returns how many bodies were evicted.
     fn grow(&mut self, id: Id, bytes: usize, total: usize, share: usize) -> (Result<(), NoRoom>, u64) {
         let Some(body) = self.bodies.get(&id) else { return (Err(NoRoom), 0) };
         let (owner, wanted) = (body.owner.clone(), body.bytes.saturating_add(bytes));
         let kept = self.owners.get(&owner).map_or(0, |usage| usage.kept);
         if kept.saturating_add(wanted) > share || self.all.kept.saturating_add(wanted) > total {
-            // Evicting would not be enough.
+            // Evicting all other bodies would not be enough.
             return (Err(NoRoom), 0);
         }
         let mut evicted = 0;
@@ -146,7 +146,7 @@ impl State {
             }
             evicted += 1;
             if let Some(body) = body {
-                // A reader that is gone needs no signal.
+                // If the receiver is dropped, the reader has ended already.
                 let _ = body.evict.send(());
             }
         }
@@ -160,7 +160,7 @@ impl State {
         (Ok(()), evicted)
     }
 
-    /// The body that has to go before so many bytes of this owner have room.
+    /// The body that must be evicted before the owner may reserve this many bytes.
     fn to_evict(&self, owner: &Owner, bytes: usize, total: usize, share: usize) -> Option<Id> {
         let full = |usage: &Usage, most| usage.bytes + bytes > most;
         let own = self.owners.get(owner).filter(|usage| full(usage, share));
@@ -200,12 +200,12 @@ mod tests {
     use super::*;
 
     /// A body of this app.
-    fn open(budget: &Arc<Budget>, app: &str) -> Room {
-        budget.open(Some(app.parse().unwrap()))
+    fn open(budget: &Arc<Budget>, app: &str) -> Reservation {
+        budget.reserve(Some(app.parse().unwrap()))
     }
 
-    fn is_evicted(room: &mut Room) -> bool {
-        room.unless_evicted(std::future::pending::<()>()).now_or_never().is_some()
+    fn is_evicted(body: &mut Reservation) -> bool {
+        body.unless_evicted(std::future::pending::<()>()).now_or_never().is_some()
     }
 
     #[test]
@@ -218,8 +218,8 @@ mod tests {
             body.grow(20).unwrap();
         }
         assert_eq!(bodies.iter_mut().map(is_evicted).collect::<Vec<_>>(), [true, false, false]);
-        assert_eq!(bodies[0].grow(1), Err(NoRoom), "it is gone");
-        assert_eq!(bodies[1].grow(10), Err(NoRoom), "the oldest one goes itself");
+        assert_eq!(bodies[0].grow(1), Err(NoRoom), "it was evicted");
+        assert_eq!(bodies[1].grow(10), Err(NoRoom), "it is the oldest one itself");
         assert!(!is_evicted(&mut other));
         bodies[2].grow(20).unwrap();
         drop((bodies, other));
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_is_full_the_oldest_goes_whose_ever_it_is() {
+    fn a_full_budget_evicts_the_oldest_body_of_any_app() {
         let budget = Budget::new(100, 50);
         let mut bodies: Vec<_> = ["a", "b", "c"].map(|id| open(&budget, id)).into();
         for body in &bodies {
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_not_evicted_and_nothing_is_evicted_in_vain() {
+    fn a_kept_body_is_not_evicted_and_no_body_is_evicted_in_vain() {
         let budget = Budget::new(100, 60);
         let (mut kept, mut begun) = (open(&budget, "a"), open(&budget, "a"));
         kept.grow(40).unwrap();

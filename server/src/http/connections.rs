@@ -1,8 +1,8 @@
-//! All open connections: how many there may be, how long each may be without a request, and which one is evicted
-//! when all places are taken.
+//! All open connections: their limit, their timeouts while no request is served, and the eviction of the oldest one when the
+//! limit is reached.
 //!
-//! A connection can be evicted unless its current request is authorised: it has brought a valid token or signature.
-//! Requests without one never renew a connection's age, so they cannot hold a place.
+//! A connection can be evicted unless its current request is authorised, by a valid token or signature. Requests without one
+//! never reset a connection's age, so they cannot keep a connection open.
 
 use std::{
     collections::BTreeMap,
@@ -21,22 +21,22 @@ use tokio::{
 
 use crate::log_limit::LogLimit;
 
-/// How long a request's head may take, from its first byte on.
+/// How long a request head may take, from its first byte on.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may be open without the first byte of a request.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The age from which a connection is evicted: most webhooks come in one piece, right after the connection, and are
-/// verified well before.
+/// The age from which a connection may be evicted. Most webhooks arrive in one piece, right after the connection, and are
+/// verified earlier.
 const MIN_AGE: Duration = Duration::from_millis(500);
-/// How long an evicted connection has to end before the next one is evicted.
+/// How long to wait for an evicted connection to close before the next one is evicted.
 const EVICTION_PAUSE: Duration = Duration::from_millis(50);
 /// How often evictions are logged in a minute.
 const LOGGED_EVICTIONS: u32 = 1;
 
 #[derive(Debug)]
 pub(super) struct Connections {
-    places: Arc<Semaphore>,
-    /// The connections that can be evicted, the next one first.
+    permits: Arc<Semaphore>,
+    /// The connections that can be evicted, in order of eviction.
     evictable: Mutex<BTreeMap<Rank, Arc<Connection>>>,
     next_number: AtomicU64,
     evictions: LogLimit,
@@ -52,15 +52,15 @@ struct Rank {
     number: u64,
 }
 
-/// The state of one connection, and its place.
+/// The state of one connection, with its permit.
 #[derive(Debug)]
 pub(super) struct Connection {
     connections: Arc<Connections>,
     number: u64,
     state: Mutex<State>,
     evicted: Notify,
-    /// Taken for as long as the connection is open, websocket or not.
-    _place: OwnedSemaphorePermit,
+    /// Held while the connection is open, also as a websocket.
+    _permit: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -72,17 +72,17 @@ struct State {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nothing has come yet.
+    /// No byte was received yet.
     New { since: Instant },
-    /// Some of a request's head has come.
+    /// Part of a request head was received.
     Head { since: Instant },
     /// A request is being served, or the connection was upgraded.
     Serving,
-    /// The HTTP server has the whole answer and has not sent all of it.
+    /// The HTTP server has the whole answer, and has not sent all of it.
     Answered,
     /// Waits for another request.
     Idle { since: Instant },
-    /// Was evicted, or closed otherwise. This is final.
+    /// Evicted, or closed for another reason. This is final.
     Closed,
 }
 
@@ -93,22 +93,22 @@ pub(super) struct Evicted;
 impl Connections {
     pub(super) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
-            places: Arc::new(Semaphore::new(max)),
+            permits: Arc::new(Semaphore::new(max)),
             evictable: Mutex::default(),
             next_number: AtomicU64::new(0),
             evictions: LogLimit::per_minute(LOGGED_EVICTIONS),
         })
     }
 
-    /// Waits for a place for one more connection. While all are taken, connections are evicted.
+    /// Waits for a permit for one more connection. At the limit, evicts connections.
     pub(super) async fn admit(self: &Arc<Self>) -> Arc<Connection> {
-        let place = loop {
-            let free = Arc::clone(&self.places).acquire_owned();
-            if self.places.available_permits() == 0 {
+        let permit = loop {
+            let free = Arc::clone(&self.permits).acquire_owned();
+            if self.permits.available_permits() == 0 {
                 self.evict_next();
             }
-            if let Ok(place) = timeout(EVICTION_PAUSE, free).await {
-                break place.expect("the semaphore is never closed");
+            if let Ok(permit) = timeout(EVICTION_PAUSE, free).await {
+                break permit.expect("the semaphore is never closed");
             }
         };
         let connection = Arc::new(Connection {
@@ -116,7 +116,7 @@ impl Connections {
             number: self.next_number.fetch_add(1, Ordering::Relaxed),
             state: Mutex::new(State { phase: Phase::New { since: Instant::now() }, rank: None }),
             evicted: Notify::new(),
-            _place: place,
+            _permit: permit,
         });
         connection.list(&mut connection.state.lock(), false);
         connection
@@ -124,7 +124,7 @@ impl Connections {
 
     fn evict_next(&self) {
         loop {
-            // Not locked together with the connection, which locks the other way round.
+            // `evictable` is unlocked before the connection is locked: elsewhere they are locked in the opposite order.
             let (rank, next) = match self.evictable.lock().first_entry() {
                 Some(first) if first.key().since.elapsed() >= MIN_AGE => first.remove_entry(),
                 _ => return,
@@ -143,7 +143,7 @@ impl Connections {
 }
 
 impl Connection {
-    /// Records that bytes have come.
+    /// Records that bytes were received.
     pub(super) fn received(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if matches!(state.phase, Phase::New { .. } | Phase::Idle { .. }) {
@@ -154,7 +154,7 @@ impl Connection {
         }
     }
 
-    /// When the connection is closed unless bytes come.
+    /// When the connection times out unless more bytes arrive.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.state.lock().phase {
             Phase::New { since } | Phase::Idle { since } => Some(since + IDLE_TIMEOUT),
@@ -163,12 +163,12 @@ impl Connection {
         }
     }
 
-    /// Records that a complete head has come.
+    /// Records that a complete head was received.
     pub(super) fn serve(self: &Arc<Self>) -> Serving {
         let mut state = self.state.lock();
         if state.phase != Phase::Closed {
             state.phase = Phase::Serving;
-            // The request before was authorised, and its answer is not sent: this one was pipelined.
+            // The previous request was authorised, and its answer is not sent yet: this one was pipelined.
             if state.rank.is_none() {
                 self.list(&mut state, true);
             }
@@ -176,8 +176,8 @@ impl Connection {
         Serving(Some(Arc::clone(self)))
     }
 
-    /// Records that the request being served has brought a valid token or signature: the connection is not evicted until
-    /// the answer is sent. After an eviction the request must not change anything, as it cannot be answered.
+    /// Records that the request has a valid token or signature, which protects the connection from eviction until the answer is
+    /// sent. After an eviction the request must not change anything, since it cannot be answered.
     pub(super) fn authorise(&self) -> Result<(), Evicted> {
         let mut state = self.state.lock();
         if state.phase == Phase::Closed {
@@ -241,7 +241,7 @@ impl Connection {
 pub(super) struct Serving(Option<Arc<Connection>>);
 
 impl Serving {
-    /// The connection is no longer one of HTTP.
+    /// The connection was upgraded to a websocket.
     pub(super) fn upgraded(mut self) {
         self.0 = None;
     }

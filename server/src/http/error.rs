@@ -1,5 +1,4 @@
-//! Errors as they leave the server: `application/problem+json` (RFC 9457), the one place where a
-//! failure becomes a status code.
+//! Error responses: `application/problem+json` (RFC 9457). The only place that maps errors to status codes.
 
 use warp::{
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
@@ -9,22 +8,22 @@ use wwproxy_protocol::api::{PROBLEM_JSON, Problem};
 
 use crate::{log_limit::LogLimit, proxy::ProxyError};
 
-/// When a sender or a client that was turned away may come again, in seconds.
+/// `Retry-After` for senders and clients that were rejected, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
-/// How often each kind of failure is logged in a minute: anyone can cause one while the store or the platform fails.
+/// How often each kind of failure is logged in a minute: anyone can cause one while the store or the platform is failing.
 const LOGGED: u32 = 10;
 static SLOW_STORE: LogLimit = LogLimit::per_minute(LOGGED);
 static FAILED_STORE: LogLimit = LogLimit::per_minute(LOGGED);
 static UNAVAILABLE_PLATFORM: LogLimit = LogLimit::per_minute(LOGGED);
 
-/// An error and the headers that go with it.
+/// An error response with its headers.
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
     detail: String,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// The error code of OAuth (RFC 6749, section 5.2), on the token endpoint.
+    /// The OAuth error code (RFC 6749, section 5.2), on the token endpoint.
     oauth: Option<&'static str>,
 }
 
@@ -78,7 +77,7 @@ impl From<ProxyError> for ApiError {
     fn from(error: ProxyError) -> Self {
         match error {
             ProxyError::Refused => Self::unauthorised(
-                "The token is not one of this app's, or has run out: get a new one from the token endpoint.",
+                "The token does not belong to this app, or has expired: get a new one from the token endpoint.",
             ),
             ProxyError::NotServed => Self::new(
                 StatusCode::FORBIDDEN,
@@ -90,18 +89,18 @@ impl From<ProxyError> for ApiError {
             ProxyError::IdentityUnavailable(error) => {
                 if let Some(requests) = UNAVAILABLE_PLATFORM.add(1) {
                     let source = std::error::Error::source(&error).map(tracing::field::display);
-                    tracing::warn!(requests, source, "the platform could not be asked whose token it is");
+                    tracing::warn!(requests, source, "the platform is unavailable: a token could not be checked");
                 }
-                Self::unavailable("The platform cannot be asked whose token this is: try again later.")
+                Self::unavailable("The platform that checks tokens is unavailable: try again later.")
             }
             ProxyError::NotRegistered => Self::new(
                 StatusCode::NOT_FOUND,
-                "No app of this id is registered here: its client has to register a webhook secret first.",
+                "No app with this id is registered here: its client must register a webhook secret first.",
             ),
             ProxyError::BadSignature(refusal) => {
                 let hint = refusal.hint().map(|hint| format!(" Instead, {hint}.")).unwrap_or_default();
                 let detail = format!(
-                    "The signature does not fit: X-OUTBOUND-TOKEN must be the lower-case hex HMAC-SHA256 of the body \
+                    "The signature is not valid: X-OUTBOUND-TOKEN must be the lower-case hex HMAC-SHA256 of the body \
                      with the webhook secret that the app registered.{hint}"
                 );
                 Self::new(StatusCode::UNAUTHORIZED, detail)
@@ -110,21 +109,21 @@ impl From<ProxyError> for ApiError {
             ProxyError::NotJson => Self::bad_request("The body must be a JSON object or array in UTF-8."),
             ProxyError::BadChallenge => Self::bad_request("A verification must have a \"challenge\" that is a string."),
             ProxyError::Full => {
-                Self::unavailable("The app's queue is full: send this again later, when its client has read some events.")
+                Self::unavailable("The app's queue is full: send this again later, when its client has acknowledged some events.")
             }
             ProxyError::TooManyTaps => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
-                "The app has as many taps open as it may: close one of them, or come again later.",
+                "The app has reached its limit of open taps: close one of them, or try again later.",
             )
             .header(header::RETRY_AFTER, RETRY_AFTER),
             ProxyError::TooManyClients => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
-                "The app has as many websockets and waiting leases as it may: close one of them, or come again later.",
+                "The app has reached its limit of websockets and waiting leases: close one of them, or try again later.",
             )
             .header(header::RETRY_AFTER, RETRY_AFTER),
             ProxyError::Slow => {
                 if let Some(requests) = SLOW_STORE.add(1) {
-                    tracing::error!(requests, "the store did not answer in time");
+                    tracing::error!(requests, "an append did not complete in time");
                 }
                 Self::unavailable("The proxy could not store this in time: send it again.")
             }

@@ -1,4 +1,4 @@
-//! The server's own address as a client sees it: configured, or taken from the request.
+//! The server's own address as a client sees it: configured, or derived from the request.
 
 use std::net::IpAddr;
 
@@ -12,13 +12,17 @@ const FORWARDED_PROTO: &str = "x-forwarded-proto";
 const FORWARDED_HOST: &str = "x-forwarded-host";
 const FORWARDED_PORT: &str = "x-forwarded-port";
 
-/// The address at the other end of a request's connection.
+/// The IP address of the peer of a request's connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) IpAddr);
+pub(super) struct PeerAddress(pub(super) IpAddr);
 
-/// The address under which the client of this request reached the server: `--public-url`, else what the
-/// request says. `X-Forwarded-*` counts from trusted proxies only, since any client can send it.
-pub(super) fn public_url(context: &Context, peer: Peer, headers: &HeaderMap) -> Result<PublicUrl, ApiError> {
+/// The address under which the client of this request reached the server: `--public-url`, otherwise derived from the
+/// request. `X-Forwarded-*` is used from trusted proxies only, since any client can send it.
+pub(super) fn public_url(
+    context: &Context,
+    peer: PeerAddress,
+    headers: &HeaderMap,
+) -> Result<PublicUrl, ApiError> {
     let settings = &context.settings;
     if let Some(url) = &settings.public_url {
         return Ok(url.clone());
@@ -37,8 +41,8 @@ pub(super) fn public_url(context: &Context, peer: Peer, headers: &HeaderMap) -> 
     base_url("http", (HOST, single(headers, HOST)?), None)
 }
 
-/// The address that a trusted proxy reports. A port in the host is the one that the client used, so it
-/// precedes `X-Forwarded-Port`.
+/// The address that a trusted proxy reports. A port in the host is the one that the client used, so it takes precedence over
+/// `X-Forwarded-Port`.
 fn forwarded(headers: &HeaderMap) -> Result<PublicUrl, ApiError> {
     let scheme = match single(headers, FORWARDED_PROTO)? {
         None => "http",
@@ -60,7 +64,7 @@ fn port_number(text: &str) -> Option<u16> {
     text.parse().ok().filter(|&port| is_number && port > 0)
 }
 
-/// The URL of a host, given with the name of its header. The port is used if the host has none.
+/// Builds the URL from a host and the name of its header. `port` is used if the host has none.
 fn base_url(
     scheme: &str,
     (name, host): (&str, Option<&str>),
@@ -74,8 +78,8 @@ fn base_url(
     url.parse().map_err(|_| invalid(name))
 }
 
-/// The value of a header that may occur once. A header that is repeated or a list is refused: some of its values are the
-/// proxy's, and others the client's.
+/// The value of a header that may occur once. A repeated header or a list is an error, since some of its values may be the
+/// client's and not the proxy's.
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {

@@ -53,7 +53,7 @@ async fn graphql(context: &Context, request: Request) -> Result<Response, ApiErr
     Ok(request::json(answer.to_string()))
 }
 
-/// From `Authorization: Bearer`, or the header `jwt`.
+/// Returns the token from `Authorization: Bearer` or from the header `jwt`.
 fn token(request: &Request) -> Result<Secret, ApiError> {
     let jwt = request.headers.get("jwt").and_then(|value| value.to_str().ok());
     match jwt {
@@ -69,14 +69,14 @@ fn is_json(request: &Request) -> bool {
 
 fn query(is_json: bool, body: &[u8]) -> Result<String, ApiError> {
     #[derive(Deserialize)]
-    struct Question {
+    struct Body {
         query: String,
     }
     if is_json {
-        let question: Question = read_object(body).ok_or_else(|| {
+        let body: Body = read_object(body).ok_or_else(|| {
             ApiError::bad_request("The body must be a JSON object: {\"query\":\"{ me { id } }\"}.")
         })?;
-        Ok(question.query)
+        Ok(body.query)
     } else {
         let text = std::str::from_utf8(body);
         text.map(str::to_owned)
@@ -84,7 +84,7 @@ fn query(is_json: bool, body: &[u8]) -> Result<String, ApiError> {
     }
 }
 
-/// `{ me { id } }`, as a query with or without a name, however it is spaced.
+/// Whether this is the query `{ me { id } }`, with or without a name, in any spacing.
 fn asks_for_me(query: &str) -> bool {
     let spaced = query.replace('{', " { ").replace('}', " } ").replace(',', " ");
     let mut words = spaced.split_whitespace().peekable();
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_question_in_many_spellings() {
+    fn one_query_in_any_spacing() {
         for yes in
             ["{ me { id } }", "{me{id}}", "query { me { id } }", "query who {\n  me {\n    id\n  }\n}\n"]
         {

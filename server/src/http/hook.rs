@@ -1,4 +1,4 @@
-//! `POST /hook/{appId}`: webhooks come in.
+//! `POST /hook/{appId}`: receives webhooks.
 
 use warp::{
     filters::BoxedFilter,
@@ -23,18 +23,18 @@ const LOGGED: u32 = 10;
 
 /// Logs webhooks that were rejected although they were well-formed.
 #[derive(Debug)]
-pub(crate) struct Refusals {
+pub(crate) struct Rejections {
     bad_signature: LogLimit,
     full: LogLimit,
 }
 
-impl Default for Refusals {
+impl Default for Rejections {
     fn default() -> Self {
         Self { bad_signature: LogLimit::per_minute(LOGGED), full: LogLimit::per_minute(LOGGED) }
     }
 }
 
-impl Refusals {
+impl Rejections {
     fn log(&self, app: &AppId, error: &ProxyError) {
         let limit = match error {
             ProxyError::BadSignature(_) => &self.bad_signature,
@@ -42,7 +42,7 @@ impl Refusals {
             _ => return,
         };
         if let Some(webhooks) = limit.add(1) {
-            tracing::warn!(%app, webhooks, %error, "refused");
+            tracing::warn!(%app, webhooks, %error, "rejected");
         }
     }
 }
@@ -51,7 +51,7 @@ pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
     route_of_app(warp::path!("hook" / AppId), context, receive)
 }
 
-/// In this order: is the app registered, is the body within the limit, does the signature fit, is it JSON.
+/// Checks in this order: the app is registered, the body is within the limit, the signature is valid, the body is JSON.
 async fn receive(app: AppId, context: Context, request: Request) -> Result<Response, ApiError> {
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
@@ -66,7 +66,7 @@ async fn receive(app: AppId, context: Context, request: Request) -> Result<Respo
     let permit = body.unless_evicted(context.proxy.verification_permit(&webhook)).await?;
     body.keep()?;
     let refused = |error| {
-        context.refusals.log(&app, &error);
+        context.rejections.log(&app, &error);
         ApiError::from(error)
     };
     let verified = context.proxy.verify(&app, webhook, permit).await.map_err(refused)?;

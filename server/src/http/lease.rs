@@ -1,4 +1,4 @@
-//! `POST /webhooks/{appId}/lease`: events to be settled later.
+//! `POST /webhooks/{appId}/lease`: leases events, which the client settles later.
 
 use bytes::Bytes;
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
@@ -24,15 +24,15 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
         return Err(request.refuse_method(&[Method::POST]).await);
     }
     let (request, token) = request.authorise(&context.proxy, &app).await?;
-    let wanted =
+    let lease =
         read(&request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes)?;
-    // A wait must outlast neither the token nor the server.
+    // Waiting ends when the token is revoked or the server stops.
     let (deliveries, unsettled) = tokio::select! {
         biased;
         refusal = context.proxy.refused(&app, &token) => return Err(refusal.into()),
-        leased = context.proxy.lease(&app, &wanted) => leased?,
+        leased = context.proxy.lease(&app, &lease) => leased?,
         () = context.shutdown.cancelled() => {
-            return Err(ApiError::unavailable("The server restarts: ask again."));
+            return Err(ApiError::unavailable("The server restarts: try again."));
         }
     };
     let guard = context.guard(unsettled);
@@ -50,13 +50,13 @@ fn read(body: &Bytes) -> Result<LeaseRequest, ApiError> {
     if body.is_empty() {
         return Ok(LeaseRequest::default());
     }
-    let wanted: LeaseRequest = read_object(body).ok_or_else(|| {
+    let request: LeaseRequest = read_object(body).ok_or_else(|| {
         ApiError::bad_request(
             "The body must be a JSON object with \"max\", \"waitMs\" and \"leaseMs\", all optional whole numbers.",
         )
     })?;
-    if wanted.max == Some(0) || wanted.lease_ms == Some(0) {
+    if request.max == Some(0) || request.lease_ms == Some(0) {
         return Err(ApiError::bad_request("\"max\" and \"leaseMs\" must be at least 1."));
     }
-    Ok(wanted)
+    Ok(request)
 }

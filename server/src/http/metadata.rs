@@ -1,4 +1,4 @@
-//! `GET /.well-known/oauth-authorization-server` (RFC 8414): where tokens come from.
+//! `GET /.well-known/oauth-authorization-server` (RFC 8414): the URL of the token endpoint.
 
 use warp::{
     Filter,
@@ -11,7 +11,7 @@ use wwproxy_protocol::api::{AuthorizationServer, path};
 use super::{
     Context,
     error::ApiError,
-    forwarded::{Peer, public_url},
+    forwarded::{PeerAddress, public_url},
     request::{Request, answer, json, request},
     with,
 };
@@ -25,7 +25,7 @@ pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
         .boxed()
 }
 
-async fn metadata(context: &Context, peer: Peer, request: Request) -> Result<Response, ApiError> {
+async fn metadata(context: &Context, peer: PeerAddress, request: Request) -> Result<Response, ApiError> {
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return Err(request.refuse_method(&[Method::GET, Method::HEAD]).await);
     }
@@ -42,7 +42,7 @@ async fn metadata(context: &Context, peer: Peer, request: Request) -> Result<Res
         response_types_supported: Vec::new(),
     };
     let mut response = json(serde_json::to_vec(&server).expect("texts have a JSON form"));
-    // A cache must not hand one client the address that another one used.
+    // A cache must not return the address that another client used.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }

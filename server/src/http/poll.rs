@@ -1,4 +1,4 @@
-//! `GET /webhooks/{appId}`: takes the oldest events, in one answer.
+//! `GET /webhooks/{appId}`: returns and acknowledges the oldest events (polling).
 
 use warp::{
     http::{HeaderValue, StatusCode, header},
@@ -13,13 +13,13 @@ use super::{
 };
 use crate::coop::yield_task_if_due;
 
-/// The events are gone once the answer was handed to the connection in full, and not before.
+/// The events are acknowledged once the whole answer was written to the socket, and not before.
 pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
     let (request, _) = request.authorise(&context.proxy, app).await?;
     if request.flag("tap")? {
-        // Who wants to look on has not asked for the events to be taken.
+        // A client that wants a tap must not acknowledge events by mistake.
         return Err(ApiError::bad_request(
-            "A tap is a websocket: ask for an upgrade, which a proxy on the way must pass on.",
+            "A tap is a websocket: request an upgrade, which a reverse proxy must forward.",
         ));
     }
     let max = request.count("max")?;
@@ -30,21 +30,21 @@ pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Re
         yield_task_if_due().await;
         answer.push(&delivery.event);
     }
-    let mut response = unstored(json(answer.finish()));
+    let mut response = uncached(json(answer.finish()));
     guard.attach_to(&mut response);
     Ok(response)
 }
 
-/// `HEAD` takes nothing.
-pub(super) async fn look(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
+/// `HEAD` leases nothing.
+pub(super) async fn head(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
     request.authorise(&context.proxy, app).await?;
     let mut response = empty(StatusCode::OK);
-    *response.headers_mut() = unstored(json("")).headers().clone();
+    *response.headers_mut() = uncached(json("")).headers().clone();
     Ok(response)
 }
 
-/// An answer that nothing on the way may store, or read ahead of its client: its events are gone once it is written.
-fn unstored(mut response: Response) -> Response {
+/// Forbids caches to store the answer and reverse proxies to buffer it: its events are deleted once it is written.
+fn uncached(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));

@@ -9,15 +9,15 @@ use super::{
     request::{Request, empty},
 };
 
-/// The longest webhook secret, in bytes: all of it is hashed for each webhook, also for one that is then refused.
+/// The longest webhook secret, in bytes: it is hashed for each webhook, also for one that is then rejected.
 const MAX_SECRET: usize = 4096;
 
 /// The members of a registration.
 const KNOWN: [&str; 1] = ["\"secret\""];
-/// The most characters of an unknown member's name that an error shows.
+/// The most characters of an unknown member's name in an error message.
 const MAX_SHOWN: usize = 64;
 
-/// `{"secret":"…"}`, whatever the `Content-Type` says.
+/// The body is `{"secret":"…"}`; the `Content-Type` is ignored.
 pub(super) async fn register(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
     let (request, token) = request.authorise(&context.proxy, app).await?;
     let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
@@ -31,7 +31,7 @@ pub(super) async fn register(app: &AppId, context: &Context, request: Request) -
     Ok(empty(StatusCode::CREATED))
 }
 
-/// A member that is not known is refused: ignored, it would leave the app with other checks than it asked for.
+/// Rejects an unknown member: ignoring it would register other checks than the app asked for.
 fn read(body: &[u8]) -> Result<Secret, ApiError> {
     let invalid = || {
         ApiError::bad_request("The body must be a JSON object with the webhook secret: {\"secret\":\"…\"}.")
@@ -40,21 +40,21 @@ fn read(body: &[u8]) -> Result<Secret, ApiError> {
     let (mut secret, mut unknown) = (None, None);
     json::each_member(text, |name, value| match name {
         b"secret" => secret = Some(value),
-        name => unknown = unknown.take().or_else(|| Some(shown(name))),
+        name => unknown = unknown.take().or_else(|| Some(quoted(name))),
     })
     .map_err(|_| invalid())?;
     if let Some(name) = unknown {
         let known = KNOWN.join(", ");
         return Err(ApiError::bad_request(format!(
-            "A registration has no member {name} here: leave it out. Those known are: {known}."
+            "A registration has no member {name} here: leave it out. Known members: {known}."
         )));
     }
     let secret = Secret::new(secret.and_then(json::string).ok_or_else(invalid)?);
     if secret.expose().is_empty() { Err(invalid()) } else { Ok(secret) }
 }
 
-/// The name of a member for an error, cut short and without control characters.
-fn shown(name: &[u8]) -> String {
+/// Quotes a member's name for an error message: truncated, and with control characters escaped.
+fn quoted(name: &[u8]) -> String {
     let name: String = String::from_utf8_lossy(name).chars().take(MAX_SHOWN).collect();
     format!("{name:?}")
 }

@@ -1,4 +1,4 @@
-//! A request as the handlers see it: everything but its path, its body unread.
+//! A request as the handlers see it: everything but the path, with the body unread.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -29,7 +29,7 @@ pub(super) struct Request {
     pub(super) body: Body,
     /// The connection that it came on.
     pub(super) connection: Arc<Connection>,
-    /// Gives the connection to a websocket.
+    /// Upgrades the connection to a websocket.
     pub(super) upgrade: Option<OnUpgrade>,
 }
 
@@ -58,19 +58,18 @@ fn into_bytes<B: Buf>(
 }
 
 impl Request {
-    /// This error, once the body has been read as far as that is reasonable: else its sender sees a
-    /// reset and not the error.
+    /// Discards the body and returns the error. Otherwise the sender would see a reset instead of the error.
     pub(super) async fn refuse(self, error: ApiError) -> ApiError {
         self.body.discard().await;
         error
     }
 
-    /// The error for a method that the address does not have.
+    /// Discards the body and returns the error for a method that the path does not have.
     pub(super) async fn refuse_method(self, allowed: &[Method]) -> ApiError {
         self.refuse(ApiError::method_not_allowed(allowed)).await
     }
 
-    /// The value of a query parameter, decoded. A repeated one is an error: a reverse proxy could read the other value.
+    /// Returns the decoded value of a query parameter. A repeated one is an error: a reverse proxy could use the other value.
     fn parameter(&self, name: &str) -> Result<Option<Cow<'_, str>>, ApiError> {
         let query = self.query.as_deref().unwrap_or_default();
         let mut values = form_urlencoded::parse(query.as_bytes())
@@ -78,15 +77,15 @@ impl Request {
         match (values.next(), values.next()) {
             (value, None) => Ok(value),
             (_, Some(_)) => {
-                Err(ApiError::bad_request(format!("The query has \"{name}\" twice: give it once.")))
+                Err(ApiError::bad_request(format!("The query has \"{name}\" twice: send it once.")))
             }
         }
     }
 
-    /// A query parameter that is a number of at least 1.
+    /// Parses a query parameter that is a number of at least 1.
     pub(super) fn count(&self, name: &str) -> Result<Option<u32>, ApiError> {
         let Some(text) = self.parameter(name)? else { return Ok(None) };
-        // The parser alone also takes a sign and leading zeros.
+        // The parser alone would also accept a sign and leading zeros.
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
         match text.parse() {
             Ok(count) if is_plain => Ok(Some(count)),
@@ -97,7 +96,7 @@ impl Request {
         }
     }
 
-    /// A query parameter that is `1` for yes or `0` for no, the default.
+    /// Parses a query parameter that is `1` for true or `0` for false, the default.
     pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
         match self.parameter(name)?.as_deref() {
             None | Some("0") => Ok(false),
@@ -126,7 +125,7 @@ impl Request {
     pub(super) fn bearer_token(&self) -> Result<Secret, ApiError> {
         let missing = || {
             ApiError::unauthorised(
-                "A token is needed: send one from the token endpoint as \"Authorization: Bearer TOKEN\".",
+                "A token is required: send one from the token endpoint as \"Authorization: Bearer TOKEN\".",
             )
         };
         let mut values = self.headers.get_all(header::AUTHORIZATION).iter();
@@ -134,8 +133,12 @@ impl Request {
         let value = value.to_str().map_err(|_| missing())?;
         let (scheme, token) = value.split_once(' ').ok_or_else(missing)?;
         let token = token.trim();
-        let plain = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-        if scheme.eq_ignore_ascii_case("bearer") && plain { Ok(Secret::new(token)) } else { Err(missing()) }
+        let is_valid = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        if scheme.eq_ignore_ascii_case("bearer") && is_valid {
+            Ok(Secret::new(token))
+        } else {
+            Err(missing())
+        }
     }
 }
 
@@ -146,25 +149,25 @@ impl From<Evicted> for ApiError {
     }
 }
 
-/// Reads a body that is one JSON object. serde alone would also take an array, of the members' values in order.
+/// Parses a body that is one JSON object. serde alone would also accept an array of the members' values.
 pub(super) fn read_object<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
     let is_object = body.trim_ascii_start().starts_with(b"{");
     if is_object { serde_json::from_slice(body).ok() } else { None }
 }
 
-/// An answer without a body.
+/// A response without a body.
 pub(super) fn empty(status: warp::http::StatusCode) -> Response {
     let mut response = Response::new(Bytes::new().into());
     *response.status_mut() = status;
     response
 }
 
-/// What a handler answers, error or not.
+/// The response of a handler, also of one that failed.
 pub(super) fn answer(result: Result<Response, ApiError>) -> Response {
     result.unwrap_or_else(Reply::into_response)
 }
 
-/// An answer in JSON.
+/// A response in JSON.
 pub(super) fn json(body: impl Into<Bytes>) -> Response {
     let mut response = Response::new(body.into().into());
     let json = warp::http::HeaderValue::from_static("application/json; charset=utf-8");

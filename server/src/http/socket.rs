@@ -1,4 +1,4 @@
-//! The socket of one connection: notes what was read and written, and gives up on a peer that is too slow.
+//! The socket of one connection: records reads and flushes, and times out if the peer is too slow.
 
 use std::{
     io,
@@ -16,45 +16,50 @@ use tokio::{
 
 use super::{connections::Connection, delivery_guard::Flushes};
 
-/// How long a peer may take nothing while there is something for it.
+/// How long a write may make no progress.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) struct Socket {
     stream: TcpStream,
     flushes: Arc<Flushes>,
     connection: Arc<Connection>,
-    /// Runs while the peer must send a request.
-    waiting: Option<Pin<Box<Sleep>>>,
-    /// Runs while the peer takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs while a request is expected.
+    read_timeout: Option<Pin<Box<Sleep>>>,
+    /// Runs while a write makes no progress.
+    write_timeout: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, flushes: Arc<Flushes>, connection: Arc<Connection>) -> Self {
-        Self { stream, flushes, connection, waiting: None, stalled: None }
+        Self { stream, flushes, connection, read_timeout: None, write_timeout: None }
     }
 
-    /// Ready once the peer had to send more of a request than it did.
-    fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ready with an error when the read timeout has expired.
+    fn poll_read_timeout(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(deadline) = self.connection.deadline() else {
-            self.waiting = None;
+            self.read_timeout = None;
             return Poll::Pending;
         };
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if waiting.deadline() != deadline {
-            waiting.as_mut().reset(deadline);
+        let timer = self.read_timeout.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
         }
-        ready!(waiting.as_mut().poll(context));
+        ready!(timer.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    fn written<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Adds the write timeout to a write.
+    fn with_timeout<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.stalled = None;
+            self.write_timeout = None;
             return written;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
-        ready!(stalled.as_mut().poll(context));
+        let timer = self.write_timeout.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
+        ready!(timer.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -68,7 +73,7 @@ impl AsyncRead for Socket {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_pending() {
-            return self.poll_waiting(context);
+            return self.poll_read_timeout(context);
         }
         if buffer.filled().len() > before {
             self.connection.received();
@@ -84,7 +89,7 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.written(context, written)
+        self.with_timeout(context, written)
     }
 
     fn poll_write_vectored(
@@ -93,14 +98,14 @@ impl AsyncWrite for Socket {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.written(context, written)
+        self.with_timeout(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
-    /// The HTTP server asks for it only when it has no more in its own buffers.
+    /// The HTTP server flushes only when its own buffers are empty.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         if let Poll::Ready(Ok(())) = flushed {

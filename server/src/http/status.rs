@@ -1,4 +1,4 @@
-//! `GET /webhooks/{appId}/status`: how the app's queue is doing.
+//! `GET /webhooks/{appId}/status`: the statistics of the app's queue.
 
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::AppId;

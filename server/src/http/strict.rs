@@ -1,16 +1,16 @@
-//! Checks of every request, whatever its path, that the HTTP server does not make (RFC 9112).
+//! Checks of every request that hyper does not make (RFC 9112).
 
 use warp::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header, uri::Authority};
 
 use super::error::ApiError;
 
-/// Rejects a malformed request, and one that a reverse proxy could read in another way.
+/// Rejects a malformed request, and one that a reverse proxy could interpret differently (request smuggling).
 pub(super) fn check<B>(request: &Request<B>) -> Result<(), ApiError> {
     let checked = check_host(request.version(), request.headers())
         .and_then(|()| check_transfer_coding(request.headers()));
-    // The connection cannot be kept: where the body of such a request ends is not certain.
+    // The connection must be closed: the end of such a request's body is ambiguous.
     checked.map_err(|error| error.header(header::CONNECTION, HeaderValue::from_static("close")))?;
-    // `CONNECT host:port` and `OPTIONS *` have no path, and warp's path filters count on one.
+    // `CONNECT host:port` and `OPTIONS *` have no path, which warp's path filters require.
     if request.uri().path().starts_with('/') {
         Ok(())
     } else {
@@ -35,7 +35,7 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Whether this is a host and perhaps a port (RFC 3986, sections 3.2.2 and 3.2.3).
+/// Whether this is a host with an optional port (RFC 3986, sections 3.2.2 and 3.2.3).
 fn is_valid_host(value: &HeaderValue) -> bool {
     let Some(authority) = value.to_str().ok().and_then(|text| text.parse::<Authority>().ok()) else {
         return false;
@@ -44,13 +44,13 @@ fn is_valid_host(value: &HeaderValue) -> bool {
     if authority.as_str().contains(',') {
         return false;
     }
-    // With a user before it, the host is not where the authority begins.
+    // The authority starts with the host, unless it has a user name.
     let Some(rest) = authority.as_str().strip_prefix(authority.host()) else { return false };
     let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
     !authority.host().is_empty() && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
 }
 
-/// Bodies are read as they are sent: no coding but `chunked` is undone (RFC 9112, section 6.1).
+/// Only `chunked` is supported as transfer coding (RFC 9112, section 6.1).
 fn check_transfer_coding(headers: &HeaderMap) -> Result<(), ApiError> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let is_known = match (codings.next(), codings.next()) {
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+    fn a_host_is_a_name_or_an_address_with_an_optional_port() {
         let is_valid = |text: &str| is_valid_host(&HeaderValue::from_str(text).unwrap());
         for good in ["x", "proxy.example.com", "localhost:8080", "127.0.0.1:1", "[::1]", "[::1]:65535", "a_b"]
         {

@@ -1,7 +1,6 @@
-//! `GET /webhooks/{appId}` with an upgrade: a websocket.
+//! `GET /webhooks/{appId}` with an upgrade: opens a websocket.
 //!
-//! The handshake is done here (RFC 6455, section 4.2) and not by warp, whose websockets cost 136 KiB
-//! each while idle.
+//! The handshake is implemented here (RFC 6455, section 4.2) and not by warp, whose websockets use 136 KiB each while idle.
 
 use std::sync::Arc;
 
@@ -31,16 +30,15 @@ use super::{
 };
 use crate::session::{self, MAX_FRAME, SessionConfig};
 
-/// Read and write buffers of one websocket, in bytes: it has both for as long as it is open.
+/// The size of the read buffer and of the write buffer of one websocket, in bytes.
 const BUFFER: usize = 8 << 10;
-/// The longest message of a client, in bytes. It has acknowledgements to say.
+/// The longest message of a client, in bytes. Clients send only acknowledgements.
 const MAX_MESSAGE: usize = 256 << 10;
-/// The most output of one websocket that stands in its write buffer, in bytes: what is written together, one frame,
-/// and pongs.
+/// The most bytes in the write buffer of one websocket: one frame, what is written together, and pongs.
 const MAX_WRITE_BUFFER: usize = MAX_FRAME + 2 * BUFFER;
 
-/// Whether the request is for a websocket. Half an upgrade is one too, and gets an error: answered as
-/// a poll it would take events that its client never sees.
+/// Whether the request is for a websocket. An incomplete upgrade is, too, and is rejected: answered as a poll, it would take
+/// events that its client never sees.
 pub(super) fn is_wanted(request: &Request) -> bool {
     let lists = |name, token: &str| {
         let values =
@@ -55,10 +53,10 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
     let (request, token) = request.authorise(&context.proxy, &app).await?;
     let window = request.count("window")?.unwrap_or(DEFAULT_WINDOW).min(MAX_WINDOW);
     let is_tap = request.flag("tap")?;
-    let handshake = shake_hands(&request.headers)?;
+    let handshake = accept_handshake(&request.headers)?;
     let upgrade = request.upgrade.ok_or_else(|| incomplete("the connection cannot be upgraded"))?;
     let v2 = speaks_v2(&request.headers);
-    // Before the answer: a tap sees every event from then on, and a client beyond the limit is refused.
+    // Before the answer: a tap sees every event from now on, and a client beyond the limit is rejected.
     let tap = if is_tap { Some(context.proxy.tap(&app).await?) } else { None };
     let client = if is_tap { None } else { Some(context.proxy.connect(&app)?) };
 
@@ -72,8 +70,9 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
     let session = SessionConfig { app, token, revocations, window, v2, tap: is_tap };
     let (proxy, shutdown) = (Arc::clone(&context.proxy), context.shutdown.clone());
     context.tasks.spawn(async move {
-        let _counted = client;
-        // A client that went away before it was upgraded has missed nothing.
+        // Counts the client until the session ends.
+        let _client = client;
+        // The client disconnected before the upgrade; nothing was leased for it.
         let Ok(upgraded) = upgrade.await else { return };
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
@@ -91,15 +90,15 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
     Ok(response)
 }
 
-/// The headers of the answer to a well-formed upgrade.
-fn shake_hands(headers: &HeaderMap) -> Result<HeaderMap, ApiError> {
+/// Returns the response headers of the handshake.
+fn accept_handshake(headers: &HeaderMap) -> Result<HeaderMap, ApiError> {
     let mut request = HttpRequest::new(());
     *request.method_mut() = Method::GET;
     request.headers_mut().clone_from(headers);
     match create_response(&request) {
         Ok(response) => Ok(response.into_parts().0.headers),
         Err(tungstenite::Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader)) => {
-            let detail = "This websocket version is not spoken here: use version 13.";
+            let detail = "This websocket version is not supported: use version 13.";
             Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, detail)
                 .header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
                 .header(header::UPGRADE, HeaderValue::from_static("websocket")))
@@ -110,7 +109,7 @@ fn shake_hands(headers: &HeaderMap) -> Result<HeaderMap, ApiError> {
 
 fn incomplete(why: &str) -> ApiError {
     ApiError::bad_request(format!(
-        "This is no complete websocket upgrade ({why}): a proxy on the way must pass on Upgrade and Connection."
+        "This websocket upgrade is incomplete ({why}): a reverse proxy must forward Upgrade and Connection."
     ))
 }
 

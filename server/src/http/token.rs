@@ -1,7 +1,6 @@
-//! `POST /oauth/token`: an app gets a token for its secret, where the proxy is its own platform.
+//! `POST /oauth/token`: issues a token to an app, given its secret (RFC 6749, section 4.4: client credentials).
 //!
-//! RFC 6749, section 4.4: client credentials, by HTTP Basic or in the form. Errors are those of
-//! section 5.2, as extension members of the problem.
+//! The credentials are in HTTP Basic or in the form. The error codes of section 5.2 are extension members of the problem.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use warp::{
@@ -20,7 +19,7 @@ use super::{
 };
 use crate::proxy::ProxyError;
 
-/// The longest form, in bytes: anybody can send one.
+/// The longest form, in bytes. Anyone can send one.
 const MAX_FORM: u64 = 16 << 10;
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
@@ -41,13 +40,13 @@ async fn token(context: &Context, request: Request) -> Result<Response, ApiError
     let Request { headers, body, connection, .. } = request;
     let form = Form::parse(&body.collect(MAX_FORM, &context.budgets.forms, None).await?.bytes);
     if form.get("grant_type") != Some("client_credentials") {
-        return Err(ApiError::bad_request("The form must say grant_type=client_credentials.")
+        return Err(ApiError::bad_request("The form must have grant_type=client_credentials.")
             .oauth("unsupported_grant_type"));
     }
     let mut authorizations = headers.get_all(header::AUTHORIZATION).iter();
     let (app, secret) = match (authorizations.next(), authorizations.next()) {
         (Some(basic), None) => basic_credentials(basic).ok_or_else(refused)?,
-        // A reverse proxy could have checked either of the two.
+        // Ambiguous: a reverse proxy may have checked either of the two.
         (Some(_), Some(_)) => return Err(refused()),
         (None, _) => match (form.get("client_id"), form.get("client_secret")) {
             (Some(app), Some(secret)) => (app.to_owned(), Secret::new(secret)),

@@ -1,4 +1,4 @@
-//! `/webhooks/{appId}`: registration, polling and the websocket share one path.
+//! `/webhooks/{appId}`: the path that registration, polling and the websocket share.
 
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::AppId;
@@ -13,7 +13,7 @@ async fn dispatch(app: AppId, context: Context, request: Request) -> Result<Resp
     match request.method {
         Method::GET if subscribe::is_wanted(&request) => subscribe::subscribe(app, context, request).await,
         Method::GET => poll::poll(&app, &context, request).await,
-        Method::HEAD => poll::look(&app, &context, request).await,
+        Method::HEAD => poll::head(&app, &context, request).await,
         Method::PUT => register::register(&app, &context, request).await,
         Method::DELETE => register::unregister(&app, &context, request).await,
         _ => Err(request.refuse_method(&[Method::GET, Method::HEAD, Method::PUT, Method::DELETE]).await),
