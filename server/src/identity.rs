@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use wwproxy_protocol::{AppId, Secret, api::TokenResponse};
 
 pub use self::{
-    apps::{Apps, AppsError, Place},
+    apps::{Apps, AppsError, ErrorLine},
     builtin::{Builtin, DEFAULT_TOKEN_LIFETIME, TokenKey, TokenKeyError},
     cache::Cached,
     watson_work::{InvalidPlatform, WatsonWork},
@@ -35,8 +35,8 @@ pub trait IdentityProvider: fmt::Debug + Send + Sync {
         true
     }
 
-    /// Whether the app's credentials are disabled or missing, so that no client of it can be authorised: its webhooks are
-    /// refused meanwhile, for their senders to retry.
+    /// Whether the app's credentials are disabled or missing, so that no client of it can be authorised. Meanwhile its webhooks
+    /// are rejected, and their senders retry.
     fn is_suspended(&self, app: &AppId) -> bool;
 
     /// The issuer of tokens, if this server issues them itself.

@@ -1,4 +1,4 @@
-//! Sizes and times as people write them.
+//! Sizes and durations as flags.
 
 use std::{str::FromStr, time::Duration};
 
@@ -9,7 +9,7 @@ pub struct ByteSize(pub u64);
 impl FromStr for ByteSize {
     type Err = &'static str;
 
-    /// Units are those of GNU coreutils: `M` and `MiB` are 1024 × 1024 bytes, `MB` is a million. Case does not count.
+    /// Units are those of GNU coreutils: `M` and `MiB` are 1024 × 1024 bytes, `MB` is a million. Case is ignored.
     fn from_str(text: &str) -> Result<Self, &'static str> {
         const WRONG: &str = "a size is a whole number of bytes, or one with K, M or G (KiB, MiB, GiB: powers of 1024; \
                              KB, MB, GB: powers of 1000), as in 8M";
@@ -46,20 +46,20 @@ pub(super) fn body_size(text: &str) -> Result<ByteSize, &'static str> {
     }
 }
 
-/// The longest time that a flag can say: what is added to a clock must not overflow.
+/// The longest duration of a flag, so that adding it to a point in time does not overflow.
 const MAX_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// A time of 1 ms or more.
+/// Parses a duration of 1 ms or more.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|_| "a time is like 500ms, 60s, 10m or 7d")?;
     let range = Duration::from_millis(1)..=MAX_TIME;
     if range.contains(&time) { Ok(time) } else { Err("a time must be from 1ms to 3650d".into()) }
 }
 
-/// The lifetime of a token, which says it in whole seconds.
+/// Parses the lifetime of a token, which is in whole seconds.
 pub(super) fn token_lifetime(text: &str) -> Result<Duration, String> {
     duration(text).and_then(|time| match time.as_secs() {
-        0 => Err("a token must be good for at least 1s".into()),
+        0 => Err("a token must be valid for at least 1s".into()),
         _ => Ok(time),
     })
 }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_take_the_units_that_people_write() {
+    fn sizes_take_binary_and_decimal_units() {
         for (text, bytes) in [
             ("17", 17),
             ("17B", 17),

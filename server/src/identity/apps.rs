@@ -1,4 +1,4 @@
-//! The credentials file of the builtin identity: which apps there are, and hashes of their secrets.
+//! The credentials file of the builtin identity: the apps and the hashes of their secrets.
 //!
 //! ```toml
 //! [apps.my-bot]
@@ -7,7 +7,7 @@
 //! disabled = true # or absent
 //! ```
 //!
-//! Secrets are 32 random bytes made here, so one round of SHA-256 is all the hash they need.
+//! Secrets are 32 random bytes that are generated here, so one round of SHA-256 is enough.
 
 mod contents;
 
@@ -18,41 +18,41 @@ use std::{
     time::SystemTime,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use toml_edit::{DocumentMut, Item, Table, TableLike, TomlError, value};
 use wwproxy_protocol::{AppId, Secret, hex};
 
-pub use self::contents::Place;
-use self::contents::{Known, parse};
+pub use self::contents::ErrorLine;
+use self::contents::{Entries, parse};
 pub(super) use self::contents::{SecretHash, hash};
 use super::private_file::{open_lock, write_durably};
 
-type Parsed = Result<Arc<Known>, Place>;
+type Parsed = Result<Arc<Entries>, ErrorLine>;
 
-/// The apps of a credentials file, read again whenever it changes.
+/// The apps of a credentials file, which is read again whenever it changes.
 #[derive(Debug)]
 pub struct Apps {
     path: PathBuf,
     cache: Mutex<Cache>,
 }
 
-/// The outcome of parsing the file, for as long as it does not change.
+/// The parsed file, while it does not change.
 #[derive(Debug, Default)]
 struct Cache {
     parsed: Option<(Option<Stamp>, Parsed)>,
-    last_valid: Option<Arc<Known>>,
+    last_valid: Option<Arc<Entries>>,
 }
 
-/// A file that differs in none of these is taken for the same.
+/// The version of a file: it is read again if one of these differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
     length: u64,
-    /// Tells a file that was moved into the place of another.
-    number: u64,
+    /// Changes when another file replaces it.
+    inode: u64,
 }
 
-/// What is wrong with the credentials file.
+/// Why a command on the credentials file failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AppsError {
     /// It cannot be read.
@@ -68,61 +68,61 @@ pub enum AppsError {
         "the lock of the credentials file, {0}, cannot be used: remove it, unless it is a regular file of the server's user"
     )]
     Lock(PathBuf, #[source] io::Error),
-    /// It is not what `app add` writes. A quotation of it could show a secret that was written there by mistake.
+    /// It is not valid TOML. A quotation of it could show a secret that was written there by mistake.
     #[error(
         "the credentials file {0} is not valid{1}: each app is a table [apps.ID] with secret-sha256, 64 hex digits"
     )]
-    Invalid(PathBuf, Place),
-    /// The app is there already.
-    #[error("the app {0} is there already: `wwproxy-server app rotate {0}` gives it a new secret")]
+    Invalid(PathBuf, ErrorLine),
+    /// The app exists already.
+    #[error("the app {0} exists already: `wwproxy-server app rotate {0}` gives it a new secret")]
     Exists(AppId),
-    /// The app is not there.
+    /// The app does not exist.
     #[error("there is no app {0}: `wwproxy-server app list` shows those there are")]
     Missing(AppId),
-    /// The system gives no random numbers.
-    #[error("the system gives no random numbers for a secret")]
+    /// The system's random number generator failed.
+    #[error("the system's random number generator failed: no secret was made")]
     Random(#[source] io::Error),
 }
 
 impl Apps {
-    /// The apps of the file at `path`. A file that is not there holds no apps.
+    /// The apps of the file at `path`. A missing file has no apps.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), cache: Mutex::default() }
     }
 
-    /// Where the file is, or would be.
+    /// The path of the file, which may not exist.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The hash of the app's secret, as the file says now. A disabled app has none.
+    /// Returns the hash of the app's secret. A disabled app has none.
     pub(super) fn secret_hash(&self, app: &AppId) -> Result<Option<SecretHash>, AppsError> {
-        let known = self.known()?;
-        let entry = known.get(app).filter(|entry| !entry.disabled);
+        let entries = self.entries()?;
+        let entry = entries.get(app).filter(|entry| !entry.disabled);
         Ok(entry.map(|entry| entry.secret_sha256.0))
     }
 
     /// Whether the app has no valid credentials: it is disabled, or it is not in the file. While the file cannot be read,
-    /// this is what its last valid version said; without any, every app is suspended.
+    /// its last valid version is used; without one, every app is suspended.
     pub(super) fn is_suspended(&self, app: &AppId) -> bool {
-        let known = self.known().ok().or_else(|| self.cache().last_valid.clone());
-        let entry = known.as_ref().and_then(|known| known.get(app));
+        let entries = self.entries().ok().or_else(|| self.cache.lock().last_valid.clone());
+        let entry = entries.as_ref().and_then(|entries| entries.get(app));
         entry.is_none_or(|entry| entry.disabled)
     }
 
-    /// The apps of the file, in order, and whether each is disabled.
+    /// The apps of the file in order, and whether each is disabled.
     pub fn states(&self) -> Result<Vec<(AppId, bool)>, AppsError> {
-        Ok(self.known()?.iter().map(|(app, entry)| (app.clone(), entry.disabled)).collect())
+        Ok(self.entries()?.iter().map(|(app, entry)| (app.clone(), entry.disabled)).collect())
     }
 
     /// The ids of all apps.
     pub fn list(&self) -> Result<Vec<AppId>, AppsError> {
-        Ok(self.known()?.keys().cloned().collect())
+        Ok(self.entries()?.keys().cloned().collect())
     }
 
-    /// Adds an app and gives its secret, which stands nowhere else.
+    /// Adds an app and returns its secret, which is stored nowhere else.
     pub fn add(&self, app: &AppId) -> Result<Secret, AppsError> {
         let secret = new_secret()?;
         self.change(|apps| {
@@ -140,7 +140,7 @@ impl Apps {
         Ok(Secret::new(secret))
     }
 
-    /// Gives an app a new secret. The old one and its tokens are refused from now on.
+    /// Replaces an app's secret and returns the new one. The old secret and its tokens are refused from now on.
     pub fn rotate(&self, app: &AppId) -> Result<Secret, AppsError> {
         let secret = new_secret()?;
         self.change_entry(app, |entry| {
@@ -150,7 +150,7 @@ impl Apps {
         Ok(Secret::new(secret))
     }
 
-    /// Disables an app, whose secret and tokens are refused from now on, or enables it again.
+    /// Disables an app, so that its secret and tokens are refused, or enables it again.
     pub fn set_disabled(&self, app: &AppId, disabled: bool) -> Result<(), AppsError> {
         self.change_entry(app, |entry| {
             if disabled {
@@ -169,30 +169,26 @@ impl Apps {
         })
     }
 
-    fn known(&self) -> Result<Arc<Known>, AppsError> {
+    fn entries(&self) -> Result<Arc<Entries>, AppsError> {
         let stamp = match fs::metadata(&self.path) {
             Ok(metadata) => Some(Stamp::of(&metadata)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(AppsError::Read(self.path.clone(), error)),
         };
-        let mut cache = self.cache();
+        let mut cache = self.cache.lock();
         let cached =
-            cache.parsed.as_ref().filter(|(then, _)| *then == stamp).map(|(_, parsed)| parsed.clone());
+            cache.parsed.as_ref().filter(|(version, _)| *version == stamp).map(|(_, parsed)| parsed.clone());
         let parsed = if let Some(parsed) = cached {
             parsed
         } else {
             let parsed = parse(&self.text()?).map(Arc::new);
-            if let Ok(known) = &parsed {
-                cache.last_valid = Some(Arc::clone(known));
+            if let Ok(entries) = &parsed {
+                cache.last_valid = Some(Arc::clone(entries));
             }
             cache.parsed = Some((stamp, parsed.clone()));
             parsed
         };
-        parsed.map_err(|place| AppsError::Invalid(self.path.clone(), place))
-    }
-
-    fn cache(&self) -> MutexGuard<'_, Cache> {
-        self.cache.lock()
+        parsed.map_err(|line| AppsError::Invalid(self.path.clone(), line))
     }
 
     fn text(&self) -> Result<String, AppsError> {
@@ -205,20 +201,20 @@ impl Apps {
     fn change_entry(&self, app: &AppId, change: impl FnOnce(&mut dyn TableLike)) -> Result<(), AppsError> {
         self.change(|apps| {
             let entry = apps.get_mut(app.as_str()).ok_or_else(|| AppsError::Missing(app.clone()))?;
-            change(entry.as_table_like_mut().expect("`known` found a table"));
+            change(entry.as_table_like_mut().expect("`entries` found a table"));
             Ok(())
         })
     }
 
-    /// Changes the table of apps and leaves the rest of the file as it is. A reader sees the file
-    /// before or after, and two changes at once do not undo each other.
+    /// Changes the table of apps and keeps the rest of the file. The change is atomic, and concurrent changes are serialised
+    /// by a lock file.
     fn change(
         &self,
         change: impl FnOnce(&mut dyn TableLike) -> Result<(), AppsError>,
     ) -> Result<(), AppsError> {
-        self.known()?;
+        self.entries()?;
         let failed = |error| AppsError::Write(self.path.clone(), error);
-        // A link stays a link.
+        // Write through a symbolic link instead of replacing it.
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
@@ -229,7 +225,7 @@ impl Apps {
         lock.lock().map_err(unusable)?;
         let text = self.text()?;
         let invalid =
-            |error: TomlError| AppsError::Invalid(self.path.clone(), Place::at(&text, error.span()));
+            |error: TomlError| AppsError::Invalid(self.path.clone(), ErrorLine::at(&text, error.span()));
         let mut document: DocumentMut = text.parse().map_err(invalid)?;
         let apps = document.entry("apps").or_insert_with(|| {
             let mut apps = Table::new();
@@ -237,7 +233,7 @@ impl Apps {
             Item::Table(apps)
         });
         // A file written by hand may have an inline table: apps = { … }.
-        change(apps.as_table_like_mut().expect("`known` found a table or nothing"))?;
+        change(apps.as_table_like_mut().expect("`entries` found a table or nothing"))?;
         write_durably(&path, document.to_string().as_bytes()).map_err(failed)
     }
 }
@@ -245,10 +241,10 @@ impl Apps {
 impl Stamp {
     fn of(metadata: &fs::Metadata) -> Self {
         #[cfg(unix)]
-        let number = std::os::unix::fs::MetadataExt::ino(metadata);
+        let inode = std::os::unix::fs::MetadataExt::ino(metadata);
         #[cfg(not(unix))]
-        let number = 0;
-        Self { modified: metadata.modified().ok(), length: metadata.len(), number }
+        let inode = 0;
+        Self { modified: metadata.modified().ok(), length: metadata.len(), inode }
     }
 }
 
@@ -267,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_app_comes_and_goes_and_the_rest_of_the_file_stays() {
+    fn adding_and_removing_an_app_keeps_the_rest_of_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/apps.toml");
         let apps = Apps::new(&path);
@@ -290,7 +286,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_new_file_is_its_owners() {
+    fn a_new_file_is_readable_by_its_owner_only() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("apps.toml");
@@ -316,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_an_error_and_not_an_empty_one() {
+    fn an_invalid_file_is_an_error_and_not_an_empty_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("apps.toml");
         for broken in [

@@ -1,7 +1,7 @@
-//! The proxy as its own platform: apps prove themselves with a secret and get a token.
+//! The builtin identity: this server issues the tokens. Apps authenticate with a secret.
 //!
-//! A token is a JWT (RFC 7519, HS256), since clients of Watson Work read its `exp`. It names the app
-//! and the secret it was got with, so it dies with either; nothing is stored for it.
+//! A token is a JWT (RFC 7519, HS256), since clients of Watson Work read its `exp`. Its claims name the app and the secret that
+//! it was issued for, so removing the app or replacing the secret revokes it. Tokens are not stored.
 
 use std::{
     fmt,
@@ -26,16 +26,16 @@ use super::{
 };
 use crate::log_limit::LogLimit;
 
-/// How long a token is good for, where nothing else is said: as long as Watson Work's.
+/// The default lifetime of a token, the same as Watson Work's.
 pub const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 
-/// `{"alg":"HS256","typ":"JWT"}`: the one header there is, so no algorithm is negotiated.
+/// `{"alg":"HS256","typ":"JWT"}`. No other header is accepted, so no algorithm is negotiated.
 const JWT_HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 
-/// How often a credentials file that cannot be used is logged in a minute: anyone can ask for a token.
+/// How often an unusable credentials file is logged in a minute: anyone can request a token.
 const LOGGED: u32 = 10;
 
-/// Knows the apps of a credentials file.
+/// Authenticates the apps of a credentials file, and issues their tokens.
 #[derive(Debug)]
 pub struct Builtin {
     apps: Apps,
@@ -44,15 +44,15 @@ pub struct Builtin {
     failures: LogLimit,
 }
 
-/// What signs the tokens.
+/// The key that signs the tokens.
 #[derive(Clone)]
 pub struct TokenKey(Zeroizing<[u8; 32]>);
 
 /// Why there is no [`TokenKey`].
 #[derive(Debug, thiserror::Error)]
 pub enum TokenKeyError {
-    /// The system gives no random numbers.
-    #[error("the system gives no random numbers for a key")]
+    /// The system's random number generator failed.
+    #[error("the system's random number generator failed: no key was made")]
     Random(#[source] io::Error),
     /// The file cannot be read or written.
     #[error(
@@ -60,10 +60,10 @@ pub enum TokenKeyError {
          the server's user"
     )]
     File(PathBuf, #[source] io::Error),
-    /// Whoever read the file can forge tokens.
+    /// Other users can read the file, and forge tokens.
     #[error(
         "the key that signs tokens, {0}, is open to other users (mode {1:03o}), who can forge the tokens of all apps: delete \
-         it, so that a new one is made and clients fetch new tokens, or `chmod 600` it if nobody has read it"
+         it, so that a new one is made and clients fetch new tokens, or `chmod 600` it if no other user has read it"
     )]
     Exposed(PathBuf, u32),
 }
@@ -71,7 +71,7 @@ pub enum TokenKeyError {
 #[derive(Serialize, Deserialize)]
 struct Claims {
     client_id: AppId,
-    /// Which secret it was got with.
+    /// The secret that the token was issued for.
     credential: String,
     iat: u64,
     exp: u64,
@@ -79,15 +79,15 @@ struct Claims {
 }
 
 impl TokenKey {
-    /// A key of its own for this process: its tokens do not outlive it.
+    /// A random key. Its tokens are valid only within this process.
     pub fn random() -> Result<Self, TokenKeyError> {
         let mut key = Zeroizing::new([0; 32]);
         getrandom::fill(key.as_mut_slice()).map_err(|error| TokenKeyError::Random(error.into()))?;
         Ok(Self(key))
     }
 
-    /// The key in this file, which is made if need be, readable by its owner only. One that others can read or write
-    /// is refused, and so is one that is a link, no regular file, or another user's.
+    /// Reads the key from this file, or creates the file, readable by its owner only. A file that other users can read or write,
+    /// a link, a file that is not regular, and a file of another user are errors.
     pub fn load_or_create(path: &Path) -> Result<Self, TokenKeyError> {
         let failed = |error| TokenKeyError::File(path.to_owned(), error);
         match private_file::open_own(path) {
@@ -124,13 +124,13 @@ impl fmt::Debug for TokenKey {
 }
 
 impl Builtin {
-    /// The platform of these apps.
+    /// The builtin identity of these apps.
     #[must_use]
     pub fn new(apps: Apps, key: TokenKey, token_lifetime: Duration) -> Self {
         Self { apps, key, token_lifetime, failures: LogLimit::per_minute(LOGGED) }
     }
 
-    /// What a token of ours says, run out or not, as long as its secret is the app's.
+    /// Returns the claims of a token that this server issued, expired or not, if its secret is still the app's.
     fn claims(&self, token: &str) -> Result<Claims, IdentityError> {
         let refused = IdentityError::Refused;
         let Some((signed, signature)) = token.rsplit_once('.') else { return Err(refused) };
@@ -138,7 +138,7 @@ impl Builtin {
         if self.mac(signed).verify_slice(&signature).is_err() {
             return Err(refused);
         }
-        // From here on the token is one of ours.
+        // From here on the signature is valid, so this server issued the token.
         let claims = signed.strip_prefix(JWT_HEADER).and_then(|rest| rest.strip_prefix('.'));
         let claims = claims.and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok());
         let Some(Ok(claims)) = claims.map(|claims| serde_json::from_slice::<Claims>(&claims)) else {
@@ -152,13 +152,13 @@ impl Builtin {
 
     fn check(&self, token: &str) -> Result<AppId, IdentityError> {
         let claims = self.claims(token)?;
-        if claims.exp > seconds_since_1970() { Ok(claims.client_id) } else { Err(IdentityError::Refused) }
+        if claims.exp > unix_time() { Ok(claims.client_id) } else { Err(IdentityError::Refused) }
     }
 
     fn secret_hash(&self, app: &AppId) -> Result<Option<SecretHash>, IdentityError> {
         self.apps.secret_hash(app).map_err(|error| {
             if let Some(requests) = self.failures.add(1) {
-                tracing::error!(requests, %error, "no app can be authorised");
+                tracing::error!(requests, %error, "the credentials file cannot be used: no app can be authorised");
             }
             IdentityError::unavailable(error)
         })
@@ -171,12 +171,12 @@ impl Builtin {
     }
 }
 
-/// Names a secret in a token: from its hash, and no way back.
+/// Identifies a secret in a token: a hash of its hash.
 fn credential(hash: &SecretHash) -> String {
     URL_SAFE_NO_PAD.encode(&Sha256::digest(hash)[..12])
 }
 
-fn seconds_since_1970() -> u64 {
+fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
@@ -186,7 +186,7 @@ impl IdentityProvider for Builtin {
         Box::pin(std::future::ready(owner))
     }
 
-    /// An expired token still names its owner: the client fetches a new one for its next connection.
+    /// Accepts an expired token: the client fetches a new one for its next connection.
     fn revalidate<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
         let owner = self.claims(token.expose()).map(|claims| claims.client_id.as_str().to_owned());
         Box::pin(std::future::ready(owner))
@@ -208,12 +208,12 @@ impl TokenIssuer for Builtin {
             Some(app) => self.secret_hash(app)?,
             None => None,
         };
-        // An unknown app takes as long as a wrong secret.
+        // An unknown app takes as long as a wrong secret, so that response times do not reveal which apps exist.
         let expected = known.unwrap_or_default();
         let same = bool::from(apps::hash(secret.expose()).ct_eq(&expected));
         let (Some(id), Some(hash), true) = (id, known, same) else { return Err(IdentityError::Refused) };
 
-        let now = seconds_since_1970();
+        let now = unix_time();
         let jti = uuid::Uuid::new_v7(uuid::Timestamp::now(uuid::NoContext)).to_string();
         let expires_in = self.token_lifetime.as_secs();
         let claims = Claims {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_names_its_app_until_the_app_goes() {
+    fn a_token_is_valid_until_its_app_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let builtin = builtin(folder.path());
         let app: AppId = "my-bot".parse().unwrap();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_a_token() {
+    fn other_tokens_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let ours = builtin(folder.path());
         let secret = ours.apps.add(&"a".parse().unwrap()).unwrap();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_outlives_the_process_and_never_shows() {
+    fn the_key_is_persistent_and_redacted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token.key");
         let key = TokenKey::load_or_create(&path).unwrap();

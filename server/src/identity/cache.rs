@@ -1,4 +1,4 @@
-//! Caches for a short while what a platform said.
+//! A cache of a platform's answers about tokens.
 
 use std::{
     collections::HashMap,
@@ -21,139 +21,140 @@ use wwproxy_protocol::{AppId, Secret};
 
 use super::{IdentityError, IdentityProvider, TokenIssuer};
 
-/// How long an answer of each kind is used before the platform is asked again, and how long a question waits for its turn.
-struct Terms {
+/// How long an answer of each kind is cached, and how long a query waits for a permit.
+struct CachePolicy {
     owner: Duration,
     refusal: Duration,
-    /// The platform could not be asked.
+    /// The platform was unavailable.
     failure: Duration,
-    turn: Duration,
+    queue_timeout: Duration,
 }
 
-/// For a request, whose client waits.
-const REQUEST: Terms = Terms {
+/// For a request, whose client waits for the answer.
+const REQUEST: CachePolicy = CachePolicy {
     owner: Duration::from_secs(60),
     refusal: Duration::from_secs(5),
     failure: Duration::from_secs(1),
-    turn: Duration::from_secs(5),
+    queue_timeout: Duration::from_secs(5),
 };
-/// For a websocket that is open, at each of its heartbeats. It does not wait for a turn, as the next heartbeat asks
-/// again: ten thousand websockets must not delay requests.
-const WEBSOCKET: Terms = Terms {
+/// For the heartbeat of an open websocket. It does not wait for a permit, since the next heartbeat tries again: ten thousand
+/// websockets must not delay requests.
+const WEBSOCKET: CachePolicy = CachePolicy {
     owner: Duration::from_secs(300),
     refusal: Duration::from_secs(5),
     failure: Duration::from_secs(60),
-    turn: Duration::ZERO,
+    queue_timeout: Duration::ZERO,
 };
 
 /// The most tokens in the cache.
 const MAX_TOKENS: usize = 20_000;
-/// The most known tokens that are kept when the cache is full: the rest is room for unknown ones.
+/// The most known tokens that are kept when the cache is full; the rest is room for unknown ones.
 const MAX_KNOWN_TOKENS: usize = 10_000;
-/// A known token that was not asked about for so long makes room for others.
+/// A known token that was not queried for this long may be evicted.
 const UNUSED: Duration = Duration::from_secs(3600);
-/// The most questions about known tokens under way at once.
-const MAX_QUESTIONS: usize = 64;
-/// The most questions about unknown tokens under way at once. Anybody can ask them, so they have a budget of their own.
-const MAX_UNKNOWN_QUESTIONS: usize = 32;
+/// The most concurrent queries about known tokens.
+const MAX_QUERIES: usize = 64;
+/// The most concurrent queries about unknown tokens. Anyone can cause them, so they have a separate limit.
+const MAX_UNKNOWN_QUERIES: usize = 32;
 
-/// Too many questions are under way.
+/// The limit of concurrent queries is reached.
 #[derive(Debug, thiserror::Error)]
-#[error("too many questions to the platform are under way already")]
+#[error("too many concurrent queries to the platform")]
 struct Busy;
 
-type Said = Result<String, IdentityError>;
-/// Tokens are kept by their hash, never in clear.
+/// The id of a token's owner.
+type Owner = Result<String, IdentityError>;
+/// Tokens are cached by their hash, never in clear.
 type TokenHash = [u8; 32];
 
-/// A platform that is asked once for each token in a while, however many ask at the same time.
+/// Caches the answers of a platform. Concurrent requests for the same token cause one query.
 pub struct Cached<P> {
     platform: P,
-    answers: Mutex<HashMap<TokenHash, Arc<Answer>>>,
+    entries: Mutex<HashMap<TokenHash, Arc<Entry>>>,
     known: Semaphore,
     unknown: Semaphore,
 }
 
-/// What the platform said of one token.
+/// The cache entry of one token.
 #[derive(Default)]
-struct Answer {
-    /// The answer and when it came. Whoever finds no fresh one asks, and holds the lock meanwhile.
-    said: AsyncMutex<Option<(Said, Instant)>>,
-    /// Whether the platform has named an owner, and has not refused the token since.
+struct Entry {
+    /// The answer and its time. Locked while the platform is queried.
+    answer: AsyncMutex<Option<(Owner, Instant)>>,
+    /// Whether the platform has returned an owner, and has not refused the token since.
     known: AtomicBool,
 }
 
-impl Answer {
+impl Entry {
     fn is_known(&self) -> bool {
         self.known.load(Ordering::Relaxed)
     }
 
-    /// One that is locked is being asked for.
+    /// Whether the token was queried lately. A locked entry is being queried.
     fn is_in_use(&self) -> bool {
-        self.said
+        self.answer
             .try_lock()
-            .map_or(true, |said| said.as_ref().is_some_and(|(_, asked)| asked.elapsed() < UNUSED))
+            .map_or(true, |answer| answer.as_ref().is_some_and(|(_, queried)| queried.elapsed() < UNUSED))
     }
 }
 
 impl<P: IdentityProvider> Cached<P> {
-    /// Remembers what this platform says.
+    /// Caches the answers of this platform.
     #[must_use]
     pub fn new(platform: P) -> Self {
         Self {
             platform,
-            answers: Mutex::default(),
-            known: Semaphore::new(MAX_QUESTIONS),
-            unknown: Semaphore::new(MAX_UNKNOWN_QUESTIONS),
+            entries: Mutex::default(),
+            known: Semaphore::new(MAX_QUERIES),
+            unknown: Semaphore::new(MAX_UNKNOWN_QUERIES),
         }
     }
 
-    async fn ask(&self, token: &Secret, terms: &Terms) -> Said {
-        let answer = self.answer(Sha256::digest(token.expose().as_bytes()).into());
-        let mut said = answer.said.lock().await;
-        if let Some((said, asked)) = &*said
-            && asked.elapsed() < terms.lifetime(said)
+    async fn owner(&self, token: &Secret, policy: &CachePolicy) -> Owner {
+        let entry = self.entry(Sha256::digest(token.expose().as_bytes()).into());
+        let mut answer = entry.answer.lock().await;
+        if let Some((owner, queried)) = &*answer
+            && queried.elapsed() < policy.lifetime(owner)
         {
-            return said.clone();
+            return owner.clone();
         }
-        let budget = if answer.is_known() { &self.known } else { &self.unknown };
-        let turn = timeout(terms.turn, budget.acquire()).await;
-        let Ok(Ok(_turn)) = turn else { return Err(IdentityError::unavailable(Busy)) };
-        let new = self.platform.identify(token).await;
-        match &new {
-            Ok(_) => answer.known.store(true, Ordering::Relaxed),
-            Err(IdentityError::Refused) => answer.known.store(false, Ordering::Relaxed),
+        let permits = if entry.is_known() { &self.known } else { &self.unknown };
+        let permit = timeout(policy.queue_timeout, permits.acquire()).await;
+        let Ok(Ok(_permit)) = permit else { return Err(IdentityError::unavailable(Busy)) };
+        let owner = self.platform.identify(token).await;
+        match &owner {
+            Ok(_) => entry.known.store(true, Ordering::Relaxed),
+            Err(IdentityError::Refused) => entry.known.store(false, Ordering::Relaxed),
             Err(IdentityError::Unavailable(_)) => {}
         }
-        *said = Some((new.clone(), Instant::now()));
-        new
+        *answer = Some((owner.clone(), Instant::now()));
+        owner
     }
 
-    fn answer(&self, token: TokenHash) -> Arc<Answer> {
-        let mut answers = self.answers.lock();
-        if answers.len() >= MAX_TOKENS && !answers.contains_key(&token) {
-            evict(&mut answers);
+    fn entry(&self, token: TokenHash) -> Arc<Entry> {
+        let mut entries = self.entries.lock();
+        if entries.len() >= MAX_TOKENS && !entries.contains_key(&token) {
+            evict(&mut entries);
         }
-        Arc::clone(answers.entry(token).or_default())
+        Arc::clone(entries.entry(token).or_default())
     }
 }
 
 /// Evicts the unknown tokens first: a flood of them must not evict those of apps.
-fn evict(answers: &mut HashMap<TokenHash, Arc<Answer>>) {
-    answers.retain(|_, answer| answer.is_known());
-    if answers.len() > MAX_KNOWN_TOKENS {
-        answers.retain(|_, answer| answer.is_in_use());
+fn evict(entries: &mut HashMap<TokenHash, Arc<Entry>>) {
+    entries.retain(|_, entry| entry.is_known());
+    if entries.len() > MAX_KNOWN_TOKENS {
+        entries.retain(|_, entry| entry.is_in_use());
     }
     let mut kept = 0;
-    answers.retain(|_, _| {
+    entries.retain(|_, _| {
         kept += 1;
         kept <= MAX_KNOWN_TOKENS
     });
 }
 
-impl Terms {
-    fn lifetime(&self, said: &Said) -> Duration {
-        match said {
+impl CachePolicy {
+    fn lifetime(&self, owner: &Owner) -> Duration {
+        match owner {
             Ok(_) => self.owner,
             Err(IdentityError::Refused) => self.refusal,
             Err(IdentityError::Unavailable(_)) => self.failure,
@@ -162,12 +163,12 @@ impl Terms {
 }
 
 impl<P: IdentityProvider> IdentityProvider for Cached<P> {
-    fn identify<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Said> {
-        Box::pin(self.ask(token, &REQUEST))
+    fn identify<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Owner> {
+        Box::pin(self.owner(token, &REQUEST))
     }
 
-    fn revalidate<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Said> {
-        Box::pin(self.ask(token, &WEBSOCKET))
+    fn revalidate<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Owner> {
+        Box::pin(self.owner(token, &WEBSOCKET))
     }
 
     fn serves(&self, app: &AppId) -> bool {
@@ -199,15 +200,15 @@ mod tests {
 
     use super::*;
 
-    /// Takes a second for each answer, and counts the questions.
+    /// A platform that takes a second for each answer, and counts the queries.
     #[derive(Debug)]
     struct Slow {
         asked: AtomicUsize,
-        answer: Mutex<Said>,
+        answer: Mutex<Owner>,
     }
 
     impl IdentityProvider for Slow {
-        fn identify<'a>(&'a self, _: &'a Secret) -> BoxFuture<'a, Said> {
+        fn identify<'a>(&'a self, _: &'a Secret) -> BoxFuture<'a, Owner> {
             self.asked.fetch_add(1, Ordering::SeqCst);
             Box::pin(async {
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -220,11 +221,11 @@ mod tests {
         }
     }
 
-    fn cached(answer: Said) -> Cached<Slow> {
+    fn cached(answer: Owner) -> Cached<Slow> {
         Cached::new(Slow { asked: AtomicUsize::new(0), answer: Mutex::new(answer) })
     }
 
-    fn unavailable() -> Said {
+    fn unavailable() -> Owner {
         Err(IdentityError::unavailable(std::io::Error::other("down")))
     }
 
@@ -233,7 +234,7 @@ mod tests {
             self.platform.asked.load(Ordering::SeqCst)
         }
 
-        fn answer_with(&self, answer: Said) {
+        fn answer_with(&self, answer: Owner) {
             *self.platform.answer.lock() = answer;
         }
     }
@@ -257,10 +258,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_kind_of_answer_has_its_time() {
-        for (terms, is_request) in [(&REQUEST, true), (&WEBSOCKET, false)] {
+    async fn each_kind_of_answer_is_cached_for_its_own_time() {
+        for (policy, is_request) in [(&REQUEST, true), (&WEBSOCKET, false)] {
             for answer in [Ok("bot".into()), Err(IdentityError::Refused), unavailable()] {
-                let lifetime = terms.lifetime(&answer);
+                let lifetime = policy.lifetime(&answer);
                 let cached = cached(answer);
                 let token = Secret::new("t");
                 let ask = || if is_request { cached.identify(&token) } else { cached.revalidate(&token) };
@@ -277,13 +278,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn questions_about_unknown_tokens_do_not_delay_those_about_known_ones() {
+    async fn queries_about_unknown_tokens_do_not_delay_those_about_known_ones() {
         let cached = Arc::new(cached(Ok("bot".into())));
         let known = Secret::new("known");
         cached.identify(&known).await.unwrap();
         tokio::time::advance(REQUEST.owner).await;
         cached.answer_with(Err(IdentityError::Refused));
-        let flood: Vec<_> = (0..10 * MAX_QUESTIONS)
+        let flood: Vec<_> = (0..10 * MAX_QUERIES)
             .map(|n| {
                 let cached = Arc::clone(&cached);
                 tokio::spawn(async move { cached.identify(&Secret::new(n.to_string())).await })
@@ -291,7 +292,7 @@ mod tests {
             .collect();
         tokio::task::yield_now().await;
         let under_way = cached.asked();
-        assert!(under_way <= 1 + MAX_UNKNOWN_QUESTIONS, "{under_way}");
+        assert!(under_way <= 1 + MAX_UNKNOWN_QUERIES, "{under_way}");
         cached.answer_with(Ok("bot".into()));
         let began = Instant::now();
         cached.identify(&known).await.unwrap();
@@ -306,20 +307,20 @@ mod tests {
         cached.identify(&known).await.unwrap();
         tokio::time::advance(REQUEST.owner).await;
         for n in 0..3 * MAX_TOKENS {
-            drop(cached.answer(Sha256::digest(n.to_string()).into()));
+            drop(cached.entry(Sha256::digest(n.to_string()).into()));
         }
-        assert!(cached.answers.lock().len() <= MAX_TOKENS);
-        assert!(cached.answer(Sha256::digest("known").into()).is_known());
+        assert!(cached.entries.lock().len() <= MAX_TOKENS);
+        assert!(cached.entry(Sha256::digest("known").into()).is_known());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_remembered_is_bounded_and_not_the_token() {
+    async fn the_cache_is_bounded_and_does_not_contain_tokens() {
         let cached = cached(Err(IdentityError::Refused));
         for n in 0..2 * MAX_TOKENS {
-            let answer = cached.answer(Sha256::digest(n.to_string()).into());
+            let answer = cached.entry(Sha256::digest(n.to_string()).into());
             answer.known.store(true, Ordering::Relaxed);
         }
-        assert!(cached.answers.lock().len() <= MAX_TOKENS);
+        assert!(cached.entries.lock().len() <= MAX_TOKENS);
         let _ = cached.identify(&Secret::new("hunter2")).await;
         assert!(!format!("{cached:?}").contains("hunter2"));
     }

@@ -13,7 +13,7 @@ pub(super) fn open_lock(path: &Path) -> io::Result<fs::File> {
     options.write(true).create(true).truncate(false);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    // Root works on the file of the server's user, to whom the folder belongs.
+    // Root may use the file of the server's user, who owns the folder.
     let file = open_regular(path, &mut options, owner_of_folder(path))?;
     // Earlier versions created it readable by others. Setting the mode fails if the file belongs to another user.
     #[cfg(unix)]
@@ -26,8 +26,8 @@ pub(super) fn open_own(path: &Path) -> io::Result<fs::File> {
     open_regular(path, fs::OpenOptions::new().read(true), None)
 }
 
-/// Opens a regular file of this user, or of the other owner that is named. It follows no link, and waits for no writer of a
-/// FIFO: another user may have planted either.
+/// Opens a regular file of this user, or of the other owner that is given. Does not follow a link or block on a FIFO, either of
+/// which another user may have planted.
 #[cfg(unix)]
 fn open_regular(path: &Path, options: &mut fs::OpenOptions, other: Option<u32>) -> io::Result<fs::File> {
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};

@@ -1,7 +1,6 @@
-//! IBM Watson Work as the platform: asked over its GraphQL endpoint with the client's own token.
+//! The identity provider for IBM Watson Work: queries its GraphQL endpoint with the client's own token.
 //!
-//! Source: `docs/wire.md`, "Identity". The token is passed on to that one address only: no redirect
-//! is followed.
+//! Source: `docs/wire.md`, "Identity". The token is sent to that address only: redirects are not followed.
 
 use std::{collections::HashSet, net::IpAddr, time::Duration};
 
@@ -12,14 +11,14 @@ use wwproxy_protocol::{AppId, Secret, api::path};
 
 use super::{IdentityError, IdentityProvider};
 
-/// How long the platform has to answer. A client waits meanwhile.
+/// How long a query may take. A client waits meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
-/// Whose token is it?
-const QUESTION: &str = "{ me { id } }";
+/// The GraphQL query for the owner of a token.
+const QUERY: &str = "{ me { id } }";
 
-/// Asks a Watson Work platform.
+/// Queries a Watson Work platform.
 #[derive(Debug)]
 pub struct WatsonWork {
     base: String,
@@ -31,27 +30,27 @@ pub struct WatsonWork {
 /// Why a platform cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidPlatform {
-    /// The address is none.
+    /// The URL is not valid.
     #[error("the platform's address must be like https://api.watsonwork.ibm.com")]
     Address,
-    /// Tokens would go over the network unencrypted.
+    /// Tokens would be sent unencrypted.
     #[error(
         "the platform's address is http:// to a host that is not loopback, so every token would be sent unencrypted: use \
          https://, or allow it with --allow-http-platform"
     )]
     Unencrypted,
-    /// There is no way to make TLS connections.
+    /// TLS connections are not possible.
     #[error("no TLS connection can be made to the platform: check the system's CA certificates")]
     Tls(#[source] reqwest::Error),
 }
 
 impl WatsonWork {
-    /// The address of the real one.
+    /// The URL of the production platform.
     pub const DEFAULT_URL: &'static str = "https://api.watsonwork.ibm.com";
 
-    /// A platform at this address. `http://` is for loopback only, unless `allow_http` is set.
+    /// The platform at this URL. `http://` is for loopback only, unless `allow_http` is set.
     pub fn new(url: &str, allow_http: bool) -> Result<Self, InvalidPlatform> {
-        // The TLS provider of the process, unless it has chosen another before.
+        // Sets the TLS provider of the process, unless another one is set already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let parsed = Url::parse(url).map_err(|_| InvalidPlatform::Address)?;
         let bare = parsed.query().is_none() && parsed.username().is_empty() && parsed.password().is_none();
@@ -65,26 +64,26 @@ impl WatsonWork {
             .timeout(TIMEOUT)
             .redirect(Policy::none())
             .https_only(parsed.scheme() == "https");
-        // Reading the system's CA certificates fails where there are none, also where none are needed.
+        // Without TLS the system's CA certificates are not read: it would fail on a system without any.
         let builder = if parsed.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
         let client = builder.build().map_err(InvalidPlatform::Tls)?;
         Ok(Self { base: parsed.as_str().trim_end_matches('/').to_owned(), client, allowed: None })
     }
 
-    /// Serves these apps only. Otherwise every app of the platform is served.
+    /// Serves these apps only. By default every app of the platform is served.
     #[must_use]
     pub fn only(mut self, apps: impl IntoIterator<Item = AppId>) -> Self {
         self.allowed = Some(apps.into_iter().collect());
         self
     }
 
-    async fn ask(&self, token: &Secret) -> Result<String, IdentityError> {
+    async fn query_owner(&self, token: &Secret) -> Result<String, IdentityError> {
         let request = self
             .client
             .post(format!("{}{}", self.base, path::GRAPHQL))
             .header(header::CONTENT_TYPE, "application/graphql")
             .bearer_auth(token.expose())
-            .body(QUESTION);
+            .body(QUERY);
         let answer = request.send().await.map_err(|error| IdentityError::unavailable(error.without_url()))?;
         match answer.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(IdentityError::Refused),
@@ -110,15 +109,15 @@ fn is_loopback(url: &Url) -> bool {
     address.map_or(host == "localhost", |address| address.is_loopback())
 }
 
-/// Answers of the platform that say nothing of the token.
+/// Answers of the platform from which the owner cannot be determined.
 #[derive(Debug, thiserror::Error)]
 enum Unexpected {
     #[error("the platform answered {0}")]
     Status(StatusCode),
     #[error("the platform's answer has more than {MAX_ANSWER} bytes")]
     TooLong,
-    #[error("the platform's answer names nobody")]
-    Nobody,
+    #[error("the platform's answer names no owner")]
+    NoOwner,
     #[error("the platform's answer is not JSON")]
     Json(#[source] serde_json::Error),
 }
@@ -127,27 +126,27 @@ fn read_owner(body: &[u8]) -> Result<String, IdentityError> {
     let answer: Value =
         serde_json::from_slice(body).map_err(|error| IdentityError::unavailable(Unexpected::Json(error)))?;
     match answer.pointer("/data/me") {
-        // Of any shape, an empty one as well: a platform that reports errors vouches for no owner.
+        // `errors` of any shape, even empty, is a refusal.
         _ if answer.get("errors").is_some() => Err(IdentityError::Refused),
         Some(Value::Null) => Err(IdentityError::Refused),
         Some(me) => match me.get("id").and_then(Value::as_str) {
             Some(id) => Ok(id.to_owned()),
-            None => Err(IdentityError::unavailable(Unexpected::Nobody)),
+            None => Err(IdentityError::unavailable(Unexpected::NoOwner)),
         },
-        None => Err(IdentityError::unavailable(Unexpected::Nobody)),
+        None => Err(IdentityError::unavailable(Unexpected::NoOwner)),
     }
 }
 
 impl IdentityProvider for WatsonWork {
     fn identify<'a>(&'a self, token: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
-        Box::pin(self.ask(token))
+        Box::pin(self.query_owner(token))
     }
 
     fn serves(&self, app: &AppId) -> bool {
         self.allowed.as_ref().is_none_or(|allowed| allowed.contains(app))
     }
 
-    /// The platform has no credentials here that could be disabled.
+    /// The platform's apps have no credentials here that could be disabled.
     fn is_suspended(&self, _app: &AppId) -> bool {
         false
     }
@@ -162,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_and_silence_are_never_mixed_up() {
+    fn a_refusal_is_not_confused_with_an_unavailable_platform() {
         assert_eq!(read_owner(br#"{"data":{"me":{"id":"bot","x":1}},"more":{}}"#).unwrap(), "bot");
         for refusal in [
             r#"{"data":{"me":null}}"#,
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_checked_at_the_start() {
+    fn the_url_is_checked_at_start() {
         for good in ["http://127.0.0.1:1", "http://localhost:80/base/", "http://[::1]:1"] {
             assert!(!WatsonWork::new(good, false).unwrap().base.ends_with('/'), "{good}");
         }

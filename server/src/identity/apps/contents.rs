@@ -1,4 +1,4 @@
-//! What a credentials file contains.
+//! The format of the credentials file.
 
 use std::{collections::BTreeMap, fmt, ops::Range};
 
@@ -10,15 +10,15 @@ use wwproxy_protocol::AppId;
 /// The hash of an app's secret.
 pub(in crate::identity) type SecretHash = [u8; 32];
 /// The apps of a file.
-pub(super) type Known = BTreeMap<AppId, Entry>;
+pub(super) type Entries = BTreeMap<AppId, Entry>;
 
 #[derive(Deserialize, Default)]
 struct Contents {
     #[serde(default)]
-    apps: Known,
+    apps: Entries,
 }
 
-/// One app.
+/// The entry of one app.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Entry {
@@ -44,7 +44,7 @@ impl TryFrom<String> for HexHash {
     fn try_from(text: String) -> Result<Self, &'static str> {
         const WRONG: &str = "secret-sha256 must be 64 hex digits";
         let mut hash = [0; 32];
-        // `from_str_radix` alone would also take a sign.
+        // `from_str_radix` alone would also accept a sign.
         if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(WRONG);
         }
@@ -56,31 +56,32 @@ impl TryFrom<String> for HexHash {
     }
 }
 
-/// Where a file is not valid: its line, if that is known.
+/// The line at which a file is not valid, if it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place(Option<usize>);
+pub struct ErrorLine(Option<usize>);
 
-impl Place {
-    /// The place where this range of bytes begins.
+impl ErrorLine {
+    /// The line at which this range of bytes begins.
     pub(super) fn at(text: &str, span: Option<Range<usize>>) -> Self {
         let before = span.and_then(|span| text.as_bytes().get(..span.start));
         Self(before.map(|before| before.split(|&byte| byte == b'\n').count()))
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ErrorLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |line| write!(f, " in line {line}"))
     }
 }
 
-/// The apps in the text of a file.
-pub(super) fn parse(text: &str) -> Result<Known, Place> {
-    let contents: Contents = de::from_str(text).map_err(|error: de::Error| Place::at(text, error.span()))?;
+/// Parses the text of a file.
+pub(super) fn parse(text: &str) -> Result<Entries, ErrorLine> {
+    let contents: Contents =
+        de::from_str(text).map_err(|error: de::Error| ErrorLine::at(text, error.span()))?;
     Ok(contents.apps)
 }
 
-/// The hash of a secret.
+/// Hashes a secret.
 pub(in crate::identity) fn hash(secret: &str) -> SecretHash {
     Sha256::digest(secret.as_bytes()).into()
 }
