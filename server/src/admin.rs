@@ -13,9 +13,9 @@ use wwproxy_server::{
     identity::{Apps, AppsError},
 };
 
-use crate::log::say;
+use crate::log::print_line;
 
-/// The command cannot be carried out as it was given. Its exit code is that of a usage error.
+/// A usage error, which has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Usage(String);
@@ -27,13 +27,13 @@ pub(crate) fn run(config: &Config, command: &AppCommand) -> anyhow::Result<()> {
         AppCommand::List => {
             for (app, is_disabled) in apps.states()? {
                 let state = if is_disabled { "\tdisabled" } else { "" };
-                say(&format!("{app}{state}"))?;
+                print_line(&format!("{app}{state}"))?;
             }
         }
         AppCommand::Rotate { id } => {
             let secret = apps.rotate(id)?;
             close_connections(config);
-            show(id, &secret, "rotate it again")?;
+            print_secret(id, &secret, "rotate it again")?;
         }
         AppCommand::Disable { id } => {
             apps.set_disabled(id, true)?;
@@ -47,15 +47,15 @@ pub(crate) fn run(config: &Config, command: &AppCommand) -> anyhow::Result<()> {
 
 fn add(config: &Config, apps: &Apps, app: &AppId, keep_events: bool) -> anyhow::Result<()> {
     if !keep_events && !apps.list()?.contains(app) {
-        refuse_inheritance(config, app)?;
+        reject_reused_id(config, app)?;
     }
     let secret = apps.add(app)?;
-    show(app, &secret, "remove the app and add it again")
+    print_secret(app, &secret, "remove the app and add it again")
 }
 
-/// A new app must not get the events of an earlier one of its id. If the store cannot be asked, as on another machine than
-/// the server's, there is only a warning.
-fn refuse_inheritance(config: &Config, app: &AppId) -> anyhow::Result<()> {
+/// Rejects an id of which the store still has events: a new app must not receive those of an earlier one. If the store is
+/// not reachable, for example from another machine than the server's, this is only a warning.
+fn reject_reused_id(config: &Config, app: &AppId) -> anyhow::Result<()> {
     let Ok(StoreAddress::File(folder)) = config.store_address() else { return Ok(()) };
     match operator(&folder).inspect(app) {
         Ok(Inspection { stored, .. }) if !stored.is_nothing() => bail!(
@@ -68,15 +68,15 @@ fn refuse_inheritance(config: &Config, app: &AppId) -> anyhow::Result<()> {
         Err(error) => {
             let error = anyhow::Error::from(error);
             eprintln!(
-                "wwproxy-server: whether there are events of an earlier app {app} is not known: {error:#}"
+                "wwproxy-server: the store could not be checked for events of an earlier app {app}: {error:#}"
             );
         }
     }
     Ok(())
 }
 
-/// Ends an app. Its clients are refused first, so that none of them registers it again, and its entry goes last, so that
-/// the command can be repeated after a failure.
+/// Removes an app. It is disabled first, so that no client registers it again meanwhile, and its entry is removed last, so
+/// that the command can be repeated after a failure.
 fn remove(config: &Config, apps: &Apps, app: &AppId, yes: bool, force: bool) -> anyhow::Result<()> {
     if !yes && !is_on_terminal() {
         return Err(Usage(format!(
@@ -96,7 +96,7 @@ fn remove(config: &Config, apps: &Apps, app: &AppId, yes: bool, force: bool) -> 
     if !listed && stored.is_nothing() {
         return Err(AppsError::Missing(app.clone()).into());
     }
-    // It may be a store that no server uses, while the server's own has events, which the next app of this id would get.
+    // This may be the wrong store: the server's own may have events, which the next app with this id would receive.
     if !force && stored.is_nothing() && inspection.is_some_and(|inspection| !inspection.server_runs) {
         bail!(
             "{store} has nothing of the app {app}, and no server runs on it: name the server's store with --store file:DIR, or \
@@ -110,7 +110,7 @@ fn remove(config: &Config, apps: &Apps, app: &AppId, yes: bool, force: bool) -> 
         apps.set_disabled(app, true)?;
     }
     let purged = operator.as_ref().map_or(Ok(Stored::default()), |operator| operator.purge(app));
-    let purged = purged.with_context(|| format!("the app {app} is only disabled yet, run this again"))?;
+    let purged = purged.with_context(|| format!("the app {app} is only disabled so far: run this again"))?;
     if listed {
         apps.remove(app)?;
     }
@@ -132,8 +132,8 @@ fn describe(stored: &Stored) -> String {
     format!("{registration} and {} event{plural} ({} bytes)", stored.events, stored.bytes)
 }
 
-/// Has a running server end the connections of tokens that are refused from now on. Without it a websocket ends at its
-/// next heartbeat.
+/// Makes a running server close the connections of revoked tokens now. Otherwise a websocket is closed at its next
+/// heartbeat.
 fn close_connections(config: &Config) {
     let Ok(StoreAddress::File(folder)) = config.store_address() else { return };
     if let Err(error) = operator(&folder).recheck_tokens() {
@@ -152,10 +152,10 @@ fn operator(folder: &Path) -> Operator {
     })
 }
 
-/// Prints a secret on stdout, and what it is on stderr.
-fn show(app: &AppId, secret: &Secret, otherwise: &str) -> anyhow::Result<()> {
+/// Prints a secret on stdout, and a line about it on stderr.
+fn print_secret(app: &AppId, secret: &Secret, remedy: &str) -> anyhow::Result<()> {
     eprintln!("The secret of the app {app}, shown this once:");
-    say(secret.expose()).with_context(|| format!("the secret could not be printed: {otherwise}"))
+    print_line(secret.expose()).with_context(|| format!("the secret could not be printed: {remedy}"))
 }
 
 fn is_on_terminal() -> bool {

@@ -1,4 +1,4 @@
-//! Commands of the operator for a server, through a Unix socket in the store's folder.
+//! The operator's commands, through a Unix socket in the store's folder (the control socket).
 //!
 //! A connection carries one request and one answer, each a line of JSON:
 //!
@@ -8,8 +8,8 @@
 //! {"version":1,"error":"the store failed: no space left on device"}
 //! ```
 //!
-//! Whoever may connect is the operator: the socket has mode 0600, and the server checks the user of the peer. Without
-//! a running server the same commands work on the store itself ([`Operator`]).
+//! Access control is by user: the socket has mode 0600, and the server checks the user of the peer. Without a running
+//! server the same commands open the store itself ([`Operator`]).
 
 #[cfg(unix)]
 mod address;
@@ -29,22 +29,22 @@ pub use self::listener::ControlListener;
 use crate::proxy::Proxy;
 pub use crate::proxy::Stored;
 
-/// The version of the protocol. A server refuses any other.
+/// The version of the protocol. A server rejects any other.
 #[cfg(unix)]
 const VERSION: u32 = 1;
-/// The name of the socket, in the store's folder.
+/// The file name of the socket in the store's folder.
 #[cfg(unix)]
 const SOCKET_NAME: &str = "control.sock";
 
-/// What the operator asks for.
+/// A command of the operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 enum Command {
-    /// Tells what is stored of an app.
+    /// Returns what is stored of an app.
     Inspect { app: AppId },
-    /// Ends the app's registration and deletes its events. Tells what was deleted.
+    /// Ends the app's registration and deletes its events. Returns what was deleted.
     Purge { app: AppId },
-    /// Checks the token of every open websocket and waiting lease again, as some may have been revoked.
+    /// Checks the token of every open websocket and waiting lease again, since some may have been revoked.
     RecheckTokens,
 }
 
@@ -64,7 +64,7 @@ struct Answer {
     outcome: Outcome,
 }
 
-/// The result of a command, or a sentence on why there is none.
+/// The result of a command, or its error message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Outcome {
@@ -73,7 +73,7 @@ enum Outcome {
 }
 
 impl Command {
-    /// Carries it out.
+    /// Executes the command.
     async fn execute(self, proxy: &Proxy) -> Outcome {
         let stored = match self {
             Self::Inspect { app } => proxy.inspect(&app).await,
@@ -97,7 +97,7 @@ impl Command {
     }
 }
 
-/// Reads a request.
+/// Parses a request.
 #[cfg(unix)]
 fn parse(line: &[u8]) -> Result<Command, String> {
     #[derive(Deserialize)]
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_survives_the_wire_and_others_are_refused() {
+    fn a_request_round_trips_and_invalid_requests_are_rejected() {
         let app: AppId = "my-bot".parse().unwrap();
         for command in [Command::Inspect { app: app.clone() }, Command::Purge { app }, Command::RecheckTokens]
         {

@@ -1,4 +1,4 @@
-//! The log, and what the program says about its start.
+//! The log on stderr, and the line on stdout that announces the address.
 
 use std::{
     env, io,
@@ -12,9 +12,9 @@ use wwproxy_server::{
     config::{Config, Identity, LogFormat, StoreAddress},
 };
 
-/// Starts the log on stderr. In JSON a panic is a line of it, too.
+/// Starts the log on stderr. In JSON, panics are logged, too.
 pub(crate) fn start(format: LogFormat, level: tracing::Level) {
-    // A stderr that is gone, as with a closed terminal, must not panic whoever logs.
+    // Logging must not panic if stderr is closed, for example with its terminal.
     let log =
         tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).log_internal_errors(false);
     match format {
@@ -26,10 +26,10 @@ pub(crate) fn start(format: LogFormat, level: tracing::Level) {
     }
 }
 
-/// Whether the command line or the environment asks for JSON, where the flags as a whole could not be parsed.
+/// Whether the command line or the environment asks for JSON. For flags that could not be parsed as a whole.
 pub(crate) fn is_json_wanted() -> bool {
     let args: Vec<_> = env::args_os().collect();
-    // The commands on apps have no log.
+    // The `app` commands have no log.
     if args.iter().any(|arg| arg == "app") {
         return false;
     }
@@ -40,7 +40,7 @@ pub(crate) fn is_json_wanted() -> bool {
     last.or_else(|| env::var_os("WWPROXY_LOG")).is_some_and(|format| format == "json")
 }
 
-/// Prints the one line on stdout: the address in use, for whoever started the server with port 0.
+/// Prints the only line on stdout: the bound address, which callers need that start the server with port 0.
 pub(crate) fn announce(config: &Config, address: SocketAddr, store: &StoreAddress) {
     let (url, identity) = (format!("http://{address}"), config.identity);
     let line = match config.log {
@@ -52,18 +52,18 @@ pub(crate) fn announce(config: &Config, address: SocketAddr, store: &StoreAddres
         })
         .to_string(),
     };
-    // Whoever started the server need not read it.
-    let _ = say(&line);
+    // The server also works if stdout is closed.
+    let _ = print_line(&line);
 }
 
-/// A line on stdout.
-pub(crate) fn say(line: &str) -> io::Result<()> {
+/// Prints a line on stdout.
+pub(crate) fn print_line(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()
 }
 
-/// Logs what the server runs with. No setting is a secret.
+/// Logs the settings. None of them is a secret.
 pub(crate) fn log_start(config: &Config, settings: &Settings, address: SocketAddr, store: &StoreAddress) {
     let apps = config.apps().ok().filter(|_| config.identity == Identity::Builtin);
     let watson_work = config.identity == Identity::WatsonWork;

@@ -1,9 +1,9 @@
-//! Paths of Unix sockets, which the system limits to some 100 bytes.
+//! Paths of Unix sockets, which the system limits to about 100 bytes.
 
 use std::{io, path::Path};
 
-/// Binds or connects to the socket `name` in `folder`. A path that is too long for a socket address goes through an open
-/// descriptor of the folder, where the system has `/proc`.
+/// Binds or connects to the socket `name` in `folder`. A path that is too long for a socket address is replaced by one through
+/// an open descriptor of the folder, if the system has `/proc`.
 pub(super) fn with_address<T>(
     folder: &Path,
     name: &str,

@@ -1,4 +1,4 @@
-//! The operator's end: a request goes to the server that has the store open, or is carried out on the store itself.
+//! The operator's end of the control socket. Commands are sent to the running server, or executed on the store itself.
 
 use std::{
     io,
@@ -18,12 +18,12 @@ use crate::{
     store::{Limits, OpenError, Overflow, RedbStore, Store},
 };
 
-/// How long a server has to carry out a command.
+/// How long a server may take to execute a command.
 #[cfg(unix)]
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a server may have the store open without a control socket: it is starting, or draining.
+/// How long to wait for a server that has the store open without a control socket, because it is starting or draining.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long to wait before the next look at such a server.
+/// How long to wait between attempts to reach such a server.
 const SERVER_PAUSE: Duration = Duration::from_millis(100);
 
 /// The operator's access to the store in a folder.
@@ -33,7 +33,7 @@ pub struct Operator {
     on_wait: fn(&Path),
 }
 
-/// What a store has of an app, and who looked.
+/// What the store has of an app, and whether a server reported it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inspection {
     /// What the store has.
@@ -42,24 +42,24 @@ pub struct Inspection {
     pub server_runs: bool,
 }
 
-/// Why a command was not carried out.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// There is no store.
     #[error(
-        "there is no store in {0}: name the server's with --store file:DIR, or say --store memory: if it has none"
+        "there is no store in {0}: name the server's with --store file:DIR, or use --store memory: if it has none"
     )]
     NoStore(PathBuf),
     /// The server cannot be reached.
     #[error("the server of the store in {0} cannot be reached: run this as the server's user or as root")]
     Unreachable(PathBuf, #[source] io::Error),
-    /// The server answered something else.
+    /// The server's answer is not valid.
     #[error("the server of the store in {0} gave no valid answer: use the wwproxy-server of its release")]
     Answer(PathBuf),
-    /// The server refused.
+    /// The server rejected the command.
     #[error("{0}")]
     Refused(String),
-    /// Another user would leave files in the folder which the server cannot open.
+    /// The store belongs to another user, whose server could not open files that this user creates.
     #[error("no server runs on the store in {0}, which belongs to another user: run this as that user")]
     OtherUser(PathBuf),
     /// The store cannot be opened.
@@ -68,37 +68,37 @@ pub enum ControlError {
     /// The store cannot be used.
     #[error("the store cannot be used: run this again")]
     Runtime(#[source] io::Error),
-    /// The system gives no random numbers.
+    /// The system's random number generator failed.
     #[error(transparent)]
     Random(#[from] TokenKeyError),
 }
 
 impl Operator {
-    /// Of the store in this folder. A command that has to wait for a server first calls `on_wait` with the folder.
+    /// Accesses the store in this folder. A command that must wait for a server calls `on_wait` with the folder first.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>, on_wait: fn(&Path)) -> Self {
         Self { folder: folder.into(), on_wait }
     }
 
-    /// What the store has of an app.
+    /// Returns what the store has of an app.
     pub fn inspect(&self, app: &AppId) -> Result<Inspection, ControlError> {
         let (stored, server_runs) = self.run(&Command::Inspect { app: app.clone() })?;
         Ok(Inspection { stored, server_runs })
     }
 
-    /// Ends the app's registration and deletes its events. Says what was deleted.
+    /// Ends the app's registration and deletes its events. Returns what was deleted.
     pub fn purge(&self, app: &AppId) -> Result<Stored, ControlError> {
         self.run(&Command::Purge { app: app.clone() }).map(|(stored, _)| stored)
     }
 
-    /// Has a running server check the tokens of its open connections. Says whether one runs.
+    /// Makes a running server check the tokens of its open connections. Returns whether a server runs.
     pub fn recheck_tokens(&self) -> Result<bool, ControlError> {
-        Ok(self.ask(&Command::RecheckTokens)?.is_some())
+        Ok(self.send(&Command::RecheckTokens)?.is_some())
     }
 
-    /// Asks the server, or opens the store if none runs; also returns whether a server runs. A server that has the store open
-    /// without a socket is starting or draining, and is waited for. Opening would create a missing store, so a folder without
-    /// one is refused.
+    /// Sends the command to the server, or executes it on the store if no server runs. Also returns whether a server runs. Waits
+    /// for a server that is starting or draining: it has the store open without a socket. A folder without a store is an error,
+    /// since opening it would create one.
     fn run<T: DeserializeOwned>(&self, command: &Command) -> Result<(T, bool), ControlError> {
         match RedbStore::exists(&self.folder) {
             Ok(true) => {}
@@ -108,7 +108,7 @@ impl Operator {
         let deadline = Instant::now() + SERVER_TIMEOUT;
         let mut waits = false;
         let (outcome, server_runs) = loop {
-            if let Some(outcome) = self.ask(command)? {
+            if let Some(outcome) = self.send(command)? {
                 break (outcome, true);
             }
             match self.execute(command) {
@@ -127,12 +127,12 @@ impl Operator {
                 Ok(result) => Ok((result, server_runs)),
                 Err(_) => Err(ControlError::Answer(self.folder.clone())),
             },
-            // Whatever listens there wrote this text, which goes to a terminal.
+            // The text is untrusted, and is printed on a terminal.
             Outcome::Error(error) => Err(ControlError::Refused(text::sanitize(&error))),
         }
     }
 
-    /// Carries the command out on the store itself.
+    /// Executes the command on the store itself.
     fn execute(&self, command: &Command) -> Result<Outcome, ControlError> {
         if !is_own(&self.folder).map_err(ControlError::Runtime)? {
             return Err(ControlError::OtherUser(self.folder.clone()));
@@ -140,7 +140,7 @@ impl Operator {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(ControlError::Runtime)?.block_on(async {
             let store: Arc<dyn Store> = Arc::new(RedbStore::open(&self.folder, no_limits())?);
-            // No client is served, so no app is known and no token good.
+            // No client is served, so there are no apps and no valid tokens.
             let identity = Builtin::new(Apps::new(""), TokenKey::random()?, DEFAULT_TOKEN_LIFETIME);
             let proxy = Proxy::new(Arc::clone(&store), Arc::new(identity), Duration::ZERO, 0);
             let outcome = command.clone().execute(&proxy).await;
@@ -152,7 +152,7 @@ impl Operator {
     }
 }
 
-/// Those of the server are not known here: with shorter ones the store would drop what the server keeps.
+/// The server's limits are not known here; with lower ones the store would drop events that the server keeps.
 fn no_limits() -> Limits {
     const LONG: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     Limits {
@@ -177,8 +177,8 @@ fn is_own(_folder: &Path) -> io::Result<bool> {
 
 #[cfg(unix)]
 impl Operator {
-    /// Sends the command to the server. `None` if none listens.
-    fn ask(&self, command: &Command) -> Result<Option<Outcome>, ControlError> {
+    /// Sends the command to the server. `None` if no server listens.
+    fn send(&self, command: &Command) -> Result<Option<Outcome>, ControlError> {
         use std::os::unix::{fs::FileTypeExt, net::UnixStream};
 
         use super::{Answer, Request, SOCKET_NAME, VERSION, address::with_address};
@@ -211,21 +211,21 @@ impl Operator {
 
 #[cfg(not(unix))]
 impl Operator {
-    /// There is no control socket here.
+    /// This system has no control socket.
     #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as on Unix")]
-    fn ask(&self, _command: &Command) -> Result<Option<Outcome>, ControlError> {
+    fn send(&self, _command: &Command) -> Result<Option<Outcome>, ControlError> {
         Ok(None)
     }
 }
 
-/// Sends a line and reads the one that answers it.
+/// Sends a line and reads the answer, which is a line.
 #[cfg(unix)]
 fn exchange(stream: &mut std::os::unix::net::UnixStream, line: &[u8]) -> io::Result<Vec<u8>> {
     use std::io::{BufRead, BufReader, Read, Write};
 
     /// The longest answer, in bytes.
     const MAX_ANSWER: u64 = 1 << 20;
-    /// More than the server gives itself, so that its own answer comes first.
+    /// Longer than the server's own timeout, so that the server reports it first.
     const TIMEOUT: Duration = ANSWER_TIMEOUT.saturating_add(Duration::from_secs(15));
 
     stream.set_read_timeout(Some(TIMEOUT))?;

@@ -24,12 +24,12 @@ use crate::proxy::Proxy;
 const MAX_REQUEST: u64 = 4 << 10;
 /// The most connections at once; further ones wait.
 const MAX_CONNECTIONS: usize = 8;
-/// How long a request may take to come, and an answer to be taken.
+/// How long it may take to read a request, and to write an answer.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The control socket of a store, which goes when this is dropped.
+/// The control socket of a store. Dropping it removes the socket.
 #[derive(Debug)]
 pub struct ControlListener {
     listener: UnixListener,
@@ -39,8 +39,8 @@ pub struct ControlListener {
 }
 
 impl ControlListener {
-    /// Binds the socket in the folder of a store that this process has open: a socket that is there belonged to a
-    /// server that was killed, and is replaced.
+    /// Binds the socket in the folder of a store that this process has open. An existing socket was left by a killed server,
+    /// and is replaced.
     pub fn bind(folder: &Path) -> io::Result<Self> {
         let path = folder.join(SOCKET_NAME);
         // Unlinking and binding do not follow a symbolic link.
@@ -48,7 +48,8 @@ impl ControlListener {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // The mode is 0600 from the beginning. The umask is that of the process; no other thread creates folders now.
+        // With the umask the socket has mode 0600 from the start. The umask is the whole process's, but no other thread creates
+        // files now.
         let before = umask(Mode::from_raw_mode(0o177));
         let bound = with_address(folder, SOCKET_NAME, |path| StdListener::bind(path));
         umask(before);
@@ -58,15 +59,16 @@ impl ControlListener {
         Ok(Self { listener: UnixListener::from_std(listener)?, path, user })
     }
 
-    /// Answers requests until the shutdown, each in a task of the tracker.
+    /// Answers requests until shutdown, each in a task of the tracker.
     pub(crate) async fn serve(self, proxy: Arc<Proxy>, shutdown: CancellationToken, tasks: TaskTracker) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let next = async {
-                let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
-                (place, self.listener.accept().await)
+                let permit =
+                    Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
+                (permit, self.listener.accept().await)
             };
-            let (place, accepted) = tokio::select! {
+            let (permit, accepted) = tokio::select! {
                 next = next => next,
                 () = shutdown.cancelled() => return,
             };
@@ -77,10 +79,10 @@ impl ControlListener {
                         if let Err(error) = answer(stream, &proxy).await {
                             tracing::debug!(%error, "a control connection broke");
                         }
-                        drop(place);
+                        drop(permit);
                     });
                 }
-                Ok(_) => tracing::warn!("a control connection of another user was refused"),
+                Ok(_) => tracing::warn!("a control connection of another user was rejected"),
                 Err(error) => {
                     tracing::warn!(%error, "a control connection was not accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -89,16 +91,16 @@ impl ControlListener {
         }
     }
 
-    /// The user of the server, or root.
+    /// Whether the peer is the user of the server, or root.
     fn is_operator(&self, stream: &UnixStream) -> bool {
         stream.peer_cred().is_ok_and(|peer| peer.uid() == self.user || peer.uid() == 0)
     }
 }
 
 impl Drop for ControlListener {
-    /// Before the store is closed, so that it is not the socket of the next server.
+    /// Runs before the store is closed, so that it does not remove the socket of the next server.
     fn drop(&mut self) {
-        // One that stays is replaced at the next start.
+        // If this fails, the next start replaces the socket.
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -1,4 +1,4 @@
-//! How many clients each app has connected, and the limit on that.
+//! The connected clients of each app, and their limit.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use wwproxy_protocol::AppId;
 
 use super::ProxyError;
 
-/// The connected clients of every app. An app without any has no entry.
+/// The connected clients of every app. An app without clients has no entry.
 #[derive(Debug)]
 pub(super) struct Clients {
     max_per_app: usize,
@@ -34,12 +34,12 @@ impl Connected {
     }
 }
 
-/// How a client waits for events.
+/// How a client receives events.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
-    /// By a websocket, which is no tap.
+    /// A websocket that is not a tap.
     Websocket,
-    /// By a lease that waits for its first event.
+    /// A lease that waits for its first event.
     Lease,
 }
 
@@ -56,11 +56,11 @@ impl Clients {
         Self { max_per_app, apps: Mutex::default() }
     }
 
-    /// Counts one more client, unless the app has as many as it may.
+    /// Counts one more client, unless the app has reached its limit.
     pub(super) fn admit(self: &Arc<Self>, app: &AppId, kind: Kind) -> Result<Client, ProxyError> {
         let mut apps = self.apps.lock();
         let connected = apps.entry(app.clone()).or_default();
-        // The limit is at least 1, so an app that is refused has an entry that is not empty.
+        // The limit is at least 1, so the entry of an app that is rejected here is not empty.
         if connected.all() >= self.max_per_app {
             return Err(ProxyError::TooManyClients);
         }

@@ -1,4 +1,4 @@
-//! Signature headers of other senders: a webhook that was refused for its signature often comes from one of these, to an app
+//! Signature headers of other senders. A webhook with an invalid signature often comes from one of these senders, for an app
 //! that is registered for another scheme.
 
 use std::fmt;
@@ -6,8 +6,7 @@ use std::fmt;
 use http::HeaderMap;
 use wwproxy_protocol::Scheme;
 
-/// A sender and the header that it signs with, or puts its token into. Those that send the headers of another sender too
-/// come before that one.
+/// Senders, each with the header of its signature or token. A sender that also sends the header of another one comes first.
 const SIGNATURES: [(&str, &str); 37] = [
     ("Forgejo", "X-Forgejo-Signature"),
     ("Gitea", "X-Gitea-Signature"),
@@ -48,7 +47,7 @@ const SIGNATURES: [(&str, &str); 37] = [
     ("LINE", "X-Line-Signature"),
 ];
 
-/// Why a signature was refused: never a value of it, nor what was expected.
+/// An invalid signature. Contains neither the signature nor the expected value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadSignature {
     scheme: Scheme,
@@ -61,7 +60,7 @@ impl BadSignature {
         Self { scheme, foreign }
     }
 
-    /// The sender that the webhook seems to come from, and what the app expects instead, as a clause.
+    /// The sender that the webhook probably comes from, and the scheme that the app expects, as a clause.
     pub(crate) fn hint(&self) -> Option<String> {
         let (sender, header) = self.foreign?;
         Some(format!("this looks like {sender}'s {header}; the app is registered for {}", self.scheme))
@@ -70,7 +69,7 @@ impl BadSignature {
 
 impl fmt::Display for BadSignature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the signature is missing or does not fit the body")?;
+        f.write_str("the signature is missing or not valid")?;
         self.hint().map_or(Ok(()), |hint| write!(f, ": {hint}"))
     }
 }

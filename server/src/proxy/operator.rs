@@ -1,4 +1,4 @@
-//! What the operator of the server asks for, who needs no token of an app, and what follows for its clients.
+//! The operator's use cases, which need no token, and the revocation of clients that follows from them.
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{RwLockReadGuard, watch};
@@ -7,7 +7,7 @@ use wwproxy_protocol::{AppId, Secret};
 use super::{Proxy, ProxyError};
 use crate::store::StoreError;
 
-/// What a store has of an app.
+/// What the store has of an app.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
     /// Whether the app is registered.
@@ -19,7 +19,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Whether there is nothing of the app.
+    /// Whether the store has nothing of the app.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         !self.registered && self.events == 0
@@ -27,14 +27,14 @@ impl Stored {
 }
 
 impl Proxy {
-    /// What is stored of an app.
+    /// Returns what is stored of an app.
     pub(crate) async fn inspect(&self, app: &AppId) -> Result<Stored, StoreError> {
         let registered = self.store.registration(app).await?.is_some();
         let stats = self.store.stats(app).await?;
         Ok(Stored { registered, events: stats.stored as u64, bytes: stats.bytes })
     }
 
-    /// Ends an app's registration and deletes its events, and returns what there was. Clients whose token was revoked
+    /// Ends an app's registration and deletes its events, and returns what was deleted. A client whose token was revoked
     /// before cannot register the app again.
     pub(crate) async fn purge(&self, app: &AppId) -> Result<Stored, StoreError> {
         let _exclusive = self.registration_changes.write().await;
@@ -45,8 +45,8 @@ impl Proxy {
         Ok(stored)
     }
 
-    /// Authorises a client that changes its registration, and delays a purge until the guard is dropped. The platform may be slow
-    /// to answer, so it is asked before the lock is taken, and again if tokens may have been revoked in between.
+    /// Authorises a client that changes its registration, and blocks a purge until the guard is dropped. The platform may be slow,
+    /// so it is queried before the lock is taken, and again if tokens may have been revoked in between.
     pub(super) async fn registration_change(
         &self,
         app: &AppId,
@@ -64,17 +64,17 @@ impl Proxy {
         }
     }
 
-    /// Has every open websocket and every waiting lease check its token again.
+    /// Makes every open websocket and every waiting lease check its token again.
     pub(crate) fn recheck_tokens(&self) {
         self.revocations.send_replace(());
     }
 
-    /// Changes whenever tokens may have been revoked.
+    /// Subscribes to notifications that tokens may have been revoked.
     pub(crate) fn revocations(&self) -> watch::Receiver<()> {
         self.revocations.subscribe()
     }
 
-    /// Waits until the token of a client is refused, and says why.
+    /// Waits until the client's token is refused, and returns the error.
     pub(crate) async fn refused(&self, app: &AppId, token: &Secret) -> ProxyError {
         let mut revocations = self.revocations();
         loop {

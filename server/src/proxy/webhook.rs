@@ -1,4 +1,4 @@
-//! A webhook: whether it is what its sender's signature says, and what it is then.
+//! Verification of a webhook's signature, and classification: an event or a challenge.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
@@ -11,10 +11,10 @@ use crate::{
     store::{DedupeKey, NewEvent, Registration},
 };
 
-/// How much of a body is hashed in one go, in bytes: some 10 us.
+/// How much of a body is hashed between yields, in bytes: about 10 µs of work.
 const PIECE_BYTES: usize = 16 << 10;
 
-/// A webhook as it came in.
+/// A webhook as received, unverified.
 #[derive(Debug)]
 pub(crate) struct Webhook {
     pub(crate) headers: HeaderMap,
@@ -22,11 +22,11 @@ pub(crate) struct Webhook {
     pub(crate) body: Bytes,
 }
 
-/// What a verified webhook is.
+/// A webhook whose signature is valid.
 #[derive(Debug)]
 pub(crate) enum Verified {
     Event(NewEvent, Option<DedupeKey>),
-    /// The body to answer with, and that body's signature.
+    /// The body to answer with, and the signature of that body.
     Challenge {
         body: String,
         signature: String,
@@ -34,7 +34,7 @@ pub(crate) enum Verified {
 }
 
 impl Webhook {
-    /// Verifies it. Nothing unverified is looked into.
+    /// Verifies the signature over the raw body. Nothing else of an unverified webhook is parsed.
     pub(super) fn verify(self, registration: &Registration) -> Result<Verified, ProxyError> {
         let Self { headers, query, body } = self;
         let secret = signing_secret(registration, &headers, &body)
@@ -50,7 +50,7 @@ impl Webhook {
     }
 }
 
-/// The secret that signed the body. A request with two signatures has none.
+/// Returns the secret that signed the body. A request with two signatures is rejected.
 fn signing_secret<'a>(
     registration: &'a Registration,
     headers: &HeaderMap,
@@ -58,15 +58,15 @@ fn signing_secret<'a>(
 ) -> Option<&'a Secret> {
     let mut signatures = headers.get_all(api::OUTBOUND_TOKEN).iter();
     let (Some(signature), None) = (signatures.next(), signatures.next()) else { return None };
-    let fits = |secret: &&Secret| {
+    let is_signed_with = |secret: &&Secret| {
         let mut signer = registration.scheme.signer(secret);
         in_pieces(body, |piece| signer.update(piece));
         signer.verify(signature.as_bytes())
     };
-    registration.secrets.iter().find(fits)
+    registration.secrets.iter().find(is_signed_with)
 }
 
-/// Hashes a body, and lets others go first after each piece of a large one.
+/// Hashes a body in pieces, and yields cooperatively between the pieces of a large one.
 fn in_pieces(body: &[u8], mut hash: impl FnMut(&[u8])) {
     for piece in body.chunks(PIECE_BYTES) {
         hash(piece);
@@ -76,7 +76,7 @@ fn in_pieces(body: &[u8], mut hash: impl FnMut(&[u8])) {
     }
 }
 
-/// The JSON string to answer, where the body is a challenge: as the sender wrote it.
+/// Returns the challenge as raw JSON, if the body is a verification request.
 fn challenge(text: &str) -> Result<Option<&str>, ProxyError> {
     let Ok([kind, challenge]) = json::members(text, ["type", "challenge"]) else {
         return if json::is_object_or_array(text) { Ok(None) } else { Err(ProxyError::NotJson) };
@@ -88,8 +88,8 @@ fn challenge(text: &str) -> Result<Option<&str>, ProxyError> {
     Ok(Some(challenge.get()))
 }
 
-/// What makes a delivery the same as an earlier one of the app: its index and its body. The index
-/// counts per space, and the space stands in the body.
+/// The dedupe key (idempotency key) of a webhook: a hash of its index and body. The index counts per space, and the space is
+/// in the body.
 fn dedupe_key(headers: &HeaderMap, body: &[u8]) -> Option<DedupeKey> {
     let index = headers.get(api::OUTBOUND_INDEX)?.as_bytes();
     let mut hash = Sha256::new();
@@ -100,7 +100,7 @@ fn dedupe_key(headers: &HeaderMap, body: &[u8]) -> Option<DedupeKey> {
     hash.first_chunk().copied()
 }
 
-/// What is kept of a request's head: nothing that is meant for one connection, and no credentials.
+/// The headers that are stored: without hop-by-hop headers and credentials.
 fn kept_headers(headers: &HeaderMap) -> Headers {
     let named: Vec<String> = headers
         .get_all(header::CONNECTION)
@@ -109,8 +109,8 @@ fn kept_headers(headers: &HeaderMap) -> Headers {
         .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
         .collect();
     let kept = |name: &str| {
-        let for_one_connection = api::HOP_BY_HOP.contains(&name) || named.iter().any(|other| other == name);
-        !for_one_connection && name != header::AUTHORIZATION
+        let hop_by_hop = api::HOP_BY_HOP.contains(&name) || named.iter().any(|other| other == name);
+        !hop_by_hop && name != header::AUTHORIZATION
     };
     let text = |value: &HeaderValue| value.as_bytes().iter().copied().map(char::from).collect();
     let pairs = headers.iter().filter(|(name, _)| kept(name.as_str()));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn hop_by_hop_headers_and_credentials_are_not_kept() {
+    fn hop_by_hop_headers_and_credentials_are_not_stored() {
         let headers = headers(&[
             ("host", b"proxy.example"),
             ("connection", b"close, X-Secret-Hop"),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_is_named_by_index_and_body() {
+    fn the_dedupe_key_is_a_hash_of_index_and_body() {
         let key = |index: &'static [u8], body: &str| {
             dedupe_key(&headers(&[(api::OUTBOUND_INDEX, index)]), body.as_bytes())
         };
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_a_large_body_is_signed_and_named() {
+    fn the_signature_and_the_dedupe_key_cover_all_of_a_large_body() {
         let registration = Registration { scheme: Scheme::WatsonWork, secrets: vec![Secret::new("secret")] };
         let verify = |body: &str, signed: &str| {
             let signature = Scheme::WatsonWork.sign(&registration.secrets[0], signed.as_bytes());
