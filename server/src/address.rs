@@ -49,12 +49,12 @@ impl FromStr for PublicUrl {
     }
 }
 
-/// A reverse proxy, or a network of them, whose `X-Forwarded-*` headers count.
+/// A reverse proxy, or a network of them, whose `X-Forwarded-*` headers are trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrustedProxy(IpNet);
 
 impl TrustedProxy {
-    /// Whether a connection from this address comes from the proxy.
+    /// Whether this peer address belongs to the proxy or the network.
     #[must_use]
     pub fn contains(&self, peer: IpAddr) -> bool {
         // A socket that listens on `[::]` reports IPv4 peers as ::ffff:a.b.c.d.

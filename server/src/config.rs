@@ -1,4 +1,4 @@
-//! The server's flags and environment, as typed settings.
+//! The program's flags and environment, as typed settings.
 
 mod command;
 mod listen;
@@ -40,9 +40,9 @@ Exit codes:
   130  ended at once by a second SIGINT
   143  ended at once by a second SIGTERM";
 
-/// Receives webhooks for apps without a public address: verifies them, keeps them, and hands them on.
+/// Receives webhooks for apps without a public address: verifies them, stores them, and delivers them.
 ///
-/// Each flag can also stand in the environment. Sizes take K, M and G, or KiB, MiB and GiB (powers of 1024), or
+/// Each flag can also be set in the environment. Sizes take K, M and G, or KiB, MiB and GiB (powers of 1024), or
 /// KB, MB and GB (powers of 1000); times take ms, s, m, h or d.
 ///
 /// SIGTERM and SIGINT drain and exit 0; a second one ends the server at once. SIGHUP has no effect. The credentials file
@@ -54,12 +54,12 @@ pub struct Config {
     #[arg(long, value_name = "ADDRESS", env = "WWPROXY_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: ListenAddress,
 
-    /// Where events are kept: `file:DIR`, or `memory:` which forgets them [default: in the user's data
-    /// directory]
+    /// Where events are stored: `file:DIR`, or `memory:`, which loses them when the server stops [default: in the user's
+    /// data directory]
     #[arg(long, value_name = "STORE", env = "WWPROXY_STORE", global = true)]
     pub store: Option<StoreAddress>,
 
-    /// Who knows which app a token belongs to
+    /// Identity provider: which app a token belongs to
     #[arg(long, env = "WWPROXY_IDENTITY", value_enum, default_value_t = Identity::Builtin)]
     pub identity: Identity,
 
@@ -71,7 +71,7 @@ pub struct Config {
     #[arg(long, env = "WWPROXY_ALLOW_HTTP_PLATFORM", value_parser = BoolishValueParser::new())]
     pub allow_http_platform: bool,
 
-    /// App that is served with `--identity watsonwork`, where not every app of the platform is; can be given several times
+    /// App to serve with `--identity watsonwork`; may be repeated; without it every app of the platform is served
     #[arg(long = "allow-app", value_name = "ID", env = "WWPROXY_ALLOW_APP", value_delimiter = ',')]
     pub allowed_apps: Vec<AppId>,
 
@@ -79,7 +79,7 @@ pub struct Config {
     #[arg(long, value_name = "FILE", env = "WWPROXY_APPS", global = true)]
     pub apps: Option<PathBuf>,
 
-    /// How long a token of the builtin identity is good for
+    /// How long a token of the builtin identity is valid
     #[arg(long, value_name = "TIME", env = "WWPROXY_TOKEN_LIFETIME", default_value = "12h", value_parser = token_lifetime)]
     pub token_lifetime: Duration,
 
@@ -87,7 +87,7 @@ pub struct Config {
     #[arg(long, value_name = "URL", env = "WWPROXY_PUBLIC_URL")]
     pub public_url: Option<PublicUrl>,
 
-    /// Reverse proxy whose X-Forwarded-Proto, -Host and -Port headers count: an address or a network;
+    /// Reverse proxy whose X-Forwarded-Proto, -Host and -Port headers are trusted: an address or a network;
     /// may be repeated, or a list with commas
     #[arg(long, value_name = "CIDR", env = "WWPROXY_TRUSTED_PROXY", value_delimiter = ',')]
     pub trusted_proxy: Vec<TrustedProxy>,
@@ -97,52 +97,52 @@ pub struct Config {
     pub max_body: ByteSize,
 
     /// Most bytes of webhook bodies that are being read or stored at once, at least --max-body, a quarter of it for one app;
-    /// beyond it the oldest that is not verified yet gets 503
+    /// beyond it the oldest unverified body is rejected with 503
     #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BUFFERED_BYTES", default_value = "256MiB")]
     pub max_buffered_bytes: ByteSize,
 
-    /// Most connections at once, within the limit of open files; further ones wait, and evict those without a valid
-    /// token or signature
+    /// Most connections at once, within the limit of open files; further ones wait, and evict connections
+    /// without a valid token or signature
     #[arg(long, value_name = "N", env = "WWPROXY_MAX_CONNECTIONS", default_value = "20000", value_parser = positive)]
     pub max_connections: usize,
 
-    /// Most websockets and waiting leases of one app at once; further ones get 429
+    /// Most websockets and waiting leases of one app at once; further ones are rejected with 429
     #[arg(long, value_name = "N", env = "WWPROXY_MAX_CLIENTS_PER_APP", default_value = "256", value_parser = positive)]
     pub max_clients_per_app: usize,
 
-    /// Most events kept for one app
+    /// Most events in one app's queue
     #[arg(long, value_name = "N", env = "WWPROXY_MAX_QUEUED_EVENTS", default_value = "100000", value_parser = positive)]
     pub max_queued_events: usize,
 
-    /// Most bytes of events kept for one app
+    /// Most bytes of events in one app's queue
     #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_QUEUED_BYTES", default_value = "256MiB")]
     pub max_queued_bytes: ByteSize,
 
-    /// What happens to the event that is one too many
+    /// What to do with a new event when the app's queue is full
     #[arg(long, env = "WWPROXY_OVERFLOW", value_enum, default_value_t = Overflow::Reject)]
     pub overflow: Overflow,
 
-    /// How long an event is kept
+    /// How long an event is kept; older events are dropped
     #[arg(long, value_name = "TIME", env = "WWPROXY_RETENTION", default_value = "7d", value_parser = duration)]
     pub retention: Duration,
 
-    /// How long a repeated delivery is recognised
+    /// How long a repeated webhook is recognised as a duplicate
     #[arg(long, value_name = "TIME", env = "WWPROXY_DEDUPE_WINDOW", default_value = "10m", value_parser = duration)]
     pub dedupe_window: Duration,
 
-    /// How long a client has to acknowledge an event before it goes out again
+    /// How long a client has to acknowledge an event before it is redelivered
     #[arg(long, value_name = "TIME", env = "WWPROXY_LEASE", default_value = "60s", value_parser = duration)]
     pub lease: Duration,
 
-    /// How the log looks, on stderr; with `json` the line on stdout that names the address is JSON, too
+    /// Format of the log on stderr; with `json`, the line on stdout that names the address is JSON, too
     #[arg(long, env = "WWPROXY_LOG", value_enum, default_value_t = LogFormat::Text)]
     pub log: LogFormat,
 
-    /// How much is logged: error, warn, info, debug or trace
+    /// Log level: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", env = "WWPROXY_LOG_LEVEL", default_value = "info")]
     pub log_level: tracing::Level,
 
-    /// How long requests and websockets may take to end when the server stops
+    /// Deadline for requests and websockets to finish when the server stops
     #[arg(long, value_name = "TIME", env = "WWPROXY_SHUTDOWN_GRACE", default_value = "10s", value_parser = duration)]
     pub shutdown_grace: Duration,
 
@@ -151,7 +151,7 @@ pub struct Config {
     pub command: Option<Command>,
 }
 
-/// Who knows which app a token belongs to.
+/// The identity provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Identity {
     /// The server itself, from its credentials file.
@@ -161,7 +161,7 @@ pub enum Identity {
     WatsonWork,
 }
 
-/// How the log looks.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Lines for people.
@@ -170,28 +170,28 @@ pub enum LogFormat {
     Json,
 }
 
-/// Why the server cannot start as it was told to.
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// There is no data directory.
     #[error(
-        "HOME is not set, so this user has no data directory: say where to keep things with --store file:DIR and \
+        "HOME is not set, so this user has no data directory: name the store and the credentials file with --store file:DIR and \
          --apps FILE"
     )]
     NoDataDirectory,
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// There is no key for tokens.
+    /// There is no key that signs tokens.
     #[error(transparent)]
     TokenKey(#[from] TokenKeyError),
     /// The credentials file cannot be used.
     #[error(transparent)]
     Apps(#[from] AppsError),
-    /// The platform cannot be used.
+    /// The platform's URL is not valid.
     #[error(transparent)]
     Platform(#[from] InvalidPlatform),
-    /// Apps are allowed where the credentials file says which apps there are.
+    /// `--allow-app` was given for the builtin identity, whose apps are in the credentials file.
     #[error(
         "--allow-app works with --identity watsonwork only: the apps of the builtin identity are those of its credentials \
          file, see `wwproxy-server app list`"
@@ -211,7 +211,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// The address of the store, said or not.
+    /// The address of the store, or the default.
     pub fn store_address(&self) -> Result<StoreAddress, ConfigError> {
         match &self.store {
             Some(address) => Ok(address.clone()),
@@ -242,8 +242,8 @@ impl Config {
         })
     }
 
-    /// The platform. Tokens of the builtin one live as long as the store. Its credentials file has to be valid, as otherwise it is
-    /// unknown which apps are disabled.
+    /// Builds the identity provider. The key that signs builtin tokens is stored with the events. The credentials file must be
+    /// valid, since otherwise it is unknown which apps are disabled.
     pub fn identity_provider(&self) -> Result<Arc<dyn IdentityProvider>, ConfigError> {
         Ok(match self.identity {
             Identity::Builtin if !self.allowed_apps.is_empty() => {
@@ -267,7 +267,7 @@ impl Config {
         })
     }
 
-    /// How the server behaves.
+    /// The settings of the server.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
         let (max_body, max_buffered_bytes) = (self.max_body.0, self.max_buffered_bytes.0);
         if max_buffered_bytes < max_body {
@@ -287,7 +287,7 @@ impl Config {
 }
 
 fn data_directory() -> Result<PathBuf, ConfigError> {
-    // Without HOME `directories` takes the home folder of the account database, where no operator looks for a store.
+    // Without HOME, `directories` uses the home folder of the account database, where operators do not expect a store.
     let is_set = |name| env::var_os(name).is_some_and(|folder| Path::new(&folder).is_absolute());
     if cfg!(unix) && !is_set("HOME") && !is_set("XDG_DATA_HOME") {
         return Err(ConfigError::NoDataDirectory);

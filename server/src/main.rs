@@ -1,4 +1,4 @@
-//! The proxy as a program: parse, build, serve until a signal, drain.
+//! The program: parse the flags, build the server, serve until a signal, drain.
 
 mod admin;
 mod log;
@@ -16,7 +16,7 @@ use wwproxy_server::{
     open_files,
 };
 
-/// The exit code of a usage error, as clap's.
+/// The exit code of a usage error, the same as clap's.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -24,11 +24,11 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse(&error),
     };
-    let done = match &config.command {
+    let result = match &config.command {
         Some(Command::App(command)) => admin::run(&config, command),
         None => serve(&config),
     };
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if config.command.is_none() && config.log == LogFormat::Json {
@@ -54,7 +54,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
 #[tokio::main]
 async fn serve(config: &Config) -> anyhow::Result<()> {
     log::start(config.log, config.log_level);
-    // First, so that a signal during a long opening of the store is not lost.
+    // First, so that a signal while the store opens is not lost.
     let stop = signals::stop_signal()?;
     let settings = config.settings()?;
     let settings =
@@ -73,8 +73,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds the control socket to a server whose store has a folder. Without it the server works, but not the operator's
-/// commands.
+/// Adds the control socket, if the store has a folder. If that fails, the server works, but the operator's commands do not.
 #[cfg(unix)]
 fn with_control(server: Server, store: &StoreAddress) -> Server {
     let StoreAddress::File(folder) = store else { return server };
@@ -95,7 +94,7 @@ fn with_control(server: Server, _store: &StoreAddress) -> Server {
     server
 }
 
-/// On a public address a missing credentials file is likely a wrong path.
+/// Warns about a missing credentials file, which on a public address is probably a wrong path.
 fn warn_without_apps(config: &Config) -> anyhow::Result<()> {
     if config.identity != Identity::Builtin || config.listen.is_loopback() {
         return Ok(());

@@ -1,11 +1,11 @@
-//! The limit of open files (`RLIMIT_NOFILE`), which bounds how many connections there can be.
+//! The limit of open files (`RLIMIT_NOFILE`), which bounds the number of connections.
 
-/// Descriptors that are kept from connections: the store's files, the runtime, the listener, questions to the
-/// platform. Of a limit that is very low it is half.
+/// File descriptors reserved for everything but connections: the store's files, the runtime, the listener, requests to the
+/// platform. At most half of the limit is reserved.
 const RESERVED: u64 = 128;
 
-/// Raises the soft limit of open files to the hard one, and returns how many connections it leaves room for:
-/// at most `max_connections`. Logs both.
+/// Raises the soft limit of open files to the hard limit, and returns how many connections it allows: at most
+/// `max_connections`. Logs both.
 #[must_use]
 pub fn fit_connections(max_connections: usize) -> usize {
     let Some(open_files) = raise_limit() else {
@@ -31,7 +31,7 @@ fn connections(open_files: u64, wanted: usize) -> usize {
     wanted.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
 }
 
-/// The limit that is in force afterwards; `None` where the system has none.
+/// Returns the limit now in force; `None` if the system has none.
 #[cfg(unix)]
 fn raise_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -40,7 +40,7 @@ fn raise_limit() -> Option<u64> {
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         Ok(()) => maximum,
         Err(error) => {
-            // Some systems name a hard limit that they do not grant.
+            // Some systems report a hard limit that they do not grant.
             tracing::warn!(%error, ?current, ?maximum, "the limit of open files could not be raised");
             current
         }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// Handles signals from now on, and returns a future that is done at the first SIGTERM or SIGINT.
+/// Installs the signal handlers, and returns a future that completes at the first SIGTERM or SIGINT.
 ///
 /// A second SIGTERM or SIGINT ends the process at once, with the exit code of a process that the signal killed.
 /// SIGHUP is logged and has no effect, as there is nothing to reload.
@@ -29,7 +29,7 @@ pub(crate) fn stop_signal() -> io::Result<impl Future<Output = ()>> {
             let Some(stop) = stop.take() else {
                 tracing::warn!(
                     signal,
-                    "ending at once, as this is the second signal; unacknowledged events go out again"
+                    "exiting at once on the second signal; unacknowledged events will be redelivered"
                 );
                 std::process::exit(128 + number);
             };
@@ -39,16 +39,16 @@ pub(crate) fn stop_signal() -> io::Result<impl Future<Output = ()>> {
         }
     });
     Ok(async move {
-        // The task above holds the sender for as long as the process lives.
+        // The task above keeps the sender while the process runs.
         let _ = stopped.await;
     })
 }
 
-/// Returns a future that is done at Ctrl-C. A second one ends the process.
+/// Returns a future that completes at Ctrl-C. A second Ctrl-C ends the process.
 #[cfg(not(unix))]
 pub(crate) fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     Ok(async {
-        // Without the signal only ending the process stops the server.
+        // Without a handler, only killing the process stops the server.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

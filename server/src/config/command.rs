@@ -1,4 +1,4 @@
-//! Commands of the program besides serving.
+//! Commands of the program other than serving.
 
 use clap::Subcommand;
 use wwproxy_protocol::AppId;
@@ -14,40 +14,40 @@ pub enum Command {
 /// What to do with the apps.
 #[derive(Debug, Subcommand)]
 pub enum AppCommand {
-    /// Create an app and print its secret, which is shown this once
+    /// Create an app and print its secret, which is shown only once
     Add {
         /// Id of the app: 1 to 128 of A-Z a-z 0-9 . _ -
         id: AppId,
-        /// Give the app what the store has of an earlier app with this id
+        /// Keep the registration and events that the store has of an earlier app with this id
         #[arg(long)]
         keep_events: bool,
     },
-    /// Print the ids of all apps, and `disabled` after those that are
+    /// Print the ids of all apps; disabled ones are marked `disabled`
     List,
-    /// Give an app a new secret and print it; the old one and its tokens are refused at once
+    /// Replace an app's secret and print the new one; the old secret and its tokens are refused at once
     Rotate {
         /// Id of the app
         id: AppId,
     },
-    /// Refuse an app and delete nothing: its clients get 401, its senders 503 (they try again later)
+    /// Disable an app without deleting anything: its clients get 401, its senders 503 (they retry later)
     Disable {
         /// Id of the app
         id: AppId,
     },
-    /// End what `disable` did
+    /// Enable an app that was disabled
     Enable {
         /// Id of the app
         id: AppId,
     },
-    /// Remove an app, its registration and its stored events, for good
+    /// Remove an app permanently, with its registration and its stored events
     ///
-    /// A running server is asked through a socket in the store's folder, which only its user and root can use. If none runs, the
-    /// store is opened here, which only its user can do. An app without credentials, as with `--identity watsonwork`, is purged
-    /// as well. Asks on a terminal.
+    /// A running server executes the command, through a socket in the store's folder, which only its user and root can use. If none
+    /// runs, the command opens the store, which only the store's user can do. An app without credentials, as with
+    /// `--identity watsonwork`, is purged as well. Asks for confirmation on a terminal.
     Remove {
         /// Id of the app
         id: AppId,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
         /// Remove the credentials even if no server runs and the store has nothing of the app

@@ -19,7 +19,7 @@ pub enum ListenAddress {
 
 impl ListenAddress {
     /// Binds a listener. For all addresses it is an IPv6 socket, which on Linux also accepts IPv4 unless
-    /// `net.ipv6.bindv6only` is set; a machine without IPv6 gets an IPv4 one.
+    /// `net.ipv6.bindv6only` is set. Without IPv6 it is an IPv4 socket.
     pub async fn bind(self) -> io::Result<TcpListener> {
         match self {
             Self::One(address) => TcpListener::bind(address).await,

@@ -1,8 +1,8 @@
-//! `--store`: where events are kept.
+//! `--store`: where events are stored.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-/// Where events are kept.
+/// Where events are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreAddress {
     /// In this folder.
