@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    common::{App, DEADLINE, Raw, Server, handshake_text},
+    common::{App, DEADLINE, Raw, Server, eventually, handshake_text},
     post_and_poll, resident_bytes,
 };
 
@@ -23,6 +23,13 @@ const MAX_TAKEN: u64 = 8 << 20;
 /// A slow reader reads `PIECE` bytes every `PIECE_TIME`: 300 KB/s.
 const PIECE: usize = 30_000;
 const PIECE_TIME: Duration = Duration::from_millis(100);
+
+/// Opens a connection whose receive buffer is small, so that the server notices how slowly the client reads.
+async fn with_small_buffer(server: &Server) -> Raw {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    Raw(BufReader::new(socket.connect(server.address.parse().unwrap()).await.unwrap()))
+}
 
 /// Upgrades a connection to a websocket.
 async fn open(app: &App, mut socket: Raw, query: &str) -> Raw {
@@ -103,10 +110,7 @@ async fn the_idle_timeout_does_not_close_a_slow_reader_of_a_large_event() {
     const RATE: usize = 20 << 10;
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(16 << 10).unwrap();
-    let stream = socket.connect(server.address.parse().unwrap()).await.unwrap();
-    let mut socket = open(&app, Raw(BufReader::new(stream)), "?tap=1").await;
+    let mut socket = open(&app, with_small_buffer(&server).await, "?tap=1").await;
     app.post(format!("[\"{}\"]", "x".repeat(SIZE))).await;
     let (start, mut piece, mut read) = (Instant::now(), vec![0; RATE], 0);
     while read < SIZE {
@@ -124,4 +128,38 @@ async fn the_idle_timeout_does_not_close_a_slow_reader_of_a_large_event() {
         }
     };
     timeout(DEADLINE, read).await.expect("the next event did not arrive in time");
+}
+
+/// The client reads all the time, so only the minimum rate of 16 KiB/s closes it.
+#[tokio::test]
+async fn a_reader_below_the_minimum_rate_is_closed_with_1008() {
+    /// Much more than the buffers of both sockets hold, also in addition to what is read until the deadline.
+    const SIZE: usize = 1536 << 10;
+    /// The bytes read in a second. The kernel reports progress after a third of the send buffer, which has to be within 30 s.
+    const RATE: u128 = 7 << 10;
+    /// 30 s, and the time for the size at 16 KiB/s.
+    const ALLOWED: Duration = Duration::from_secs(30 + SIZE as u64 / (16 << 10));
+    // The lease is longer than that, so that only the end of the session returns the event.
+    let server = Server::start(&["--lease", "10m"]);
+    let app = server.app("bot").await;
+    let mut socket = open(&app, with_small_buffer(&server).await, "").await;
+    let start = Instant::now();
+    app.post(format!("[\"{}\"]", "x".repeat(SIZE))).await;
+    eventually("the event is sent", async || app.gauge("leased").await == 1).await;
+    let (mut piece, mut read) = (vec![0; 1 << 10], 0);
+    while app.gauge("leased").await == 1 {
+        assert!(start.elapsed() < ALLOWED + DEADLINE, "the session did not end");
+        while read < start.elapsed().as_millis() * RATE / 1000 {
+            let taken = timeout(DEADLINE, socket.0.read(&mut piece)).await.unwrap().unwrap();
+            assert!(taken > 0, "disconnected after {:?}", start.elapsed());
+            read += taken as u128;
+        }
+        sleep(PIECE_TIME).await;
+    }
+    assert!(start.elapsed() >= ALLOWED, "{:?}", start.elapsed());
+    // The event is available again, and the close frame is behind the rest of its first delivery.
+    let rest = socket.rest().await;
+    let close = rest.iter().rposition(|&byte| byte == 0x88).expect("a close frame");
+    assert_eq!(rest[close + 2..close + 4], 1008_u16.to_be_bytes());
+    assert_eq!(app.poll_bodies().await.len(), 1);
 }
