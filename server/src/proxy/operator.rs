@@ -116,6 +116,13 @@ mod tests {
         revoked: AtomicBool,
     }
 
+    impl Slow {
+        async fn wait_for_question(&self) {
+            let asked = tokio::time::timeout(Duration::from_secs(1), self.asked.notified());
+            asked.await.expect("the platform is asked");
+        }
+    }
+
     impl IdentityProvider for Slow {
         fn identify<'a>(&'a self, _: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
             Box::pin(async {
@@ -150,13 +157,13 @@ mod tests {
                     }
                 }
             });
-            platform.asked.notified().await;
+            platform.wait_for_question().await;
             platform.revoked.store(true, Ordering::SeqCst);
             let purged = tokio::time::timeout(Duration::from_secs(1), proxy.purge(&app)).await;
             assert!(purged.expect("the platform has not answered").is_ok());
             // The answer to the question from before the purge, then that to the second question.
             platform.answer.notify_one();
-            platform.asked.notified().await;
+            platform.wait_for_question().await;
             platform.answer.notify_one();
             assert!(matches!(change.await.unwrap(), Err(ProxyError::Refused)));
             assert_eq!(proxy.inspect(&app).await.unwrap(), Stored::default());
