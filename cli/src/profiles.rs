@@ -260,7 +260,7 @@ fn put(table: &mut dyn TableLike, key: &str, text: &str) {
     }
 }
 
-/// The target of a symbolic link, as people use to keep the file elsewhere. The link is kept, also if its target does not exist.
+/// The target of a symbolic link: users may keep the file elsewhere. The link is kept, even if its target does not exist.
 fn follow_link(path: PathBuf) -> anyhow::Result<PathBuf> {
     match fs::canonicalize(&path) {
         Ok(target) => Ok(target),

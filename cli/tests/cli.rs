@@ -272,7 +272,7 @@ async fn a_slow_reader_delays_acks_but_not_pongs() {
     let mut child = wwproxy(&fake.url, &["listen"]).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
     let mut socket = fake.socket().await;
-    // More than a pipe takes (64 KiB on Linux): the write cannot end before somebody reads.
+    // More than a pipe takes (64 KiB on Linux): the write blocks until it is read.
     let body = format!("[\"{}\"]", "x".repeat(1 << 20));
     socket.send(Message::text(format!(r#"{{"type":"event","id":"a","data":{body}}}"#))).await.unwrap();
     socket.send(Message::Ping("alive?".into())).await.unwrap();

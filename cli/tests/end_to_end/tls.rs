@@ -24,7 +24,7 @@ const SELF_SIGNED: &str = include_str!("../../../sdk/tests/tls/self-signed.pem")
 const EXPIRED: &str = include_str!("../../../sdk/tests/tls/expired.pem");
 const KEY: &str = include_str!("../../../sdk/tests/tls/server-key.pem");
 
-/// A target that speaks HTTP/2 only, over TLS where there is a certificate.
+/// A target that speaks HTTP/2 only, over TLS if there is a certificate.
 fn http2_target(certificate: Option<&str>) -> SocketAddr {
     let acceptor = certificate.map(acceptor);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -39,7 +39,7 @@ fn http2_target(certificate: Option<&str>) -> SocketAddr {
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
                     match acceptor {
-                        // A client that does not trust the certificate leaves.
+                        // A client that does not trust the certificate closes the connection.
                         Some(acceptor) => {
                             if let Ok(stream) = acceptor.accept(stream).await {
                                 serve(stream).await;

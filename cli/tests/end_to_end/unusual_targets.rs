@@ -85,7 +85,7 @@ fn responses_of_lenient_servers_are_accepted() {
         "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbye",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nbye\r\n0\r\n\r\n",
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
-        // Loose heads.
+        // Invalid heads.
         "HTTP/1.1 200\r\n\r\n",
         "HTTP/1.1 200 OK\nServer: x\n\nbye",
         "HTTP/1.1 200 OK\r\nServer : x\r\n\r\nbye",
