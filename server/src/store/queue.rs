@@ -1,5 +1,5 @@
-//! One app's queue: which event is next, who has which, until when. No clock, no bodies, and no I/O but that
-//! of a long [`Backlog`].
+//! One app's queue: the order of events, their leases, and their redelivery when a lease ends (visibility timeout).
+//! No clock, no bodies, and no I/O but that of a long [`Backlog`].
 //!
 //! An event is in one of three places. *Fresh* ones have never been handed out. *Held* ones are
 //! leased, or released with a delay, until a point in time. *Returned* ones were held and wait to go
@@ -241,7 +241,7 @@ impl Queue {
         firsts.into_iter().flatten().min()
     }
 
-    /// Moves held events whose time has come to the returned ones.
+    /// Makes events whose lease or release delay has ended available for redelivery: from held to returned.
     pub(super) fn bring_back(&mut self, now: Instant) {
         while let Some(&(until, seq)) = self.due.first() {
             if until > now {

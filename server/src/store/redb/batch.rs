@@ -1,4 +1,6 @@
-//! Appends and deletions, committed as one.
+//! Group commit: appends and deletions of many callers, committed as one.
+//!
+//! An append to a full queue is refused here, which is the backpressure to its sender (503).
 //!
 //! Memory follows the journal: queues and keys change after the commit, never before.
 

@@ -1,4 +1,5 @@
-//! What the writer is asked to do, and how much of it may wait.
+//! The bounded queue of commands to the writer. A caller waits while it is full (backpressure); the proxy bounds that
+//! wait and answers 503.
 
 use std::{
     collections::HashMap,

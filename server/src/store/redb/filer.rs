@@ -1,4 +1,4 @@
-//! The one thread that writes to the database.
+//! The checkpoint thread: the only one that writes to the database.
 //!
 //! It moves there what the journal has, many commits in one transaction. Nobody waits for it but a writer whose
 //! journal is full. Each transaction also writes down which parts of the file are free, so the database opens at

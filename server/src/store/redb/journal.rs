@@ -1,4 +1,4 @@
-//! The journal: what was committed and is not in the database yet.
+//! The journal, a write-ahead log (WAL): what was committed and is not in the database yet.
 //!
 //! A commit is one frame, written and synced once; the database follows later, with many commits in one go.
 //! The journal is written over and over: once its first frames are in the database, new ones take their place.

@@ -1,4 +1,4 @@
-//! What waits to be filed in the database, between the writer who adds to it, the filer who takes it, and readers
+//! What waits for the next checkpoint (a memtable), between the writer who adds to it, the filer who takes it, and readers
 //! for whom it makes no difference where an event is.
 
 use std::{

@@ -1,4 +1,4 @@
-//! Appends that wait for a batch, and whose turn it is.
+//! Fair queueing between apps (deficit round robin) of the appends that wait for a batch.
 //!
 //! Apps take turns. While several of them post, each has a share of a batch that takes less time than its commit:
 //! what one app can add to another's wait is the time of that share, however much it posts. An event that is larger

@@ -1,4 +1,4 @@
-//! The one thread that changes what is stored.
+//! The writer thread: the only one that changes what is stored, by group commit.
 //!
 //! It takes everything that is queued, up to a limit, commits it to the journal with one fsync, and then answers
 //! all of it: the batch is what arrived during the last fsync, so a lone sender never waits for a timer. Where apps
