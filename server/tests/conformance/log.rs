@@ -129,7 +129,7 @@ async fn the_log_of_a_broken_credentials_file_is_rate_limited() {
     app.unregister().await;
     eventually("the whole log is read", async || server.log().contains("unregistered")).await;
     let log = server.log();
-    for message in ["no app can be authorised", "the platform could not be asked"] {
+    for message in ["no app can be authorised", "the platform is unavailable"] {
         assert_eq!(log.matches(message).count(), 10, "ten times a minute: {log}");
     }
 }
@@ -145,7 +145,7 @@ async fn the_log_of_platform_failures_is_rate_limited() {
     server.known_app("bot", "", "good").register("secret").await;
     eventually("the whole log is read", async || server.log().contains(" registered")).await;
     let log = server.log();
-    assert_eq!(log.matches("the platform could not be asked").count(), 10, "ten times a minute: {log}");
+    assert_eq!(log.matches("the platform is unavailable").count(), 10, "ten times a minute: {log}");
     assert!(log.contains("source=the platform answered 500"), "the cause: {log}");
 }
 
