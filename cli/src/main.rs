@@ -9,6 +9,7 @@ mod error;
 mod event_file;
 mod filter;
 mod format;
+mod log_limit;
 mod output;
 mod private;
 mod process_group;

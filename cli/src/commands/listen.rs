@@ -4,7 +4,6 @@ mod checks;
 mod disposition;
 mod failed_tries;
 mod failure;
-mod log_limit;
 mod ready;
 mod reporter;
 mod skipped;

@@ -1,11 +1,14 @@
 //! `wwproxy tail`: shows events as they arrive.
 
+use std::time::Instant;
+
 use futures_util::StreamExt;
 use tokio::select;
 use wwproxy_sdk::{Client, ListenOptions, State, Tap, TapItem};
 
 use crate::{
     format::{self, Format},
+    log_limit::LogLimit,
     output::{Output, describe_error, print_message},
     selection::{OnFilterError, Selected, Selection},
     shutdown::Shutdown,
@@ -56,6 +59,7 @@ impl Tail {
         let mut output = Output::stdout();
         let format = self.format.unwrap_or_else(Format::default_for_stdout);
         let mut shown = 0;
+        let mut filter_errors = LogLimit::default();
         while shown < self.max_events.unwrap_or(u64::MAX)
             && let Some(tapped) = tap.next().await
         {
@@ -78,10 +82,14 @@ impl Tail {
                 Selected::FilterFailed(why) => {
                     let delivers = self.selection.on_filter_error == OnFilterError::Deliver;
                     let outcome = if delivers { "shown" } else { "not shown" };
-                    print_message(&format!(
-                        "the filter fails on event {} ({why}); it is {outcome}",
-                        event.id
-                    ));
+                    if let Some(more) = filter_errors.admit(Instant::now()) {
+                        let more =
+                            if more == 0 { String::new() } else { format!("; it failed on {more} more") };
+                        let id = &event.id;
+                        print_message(&format!(
+                            "the filter fails on event {id} ({why}); it is {outcome}{more}"
+                        ));
+                    }
                     if !delivers {
                         continue;
                     }

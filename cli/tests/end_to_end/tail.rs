@@ -33,6 +33,22 @@ fn tail_shows_new_events_and_takes_none() {
 }
 
 #[test]
+fn tail_reports_filter_errors_at_a_limited_rate() {
+    let world = World::new();
+    let mut command = world.command(&["tail", "--max-events", "10", "--filter", ".n.x", "--format", "data"]);
+    let mut tail = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut messages = BufReader::new(tail.stderr.take().unwrap());
+    messages.read_line(&mut String::new()).unwrap();
+    for n in 0..10 {
+        world.post(&format!("{{\"n\":{n}}}"));
+    }
+    let printed = tail.wait_with_output().unwrap().stdout;
+    assert_eq!(String::from_utf8(printed).unwrap().lines().count(), 10);
+    let errors: Vec<_> = messages.lines().map(Result::unwrap).collect();
+    assert!(errors.len() == 1 && errors[0].contains("the filter fails on event"), "{errors:?}");
+}
+
+#[test]
 fn get_keep_leaves_events_on_the_server() {
     let world = World::new();
     for n in 0..250 {

@@ -1,25 +1,15 @@
 //! Rate-limited reports of failed tries on stderr.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use wwproxy_sdk::EventId;
 
-use crate::target::TryOutcome;
+use crate::{log_limit::LogLimit, target::TryOutcome};
 
-/// The minimum time between reports. Failed tries in between are counted.
-const INTERVAL: Duration = Duration::from_secs(60);
-
-/// Reports the first failed try and then at most one per [`INTERVAL`], with a count of those in between.
+/// Reports the first failed try and then at most one a minute, with a count of those in between.
 #[derive(Default)]
-pub(super) struct FailedTries(Mutex<Reported>);
-
-#[derive(Default)]
-struct Reported {
-    last: Option<Instant>,
-    /// Failed tries since the last report.
-    unreported: u64,
-}
+pub(super) struct FailedTries(Mutex<LogLimit>);
 
 impl FailedTries {
     /// The line to report for a failed try, if one is due.
@@ -30,13 +20,7 @@ impl FailedTries {
         what_next: &str,
         now: Instant,
     ) -> Option<String> {
-        let mut reported = self.0.lock();
-        if reported.last.is_some_and(|last| now.duration_since(last) < INTERVAL) {
-            reported.unreported += 1;
-            return None;
-        }
-        reported.last = Some(now);
-        let more = match std::mem::take(&mut reported.unreported) {
+        let more = match self.0.lock().admit(now)? {
             0 => String::new(),
             count => format!("; {count} more tries failed since the last report"),
         };
@@ -46,6 +30,8 @@ impl FailedTries {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -11,8 +11,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use wwproxy_sdk::{EventId, EventMessage, State};
 
-use super::{disposition::Disposition, log_limit::LogLimit, ready::ReadyFile, skipped::Skipped};
-use crate::{output::describe_error, progress::Progress};
+use super::{disposition::Disposition, ready::ReadyFile, skipped::Skipped};
+use crate::{log_limit::LogLimit, output::describe_error, progress::Progress};
 
 /// The maximum number of remembered event ids, to count a redelivered event once. Further events are counted at each delivery.
 const MAX_REMEMBERED: usize = 10_000;

@@ -7,15 +7,15 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Rate limit for one kind of report: the first one at once, then a count at most every [`REPORT_INTERVAL`].
 #[derive(Default)]
-pub(super) struct LogLimit {
+pub(crate) struct LogLimit {
     unreported: u64,
     /// The earliest time of the next report. `None`: there was no report yet.
     next: Option<Instant>,
 }
 
 impl LogLimit {
-    /// Counts one event. `true`: it is the first one, to be reported now.
-    pub(super) fn count(&mut self, now: Instant) -> bool {
+    /// Counts one event, if [`Self::take`] reports the count. `true`: it is the first one, to be reported now.
+    pub(crate) fn count(&mut self, now: Instant) -> bool {
         let first = self.next.is_none();
         if first {
             self.next = Some(now + REPORT_INTERVAL);
@@ -25,13 +25,23 @@ impl LogLimit {
         first
     }
 
+    /// Counts one event. `Some`: it is to be reported now, with this number of events that were not reported before it.
+    pub(crate) fn admit(&mut self, now: Instant) -> Option<u64> {
+        if self.next.is_some_and(|next| now < next) {
+            self.unreported += 1;
+            return None;
+        }
+        self.next = Some(now + REPORT_INTERVAL);
+        Some(std::mem::take(&mut self.unreported))
+    }
+
     /// When the count may be reported, if it is not zero.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.next.filter(|_| self.unreported > 0)
     }
 
     /// Takes the count, if it may be reported now.
-    pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<u64> {
         self.due().filter(|due| *due <= now)?;
         self.next = Some(now + REPORT_INTERVAL);
         Some(std::mem::take(&mut self.unreported))
