@@ -15,6 +15,8 @@ use crate::{error::UsageError, format, private};
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// How much of an event's id is used in the file name, in characters.
 const MAX_NAME_CHARS: usize = 128;
+/// How many events with the same file name are saved, as the ids of a server without a store start anew with it.
+const MAX_SAME_NAME: u32 = 100;
 
 /// A folder that events are saved in.
 #[derive(Debug, Clone)]
@@ -27,35 +29,69 @@ impl EventFolder {
         Ok(Self(path.to_owned()))
     }
 
-    /// Writes an event to a file named after its id, atomically and with fsync. Only an earlier copy of the same event is replaced;
-    /// any other file is an error, and a symbolic link is not followed.
+    /// Writes an event to a file named after its id, atomically and with fsync. An earlier copy of the same event is replaced. If
+    /// another event has the name, the next free one of `ID_2.json`, `ID_3.json` is used. Any other file is an error, and a symbolic
+    /// link is not followed.
     pub(crate) fn save(&self, event: &EventMessage) -> anyhow::Result<PathBuf> {
-        let path = self.0.join(format!("{}.json", file_name(event.id.as_str())));
-        let write = || {
+        let name = file_name(event.id.as_str());
+        let mut path = self.0.join(format!("{name}.json"));
+        let mut write = || {
             let mut draft = private::draft(&self.0)?;
             draft.write_all(&format::object(event, &[]))?;
             draft.write_all(b"\n")?;
             draft.as_file().sync_all()?;
-            if let Err(failed) = draft.persist_noclobber(&path) {
+            for number in 2.. {
+                let Err(failed) = draft.persist_noclobber(&path) else { break };
                 if failed.error.kind() != io::ErrorKind::AlreadyExists {
                     return Err(failed.error.into());
                 }
-                if !is_copy(&path, event) {
-                    return Err(anyhow!("this file was not written by --save; move it away"));
+                draft = failed.file;
+                match Existing::read(&path, event) {
+                    Existing::Copy => {
+                        draft.persist(&path)?;
+                        break;
+                    }
+                    Existing::OtherEvent if number <= MAX_SAME_NAME => {
+                        path = self.0.join(format!("{name}_{number}.json"));
+                    }
+                    Existing::OtherEvent => {
+                        return Err(anyhow!(
+                            "{MAX_SAME_NAME} other events with this id are saved there; use another folder"
+                        ));
+                    }
+                    Existing::NoEvent => {
+                        return Err(anyhow!("this file was not written by --save; move it away"));
+                    }
                 }
-                failed.file.persist(&path)?;
             }
             Ok(sync_folder(&self.0)?)
         };
-        write().with_context(|| format!("cannot save event {} as {}", event.id, path.display()))?;
+        let written = write();
+        written.with_context(|| format!("cannot save event {} as {}", event.id, path.display()))?;
         Ok(path)
     }
 }
 
-/// Whether a file is an earlier copy of the event. Its attempt may differ, its body cannot.
-fn is_copy(path: &Path, event: &EventMessage) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|file| file.is_file())
-        && read(path).is_ok_and(|copy| (copy.id, copy.body) == (event.id.clone(), event.body.clone()))
+/// A file that has the name of an event to save.
+enum Existing {
+    /// An earlier copy of the event. Its attempt may differ, its body cannot.
+    Copy,
+    OtherEvent,
+    /// Not an event, or not a regular file.
+    NoEvent,
+}
+
+impl Existing {
+    fn read(path: &Path, event: &EventMessage) -> Self {
+        if !fs::symlink_metadata(path).is_ok_and(|file| file.is_file()) {
+            return Self::NoEvent;
+        }
+        match read(path) {
+            Ok(other) if other.id == event.id && other.body == event.body => Self::Copy,
+            Ok(_) => Self::OtherEvent,
+            Err(_) => Self::NoEvent,
+        }
+    }
 }
 
 /// Lists the event files of these paths. A folder stands for its `*.json` files in the order of their names, which is the order
@@ -130,18 +166,27 @@ mod tests {
     }
 
     #[test]
-    fn only_a_copy_of_the_same_event_is_replaced() {
+    fn a_copy_is_replaced_and_another_event_gets_another_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("7.json");
-        let event = |json| EventMessage::parse(json).unwrap();
+        let event = |json: &str| EventMessage::parse(json).unwrap();
         let saved = EventFolder::open(folder.path()).unwrap();
         saved.save(&event(r#"{"id":"7","attempt":1,"data":{}}"#)).unwrap();
         saved.save(&event(r#"{"id":"7","attempt":2,"data":{}}"#)).unwrap();
         assert_eq!(read(&path).unwrap().details.attempt, Some(2));
-        let other = saved.save(&event(r#"{"id":"7","data":[]}"#)).unwrap_err();
-        assert!(format!("{other:#}").contains("not written by --save"), "{other:#}");
+        for (body, name) in [("[]", "7_2.json"), ("1", "7_3.json"), ("[]", "7_2.json")] {
+            let other = saved.save(&event(&format!(r#"{{"id":"7","data":{body}}}"#))).unwrap();
+            assert_eq!(other, folder.path().join(name));
+            assert_eq!(read(&other).unwrap().body, body);
+        }
         assert_eq!(read(&path).unwrap().body, "{}");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+        assert_eq!(list(&[folder.path().into()]).unwrap()[0], path, "the first one is replayed first");
+        for body in 2..=MAX_SAME_NAME {
+            let _ = saved.save(&event(&format!(r#"{{"id":"7","data":{body}}}"#)));
+        }
+        let refused = saved.save(&event(r#"{"id":"7","data":"more"}"#)).unwrap_err();
+        assert!(format!("{refused:#}").contains("100 other events"), "{refused:#}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 100, "no temporary file is left");
     }
 
     #[test]

@@ -42,6 +42,10 @@ impl Replay {
         let mut failed = 0;
         let files = event_file::list(&self.paths)?;
         for path in &files {
+        // A file that is no event is reported before the first event is sent. The events are read again, as they may not fit in memory.
+        for path in &files {
+            event_file::read(path)?;
+        }
             let event = event_file::read(path)?;
             let Some(target) = routes.target(&event) else {
                 let line = format!("{}: no target for its type", path.display());

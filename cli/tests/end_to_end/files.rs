@@ -82,7 +82,23 @@ fn a_saved_event_is_private_and_replaces_no_other_file() {
         assert_eq!(world.status()["stored"], 1, "it was not acknowledged");
         fs::remove_file(&file).unwrap();
     }
-    // An earlier copy of the same event is replaced.
+    // Another event with the same id, as of a server without a store that restarted, is not replaced.
+    let earlier = format!("{{\"id\":\"{id}\",\"data\":{{\"n\":0}}}}\n");
+    fs::write(&file, &earlier).unwrap();
+    assert_eq!(listen(&world, &args).0, Some(0));
+    assert_eq!(fs::read_to_string(&file).unwrap(), earlier);
+    let second = saved.join(format!("{id}_2.json"));
+    assert!(fs::read_to_string(&second).unwrap().contains("\"n\":2"));
+}
+
+#[test]
+fn a_saved_copy_of_the_same_event_is_replaced() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    let args = ["--save", folder.path().to_str().unwrap()];
+    world.post("{\"n\":2}");
+    let stored: BTreeMap<String, Value> = serde_json::from_str(&world.run(&["get", "--keep"])).unwrap();
+    let id = stored.keys().next().unwrap();
+    let file = folder.path().join(format!("{id}.json"));
     fs::write(&file, format!("{{\"id\":\"{id}\",\"data\":{{\"n\":2}}}}\n")).unwrap();
     assert_eq!(listen(&world, &args).0, Some(0));
     assert_eq!(mode(&file), 0o600);
@@ -104,6 +120,13 @@ fn a_folder_of_saved_events_is_replayed_in_their_order() {
         assert_eq!(target.next().body, format!("{{\"n\":{n}}}").as_bytes());
     }
     assert!(target.is_quiet());
+
+    // A file that is no event is reported before any event is sent.
+    fs::write(folder.path().join("zzz.json"), "{}").unwrap();
+    let output = world.command(&["replay", path, "--forward-to", &target.address]).output().unwrap();
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && talk.contains("zzz.json is not an event file"), "{talk}");
+    assert!(output.stdout.is_empty() && target.is_quiet());
 
     let empty = tempfile::tempdir().unwrap();
     let args = ["replay", empty.path().to_str().unwrap(), "--forward-to", &target.address];
