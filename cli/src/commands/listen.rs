@@ -157,7 +157,7 @@ impl Listen {
             selection: self.selection,
             leave_unmatched: self.leave_unmatched,
             save,
-            printer: worker::Printer::new(self.format, reporter.progress().clone()),
+            printer: worker::Printer::new(self.format, reporter.progress().clone(), shutdown.clone()),
             reporter: reporter.clone(),
             shutdown,
             failed_tries: FailedTries::default(),
@@ -256,4 +256,7 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
         waiting.retain(|delivery| !delivery.is_stale());
     }
     if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} events were not accepted by their target")) }
+    // Acknowledgements of skipped events that are not sent yet.
+    let settled = async { while settling.next().await.is_some() {} };
+    select! { () = settled => {} () = worker.shutdown.grace_expired() => {} }
 }

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     exec::exited,
+    target::Target,
     world::{World, interrupt, signal},
 };
 
@@ -55,6 +56,20 @@ fn signals_end_a_command_that_cannot_write_to_stderr() {
     let mut talk = String::new();
     reader.read_to_string(&mut talk).unwrap();
     assert_eq!(talk.len(), PIPE_BYTES, "it was blocked: {talk}");
+}
+
+#[test]
+fn one_signal_ends_a_command_with_a_target_whose_stdout_is_not_read() {
+    let (world, target) = (World::new(), Target::new(&[]));
+    let (reader, mut stdout) = pipe().unwrap();
+    stdout.write_all(&vec![b'x'; PIPE_BYTES]).unwrap();
+    world.post("{}");
+    let args = ["listen", "--forward-to", &target.address, "--format", "json"];
+    let mut listen = world.command(&args).stdout(stdout).stderr(Stdio::null()).spawn().unwrap();
+    world.wait_until_stored(0);
+    interrupt(&listen);
+    assert!(exited(&mut listen).success());
+    drop(reader);
 }
 
 /// Repeats the signal, as two that come at once are one, and returns the exit code.

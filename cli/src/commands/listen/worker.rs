@@ -48,7 +48,7 @@ pub(super) enum EventOutcome {
     Throttled,
     /// A signal stopped it: it will be redelivered.
     Stopped,
-    /// Stdout is closed.
+    /// Stdout is closed, or was not read until the end of the grace period.
     OutputClosed,
 }
 
@@ -75,12 +75,8 @@ impl Worker {
 
     /// Writes and flushes an event, then acknowledges it.
     async fn print(&self, delivery: &Delivery) -> anyhow::Result<EventOutcome> {
-        let written = select! {
-            written = self.printer.print_event(delivery.event()) => written?,
-            // Stdout is not read: the event is not acknowledged, and is redelivered.
-            () = self.shutdown.grace_expired() => return Ok(EventOutcome::Stopped),
-        };
-        if !written {
+        if !self.printer.print_event(delivery.event()).await? {
+            // The event is not acknowledged, and is redelivered.
             return Ok(EventOutcome::OutputClosed);
         }
         self.ack(delivery).await;
@@ -184,18 +180,20 @@ pub(super) struct Printer {
     format: Format,
     output: Mutex<Output<Stdout>>,
     progress: Progress,
+    shutdown: Shutdown,
 }
 
 impl Printer {
-    pub(super) fn new(format: Option<Format>, progress: Progress) -> Self {
+    pub(super) fn new(format: Option<Format>, progress: Progress, shutdown: Shutdown) -> Self {
         Self {
             format: format.unwrap_or_else(Format::default_for_stdout),
             output: Mutex::new(Output::stdout()),
             progress,
+            shutdown,
         }
     }
 
-    /// Prints an event without a target. `false`, here and below: stdout is closed.
+    /// Prints an event without a target. `false`, here and below: stdout is closed, or is not read until the end of the grace period.
     async fn print_event(&self, event: &EventMessage) -> anyhow::Result<bool> {
         let terminal = self.output.lock().await.terminal;
         self.write(&format::event(event, self.format, terminal)).await
@@ -252,8 +250,15 @@ impl Printer {
     }
 
     async fn write(&self, text: &[u8]) -> anyhow::Result<bool> {
-        let mut output = self.output.lock().await;
-        let _hidden = self.progress.hidden();
-        output.write(text).await
+        let write = async {
+            let mut output = self.output.lock().await;
+            let _hidden = self.progress.hidden();
+            output.write(text).await
+        };
+        select! {
+            biased;
+            written = write => written,
+            () = self.shutdown.grace_expired() => Ok(false),
+        }
     }
 }
