@@ -125,7 +125,8 @@ impl Listen {
 
     async fn listen(self, client: &Client, http: &HttpOptions) -> anyhow::Result<()> {
         let hook = wwproxy_sdk::hook_path(client.app_id());
-        let routes = self.targets.open(http, Some(&hook))?;
+        let routes =
+            self.targets.open(&http.clone().connect_timeout(self.policy.connect_timeout()), Some(&hook))?;
         let save = self.save.as_deref().map(EventFolder::open).transpose()?;
         let shutdown = Shutdown::on_signal()?;
         let ready_file = self.ready_file.map(ReadyFile::prepare).transpose()?;
@@ -255,8 +256,8 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
         // Events of a lost connection are redelivered.
         waiting.retain(|delivery| !delivery.is_stale());
     }
-    if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} events were not accepted by their target")) }
     // Acknowledgements of skipped events that are not sent yet.
     let settled = async { while settling.next().await.is_some() {} };
     select! { () = settled => {} () = worker.shutdown.grace_expired() => {} }
+    if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} events were not accepted by their target")) }
 }

@@ -36,16 +36,17 @@ impl Replay {
     pub(crate) async fn run(self, access: Access) -> anyhow::Result<()> {
         self.targets.required()?;
         let hook = access.app_id()?.map(|app| wwproxy_sdk::hook_path(&app));
-        let routes = self.targets.open(&access.http()?, hook.as_deref())?;
+        let http = access.http()?.connect_timeout(self.policy.connect_timeout());
+        let routes = self.targets.open(&http, hook.as_deref())?;
         let shutdown = Shutdown::on_signal()?;
         let mut output = Output::stdout();
         let mut failed = 0;
         let files = event_file::list(&self.paths)?;
-        for path in &files {
         // A file that is no event is reported before the first event is sent. The events are read again, as they may not fit in memory.
         for path in &files {
             event_file::read(path)?;
         }
+        for path in &files {
             let event = event_file::read(path)?;
             let Some(target) = routes.target(&event) else {
                 let line = format!("{}: no target for its type", path.display());

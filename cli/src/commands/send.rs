@@ -111,7 +111,9 @@ impl Send {
         let secret =
             secret::webhook_secret(self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref())?;
         let http = self.http.client(&address, &options)?;
-        let hook = Hook::new(address, http, options, self.timeout, self.headers.iter().cloned().collect());
+        let flags = self.to.is_some().then_some(self.http);
+        let headers = self.headers.iter().cloned().collect();
+        let hook = Hook::new(address, http, options, self.timeout, flags, headers);
         if self.challenge {
             return hook.challenge(&secret.ok_or_else(no_secret)?).await;
         }

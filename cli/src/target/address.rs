@@ -61,12 +61,14 @@ impl Address {
     }
 }
 
-/// Shows the address without credentials.
+/// Without user, password and query: each may contain a secret.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut url = self.url.clone();
         // This fails only for a URL without a host.
         let _ = (url.set_username(""), url.set_password(None));
+        url.set_query(None);
+        url.set_fragment(None);
         match &self.socket {
             Some(socket) => write!(f, "{UNIX}{}:{}", socket.display(), url.path()),
             None => url.fmt(f),
@@ -226,6 +228,8 @@ mod tests {
 
     #[test]
     fn a_password_is_not_shown() {
-        assert_eq!(Address::parse("http://u:hunter2@h/").unwrap().to_string(), "http://h/");
+        for text in ["http://u:hunter2@h/", "http://h/?key=hunter2", "http://h/#hunter2"] {
+            assert_eq!(Address::parse(text).unwrap().to_string(), "http://h/");
+        }
     }
 }

@@ -28,11 +28,14 @@ use super::{
 
 /// The maximum of bytes of a response body that are read and dropped, to reuse the connection.
 const MAX_DRAINED_BYTES: usize = 64 * 1024;
+/// How long the body of an answer is read. After that its connection is closed.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Posts events to a URL.
 pub(crate) struct Forward {
     address: Address,
     options: HttpOptions,
+    flags: TargetHttp,
     http: reqwest::Client,
     /// Opens a connection for each request.
     unpooled: reqwest::Client,
@@ -59,6 +62,7 @@ impl Forward {
         Ok(Self {
             address,
             options,
+            flags,
             http,
             unpooled,
             last_response: Mutex::default(),
@@ -69,7 +73,7 @@ impl Forward {
 
     pub(super) async fn try_once(&self, event: &EventMessage, attempt: u32, timeout: Duration) -> TryOutcome {
         let start = Instant::now();
-        let mut deliveries = 1;
+        let mut deliveries = 0;
         let body = Chunked::new(event.body.clone());
         let mut started = body.started();
         let mut response = self.post(&self.http, event, body, attempt, timeout).await;
@@ -79,32 +83,31 @@ impl Forward {
         {
             // Not a failure of the application: a pooled connection may have been closed meanwhile, or the response to a large event
             // was sent before its end was read. The event may have arrived, so it counts as a delivery.
-            deliveries += 1;
+            deliveries += u32::from(started.load(Ordering::Relaxed));
             let left = timeout.saturating_sub(start.elapsed());
             let body = Chunked::careful(event.body.clone());
             started = body.started();
-            response = self.post(&self.unpooled, event, body, attempt.saturating_add(1), left).await;
+            response = self.post(&self.unpooled, event, body, attempt.saturating_add(deliveries), left).await;
         }
         match response {
             Ok(response) => {
                 let (status, retry_after) = (response.status(), retry_after(response.headers()));
-                // The status decides. A slow body may cost the connection, but no more time than the timeout.
-                let _ = timeout_at(start + timeout, drain(response)).await;
+                // The status decides. A slow body costs the connection, but little time.
+                let deadline = (start + timeout).min(Instant::now() + DRAIN_TIMEOUT);
+                let _ = timeout_at(deadline, drain(response)).await;
                 *self.last_response.lock() = Some(Instant::now());
                 TryOutcome {
                     accepted: status.is_success(),
                     answer: format!("{} POST {}{}", status.as_u16(), self.address, advice(status)),
                     took: start.elapsed(),
                     retry_after,
-                    deliveries,
+                    deliveries: deliveries + 1,
                 }
             }
             Err(error) => {
                 let took = start.elapsed();
-                // A request timeout may also end the wait for a connection.
-                let timed_out_connecting = error.is_timeout() && !started.load(Ordering::Relaxed);
-                let reached = !error.is_connect() && !timed_out_connecting;
-                let deliveries = if reached { deliveries } else { deliveries - 1 };
+                // Before the connection asks for the body, nothing of the request was written.
+                let deliveries = deliveries + u32::from(started.load(Ordering::Relaxed));
                 TryOutcome { took, deliveries, ..TryOutcome::failed(self.explain(&error).await) }
             }
         }
@@ -126,7 +129,8 @@ impl Forward {
     async fn explain(&self, error: &reqwest::Error) -> String {
         let unknown = self.last_response.lock().is_none();
         let probes = unknown && !self.probed.swap(true, Ordering::Relaxed);
-        let reason = explain(&self.address, &self.options, error, probes).await;
+        let reason =
+            explain(&self.address, &self.options, error, probes, unknown.then_some(self.flags)).await;
         format!("no answer from POST {}: {reason}", self.address)
     }
 

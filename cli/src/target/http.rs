@@ -12,11 +12,13 @@ use crate::output::print_message;
 pub(super) const MAX_IDLE: Duration = Duration::from_secs(4);
 
 /// Describes why a request to a target got no response, with advice. `probes`: the protocol of the target may be probed.
+/// `flags`: those of a target that has never answered, as one of them may be missing or wrong.
 pub(crate) async fn explain(
     address: &Address,
     options: &HttpOptions,
     error: &reqwest::Error,
     probes: bool,
+    flags: Option<TargetHttp>,
 ) -> String {
     let is_socket = address.socket.is_some();
     let failure = if probes && !is_socket {
@@ -26,6 +28,12 @@ pub(crate) async fn explain(
     };
     let advice = match failure.cause() {
         FailureCause::Http2Only => "give --http2",
+        FailureCause::Broken | FailureCause::NotHttp if flags.is_some_and(|flags| flags.http2) => {
+            return "it does not answer in HTTP/2; leave out --http2".into();
+        }
+        FailureCause::Untrusted if flags.is_some() => {
+            "check the address, or give its certificate or that of its authority (--ca-cert); --insecure-target accepts any"
+        }
         _ if is_socket && error.is_connect() => "check the socket's path, and that the app runs",
         _ => failure.advice(),
     };

@@ -9,7 +9,10 @@ use super::{outcome::TryOutcome, routes::Target};
 use crate::shutdown::Shutdown;
 
 /// The longest `Retry-After` that is waited for while the event is leased; for a longer one it is returned to the server.
-const MAX_HOLD: Duration = Duration::from_secs(10);
+const MAX_HOLD: Duration = Duration::from_secs(1);
+
+/// The longest time for a connection to a target.
+const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often an event is tried, and the timeout of a try.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -52,6 +55,12 @@ pub(crate) enum OfferOutcome {
 }
 
 impl Policy {
+    /// The timeout of a connection: less than that of the try, so that the reason is reported, and an unreachable target is told from
+    /// a slow one.
+    pub(crate) fn connect_timeout(self) -> Duration {
+        MAX_CONNECT_TIMEOUT.min(self.timeout * 9 / 10)
+    }
+
     /// Offers an event until it is accepted, given up or throttled, or a signal arrives. `failed` is called with each failed try
     /// that is followed by another one, and the delay until then: exponential backoff, and at least the target's `Retry-After` (up
     /// to 5 min).

@@ -39,7 +39,8 @@ pub(crate) struct Targets {
     /// `WWPROXY_HEADER_NAME` in capitals with `_` for `-` (other characters as `x` and two hex digits, so `x_a` is `Xx5fA`; a
     /// repeated header as `NAME_n2`, `NAME_n3`). Variables that do not fit are omitted, and `WWPROXY_TRUNCATED=1` is set. The
     /// command inherits all variables except `SECRET`, `WWPROXY_TOKEN`, `WEBHOOK_SECRET` and their `_FILE` forms. The command and
-    /// all processes that it started are killed if it fails, exceeds --timeout, or wwproxy ends
+    /// all processes that it started are killed if it fails, exceeds --timeout, or wwproxy ends, except for those that start a session
+    /// of their own
     #[arg(long, value_name = "CMD", conflicts_with = "forward_to")]
     exec: Option<String>,
     /// Post events of this type (wildcards as in --type) to this URL. The first route that matches is used; events without a route go to

@@ -116,7 +116,8 @@ fn target_certificates_are_checked_without_insecure_target() {
         let output = forward(&target, more);
         assert_eq!(output.status.code(), Some(1), "{more:?}");
         assert!(printed(&output).contains("certificate is not trusted"), "{}", printed(&output));
-        assert!(printed(&output).contains("--ca-cert"), "{}", printed(&output));
+        let advice = "(--ca-cert); --insecure-target accepts any";
+        assert!(printed(&output).contains(advice), "{}", printed(&output));
     }
     let output = forward(&target, &["--ca-cert", &trusted(SELF_SIGNED)]);
     assert!(output.status.success(), "{output:?}");

@@ -224,7 +224,7 @@ fn listen_reports_the_hook_and_the_target() {
     let world = World::new();
     for (args, target) in [
         (&[][..], "events to stdout"),
-        (&["--forward-to", "http://u:hunter2@127.0.0.1:9/x"], "events to http://127.0.0.1:9/x"),
+        (&["--forward-to", "http://u:hunter2@127.0.0.1:9/x?key=hunter2"], "events to http://127.0.0.1:9/x"),
         (&["--exec", "./handle.sh"], "events to ./handle.sh"),
     ] {
         let args = [&["listen", "--exit-after-idle", "100ms"], args].concat();

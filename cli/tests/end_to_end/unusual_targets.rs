@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, Read, Write},
+    io::{BufRead, ErrorKind, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     os::unix::net::UnixListener,
     process::{Command, Output},
@@ -125,6 +125,18 @@ fn a_response_before_the_body_was_read_is_accepted() {
 }
 
 #[test]
+fn a_response_body_that_does_not_end_blocks_nothing() {
+    let target = server(|_, mut stream| {
+        request(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbye").unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let start = Instant::now();
+    let output = replay(2, 10, &["--timeout", "60s", "--forward-to", &target], |_| {});
+    assert!(output.status.success() && start.elapsed() < Duration::from_secs(50), "{output:?}");
+}
+
+#[test]
 fn a_half_closed_connection_is_accepted() {
     let target = server(|_, mut stream| {
         request(&mut stream);
@@ -216,7 +228,7 @@ fn a_timeout_while_connecting_does_not_count_as_an_attempt() {
     let args = ["--forward-to", &address.to_string(), "--max-attempts", "1", "--max-events", "1"];
     let (mut listen, mut messages) = world.listen_with_messages(&[&args[..], &["--timeout", "3s"]].concat());
     let line = messages.next_with("was not accepted");
-    assert!(line.contains("again in"), "{line}");
+    assert!(line.contains("no connection in time") && line.contains("again in"), "{line}");
     drop(queued);
     // The queued connections are accepted first, and are at their end.
     let mut stream =
@@ -229,29 +241,33 @@ fn a_timeout_while_connecting_does_not_count_as_an_attempt() {
 }
 
 #[test]
-fn a_throttled_event_does_not_block_others() {
+fn throttled_events_do_not_block_others() {
     let world = World::new();
-    let target = server(|n, mut stream| {
+    // The last one overflows 64 bits.
+    let delays = ["9", "3600", "99999999999999999999"];
+    let target = server(move |n, mut stream| {
         let head = request(&mut stream).to_ascii_lowercase();
-        let answer = match n {
-            0 => "HTTP/1.1 429 Later\r\nRetry-After: 3600\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
-            _ => "HTTP/1.1 204 OK\r\nConnection: close\r\n\r\n",
+        let answer = match delays.get(n) {
+            Some(delay) => format!(
+                "HTTP/1.1 429 Later\r\nRetry-After: {delay}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            ),
+            None => "HTTP/1.1 204 OK\r\nConnection: close\r\n\r\n".into(),
         };
         assert!(head.contains("wwproxy-attempt: 1\r\n"), "{head}");
         stream.write_all(answer.as_bytes()).unwrap();
     });
-    for n in 0..3 {
+    for n in 0..5 {
         world.post(&format!("{{\"n\":{n}}}"));
     }
     let args = ["listen", "--forward-to", &target, "--max-events", "2", "--format", "data"];
     let output = world.command(&args).output().unwrap();
-    assert_eq!(output.stdout, b"{\"n\":1}\n{\"n\":2}\n");
+    assert_eq!(output.stdout, b"{\"n\":3}\n{\"n\":4}\n");
     let messages = String::from_utf8(output.stderr).unwrap();
     assert!(
-        messages.contains("was not accepted: 429 POST") && messages.contains("2 taken, 1 kept"),
+        messages.contains("was not accepted: 429 POST") && messages.contains("2 taken, 3 kept"),
         "{messages}"
     );
-    assert_eq!((&world.status()["stored"], &world.status()["leased"]), (&1.into(), &0.into()));
+    assert_eq!((&world.status()["stored"], &world.status()["leased"]), (&3.into(), &0.into()));
 }
 
 #[test]
@@ -277,16 +293,25 @@ fn retry_after_dates_use_the_clock_of_the_response() {
 
 #[test]
 fn a_port_alone_is_tried_at_both_loopback_addresses() {
-    // Without IPv6 there is nothing to try.
-    let Ok(listener) = TcpListener::bind("[::1]:0") else { return };
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        let mut stream = listener.accept().unwrap().0;
-        let head = request(&mut stream);
+    for loopback in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = match TcpListener::bind(loopback) {
+            // The system has no IPv6.
+            Err(error) if loopback.starts_with('[') && error.kind() == ErrorKind::AddrNotAvailable => {
+                continue;
+            }
+            bound => bound.unwrap(),
+        };
+        let port = listener.local_addr().unwrap().port();
+        let app = thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let head = request(&mut stream);
+            stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
+            head
+        });
+        accepted(1, 10, &format!(":{port}"));
+        let head = app.join().unwrap();
         assert!(head.contains(&format!("\r\nHost: localhost:{port}\r\n")), "{head}");
-        stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
-    });
-    accepted(1, 10, &format!(":{port}"));
+    }
 }
 
 #[test]
@@ -362,6 +387,9 @@ fn each_cause_of_a_missing_response_has_its_message_and_advice() {
         });
         assert!(printed.contains(reason), "{target}: {printed}");
     }
+    let args = ["--max-attempts", "1", "--http2", "--forward-to", &plain];
+    let printed = String::from_utf8(replay(1, 10, &args, |_| {}).stdout).unwrap();
+    assert!(printed.contains("it does not answer in HTTP/2; leave out --http2"), "{printed}");
 }
 
 #[test]

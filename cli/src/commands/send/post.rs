@@ -17,7 +17,7 @@ use super::sample;
 use crate::{
     error::Refusal,
     output::print_message,
-    target::{Address, explain, sender_headers},
+    target::{Address, TargetHttp, explain, sender_headers},
 };
 
 /// The largest response body that is read, in bytes.
@@ -31,6 +31,8 @@ pub(super) struct Hook {
     options: HttpOptions,
     address: Address,
     timeout: Duration,
+    /// The flags of a target that is not the server.
+    flags: Option<TargetHttp>,
     /// These replace headers of the same name.
     headers: HeaderMap,
 }
@@ -41,9 +43,10 @@ impl Hook {
         http: reqwest::Client,
         options: HttpOptions,
         timeout: Duration,
+        flags: Option<TargetHttp>,
         headers: HeaderMap,
     ) -> Self {
-        Self { http, options, address, timeout, headers }
+        Self { http, options, address, timeout, flags, headers }
     }
 
     pub(super) fn display(&self) -> String {
@@ -126,7 +129,7 @@ impl Hook {
         match request.send().await {
             Ok(response) => Ok(response),
             Err(error) => {
-                let reason = explain(&self.address, &self.options, &error, true).await;
+                let reason = explain(&self.address, &self.options, &error, true, self.flags).await;
                 Err(Refusal {
                     status: None,
                     message: format!("{} cannot be reached: {reason}", self.display()),

@@ -31,7 +31,9 @@ pub(super) struct Chunked {
 
 impl Chunked {
     pub(super) fn new(body: Bytes) -> Self {
-        Self { rest: body, started: Arc::default(), pause: None }
+        // An empty body is never asked for.
+        let started = Arc::new(AtomicBool::new(body.is_empty()));
+        Self { rest: body, started, pause: None }
     }
 
     /// If the body has more than one chunk, it first waits for a response to the head.

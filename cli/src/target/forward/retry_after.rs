@@ -7,8 +7,9 @@ use reqwest::header::{self, HeaderMap, HeaderName};
 /// The delay of a response: seconds, or a date that is compared with the response's own `Date`, as the target's clock may be wrong.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // A number that overflows is as good as the maximum: the delay is capped.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let until = httpdate::parse_http_date(text).ok()?;
     let now = date(headers, &header::DATE).unwrap_or_else(SystemTime::now);
@@ -36,7 +37,8 @@ mod tests {
         assert_eq!(parse("7", None), Some(Duration::from_secs(7)));
         assert_eq!(parse("Fri, 31 Dec 1999 23:59:59 GMT", None), Some(Duration::ZERO));
         assert!(parse("Fri, 31 Dec 2100 23:59:59 GMT", None).unwrap() > Duration::from_secs(1 << 20));
-        assert_eq!(parse("soon", None), None);
+        assert_eq!(parse("99999999999999999999", None), Some(Duration::from_secs(u64::MAX)));
+        assert_eq!((parse("soon", None), parse("", None), parse("-1", None)), (None, None, None));
         let (noon, later) = ("Fri, 31 Dec 1999 12:00:00 GMT", "Fri, 31 Dec 1999 12:00:30 GMT");
         assert_eq!(parse(later, Some(noon)), Some(Duration::from_secs(30)));
         assert_eq!(parse(noon, Some(later)), Some(Duration::ZERO));
