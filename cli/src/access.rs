@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use reqwest::Url;
-use wwproxy_sdk::{AppId, Client, HttpOptions, is_loopback};
+use wwproxy_sdk::{AppId, Client, HttpOptions, is_loopback, sanitize};
 
 use crate::{
     error::UsageError,
@@ -109,7 +109,7 @@ impl Access {
         })
     }
 
-    /// Flags and environment, completed from the profile.
+    /// Flags and environment, completed from the profile. The profile's credentials are sent to its own server only.
     fn resolve(&self) -> anyhow::Result<Profile> {
         let mut all = self.flags_and_environment()?;
         let complete =
@@ -118,13 +118,22 @@ impl Access {
             return Ok(all);
         }
         let saved = self.saved_profile()?.clone();
-        if all.token.is_none() && all.secret.is_none() {
-            (all.token, all.secret) = (saved.token, saved.secret);
-        }
-        // These two apply to the profile's server only.
-        if all.server.is_none() || all.server == saved.server {
+        let has_credentials = all.token.is_some() || all.secret.is_some();
+        if is_for(&saved, all.server.as_deref()) {
+            if !has_credentials {
+                (all.token, all.secret) = (saved.token, saved.secret);
+            }
             all.token_endpoint = all.token_endpoint.or(saved.token_endpoint);
             all.allow_http |= saved.allow_http;
+        } else if !has_credentials && (saved.token.is_some() || saved.secret.is_some()) {
+            let server = saved.server.as_deref().unwrap_or("no server");
+            return Err(UsageError(format!(
+                "the profile is for {}, and its credentials are not sent to another server; leave out --server and {SERVER_VARIABLE}, \
+                 give credentials for the other server (--secret-file, SECRET or {TOKEN_VARIABLE}), or save them as a profile of \
+                 their own: wwproxy login --profile NAME",
+                sanitize(server)
+            ))
+            .into());
         }
         all.server = all.server.or(saved.server);
         all.app_id = all.app_id.or(saved.app_id);
@@ -204,7 +213,7 @@ impl Access {
             return Ok(true);
         }
         let saved = self.saved_profile()?;
-        Ok(saved.allow_http && saved.server.as_deref() == Some(server))
+        Ok(saved.allow_http && is_for(saved, Some(server)))
     }
 
     fn allow_http(&self) -> anyhow::Result<bool> {
@@ -229,10 +238,11 @@ impl Access {
     /// The HTTP options for the server.
     pub(crate) fn http(&self) -> anyhow::Result<HttpOptions> {
         let mut ca_cert = self.ca_cert()?;
+        let server = flag_or_variable(self.server.as_ref(), SERVER_VARIABLE)?;
         // A profile's CA certificates are for its own server only.
         if ca_cert.is_none()
-            && (self.profile_name()?.is_some()
-                || flag_or_variable(self.server.as_ref(), SERVER_VARIABLE)?.is_none())
+            && (self.profile_name()?.is_some() || server.is_none())
+            && is_for(self.saved_profile()?, server.as_deref())
         {
             ca_cert.clone_from(&self.saved_profile()?.ca_cert);
         }
@@ -262,6 +272,14 @@ impl Access {
     pub(crate) fn client(&self, http: HttpOptions) -> anyhow::Result<Client> {
         build_client(self.resolve()?, http)
     }
+}
+
+/// Whether the profile is for this server, or for any command that names no server.
+fn is_for(profile: &Profile, server: Option<&str>) -> bool {
+    let parse = |text: &str| Url::parse(text.trim_end_matches('/')).ok();
+    let Some(server) = server else { return true };
+    let server = parse(server);
+    server.is_some() && server == profile.server.as_deref().and_then(parse)
 }
 
 fn flag_or_variable(flag: Option<&String>, name: &str) -> anyhow::Result<Option<String>> {

@@ -108,11 +108,43 @@ async fn a_token_endpoint_on_another_host_must_be_given_and_is_saved() {
 
     // The saved endpoint is not used for another server.
     let other = server_of_platform(endpoint.clone()).await;
-    assert!(!run(folder.path(), &["status", "--server", &other.url]).await.status.success());
+    let status = ["status", "--server", &other.url, "--secret", "other"];
+    assert!(!run(folder.path(), &status).await.status.success());
     assert_eq!(elsewhere.count("POST /oauth/token"), 2);
-    let mut command = wwproxy(folder.path(), &["status", "--server", &other.url]);
+    let mut command = wwproxy(folder.path(), &status);
     assert!(command.env("WWPROXY_TOKEN_ENDPOINT", &endpoint).output().await.unwrap().status.success());
     assert_eq!(elsewhere.count("POST /oauth/token"), 3);
+}
+
+#[tokio::test]
+async fn credentials_of_a_profile_are_sent_to_its_own_server_only() {
+    let (fake, other, folder) = (server().await, server().await, tempfile::tempdir().unwrap());
+    for credential in ["--secret", "--token"] {
+        let login = ["login", "--server", &fake.url, "--app-id", "bot", credential, "hunter2"];
+        assert!(run(folder.path(), &login).await.status.success());
+        for args in [&["status"][..], &["status", "--profile", "default"], &["get"], &["listen"]] {
+            let mut by_variable = wwproxy(folder.path(), args);
+            by_variable.env("WWPROXY_SERVER", &other.url);
+            let by_flag = wwproxy(folder.path(), &[args, &["--server", &other.url]].concat());
+            for mut command in [by_variable, by_flag] {
+                let output = command.output().await.unwrap();
+                assert_eq!(output.status.code(), Some(2), "{args:?}: {}", all(&output));
+                assert!(all(&output).contains(&format!("the profile is for {}, and", fake.url)));
+                assert!(!all(&output).contains("hunter2"), "{}", all(&output));
+            }
+        }
+    }
+    assert!(other.requests().is_empty(), "{:?}", other.requests());
+
+    for same in [format!("{}/", fake.url), fake.url.to_uppercase()] {
+        let output = run(folder.path(), &["status", "--server", &same]).await;
+        assert!(output.status.success(), "{same}: {}", all(&output));
+    }
+    let given = ["status", "--server", &other.url, "--token", "other"];
+    assert!(run(folder.path(), &given).await.status.success());
+    let requests = other.requests();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].header("authorization"), Some("Bearer other"));
 }
 
 #[tokio::test]
