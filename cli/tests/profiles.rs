@@ -93,7 +93,7 @@ async fn a_token_endpoint_on_another_host_must_be_given_and_is_saved() {
     let fake = server_of_platform(endpoint.clone()).await;
     let refused = run(folder.path(), &login(&fake.url, "bot")).await;
     assert!(
-        !refused.status.success() && all(&refused).contains(&format!("give --token-endpoint {endpoint}")),
+        !refused.status.success() && all(&refused).contains(&format!("of another origin, {endpoint};")),
         "{}",
         all(&refused)
     );

@@ -15,16 +15,18 @@ pub(crate) fn server_url(text: &str) -> Result<Url, Error> {
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err(wrong("the server's address must start with https:// or http://"));
     }
-    let is_bare = url.username().is_empty()
-        && url.password().is_none()
-        && url.query().is_none()
-        && url.fragment().is_none();
+    let is_bare = !has_credentials(&url) && url.query().is_none() && url.fragment().is_none();
     // The address is shown in logs and errors, so it must not contain credentials.
     if is_bare {
         Ok(url)
     } else {
         Err(wrong("the server's address must have no user, password, query or fragment"))
     }
+}
+
+/// Whether the URL has a user or password. They would be shown and saved with it, and sent as a second `Authorization` header.
+fn has_credentials(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
 }
 
 /// Appends a path to the server's address.
@@ -42,8 +44,7 @@ pub(crate) fn configured_endpoint(server: &Url, endpoint: &str, allow_http: bool
         wrong("the token endpoint is not a URL; give one such as https://proxy.example.com/oauth/token")
             .with_source(error)
     })?;
-    // The endpoint is shown, and saved in profiles.
-    if !url.username().is_empty() || url.password().is_some() {
+    if has_credentials(&url) {
         return Err(wrong("the token endpoint must have no user or password"));
     }
     match url.scheme() {
@@ -71,10 +72,15 @@ pub(crate) fn metadata_endpoint(server: &Url, metadata: &AuthorizationServer) ->
         )));
     }
     match Url::parse(&metadata.token_endpoint) {
+        Ok(url) if url.origin() == server.origin() && has_credentials(&url) => Err(wrong(
+            "the server's metadata names a token endpoint with a user or password; its operator must remove them"
+                .into(),
+        )),
         Ok(url) if url.origin() == server.origin() => Ok(url),
+        // The URL is not part of the advice: whoever forged the metadata would get the secret.
         _ => Err(wrong(format!(
-            "the server's metadata names a token endpoint of another origin, {0}; the app's secret is not sent there \
-             because of the metadata alone. If it is right (as with --identity watsonwork), give --token-endpoint {0}",
+            "the server's metadata names a token endpoint of another origin, {}; the app's secret is not sent there \
+             because of the metadata alone. Ask the server's operator for the right one, and give it (--token-endpoint URL)",
             redact(&metadata.token_endpoint)
         ))),
     }
@@ -187,7 +193,12 @@ mod tests {
             ("/oauth/token?hunter2", "/oauth/token"),
         ] {
             let error = check(server, server, endpoint).unwrap_err();
-            assert!(error.ends_with(&format!("give --token-endpoint {shown}")), "{error}");
+            assert!(error.contains(&format!("of another origin, {shown};")), "{error}");
+            assert!(error.ends_with("(--token-endpoint URL)") && !error.contains("hunter2"), "{error}");
+        }
+        for endpoint in ["https://u:hunter2@proxy.example/t", "https://u@proxy.example/t"] {
+            let error = check(server, server, endpoint).unwrap_err();
+            assert!(error.contains("user or password") && !error.contains("hunter2"), "{error}");
         }
     }
 

@@ -113,15 +113,15 @@ impl EnvironmentProxies {
 
 pub(crate) const EXAMPLE: &str = "give one such as http://proxy.example.com:3128";
 
-/// Whether the URL's host is this machine: `localhost` or a subdomain of it, a loopback address, or the unspecified address.
+/// Whether the URL's host is this machine: `localhost`, a loopback address, or the unspecified address. Other names, such as
+/// `a.localhost`, are looked up, and a resolver may return any address.
 #[cfg_attr(not(feature = "reqwest"), allow(unreachable_pub, reason = "public with the feature"))]
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {
-    let host = host(url);
-    match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
+    match host(url).parse::<IpAddr>().map(|address| address.to_canonical()) {
         // A connection to the unspecified address reaches this machine.
         Ok(address) => address.is_loopback() || address.is_unspecified(),
-        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+        Err(_) => url.host_str() == Some("localhost"),
     }
 }
 
@@ -214,17 +214,23 @@ mod tests {
     fn loopback_needs_no_proxy() {
         for here in [
             "http://localhost:1",
-            "https://a.localhost",
+            "http://LOCALHOST",
             "http://127.8.9.1",
             "http://[::1]:1",
-            "http://localhost.",
+            "http://[::ffff:127.0.0.1]",
         ] {
             assert_eq!(chosen(&[("ALL_PROXY", "a")], here), "none", "{here}");
             assert!(is_loopback(&url(here)), "{here}");
         }
-        for there in
-            ["http://example.com", "http://10.0.0.1", "http://localhost.example", "http://127.0.0.1.example"]
-        {
+        for there in [
+            "http://example.com",
+            "http://10.0.0.1",
+            "http://localhost.example",
+            "http://127.0.0.1.example",
+            "http://a.localhost",
+            "http://localhost.",
+        ] {
+            assert_ne!(chosen(&[("ALL_PROXY", "a")], there), "none", "{there}");
             assert!(!is_loopback(&url(there)), "{there}");
         }
     }

@@ -204,7 +204,7 @@ async fn metadata_with_another_origin_does_not_get_the_secret() {
     let builder = || Client::builder(&server.url).app_id("bot").app_secret("hunter2");
     let error = builder().build().unwrap().status().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol);
-    assert!(error.to_string().contains(&format!("give --token-endpoint {endpoint}")), "{error}");
+    assert!(error.to_string().contains(&format!("of another origin, {endpoint};")), "{error}");
     assert!(elsewhere.requests().is_empty());
 
     let client = builder().token_endpoint(&endpoint).build().unwrap();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use reqwest::Url;
+use wwproxy_sdk::is_loopback;
 
 /// The end of each error: the accepted forms.
 const EXPECTED: &str =
@@ -42,9 +43,7 @@ impl Address {
 
     /// Whether it is on this machine, so that no proxy is used.
     pub(super) fn is_local(&self) -> bool {
-        let host = self.host();
-        self.socket.is_some()
-            || host.parse().map_or(is_localhost(host), |address: IpAddr| address.is_loopback())
+        self.socket.is_some() || self.loopback().is_some() || is_loopback(&self.url)
     }
 
     /// The addresses of a `localhost` name. As in curl and browsers it is not resolved: resolvers may not know it, or know only one of
