@@ -50,6 +50,8 @@ pub enum FailureCause {
     NotYetValid,
     /// The certificate is for these other names.
     WrongName(Vec<String>),
+    /// The certificate has no `subjectAltName`, and so no name. The common name of its subject does not count.
+    NoName,
     /// `https://` to a port that does not speak TLS.
     NotTls,
     /// The TLS handshake failed for another reason.
@@ -112,7 +114,13 @@ impl Failure {
     /// Whether the peer's certificate was rejected: a retry does not help, and nothing was sent.
     #[must_use]
     pub fn is_untrusted(&self) -> bool {
-        matches!(self.cause, FailureCause::Untrusted | FailureCause::Expired(_) | FailureCause::WrongName(_))
+        matches!(
+            self.cause,
+            FailureCause::Untrusted
+                | FailureCause::Expired(_)
+                | FailureCause::WrongName(_)
+                | FailureCause::NoName
+        )
     }
 
     /// What to do about the failure.
@@ -133,6 +141,9 @@ impl Failure {
             }
             FailureCause::NotYetValid => "check this machine's clock",
             FailureCause::WrongName(_) => "use a name that is in it, or have one made for this name",
+            FailureCause::NoName => {
+                "make one that has it, with openssl: -addext subjectAltName=DNS:NAME (or IP:ADDRESS)"
+            }
             FailureCause::NotTls => "use http:// for this port, or the port that speaks TLS",
             FailureCause::Handshake => "check that the port speaks TLS 1.2 or newer",
             FailureCause::TlsRequired => "use https://",
@@ -209,6 +220,9 @@ impl FailureCause {
             CertificateError::ExpiredContext { time, not_after } => Self::Expired(days(*not_after, *time)),
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
             CertificateError::NotValidForName => Self::WrongName(Vec::new()),
+            CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+                Self::NoName
+            }
             CertificateError::NotValidForNameContext { presented, .. } => {
                 Self::WrongName(presented.iter().take(MAX_SHOWN_NAMES).map(|name| plain_name(name)).collect())
             }
@@ -232,6 +246,7 @@ impl fmt::Display for FailureCause {
             Self::WrongName(names) => {
                 return write!(f, "its certificate is for another name ({})", names.join(", "));
             }
+            Self::NoName => "its certificate has no subjectAltName",
             Self::NotTls => "the port does not speak TLS",
             Self::Handshake => "the TLS handshake failed",
             Self::TlsRequired => "the port speaks TLS",

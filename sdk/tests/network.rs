@@ -7,7 +7,7 @@ use std::{env, error::Error as _, process::Command};
 
 use common::{FakeServer, Reply};
 use futures_util::{SinkExt, StreamExt};
-use tls::{AUTHORITY, EXPIRED, SELF_SIGNED, SERVER, proxy, serve, tls};
+use tls::{AUTHORITY, EXPIRED, NAMELESS, SELF_SIGNED, SERVER, proxy, serve, tls};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::TcpStream,
@@ -96,6 +96,13 @@ async fn a_self_signed_certificate_is_trusted_only_if_configured() {
         let error = client(server, http).status().await.unwrap_err();
         assert!(error.kind() == ErrorKind::Untrusted && error.to_string().contains(says), "{error}");
     }
+
+    let nameless = format!("https://{}", tls(&fake, NAMELESS).await);
+    let http = HttpOptions::new().ca_certificates(NAMELESS).unwrap();
+    let error = client(&nameless, http).status().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Untrusted);
+    let says = "its certificate has no subjectAltName; make one that has it, with openssl: -addext";
+    assert!(error.to_string().contains(says), "{error}");
 
     let expired = format!("https://{}", tls(&fake, EXPIRED).await);
     let http = HttpOptions::new().ca_certificates(EXPIRED).unwrap();

@@ -26,6 +26,7 @@ pub(crate) const AUTHORITY: &str = include_str!("authority.pem");
 pub(crate) const SERVER: &str = include_str!("server.pem");
 const SERVER_KEY: &str = include_str!("server-key.pem");
 pub(crate) const SELF_SIGNED: &str = include_str!("self-signed.pem");
+pub(crate) const NAMELESS: &str = include_str!("nameless.pem");
 pub(crate) const EXPIRED: &str = include_str!("expired.pem");
 
 /// Terminates TLS in front of the server, with this certificate and the server's key.
