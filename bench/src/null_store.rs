@@ -3,9 +3,10 @@
 use std::{
     collections::HashMap,
     future::{pending, ready},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
+use parking_lot::RwLock;
 use wwproxy_protocol::{AppId, EventId};
 use wwproxy_server::store::{
     Appended, DedupeKey, Delivery, Lease, NewEvent, Registration, Settled, Settlement, Stats, Store,
@@ -19,18 +20,18 @@ pub(crate) struct NullStore {
 
 impl Store for NullStore {
     fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> StoreFuture<'a, ()> {
-        let mut registrations = self.registrations.write().unwrap_or_else(PoisonError::into_inner);
+        let mut registrations = self.registrations.write();
         registrations.insert(app.clone(), Arc::new(registration));
         Box::pin(ready(Ok(())))
     }
 
     fn registration<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Option<Arc<Registration>>> {
-        let registrations = self.registrations.read().unwrap_or_else(PoisonError::into_inner);
+        let registrations = self.registrations.read();
         Box::pin(ready(Ok(registrations.get(app).cloned())))
     }
 
     fn remove_registration<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, ()> {
-        self.registrations.write().unwrap_or_else(PoisonError::into_inner).remove(app);
+        self.registrations.write().remove(app);
         Box::pin(ready(Ok(())))
     }
 

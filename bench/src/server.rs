@@ -7,11 +7,12 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
+use parking_lot::Mutex;
 use reqwest::Method;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -143,7 +144,7 @@ impl TestServer {
         end(&process.child, how);
         let started = std::time::Instant::now();
         let (child, address) = spawn(process.home.path(), process.ceiling, &process.flags)?;
-        *process.child.lock().unwrap_or_else(PoisonError::into_inner) = child;
+        *process.child.lock() = child;
         self.address = address;
         self.http.get(format!("http://{}/readyz", self.address)).send().await?.error_for_status()?;
         Ok(started.elapsed())
@@ -204,7 +205,7 @@ impl TestServer {
 
 impl Process {
     fn usage(&self) -> Option<ResourceUsage> {
-        let pid = self.child.lock().unwrap_or_else(PoisonError::into_inner).id();
+        let pid = self.child.lock().id();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // utime and stime are the 12th and 13th field after the process name, which may contain spaces and brackets.
         let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
@@ -242,7 +243,7 @@ impl Drop for Process {
 
 /// Ends the process, if it has not ended already, and waits for it.
 fn end(child: &Mutex<Child>, how: Shutdown) {
-    let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut child = child.lock();
     let _ = match how {
         Shutdown::Term => Command::new("kill").args(["-TERM", &child.id().to_string()]).status().map(drop),
         Shutdown::Kill => child.kill(),
