@@ -4,6 +4,10 @@
 /// platform. At most half of the limit is reserved.
 const RESERVED: u64 = 128;
 
+/// The log line if the limit has no room for all connections.
+const LOWERED: &str = "--max-connections was lowered to the hard limit of open files less the reserved ones: for more \
+                       connections raise the hard limit (`ulimit -Hn`, LimitNOFILE= in systemd)";
+
 /// Raises the soft limit of open files to the hard limit, and returns how many connections it allows: at most
 /// `max_connections`. Logs both.
 #[must_use]
@@ -14,20 +18,26 @@ pub fn fit_connections(max_connections: usize) -> usize {
     };
     let fitting = connections(open_files, max_connections);
     if fitting < max_connections {
-        tracing::warn!(
-            open_files,
-            wanted = max_connections,
-            max_connections = fitting,
-            "the limit of open files is too low for --max-connections: raise it with `ulimit -n` or LimitNOFILE="
-        );
+        let (reserved, wanted, max_connections) = (reserved(open_files), max_connections, fitting);
+        // A slightly lower number needs no action.
+        if fitting < wanted.div_ceil(2) {
+            tracing::warn!(open_files, reserved, wanted, max_connections, "{LOWERED}");
+        } else {
+            tracing::info!(open_files, reserved, wanted, max_connections, "{LOWERED}");
+        }
     } else {
         tracing::info!(open_files, max_connections, "the limit of open files has room for all connections");
     }
     fitting
 }
 
+/// How many of these files are not for connections.
+fn reserved(open_files: u64) -> u64 {
+    RESERVED.min(open_files / 2)
+}
+
 fn connections(open_files: u64, wanted: usize) -> usize {
-    let room = open_files - RESERVED.min(open_files / 2);
+    let room = open_files - reserved(open_files);
     wanted.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
 }
 

@@ -34,12 +34,12 @@ async fn reconnect_forever(address: String, half: String) {
 }
 
 /// A server with at most this many open files, which a shell may set where a test cannot.
-fn server_with_open_files(limits: &str) -> Server {
+fn server_with_open_files(limits: &str, flags: &[&str]) -> Server {
     let home = Arc::new(Home::new());
     let server = home.command();
     let mut shell = Command::new("/bin/sh");
     shell.env_clear().arg("-c").arg(format!("{limits} && exec \"$@\"")).arg("sh").arg(server.get_program());
-    shell.args(server.get_args()).args(["--store", "memory:", "--listen", "127.0.0.1:0"]);
+    shell.args(server.get_args()).args(["--store", "memory:", "--listen", "127.0.0.1:0"]).args(flags);
     Server::launch(home, shell)
 }
 
@@ -50,8 +50,8 @@ async fn half_open_heads_beyond_the_open_file_limit_are_evicted_and_hooks_answer
     /// After 3 s the platform gives up.
     const HOOK_TIMEOUT: Duration = Duration::from_secs(3);
     raise_open_files();
-    let server = server_with_open_files("ulimit -n 1024");
-    let clamped = "open_files=1024 wanted=20000 max_connections=896";
+    let server = server_with_open_files("ulimit -n 1024", &[]);
+    let clamped = "open_files=1024 reserved=128 wanted=20000 max_connections=896";
     eventually("the limit is logged", async || server.log().contains(clamped)).await;
     let app = server.app("bot").await;
     let half = format!("{}x-", head(&app, 10));
@@ -88,10 +88,24 @@ async fn half_open_heads_beyond_the_open_file_limit_are_evicted_and_hooks_answer
     eventually("all hooks are stored", async || app.gauge("stored").await == HOOKS as u64).await;
 }
 
+#[tokio::test]
+async fn fewer_connections_than_wanted_are_a_warning_only_below_half() {
+    for (wanted, level) in [("1000", " INFO "), ("1792", " INFO "), ("1793", " WARN ")] {
+        let server = server_with_open_files("ulimit -n 1024", &["--max-connections", wanted]);
+        let lowered = format!("open_files=1024 reserved=128 wanted={wanted} max_connections=896");
+        eventually("the limit is logged", async || server.log().contains(&lowered)).await;
+        let log = server.log();
+        let line = log.lines().find(|line| line.contains(&lowered)).unwrap();
+        for part in [level, "--max-connections was lowered", "ulimit -Hn", "LimitNOFILE="] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_soft_limit_of_open_files_is_raised_to_the_hard_one() {
-    let server = server_with_open_files("ulimit -S -n 64");
+    let server = server_with_open_files("ulimit -S -n 64", &[]);
     let hard = std::fs::read_to_string(format!("/proc/{}/limits", server.process())).unwrap();
     let line = hard.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
     let mut limits = line.split_whitespace();
