@@ -36,10 +36,21 @@ pub(crate) fn run(config: &Config, command: &AppCommand) -> anyhow::Result<()> {
             print_secret(id, &secret, "rotate it again")?;
         }
         AppCommand::Disable { id } => {
-            apps.set_disabled(id, true)?;
+            let has_changed = apps.set_disabled(id, true)?;
             close_connections(config);
+            if has_changed {
+                eprintln!("The app {id} is disabled: its clients get 401, its senders 503.");
+            } else {
+                eprintln!("The app {id} was already disabled.");
+            }
         }
-        AppCommand::Enable { id } => apps.set_disabled(id, false)?,
+        AppCommand::Enable { id } => {
+            if apps.set_disabled(id, false)? {
+                eprintln!("The app {id} is enabled: its clients and senders are accepted again.");
+            } else {
+                eprintln!("The app {id} was already enabled.");
+            }
+        }
         AppCommand::Remove { id, yes, force } => remove(config, &apps, id, *yes, *force)?,
     }
     Ok(())
@@ -154,7 +165,7 @@ fn operator(folder: &Path) -> Operator {
 
 /// Prints a secret on stdout, and a line about it on stderr.
 fn print_secret(app: &AppId, secret: &Secret, remedy: &str) -> anyhow::Result<()> {
-    eprintln!("The secret of the app {app}, shown this once:");
+    eprintln!("The secret of the app {app} is on stdout, shown this once:");
     print_line(secret.expose()).with_context(|| format!("the secret could not be printed: {remedy}"))
 }
 

@@ -68,7 +68,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let server = with_control(Server::new(store, identity, settings.clone()), &store_address);
     log::announce(config, address, &store_address);
     log::log_start(config, &settings, address, &store_address);
-    warn_without_apps(config)?;
+    warn_without_apps(config);
     server.serve(listener, stop).await;
     Ok(())
 }
@@ -94,18 +94,15 @@ fn with_control(server: Server, _store: &StoreAddress) -> Server {
     server
 }
 
-/// Warns about a missing credentials file, which on a public address is probably a wrong path.
-fn warn_without_apps(config: &Config) -> anyhow::Result<()> {
-    if config.identity != Identity::Builtin || config.listen.is_loopback() {
-        return Ok(());
-    }
-    let apps = config.apps()?;
-    if !apps.path().exists() {
+/// Warns about a credentials file that is missing or has no apps, which is probably a wrong path.
+fn warn_without_apps(config: &Config) {
+    let Some(apps) = config.apps().ok().filter(|_| config.identity == Identity::Builtin) else { return };
+    if apps.list().is_ok_and(|apps| apps.is_empty()) {
+        let state = if apps.path().exists() { "has no apps" } else { "does not exist" };
         tracing::warn!(
             file = %apps.path().display(),
-            "there is no credentials file, so no client can get a token: add an app with `wwproxy-server app add ID`, or \
-             name the file with --apps"
+            "the credentials file {state}, so clients get 401 and senders get 404 or 503: name the right file with --apps, or \
+             add an app with `wwproxy-server app add ID`"
         );
     }
-    Ok(())
 }

@@ -31,12 +31,6 @@ impl ListenAddress {
             },
         }
     }
-
-    /// Whether only this machine can connect.
-    #[must_use]
-    pub fn is_loopback(self) -> bool {
-        matches!(self, Self::One(address) if address.ip().is_loopback())
-    }
 }
 
 impl FromStr for ListenAddress {

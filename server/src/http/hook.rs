@@ -21,16 +21,18 @@ use crate::{
 /// How often each reason for a rejection is logged in a minute: anyone can cause one.
 const LOGGED: u32 = 10;
 
-/// Logs webhooks that were rejected although they were well-formed.
+/// Logs webhooks for a registered app that were rejected.
 #[derive(Debug)]
 pub(crate) struct Rejections {
     bad_signature: LogLimit,
     full: LogLimit,
+    suspended: LogLimit,
 }
 
 impl Default for Rejections {
     fn default() -> Self {
-        Self { bad_signature: LogLimit::per_minute(LOGGED), full: LogLimit::per_minute(LOGGED) }
+        let limit = || LogLimit::per_minute(LOGGED);
+        Self { bad_signature: limit(), full: limit(), suspended: limit() }
     }
 }
 
@@ -39,6 +41,7 @@ impl Rejections {
         let limit = match error {
             ProxyError::BadSignature(_) => &self.bad_signature,
             ProxyError::Full => &self.full,
+            ProxyError::Suspended => &self.suspended,
             _ => return,
         };
         if let Some(webhooks) = limit.add(1) {
@@ -57,6 +60,7 @@ async fn receive(app: AppId, context: Context, request: Request) -> Result<Respo
         return Err(request.refuse_method(&[Method::POST]).await);
     }
     if let Err(error) = context.proxy.registration(&app).await {
+        context.rejections.log(&app, &error);
         return Err(request.refuse(error.into()).await);
     }
     let Request { headers, query, body, connection, .. } = request;

@@ -150,15 +150,18 @@ impl Apps {
         Ok(Secret::new(secret))
     }
 
-    /// Disables an app, so that its secret and tokens are refused, or enables it again.
-    pub fn set_disabled(&self, app: &AppId, disabled: bool) -> Result<(), AppsError> {
+    /// Disables an app, so that its secret and tokens are refused, or enables it again. Returns whether this changed it.
+    pub fn set_disabled(&self, app: &AppId, disabled: bool) -> Result<bool, AppsError> {
+        let mut was_disabled = false;
         self.change_entry(app, |entry| {
+            was_disabled = entry.get("disabled").and_then(Item::as_bool).unwrap_or(false);
             if disabled {
                 entry.insert("disabled", value(true));
             } else {
                 entry.remove("disabled");
             }
-        })
+        })?;
+        Ok(was_disabled != disabled)
     }
 
     /// Removes an app; its tokens are refused from now on.
@@ -185,7 +188,13 @@ impl Apps {
             if let Ok(entries) = &parsed {
                 cache.last_valid = Some(Arc::clone(entries));
             }
-            cache.parsed = Some((stamp, parsed.clone()));
+            let is_reload = cache.parsed.replace((stamp, parsed.clone())).is_some();
+            drop(cache);
+            if let (true, Ok(entries)) = (is_reload, &parsed) {
+                let disabled = entries.values().filter(|entry| entry.disabled).count();
+                let (file, apps) = (self.path.display(), entries.len());
+                tracing::info!(%file, apps, disabled, "the credentials file has changed and was read again");
+            }
             parsed
         };
         parsed.map_err(|line| AppsError::Invalid(self.path.clone(), line))

@@ -275,11 +275,16 @@ async fn disable_refuses_clients_and_senders_and_deletes_nothing() {
     let (server, app) = server_with_events().await;
     let mut socket = app.listen("?window=1").await;
     socket.event().await;
-    operate(&server.home, &["disable", "bot"]);
+    let disabled = server.home.operate(&["disable", "bot"]);
+    assert_eq!(stderr(&disabled), "The app bot is disabled: its clients get 401, its senders 503.\n");
+    let disabled = server.home.operate(&["disable", "bot"]);
+    assert_eq!(stderr(&disabled), "The app bot was already disabled.\n");
     assert_eq!(operate(&server.home, &["list"]), "bot\tdisabled");
     assert_eq!(socket.close_code().await, 1008);
     problem(app.request(Method::GET, "").send().await.unwrap(), 401).await;
-    problem(server.token_response("bot", &app.app_secret).await, 401).await;
+    let right = problem(server.token_response("bot", &app.app_secret).await, 401).await;
+    let wrong = problem(server.token_response("bot", "wrong").await, 401).await;
+    assert!(right == wrong && right.contains("wrong, or the operator has disabled the app"), "{right}");
     let refused = problem(app.hook("[]").send().await.unwrap(), 503).await;
     assert!(refused.contains("disabled"), "{refused}");
 
@@ -289,7 +294,9 @@ async fn disable_refuses_clients_and_senders_and_deletes_nothing() {
     problem(app.hook("[]").send().await.unwrap(), 503).await;
     operate(&home, &["rotate", "bot"]);
     assert_eq!(operate(&home, &["list"]), "bot\tdisabled", "a new secret does not enable it");
-    operate(&home, &["enable", "bot"]);
+    let enabled = home.operate(&["enable", "bot"]);
+    assert_eq!(stderr(&enabled), "The app bot is enabled: its clients and senders are accepted again.\n");
+    assert_eq!(stderr(&home.operate(&["enable", "bot"])), "The app bot was already enabled.\n");
     assert_eq!(operate(&home, &["list"]), "bot");
     app.post("[3]").await;
     let secret = operate(&home, &["rotate", "bot"]);

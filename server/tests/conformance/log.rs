@@ -116,6 +116,36 @@ async fn the_log_of_rejected_webhooks_is_rate_limited() {
 }
 
 #[tokio::test]
+async fn webhooks_of_a_suspended_app_and_changes_of_the_credentials_file_are_logged() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    let file = std::fs::read(server.home.apps()).unwrap();
+    let disabled = server.home.app_command(&["disable", "bot"]);
+    assert!(disabled.status.success(), "{disabled:?}");
+    for _ in 0..50 {
+        problem(app.hook("{}").send().await.unwrap(), 503).await;
+    }
+    std::fs::remove_file(server.home.apps()).unwrap();
+    problem(app.hook("{}").send().await.unwrap(), 503).await;
+    std::fs::write(server.home.apps(), file).unwrap();
+    app.post("{}").await;
+    app.unregister().await;
+    eventually("the whole log is read", async || server.log().contains("unregistered")).await;
+    let log = server.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("disabled the app")).collect();
+    assert_eq!(lines.len(), 10, "ten times a minute: {log}");
+    assert!(lines[0].contains("WARN") && lines[0].contains("app=bot webhooks=1"), "{}", lines[0]);
+    let read: Vec<_> = log.lines().filter(|line| line.contains("read again")).collect();
+    // At first the app is added.
+    assert_eq!(read.len(), 4, "once for each change: {log}");
+    for (line, counts) in
+        read.iter().zip(["apps=1 disabled=0", "apps=1 disabled=1", "apps=0 disabled=0", "apps=1 disabled=0"])
+    {
+        assert!(line.contains("INFO") && line.contains(counts), "{counts} in {line}");
+    }
+}
+
+#[tokio::test]
 async fn the_log_of_a_broken_credentials_file_is_rate_limited() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;

@@ -167,20 +167,33 @@ fn with_log_json_startup_errors_are_json() {
 }
 
 #[tokio::test]
-async fn a_missing_credentials_file_is_a_warning_on_a_public_address() {
-    let public = start_at("0.0.0.0:0", &[]);
-    eventually("the warning is logged", async || public.log().contains("there is no credentials file")).await;
-    assert!(public.log().contains(&public.home.apps().display().to_string()), "{}", public.log());
+async fn a_credentials_file_that_is_missing_or_has_no_apps_is_a_warning_on_any_address() {
+    let empty_home = Arc::new(Home::new());
+    std::fs::write(empty_home.apps(), "# no apps yet\n").unwrap();
+    for (server, state) in [
+        (start_at("0.0.0.0:0", &[]), "does not exist"),
+        (start_at("0", &[]), "does not exist"),
+        (Server::start_in(&empty_home, &[]), "has no apps"),
+    ] {
+        eventually("the warning is logged", async || server.log().contains(state)).await;
+        let log = server.log();
+        let warning = log.lines().find(|line| line.contains(state)).unwrap();
+        let file = server.home.apps().display().to_string();
+        for part in ["WARN", &file, "credentials file", "--apps", "`wwproxy-server app add ID`"] {
+            assert!(warning.contains(part), "{part} in {warning}");
+        }
+        assert!(log.contains(&format!("apps_file={file} apps=0\n")), "{log}");
+    }
 
-    let loopback = start_at("0", &[]);
     let home = Arc::new(Home::new());
     home.add_app("bot");
+    home.add_app("other");
     let mut command = home.command();
     command.args(["--store", "memory:", "--listen", "0.0.0.0:0"]);
-    for mut server in [loopback, Server::launch(home, command)] {
-        server.signal("TERM");
-        server.exited().await;
-        eventually("the whole log is read", async || server.log().contains("stopped")).await;
-        assert!(!server.log().contains("credentials file"), "{}", server.log());
-    }
+    let mut server = Server::launch(home, command);
+    server.signal("TERM");
+    server.exited().await;
+    eventually("the whole log is read", async || server.log().contains("stopped")).await;
+    let log = server.log();
+    assert!(!log.contains("credentials file") && log.contains(" apps=2\n"), "{log}");
 }
