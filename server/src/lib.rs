@@ -159,7 +159,7 @@ impl Server {
         if cut_off > 0 {
             tracing::warn!(
                 connections = cut_off,
-                "connections were cut off: they took longer than the shutdown grace"
+                "connections were closed because the shutdown grace period ended"
             );
         }
         match timeout(settings.shutdown_grace.max(CLOSE_TIMEOUT), store.close()).await {

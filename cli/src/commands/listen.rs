@@ -196,7 +196,7 @@ struct Limits {
 /// left, events are read ahead, so that those of other clients do not wait behind a slow one.
 ///
 /// At `--max-events`, and when no event comes, no event is being handled. After a signal handlers have 2 s; an error or a closed
-/// stdout drops them, and their events come again.
+/// stdout drops them, and their events are redelivered.
 async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits) -> anyhow::Result<()> {
     let (mut done, mut failed) = (0, 0);
     let mut waiting = VecDeque::new();

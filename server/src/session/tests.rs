@@ -21,7 +21,7 @@ use crate::{
 
 const LEASE: Duration = Duration::from_secs(90);
 
-/// Names the app of the fixture as the owner of every token, until that app is removed.
+/// Accepts every token as one of the fixture's app, until that app is removed.
 #[derive(Debug, Default)]
 struct Removable(CancellationToken);
 
@@ -36,7 +36,7 @@ impl IdentityProvider for Removable {
     }
 }
 
-/// A platform with this answer for every token.
+/// A platform that gives this answer for every token.
 #[derive(Debug, Clone)]
 struct Remote(Arc<Mutex<Result<String, IdentityError>>>);
 
@@ -91,18 +91,18 @@ impl Fixture {
         self.connect_through(window, 64 << 10).await
     }
 
-    /// A client whose pipe holds no more than so many bytes.
+    /// A client whose pipe has this capacity in bytes.
     async fn connect_through(&self, window: u32, pipe: usize) -> (Client, JoinHandle<()>) {
         let (config, socket, client) = self.accept(window, pipe).await;
         let session = self.start(false, config, socket).await;
-        (greeted(client).await, session)
+        (read_hello(client).await, session)
     }
 
-    /// A tap whose pipe holds no more than so many bytes.
+    /// A tap whose pipe has this capacity in bytes.
     async fn tap_through(&self, pipe: usize) -> (Client, JoinHandle<()>) {
         let (config, socket, client) = self.accept(1, pipe).await;
         let session = self.start(true, config, socket).await;
-        (greeted(client).await, session)
+        (read_hello(client).await, session)
     }
 
     /// Serves a websocket.
@@ -139,7 +139,7 @@ impl Fixture {
     }
 }
 
-async fn greeted(mut client: Client) -> Client {
+async fn read_hello(mut client: Client) -> Client {
     assert!(matches!(server_message(&mut client).await, ServerMessage::Hello(_)));
     client
 }
@@ -171,7 +171,7 @@ async fn close_code(client: &mut Client) -> u16 {
     }
 }
 
-/// What a websocket keeps while it has nothing to say: a buffer in it would be there ten thousand times.
+/// The memory of an idle websocket: a buffer in it would exist ten thousand times.
 #[tokio::test]
 async fn an_idle_session_is_small() {
     const MAX_SIZE: usize = 3 << 10;
@@ -186,7 +186,7 @@ async fn an_idle_session_is_small() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_answers_pings_stays_for_ever() {
+async fn a_client_that_answers_pings_stays_connected() {
     let fixture = Fixture::new().await;
     let (mut client, session) = fixture.connect(1).await;
     let start = Instant::now();
@@ -202,7 +202,7 @@ async fn a_client_that_answers_pings_stays_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_client_is_closed_and_its_events_go_back() {
+async fn a_silent_client_is_closed_and_its_events_are_released() {
     let fixture = Fixture::new().await;
     fixture.append("{}").await;
     let (mut client, session) = fixture.connect(1).await;
@@ -235,7 +235,7 @@ async fn a_client_that_reads_nothing_can_still_acknowledge() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unacknowledged_event_goes_out_again_when_its_lease_ends() {
+async fn an_expired_lease_is_redelivered() {
     let fixture = Fixture::new().await;
     fixture.append("{}").await;
     let (mut client, _session) = fixture.connect(1).await;
@@ -248,7 +248,7 @@ async fn an_unacknowledged_event_goes_out_again_when_its_lease_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_event_waits_for_its_delay() {
+async fn a_nacked_event_is_redelivered_after_its_delay() {
     let fixture = Fixture::new().await;
     fixture.append("{}").await;
     let (mut client, _session) = fixture.connect(8).await;
@@ -261,7 +261,7 @@ async fn a_refused_event_waits_for_its_delay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_a_session_says_why() {
+async fn a_session_ends_with_the_close_code_of_its_cause() {
     let fixture = Fixture::new().await;
     for (message, code) in [(Message::text("{"), 1007), (Message::binary("{}"), 1003)] {
         let (mut client, _session) = fixture.connect(1).await;
@@ -274,7 +274,7 @@ async fn the_end_of_a_session_says_why() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_app_that_was_removed_loses_its_connection() {
+async fn removing_an_app_closes_its_websockets() {
     let fixture = Fixture::new().await;
     let (mut client, _session) = fixture.connect(1).await;
     fixture.removed.cancel();
@@ -284,7 +284,7 @@ async fn an_app_that_was_removed_loses_its_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revoked_token_ends_its_websocket_and_a_platform_that_is_down_does_not() {
+async fn a_revoked_token_closes_its_websocket_an_unavailable_platform_does_not() {
     const REVALIDATED: Duration = Duration::from_secs(300);
     let remote = Remote(Arc::new(Mutex::new(Ok("my-bot".into()))));
     let identity = Arc::new(Cached::new(remote.clone()));
@@ -310,7 +310,7 @@ async fn a_revoked_token_ends_its_websocket_and_a_platform_that_is_down_does_not
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_that_answers_pings_stays_for_ever() {
+async fn a_tap_that_answers_pings_stays_connected() {
     let fixture = Fixture::new().await;
     let (mut client, session) = fixture.tap_through(64 << 10).await;
     for _ in 0..10 {
@@ -325,7 +325,7 @@ async fn a_tap_that_answers_pings_stays_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_tap_is_closed_and_its_place_is_free() {
+async fn a_silent_tap_is_closed_and_frees_its_slot() {
     let fixture = Fixture::new().await;
     let mut taps = Vec::new();
     while let Ok(tap) = fixture.proxy.tap(&fixture.app).await {
@@ -342,7 +342,7 @@ async fn a_silent_tap_is_closed_and_its_place_is_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_that_does_not_read_is_told_of_the_gap_when_it_does() {
+async fn a_slow_tap_gets_a_gap_message_for_missed_events() {
     const SENT: u64 = 1000;
     let fixture = Fixture::new().await;
     let (mut client, _session) = fixture.tap_through(256).await;
@@ -369,7 +369,7 @@ async fn a_tap_that_does_not_read_is_told_of_the_gap_when_it_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_a_tap_says_why() {
+async fn a_tap_ends_with_the_close_code_of_its_cause() {
     let fixture = Fixture::new().await;
     for (message, code) in [(Message::text("{"), 1007), (Message::binary("{}"), 1003)] {
         let (mut client, _session) = fixture.tap_through(1024).await;
@@ -401,7 +401,7 @@ async fn flood_with_pings(client: &mut Client) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_pings_and_does_not_read_is_not_read_and_closed_with_1008() {
+async fn a_client_that_pings_without_reading_is_throttled_then_closed_with_1008() {
     const PIPE: usize = 256;
     let fixture = Fixture::new().await;
     for is_tap in [false, true] {
@@ -420,7 +420,7 @@ async fn a_client_that_pings_and_does_not_read_is_not_read_and_closed_with_1008(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_pings_and_reads_stays() {
+async fn a_client_that_pings_and_reads_stays_connected() {
     let fixture = Fixture::new().await;
     for is_tap in [false, true] {
         let (mut client, session) =
@@ -451,7 +451,7 @@ async fn read_slowly(pipe: &mut DuplexStream, rate: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_takes_minutes_for_a_large_event_stays() {
+async fn a_client_that_takes_minutes_for_a_large_event_stays_connected() {
     const SIZE: usize = 8 << 20;
     const RATE: usize = 16 << 10;
     let fixture = Fixture::new().await;
@@ -482,7 +482,7 @@ async fn a_client_that_takes_minutes_for_a_large_event_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_reads_too_slowly_is_closed_and_its_event_goes_back() {
+async fn a_client_below_the_minimum_rate_is_closed_and_its_event_is_released() {
     const SIZE: u64 = 1 << 20;
     let fixture = Fixture::new().await;
     let large: &'static str = Box::leak(format!("[\"{}\"]", "x".repeat(1 << 20)).into_boxed_str());

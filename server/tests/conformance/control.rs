@@ -144,7 +144,7 @@ async fn connections_that_say_nothing_do_not_hold_it_up() {
     drop(silent);
 }
 
-/// Whoever can write to the folder could bind a socket there.
+/// Any process that can write to the folder could bind a socket there.
 #[test]
 fn the_text_of_an_answer_does_not_control_the_terminal() {
     let home = Home::new();
