@@ -1,6 +1,6 @@
 //! The protocol between a wwproxy server and its clients.
 //!
-//! Ids, websocket messages, REST bodies and webhook signatures, as specified in the project's
+//! Ids, websocket messages, REST bodies, webhook signatures and schemes of senders, as specified in the project's
 //! `docs/wire.md`. This crate does no I/O and needs no runtime.
 //!
 //! An event's body is never parsed and serialized again: every codec in this crate keeps the bytes that its sender signed
@@ -11,6 +11,7 @@ mod event;
 mod id;
 pub mod json;
 pub mod message;
+pub mod scheme;
 mod signature;
 pub mod text;
 

@@ -1,0 +1,291 @@
+//! The grammar of a template, parsed once into types.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::{
+    content::{Content, Part},
+    key::{Algorithm, Encoding, KeyFormat},
+    source::{JsonPath, Source, header_name},
+};
+
+/// The largest template given at registration, in bytes of JSON.
+pub const MAX_TEMPLATE_BYTES: usize = 1024;
+/// The most alternatives in a list of templates.
+pub const MAX_ALTERNATIVES: usize = 4;
+/// The largest tolerance of a timestamp, in seconds: one day.
+pub const MAX_TOLERANCE_SECONDS: u64 = 86_400;
+
+/// One way in which a sender signs its webhooks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    pub(super) algorithm: Algorithm,
+    pub(super) signature: Place,
+    pub(super) split: Option<char>,
+    pub(super) prefix: String,
+    pub(super) encoding: Encoding,
+    /// `None` for a token.
+    pub(super) content: Option<Content>,
+    pub(super) timestamp: Option<Timestamp>,
+    pub(super) key: KeyFormat,
+    pub(super) id: Option<Source>,
+    pub(super) event: Option<EventSource>,
+    pub(super) covers: Covers,
+}
+
+/// Where the signature is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    Header(String),
+    /// All headers that begin so.
+    Headers(String),
+    Json(JsonPath),
+}
+
+/// Where the timestamp is, and how old it may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Timestamp {
+    pub(super) place: TimestampPlace,
+    pub(super) unit: Unit,
+    /// `None`: not compared with the clock.
+    pub(super) tolerance: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum TimestampPlace {
+    Source(Source),
+    /// The item of the signature header that begins so.
+    Item(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Seconds,
+    Milliseconds,
+    Rfc3339,
+}
+
+/// The type of an event: one source, or two joined by a dot. The second is left out when absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EventSource(pub(super) Source, pub(super) Option<Source>);
+
+/// Which part of the request a valid signature vouches for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Covers {
+    /// The whole body.
+    Body,
+    /// The URL, not the body.
+    Url,
+    /// Neither: a token, or single fields.
+    Nothing,
+}
+
+/// A field of a template is missing, unknown or wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("template field \"{field}\" {reason}")]
+pub struct TemplateError {
+    /// The name of the field.
+    pub field: String,
+    /// What is wrong, and what it must be.
+    pub reason: &'static str,
+}
+
+impl TemplateError {
+    pub(super) fn new(field: impl Into<String>, reason: &'static str) -> Self {
+        Self { field: field.into(), reason }
+    }
+}
+
+impl Template {
+    /// Parses the fields of one template.
+    pub(super) fn from_value(value: &Value) -> Result<Self, TemplateError> {
+        let object = value.as_object().ok_or_else(|| TemplateError::new("template", "must be an object"))?;
+        let mut fields = Fields(object.clone());
+        let template = fields.template()?;
+        match fields.0.keys().next() {
+            Some(name) => {
+                Err(TemplateError::new(name, "is unknown or has no meaning beside the other fields"))
+            }
+            None => Ok(template),
+        }
+    }
+
+    /// Which part of the request a valid signature vouches for.
+    #[must_use]
+    pub fn covers(&self) -> Covers {
+        self.covers
+    }
+
+    /// How far the timestamp may be from the clock, `None` if it is not compared.
+    #[must_use]
+    pub fn tolerance(&self) -> Option<Duration> {
+        self.timestamp.as_ref()?.tolerance
+    }
+
+    /// Checks what no single field shows.
+    fn check(self) -> Result<Self, TemplateError> {
+        let Some(content) = &self.content else { return Ok(self) };
+        let has_timestamp = content.contains(&Part::Timestamp);
+        let covered_in_body = |source: &TimestampPlace| {
+            matches!(source, TimestampPlace::Source(Source::Json(_))) && content.contains(&Part::Body)
+        };
+        match &self.timestamp {
+            None if has_timestamp => {
+                return Err(TemplateError::new("timestamp", "is required by {timestamp}"));
+            }
+            Some(timestamp) if !has_timestamp && !covered_in_body(&timestamp.place) => {
+                return Err(TemplateError::new("timestamp", "must be a part of the content"));
+            }
+            _ => {}
+        }
+        if self.id.is_none() && content.contains(&Part::Id) {
+            return Err(TemplateError::new("id", "is required by {id}"));
+        }
+        let covered = match self.covers {
+            Covers::Body => content.contains(&Part::Body) || content.has_form(),
+            Covers::Url => content.contains(&Part::Url),
+            Covers::Nothing => !content.contains(&Part::Body),
+        };
+        if covered { Ok(self) } else { Err(TemplateError::new("covers", "must say what the content covers")) }
+    }
+}
+
+/// The fields that are not parsed yet.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn text(&mut self, field: &'static str) -> Result<Option<String>, TemplateError> {
+        match self.0.remove(field) {
+            None => Ok(None),
+            Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+            Some(_) => Err(TemplateError::new(field, "must be a text that is not empty")),
+        }
+    }
+
+    fn required(&mut self, field: &'static str) -> Result<String, TemplateError> {
+        self.text(field)?.ok_or_else(|| TemplateError::new(field, "is missing"))
+    }
+
+    fn template(&mut self) -> Result<Template, TemplateError> {
+        let algorithm = Algorithm::parse(&self.required("algorithm")?)?;
+        let signature = Place::parse(&self.required("signature")?)?;
+        let prefix = self.text("prefix")?.unwrap_or_default();
+        let id = self.text("id")?.map(|text| Source::parse("id", &text)).transpose()?;
+        let event = self.text("event")?.map(|text| EventSource::parse(&text)).transpose()?;
+        let covers = self.covers()?;
+        if algorithm == Algorithm::Token {
+            if covers.is_some_and(|covers| covers != Covers::Nothing) {
+                return Err(TemplateError::new("covers", "must be nothing for a token"));
+            }
+            return Ok(Template {
+                algorithm,
+                signature,
+                split: None,
+                prefix,
+                encoding: Encoding::Text,
+                content: None,
+                timestamp: None,
+                key: KeyFormat::parse("text", algorithm)?,
+                id,
+                event,
+                covers: Covers::Nothing,
+            });
+        }
+        let split = self.split(&signature)?;
+        let encoding = self.encoding()?;
+        let content = Content::parse(&self.required("content")?)?;
+        if covers.is_none() && !content.contains(&Part::Body) {
+            return Err(TemplateError::new(
+                "content",
+                "lacks {body}: if that is meant, say it with \"covers\"",
+            ));
+        }
+        let timestamp = self.timestamp(split)?;
+        let key = KeyFormat::parse(self.text("key")?.as_deref().unwrap_or("text"), algorithm)?;
+        let covers = covers.unwrap_or(Covers::Body);
+        let content = Some(content);
+        Template { algorithm, signature, split, prefix, encoding, content, timestamp, key, id, event, covers }
+            .check()
+    }
+
+    fn covers(&mut self) -> Result<Option<Covers>, TemplateError> {
+        match self.text("covers")?.as_deref() {
+            None => Ok(None),
+            Some("body") => Ok(Some(Covers::Body)),
+            Some("url") => Ok(Some(Covers::Url)),
+            Some("nothing") => Ok(Some(Covers::Nothing)),
+            Some(_) => Err(TemplateError::new("covers", "must be body, url or nothing")),
+        }
+    }
+
+    fn split(&mut self, signature: &Place) -> Result<Option<char>, TemplateError> {
+        let Some(text) = self.text("split")? else { return Ok(None) };
+        match text.as_bytes() {
+            _ if !matches!(signature, Place::Header(_)) => {
+                Err(TemplateError::new("split", "needs one signature header"))
+            }
+            [byte @ (b' ' | b',' | b';' | b'|' | b'&')] => Ok(Some(char::from(*byte))),
+            _ => Err(TemplateError::new("split", "must be one of blank , ; | &")),
+        }
+    }
+
+    fn encoding(&mut self) -> Result<Encoding, TemplateError> {
+        match self.required("encoding")?.as_str() {
+            "hex" => Ok(Encoding::Hex),
+            "base64" => Ok(Encoding::Base64),
+            _ => Err(TemplateError::new("encoding", "must be hex or base64")),
+        }
+    }
+
+    fn timestamp(&mut self, split: Option<char>) -> Result<Option<Timestamp>, TemplateError> {
+        let Some(text) = self.text("timestamp")? else { return Ok(None) };
+        let place = match text.strip_prefix("item:") {
+            Some(prefix) if split.is_some() && !prefix.is_empty() => TimestampPlace::Item(prefix.to_owned()),
+            Some(_) => {
+                return Err(TemplateError::new(
+                    "timestamp",
+                    "of item:PREFIX needs a split header and a prefix",
+                ));
+            }
+            None => TimestampPlace::Source(Source::parse("timestamp", &text)?),
+        };
+        let unit = match self.text("unit")?.as_deref() {
+            None | Some("s") => Unit::Seconds,
+            Some("ms") => Unit::Milliseconds,
+            Some("rfc3339") => Unit::Rfc3339,
+            Some(_) => return Err(TemplateError::new("unit", "must be s, ms or rfc3339")),
+        };
+        let tolerance = match self.0.remove("tolerance") {
+            None => None,
+            Some(value) => match value.as_u64() {
+                Some(seconds @ 1..=MAX_TOLERANCE_SECONDS) => Some(Duration::from_secs(seconds)),
+                _ => return Err(TemplateError::new("tolerance", "must be 1 to 86400 seconds")),
+            },
+        };
+        Ok(Some(Timestamp { place, unit, tolerance }))
+    }
+}
+
+impl Place {
+    fn parse(text: &str) -> Result<Self, TemplateError> {
+        match text.strip_prefix("header:").map(|name| (name, name.strip_suffix('*'))) {
+            Some((_, Some(prefix))) => Ok(Self::Headers(header_name("signature", prefix)?)),
+            Some((name, None)) => Ok(Self::Header(header_name("signature", name)?)),
+            None => match Source::parse("signature", text)? {
+                Source::Json(path) => Ok(Self::Json(path)),
+                Source::Header(name) => Ok(Self::Header(name)),
+            },
+        }
+    }
+}
+
+impl EventSource {
+    fn parse(text: &str) -> Result<Self, TemplateError> {
+        let second = [".json:", ".header:"].iter().filter_map(|join| text.find(join)).min();
+        let (first, second) = second.map_or((text, None), |at| (&text[..at], Some(&text[at + 1..])));
+        let second = second.map(|text| Source::parse("event", text)).transpose()?;
+        Ok(Self(Source::parse("event", first)?, second))
+    }
+}

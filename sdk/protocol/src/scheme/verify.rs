@@ -1,0 +1,315 @@
+//! Verification of a request by templates. Pure: the clock is given.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    Check, Covers, Rejection, Request, Template, Templates,
+    content::{Content, Part},
+    key::{Encoding, decode},
+    source::{Source, header},
+    template::{EventSource, Place, Timestamp, TimestampPlace, Unit},
+};
+use crate::Secret;
+
+/// The most secrets of a source. All are tried, so that a secret can be rotated.
+pub const MAX_SECRETS: usize = 4;
+/// The longest secret, in bytes.
+pub const MAX_SECRET_BYTES: usize = 1024;
+/// The most items in a signature header.
+pub const MAX_SIGNATURES: usize = 16;
+/// The most signature headers of a scheme that uses a header per key.
+pub const MAX_SIGNATURE_HEADERS: usize = 100;
+/// The longest value of a signature header, in bytes.
+pub const MAX_SIGNATURE_BYTES: usize = 8192;
+/// The longest delivery id or event type, in bytes. A longer one is left out.
+const MAX_LABEL_BYTES: usize = 256;
+
+/// A request whose signature is valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// The sender's type of the event, as in `issues.opened`.
+    pub event_type: Option<String>,
+    /// The sender's id of the delivery.
+    pub delivery_id: Option<DeliveryId>,
+    /// The number of the secret that matched, from 1.
+    pub secret: usize,
+    /// What was signed, in words.
+    pub signed: String,
+    /// Which part of the request the signature vouches for.
+    pub covers: Covers,
+}
+
+/// The sender's id of a delivery, for the detection of duplicates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryId {
+    /// The id.
+    pub value: String,
+    /// Whether it names the whole delivery, not the first event of a batch.
+    pub whole: bool,
+    /// Whether the signature covers it. Otherwise a stored request can be sent again under another id.
+    pub covered: bool,
+}
+
+impl Templates {
+    /// Verifies a request: the first template that accepts it decides. `now` is compared with signed timestamps.
+    ///
+    /// Costs at most one pass over the body for each template, secret and, for public keys, signature.
+    pub fn verify(
+        &self,
+        secrets: &[Secret],
+        request: &Request<'_>,
+        now: SystemTime,
+    ) -> Result<Verified, Rejection> {
+        if !(1..=MAX_SECRETS).contains(&secrets.len()) {
+            return Err(Rejection::new(Check::Secret, "the source must have 1 to 4 secrets"));
+        }
+        // Reports the template that came furthest: it is most likely the one that was meant.
+        let mut furthest: Option<Rejection> = None;
+        for template in self.as_slice() {
+            match template.verify(secrets, request, now) {
+                Ok(verified) => return Ok(verified),
+                Err(rejection) if furthest.as_ref().is_none_or(|other| other.check < rejection.check) => {
+                    furthest = Some(rejection);
+                }
+                Err(_) => {}
+            }
+        }
+        Err(furthest.unwrap_or_else(|| Rejection::new(Check::Header, "the scheme has no template")))
+    }
+}
+
+impl Template {
+    fn verify(
+        &self,
+        secrets: &[Secret],
+        request: &Request<'_>,
+        now: SystemTime,
+    ) -> Result<Verified, Rejection> {
+        let items = self.items(request)?;
+        let signatures = self.signatures(&items)?;
+        let timestamp = match &self.timestamp {
+            Some(timestamp) => Some(timestamp.check(&items, request, now)?),
+            None => None,
+        };
+        let content = match &self.content {
+            Some(content) => content.collect(self, request, timestamp.as_deref())?,
+            None => Vec::new(),
+        };
+        let content: Vec<&[u8]> = content.iter().map(AsRef::as_ref).collect();
+        let secret = self.try_secrets(secrets, &content, &signatures)?;
+        Ok(Verified {
+            event_type: self.event.as_ref().and_then(|event| event.find(request)),
+            delivery_id: self.id.as_ref().and_then(|id| self.delivery_id(id, request)),
+            secret,
+            signed: self
+                .content
+                .as_ref()
+                .map_or_else(|| "nothing, a token was compared".into(), Content::describe),
+            covers: self.covers,
+        })
+    }
+
+    /// Returns the number of the secret that made one of the signatures.
+    fn try_secrets(
+        &self,
+        secrets: &[Secret],
+        content: &[&[u8]],
+        signatures: &[Vec<u8>],
+    ) -> Result<usize, Rejection> {
+        let mut unusable = Vec::new();
+        for (number, secret) in (1..).zip(secrets) {
+            let key = match secret.expose().len() {
+                1..=MAX_SECRET_BYTES => self.key.decode(self.algorithm, secret),
+                _ => Err("it must have 1 to 1024 bytes"),
+            };
+            match key {
+                Ok(key) if self.algorithm.verify(&key, content, signatures) => return Ok(number),
+                Ok(_) => {}
+                Err(reason) => unusable.push(format!("secret {number} cannot be a key: {reason}")),
+            }
+        }
+        if unusable.len() == secrets.len() {
+            return Err(Rejection::new(Check::Secret, unusable.join("; ")));
+        }
+        Err(Rejection::new(
+            Check::Signature,
+            "the signature does not match the request under any secret of the source",
+        ))
+    }
+
+    /// Returns the items of the signature header or headers.
+    fn items<'a>(&self, request: &Request<'a>) -> Result<Vec<Cow<'a, [u8]>>, Rejection> {
+        let reject = |detail: String| Rejection::new(Check::Header, detail);
+        let (values, limit): (Vec<Cow<'a, [u8]>>, usize) = match &self.signature {
+            Place::Header(name) => {
+                let value = header(request, name).map_err(|error| reject(error.to_string()))?;
+                let value = value.ok_or_else(|| reject(format!("header {name} is missing")))?;
+                (vec![value.into()], MAX_SIGNATURES)
+            }
+            Place::Headers(prefix) => (signature_headers(request, prefix)?, MAX_SIGNATURE_HEADERS),
+            Place::Json(path) => {
+                let value = path.find(request.body).map_err(|error| reject(error.to_string()))?;
+                let value = value.ok_or_else(|| reject(format!("JSON member {path} is missing")))?;
+                (vec![value.into_bytes().into()], 1)
+            }
+        };
+        if values.iter().any(|value| value.len() > MAX_SIGNATURE_BYTES) {
+            return Err(reject(format!("the signature is longer than {MAX_SIGNATURE_BYTES} bytes")));
+        }
+        let items = match self.split {
+            Some(separator) => values.iter().flat_map(|value| split(value, separator)).collect(),
+            None => values,
+        };
+        let items: Vec<_> = items.into_iter().filter(|item| !item.is_empty()).take(limit + 1).collect();
+        match items.len() {
+            0 => Err(reject("the signature is empty".into())),
+            count if count > limit => Err(reject(format!("there are more than {limit} signature items"))),
+            _ => Ok(items),
+        }
+    }
+
+    /// Decodes the items that have the prefix, the encoding and the length of a signature.
+    fn signatures(&self, items: &[Cow<'_, [u8]>]) -> Result<Vec<Vec<u8>>, Rejection> {
+        let prefixed = |item: &&[u8]| item.starts_with(self.prefix.as_bytes());
+        let prefixed: Vec<&[u8]> = items.iter().map(AsRef::as_ref).filter(prefixed).collect();
+        if prefixed.is_empty() {
+            return Err(Rejection::new(Check::Encoding, format!("no signature begins with {}", self.prefix)));
+        }
+        let decoded = prefixed.iter().filter_map(|item| decode(self.encoding, &item[self.prefix.len()..]));
+        let signatures: Vec<_> = decoded.filter(|bytes| self.algorithm.accepts_length(bytes.len())).collect();
+        if signatures.is_empty() {
+            let encoding = match self.encoding {
+                Encoding::Text => "token",
+                Encoding::Hex => "hexadecimal signature of the right length",
+                Encoding::Base64 => "base64 signature of the right length",
+            };
+            return Err(Rejection::new(Check::Encoding, format!("the value is not a {encoding}")));
+        }
+        Ok(signatures)
+    }
+
+    fn delivery_id(&self, source: &Source, request: &Request<'_>) -> Option<DeliveryId> {
+        let value = label(source, request)?;
+        let content = self.content.as_ref();
+        let covered = content.is_some_and(|content| {
+            content.contains(&Part::Id)
+                || match source {
+                    Source::Json(_) => content.contains(&Part::Body),
+                    Source::Header(name) => content.has_header(name),
+                }
+        });
+        Some(DeliveryId { value, whole: !matches!(source, Source::Json(path) if path.has_index()), covered })
+    }
+}
+
+/// Returns the values of all headers that begin with `prefix`, each name once.
+fn signature_headers<'a>(request: &Request<'a>, prefix: &str) -> Result<Vec<Cow<'a, [u8]>>, Rejection> {
+    let reject = |detail: String| Rejection::new(Check::Header, detail);
+    let begins =
+        |name: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    let names: Vec<_> = request.headers.iter().map(|(name, _)| *name).filter(|name| begins(name)).collect();
+    if names.is_empty() {
+        return Err(reject(format!("header {prefix}… is missing")));
+    }
+    if names.len() > MAX_SIGNATURE_HEADERS {
+        return Err(reject(format!("there are more than {MAX_SIGNATURE_HEADERS} signature headers")));
+    }
+    let value = |name| match header(request, name) {
+        Ok(value) => Ok(Cow::Borrowed(value.unwrap_or_default())),
+        Err(error) => Err(reject(error.to_string())),
+    };
+    names.into_iter().map(value).collect()
+}
+
+/// Splits a header's value into trimmed items.
+fn split<'a>(value: &Cow<'a, [u8]>, separator: char) -> Vec<Cow<'a, [u8]>> {
+    let is_separator = |byte: &u8| char::from(*byte) == separator;
+    match value {
+        Cow::Borrowed(value) => value.split(is_separator).map(|item| item.trim_ascii().into()).collect(),
+        Cow::Owned(value) => {
+            value.split(is_separator).map(|item| item.trim_ascii().to_vec().into()).collect()
+        }
+    }
+}
+
+impl Timestamp {
+    /// Returns the only timestamp as received, once it is well formed and near `now`.
+    fn check<'a>(
+        &self,
+        items: &[Cow<'a, [u8]>],
+        request: &Request<'a>,
+        now: SystemTime,
+    ) -> Result<Cow<'a, [u8]>, Rejection> {
+        let reject = |detail: String| Rejection::new(Check::Timestamp, detail);
+        let text = match &self.place {
+            TimestampPlace::Source(source) => {
+                let found = source.find(request).map_err(|error| reject(error.to_string()))?;
+                found.ok_or_else(|| reject(format!("the timestamp is missing: {source}")))?
+            }
+            TimestampPlace::Item(prefix) => {
+                let mut found = items.iter().filter_map(|item| item.strip_prefix(prefix.as_bytes()));
+                match (found.next(), found.next()) {
+                    (Some(text), None) => Cow::Owned(text.to_vec()),
+                    _ => return Err(reject(format!("the signature header must have one item {prefix}"))),
+                }
+            }
+        };
+        let time = self
+            .unit
+            .parse(&text)
+            .ok_or_else(|| reject(format!("the timestamp is not {}", self.unit.name())))?;
+        let Some(tolerance) = self.tolerance else { return Ok(text) };
+        let (age, side) = match now.duration_since(time) {
+            Ok(age) => (age, "old"),
+            Err(error) => (error.duration(), "ahead of the clock"),
+        };
+        if age > tolerance {
+            let (age, tolerance) = (age.as_secs(), tolerance.as_secs());
+            return Err(reject(format!("the timestamp is {age} s {side}, the tolerance is {tolerance} s")));
+        }
+        Ok(text)
+    }
+}
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Seconds => "10 digits (Unix seconds)",
+            Self::Milliseconds => "13 digits (Unix milliseconds)",
+            Self::Rfc3339 => "a time of RFC 3339 in UTC",
+        }
+    }
+
+    fn parse(self, text: &[u8]) -> Option<SystemTime> {
+        let text = std::str::from_utf8(text).ok()?;
+        let digits = |count| {
+            let valid = text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+            valid.then(|| text.parse().ok()).flatten()
+        };
+        match self {
+            Self::Seconds => UNIX_EPOCH.checked_add(Duration::from_secs(digits(10)?)),
+            Self::Milliseconds => UNIX_EPOCH.checked_add(Duration::from_millis(digits(13)?)),
+            Self::Rfc3339 => humantime::parse_rfc3339(text).ok(),
+        }
+    }
+}
+
+impl EventSource {
+    fn find(&self, request: &Request<'_>) -> Option<String> {
+        let first = label(&self.0, request)?;
+        match self.1.as_ref().and_then(|source| label(source, request)) {
+            Some(second) => Some(format!("{first}.{second}")),
+            None => Some(first),
+        }
+    }
+}
+
+/// Returns a short text without control characters, for the id and the type. They are never part of the verdict.
+fn label(source: &Source, request: &Request<'_>) -> Option<String> {
+    let text = String::from_utf8(source.find(request).ok()??.into_owned()).ok()?;
+    let valid = !text.is_empty() && text.len() <= MAX_LABEL_BYTES && !text.contains(char::is_control);
+    valid.then_some(text)
+}

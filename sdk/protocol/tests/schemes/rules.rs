@@ -1,0 +1,222 @@
+//! The rules of the grammar, its errors and its bounds.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use wwproxy_protocol::{
+    Secret,
+    scheme::{Check, MAX_TEMPLATE_BYTES, Request, Templates, preset},
+};
+
+use super::vectors::{Vector, valid};
+
+fn verify(preset_name: &str, vector: &Vector) -> Result<(), Check> {
+    vector.verify(&preset(preset_name).unwrap().templates).map(|_| ()).map_err(|rejection| rejection.check)
+}
+
+fn minimal() -> Value {
+    json!({"algorithm": "hmac-sha256", "signature": "header:X-Sig", "encoding": "hex", "content": "{body}"})
+}
+
+#[test]
+fn an_error_names_the_field() {
+    assert!(Templates::parse(&minimal().to_string()).is_ok());
+    for (field, value, named) in [
+        ("algorithm", json!("md5"), "algorithm"),
+        ("algorithm", json!(1), "algorithm"),
+        ("algorithm", Value::Null, "algorithm"),
+        ("algorithm", json!("token"), "content"),
+        ("algorithm", json!("ed25519"), "key"),
+        ("signature", json!("X-Sig"), "signature"),
+        ("signature", json!("header:X Sig"), "signature"),
+        ("signature", json!("header:*"), "signature"),
+        ("signature", json!("json:a..b"), "signature"),
+        ("split", json!(", "), "split"),
+        ("split", json!("a"), "split"),
+        ("encoding", json!("base32"), "encoding"),
+        ("content", json!("{timestamp}.{body}"), "timestamp"),
+        ("content", json!("{id}.{body}"), "id"),
+        ("content", json!("{url}"), "content"),
+        ("content", json!("{body"), "content"),
+        ("content", json!("body}"), "content"),
+        ("content", json!("{secret}{body}"), "content"),
+        ("content", json!("{body?}"), "content"),
+        ("content", json!("{body}".repeat(17)), "content"),
+        ("timestamp", json!("header:X-Time"), "timestamp"),
+        ("timestamp", json!("item:t="), "timestamp"),
+        ("unit", json!("ms"), "unit"),
+        ("tolerance", json!(300), "tolerance"),
+        ("key", json!("strip:whsec_ base32"), "key"),
+        ("key", json!("base64 hex"), "key"),
+        ("id", json!("item:t="), "id"),
+        ("event", json!("header:X-Event.item:a"), "event"),
+        ("event", json!("json:"), "event"),
+        ("covers", json!("nothing"), "covers"),
+        ("covers", json!("all"), "covers"),
+        ("secret", json!("hunter2"), "secret"),
+    ] {
+        let mut template = minimal();
+        template[field] = value.clone();
+        let error = Templates::parse(&template.to_string()).expect_err(field);
+        assert_eq!(error.field, named, "{field} {value}: {error}");
+    }
+    let list = json!([minimal(), {"algorithm": "token"}]);
+    assert_eq!(Templates::parse(&list.to_string()).unwrap_err().field, "1.signature");
+    assert!(Templates::parse("[]").is_err());
+    assert!(Templates::parse(&format!("{}{}", minimal(), " ".repeat(MAX_TEMPLATE_BYTES))).is_err());
+}
+
+#[test]
+fn content_without_the_body_must_be_meant() {
+    let mut template = minimal();
+    template["content"] = json!("{method}");
+    assert_eq!(Templates::parse(&template.to_string()).unwrap_err().field, "content");
+    template["covers"] = json!("body");
+    assert_eq!(Templates::parse(&template.to_string()).unwrap_err().field, "covers");
+    template["covers"] = json!("nothing");
+    assert!(Templates::parse(&template.to_string()).is_ok());
+}
+
+#[test]
+fn a_timestamp_is_given_once_in_digits_of_the_right_number() {
+    for value in ["", "176436360", "17643636000", "+764363600", "1764363.00", " 1764363600"] {
+        let mut vector = valid("slack", "valid");
+        *vector.header("X-Slack-Request-Timestamp").unwrap() = value.into();
+        assert_eq!(verify("slack", &vector), Err(Check::Timestamp), "{value:?}");
+    }
+    let mut vector = valid("slack", "valid");
+    let again = vector.headers.iter().find(|(name, _)| name.contains("Timestamp")).unwrap().clone();
+    vector.headers.push(again);
+    assert_eq!(verify("slack", &vector), Err(Check::Timestamp));
+
+    let mut vector = valid("stripe", "valid");
+    vector.header("Stripe-Signature").unwrap().extend_from_slice(b",t=1764363600");
+    assert_eq!(verify("stripe", &vector), Err(Check::Timestamp));
+}
+
+#[test]
+fn a_repeated_signature_header_is_refused() {
+    for (name, header) in [
+        ("github", "X-Hub-Signature-256"),
+        ("stripe", "Stripe-Signature"),
+        ("docusign", "X-DocuSign-Signature-1"),
+    ] {
+        let mut vector = valid(name, "valid");
+        let value = vector.header(header).unwrap().clone();
+        vector.headers.push((header.to_lowercase(), value));
+        assert_eq!(verify(name, &vector), Err(Check::Header), "{name}");
+    }
+}
+
+#[test]
+fn hexadecimal_of_either_case_decodes_alike() {
+    let mut vector = valid("gitea", "valid");
+    vector.header("X-Gitea-Signature").unwrap().make_ascii_uppercase();
+    assert_eq!(verify("gitea", &vector), Ok(()));
+}
+
+#[test]
+fn a_url_that_is_not_configured_is_never_built() {
+    let vector = valid("square", "SDK test");
+    let headers: Vec<_> =
+        vector.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+    let request = Request { method: "POST", url: None, headers: &headers, body: &vector.body };
+    let secret = Secret::new(vector.secret.as_str());
+    let rejection =
+        preset("square").unwrap().templates.verify(&[secret], &request, vector.now()).unwrap_err();
+    assert_eq!((rejection.check, rejection.detail.as_str()), (Check::Content, "the request has no URL"));
+}
+
+#[test]
+fn a_body_joined_to_the_timestamp_begins_with_a_brace_or_a_bracket() {
+    for name in ["discord", "sendgrid", "zendesk"] {
+        let mut vector = valid(name, if name == "sendgrid" { "SDK test" } else { "valid" });
+        vector.body.insert(0, b'1');
+        assert_eq!(verify(name, &vector), Err(Check::Content), "{name}");
+    }
+}
+
+#[test]
+fn public_keys_and_shared_secrets_are_not_confused() {
+    let templates = &preset("standard-webhooks").unwrap().templates;
+    let vector = valid("standard-webhooks", "valid");
+    for secret in [vector.secret.replace("whsec_", "whpk_"), "whsec_".into(), String::new(), "x".repeat(1025)]
+    {
+        let rejection = vector.verify_with(templates, &[Secret::new(secret)]).unwrap_err();
+        assert_eq!(rejection.check, Check::Secret, "{rejection}");
+    }
+}
+
+#[test]
+fn the_number_of_signatures_is_bounded() {
+    let mut vector = valid("standard-webhooks", "valid");
+    let signature = vector.header("webhook-signature").unwrap();
+    let right = String::from_utf8(signature.clone()).unwrap();
+    let wrong = format!("v1,{} ", "A".repeat(43) + "=");
+    *signature = (wrong.repeat(15) + &right).into_bytes();
+    assert_eq!(verify("standard-webhooks", &vector), Ok(()));
+    *vector.header("webhook-signature").unwrap() = (wrong.repeat(16) + &right).into_bytes();
+    assert_eq!(verify("standard-webhooks", &vector), Err(Check::Header));
+
+    let mut vector = valid("docusign", "valid");
+    let present = vector.headers.iter().filter(|(name, _)| name.starts_with("X-DocuSign-Signature-")).count();
+    for number in present + 1..=100 {
+        vector.headers.insert(0, (format!("X-DocuSign-Signature-{number}"), b"AAAA".to_vec()));
+    }
+    assert_eq!(verify("docusign", &vector), Ok(()));
+    vector.headers.push(("X-DocuSign-Signature-101".into(), b"AAAA".to_vec()));
+    assert_eq!(verify("docusign", &vector), Err(Check::Header));
+}
+
+#[test]
+fn a_repeated_name_beside_a_signed_value_is_refused() {
+    let mut vector = valid("mailgun", "valid");
+    let body = String::from_utf8(vector.body).unwrap();
+    vector.body = body.replacen('{', r#"{"signature":{"token":"x"},"#, 1).into_bytes();
+    assert_eq!(verify("mailgun", &vector), Err(Check::Header));
+}
+
+#[test]
+fn a_form_field_that_is_not_signed_is_refused() {
+    for added in ["&payload=x", "&extra=x", "&", "&x"] {
+        let mut vector = valid("gitea-form", "form");
+        vector.body.extend_from_slice(added.as_bytes());
+        assert_eq!(verify("gitea-form", &vector), Err(Check::Content), "{added}");
+    }
+}
+
+#[test]
+fn a_stale_timestamp_is_reported_with_its_age() {
+    let mut vector = valid("slack", "valid");
+    *vector.header("X-Slack-Request-Timestamp").unwrap() = b"1764363239".to_vec();
+    let rejection = vector.verify(&preset("slack").unwrap().templates).unwrap_err();
+    assert_eq!(rejection.to_string(), "the timestamp is 361 s old, the tolerance is 300 s");
+    let mut templates = preset("slack").unwrap().templates.clone();
+    templates.set_tolerance(361).unwrap();
+    assert_eq!(vector.verify(&templates).unwrap_err().check, Check::Signature);
+    assert_eq!(
+        preset("github").unwrap().templates.clone().set_tolerance(300).unwrap_err().field,
+        "tolerance"
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_input_panics(
+        text in "\\PC{0,200}", field in "[a-z]{1,9}", value in "\\PC{0,40}",
+        header in prop::collection::vec(any::<u8>(), 0..80), body in prop::collection::vec(any::<u8>(), 0..80),
+    ) {
+        let _ = Templates::parse(&text);
+        let mut template = minimal();
+        template[field] = json!(value);
+        let _ = Templates::parse(&template.to_string());
+        for preset in wwproxy_protocol::scheme::presets() {
+            let mut vector = super::vectors::vectors(&preset.name).remove(0);
+            for (_, value) in &mut vector.headers {
+                value.clone_from(&header);
+            }
+            let _ = vector.verify(&preset.templates);
+            vector.body.clone_from(&body);
+            let _ = vector.verify(&preset.templates);
+        }
+    }
+}
