@@ -144,7 +144,24 @@ impl Content {
         let names: Vec<&str> = self.0.iter().filter_map(Part::form_name).collect();
         let fields =
             if names.is_empty() { Vec::new() } else { form(request, &names).map_err(Rejection::content)? };
-        self.0.iter().map(|part| value(part, template, request, timestamp, &fields)).collect()
+        let value = |part| value(part, template, request, timestamp, &fields);
+        let values = self.0.iter().map(value).collect::<Result<Vec<_>, _>>()?;
+        self.check_separators(&values)?;
+        Ok(values)
+    }
+
+    /// Refuses a delivery id or header that contains the separator after it: the boundary between it and the next part
+    /// could be moved into the body, to a digit sequence that reads as a fresh timestamp.
+    fn check_separators(&self, values: &[Cow<'_, [u8]>]) -> Result<(), Rejection> {
+        for (pair, value) in self.0.windows(2).zip(values) {
+            if let [part @ (Part::Id | Part::Header { .. }), Part::Literal(separator)] = pair
+                && value.windows(separator.len()).any(|window| window == separator.as_bytes())
+            {
+                let detail = format!("the {} contains the separator {separator:?}", part.describe());
+                return Err(Rejection::new(Check::Content, detail));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,10 @@
 //! The rules of the grammar, its errors and its bounds.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use sha2::Sha256;
 use wwproxy_protocol::{
     Secret,
     scheme::{Check, MAX_TEMPLATE_BYTES, Request, Templates, preset},
@@ -133,6 +136,25 @@ fn a_body_joined_to_the_timestamp_begins_with_a_brace_or_a_bracket() {
         vector.body.insert(0, b'1');
         assert_eq!(verify(name, &vector), Err(Check::Content), "{name}");
     }
+}
+
+#[test]
+fn the_boundary_after_a_signed_id_cannot_be_moved() {
+    let mut vector = valid("standard-webhooks", "valid");
+    vector.secret = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX".into();
+    let mut mac = Hmac::<Sha256>::new_from_slice(&(0..24).collect::<Vec<u8>>()).unwrap();
+    mac.update(br#"msg.1764000000.{"text":"x.1764363600.{}"}"#);
+    let signature = format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()));
+    *vector.header("webhook-signature").unwrap() = signature.into_bytes();
+    *vector.header("webhook-id").unwrap() = b"msg".to_vec();
+    *vector.header("webhook-timestamp").unwrap() = b"1764000000".to_vec();
+    vector.body = br#"{"text":"x.1764363600.{}"}"#.to_vec();
+    assert_eq!(verify("standard-webhooks", &vector), Err(Check::Timestamp), "the genuine delivery is stale");
+
+    *vector.header("webhook-id").unwrap() = br#"msg.1764000000.{"text":"x"#.to_vec();
+    *vector.header("webhook-timestamp").unwrap() = b"1764363600".to_vec();
+    vector.body = br#"{}"}"#.to_vec();
+    assert_eq!(verify("standard-webhooks", &vector), Err(Check::Content), "the moved one looks fresh");
 }
 
 #[test]
