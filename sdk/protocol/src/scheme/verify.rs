@@ -17,12 +17,12 @@ use crate::Secret;
 /// The most secrets of a source. All are tried, so that a secret can be rotated.
 pub const MAX_SECRETS: usize = 4;
 /// The longest secret, in bytes.
-pub const MAX_SECRET_BYTES: usize = 1024;
+pub const MAX_SECRET_BYTES: usize = 4096;
 /// The most items in a signature header.
 pub const MAX_SIGNATURES: usize = 16;
 /// The most signature headers of a scheme that uses a header per key.
 pub const MAX_SIGNATURE_HEADERS: usize = 100;
-/// The longest value of a signature header, in bytes.
+/// The longest item of a signature header, in bytes.
 pub const MAX_SIGNATURE_BYTES: usize = 8192;
 /// The longest delivery id or event type, in bytes. A longer one is left out.
 const MAX_LABEL_BYTES: usize = 256;
@@ -123,7 +123,7 @@ impl Template {
         for (number, secret) in (1..).zip(secrets) {
             let key = match secret.expose().len() {
                 1..=MAX_SECRET_BYTES => self.key.decode(self.algorithm, secret),
-                _ => Err("it must have 1 to 1024 bytes"),
+                _ => Err("it must have 1 to 4096 bytes"),
             };
             match key {
                 Ok(key) if self.algorithm.verify(&key, content, signatures) => return Ok(number),
@@ -140,14 +140,14 @@ impl Template {
         ))
     }
 
-    /// Returns the items of the signature header or headers.
+    /// Returns the items of the signature header or headers that are not empty.
     fn items<'a>(&self, request: &Request<'a>) -> Result<Vec<Cow<'a, [u8]>>, Rejection> {
         let reject = |detail: String| Rejection::new(Check::Header, detail);
-        let (values, limit): (Vec<Cow<'a, [u8]>>, usize) = match &self.signature {
+        let (items, limit): (Vec<Cow<'a, [u8]>>, usize) = match &self.signature {
             Place::Header(name) => {
                 let value = header(request, name).map_err(|error| reject(error.to_string()))?;
                 let value = value.ok_or_else(|| reject(format!("header {name} is missing")))?;
-                (vec![value.into()], MAX_SIGNATURES)
+                (split(value, self.split), MAX_SIGNATURES)
             }
             Place::Headers(prefix) => (signature_headers(request, prefix)?, MAX_SIGNATURE_HEADERS),
             Place::Json(path) => {
@@ -156,14 +156,10 @@ impl Template {
                 (vec![value.into_bytes().into()], 1)
             }
         };
-        if values.iter().any(|value| value.len() > MAX_SIGNATURE_BYTES) {
+        let items: Vec<_> = items.into_iter().filter(|item| !item.is_empty()).take(limit + 1).collect();
+        if items.iter().any(|item| item.len() > MAX_SIGNATURE_BYTES) {
             return Err(reject(format!("the signature is longer than {MAX_SIGNATURE_BYTES} bytes")));
         }
-        let items = match self.split {
-            Some(separator) => values.iter().flat_map(|value| split(value, separator)).collect(),
-            None => values,
-        };
-        let items: Vec<_> = items.into_iter().filter(|item| !item.is_empty()).take(limit + 1).collect();
         match items.len() {
             0 => Err(reject("the signature is empty".into())),
             count if count > limit => Err(reject(format!("there are more than {limit} signature items"))),
@@ -225,14 +221,9 @@ fn signature_headers<'a>(request: &Request<'a>, prefix: &str) -> Result<Vec<Cow<
 }
 
 /// Splits a header's value into trimmed items.
-fn split<'a>(value: &Cow<'a, [u8]>, separator: char) -> Vec<Cow<'a, [u8]>> {
-    let is_separator = |byte: &u8| char::from(*byte) == separator;
-    match value {
-        Cow::Borrowed(value) => value.split(is_separator).map(|item| item.trim_ascii().into()).collect(),
-        Cow::Owned(value) => {
-            value.split(is_separator).map(|item| item.trim_ascii().to_vec().into()).collect()
-        }
-    }
+fn split(value: &[u8], separator: Option<char>) -> Vec<Cow<'_, [u8]>> {
+    let Some(separator) = separator else { return vec![value.into()] };
+    value.split(|byte| char::from(*byte) == separator).map(|item| item.trim_ascii().into()).collect()
 }
 
 impl Timestamp {
