@@ -33,8 +33,8 @@ fn every_vector_is_accepted_or_rejected_as_expected() {
                     accepted += 1;
                 }
                 (Err(rejection), false) => {
-                    let told = format!("{rejection} {rejection:?}");
-                    assert!(!told.contains(&vector.secret), "{}, {}: {told}", preset.name, vector.name);
+                    let shown = format!("{rejection} {rejection:?}");
+                    assert!(!shown.contains(&vector.secret), "{}, {}: {shown}", preset.name, vector.name);
                     rejected += 1;
                 }
                 (verdict, _) => wrong.push(format!("{}, {}: {verdict:?}", preset.name, vector.name)),
