@@ -8,9 +8,12 @@ use crate::{Error, ErrorKind, error::sanitize, proxy::is_loopback};
 /// Parses the server's address.
 pub(crate) fn server_url(text: &str) -> Result<Url, Error> {
     let wrong = |message| Error::new(ErrorKind::Usage, message);
-    let url = Url::parse(text).map_err(|error| {
-        wrong("the server's address is not a URL; give one such as https://proxy.example.com")
-            .with_source(error)
+    // The parser's message ("relative URL without a base") does not help the user.
+    let url = Url::parse(text).map_err(|_| {
+        wrong(
+            "the server's address is not a URL; give it with its scheme, such as https://proxy.example.com or \
+             http://127.0.0.1:8080",
+        )
     })?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err(wrong("the server's address must start with https:// or http://"));
@@ -128,6 +131,15 @@ mod tests {
             let error = server_url(invalid).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{invalid}");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_without_a_scheme_is_rejected_with_an_example() {
+        for address in ["127.0.0.1:8080", "proxy.example.com"] {
+            let error = server_url(address).unwrap_err();
+            assert!(error.to_string().contains("with its scheme, such as https://"), "{error}");
+            assert!(std::error::Error::source(&error).is_none(), "{error:?}");
         }
     }
 

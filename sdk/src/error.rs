@@ -24,9 +24,9 @@ pub enum ErrorKind {
     Unreachable,
     /// The server's certificate is not trusted, expired, or for another name. Nothing was sent.
     Untrusted,
-    /// The server cannot serve the request now (408, 429, 5xx); see [`Error::retry_after`].
+    /// The server cannot serve the request now (408, 429, 5xx except 501 and 505); see [`Error::retry_after`].
     Unavailable,
-    /// The peer violates the protocol: a redirect, an unreadable response, no websocket.
+    /// The peer violates the protocol: a redirect, an unreadable response, no websocket, 501 or 505.
     Protocol,
     /// The websocket was closed or lost. Events that were not acknowledged over it are redelivered.
     Disconnected,

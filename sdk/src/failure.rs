@@ -102,7 +102,15 @@ impl Failure {
         // Path and query may contain secrets of the server: only the origin is shown.
         let origin = url.origin().ascii_serialization();
         let message = format!("no answer from {origin}: {self}; {}", self.advice());
-        Error::new(kind, message).with_source(error.without_url())
+        let has_debug_text = causes(&error).any(|cause| {
+            matches!(
+                cause.downcast_ref(),
+                Some(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+            )
+        });
+        let described = Error::new(kind, message);
+        // rustls shows such an error as Rust debug output.
+        if has_debug_text { described } else { described.with_source(error.without_url()) }
     }
 
     /// The cause.

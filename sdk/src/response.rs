@@ -40,7 +40,7 @@ pub(crate) fn unreadable(error: impl StdError + Send + Sync + 'static) -> Error 
     Error::new(ErrorKind::Protocol, NOT_A_WWPROXY_SERVER).with_source(error)
 }
 
-const NOT_A_WWPROXY_SERVER: &str = "the response is not one of a wwproxy server; check the server's address";
+const NOT_A_WWPROXY_SERVER: &str = "this does not look like a wwproxy server; check the server's address";
 
 /// The error for a response with an unexpected status. The status decides the kind.
 pub(crate) async fn into_error(response: Response) -> Error {
@@ -54,6 +54,8 @@ pub(crate) async fn into_error(response: Response) -> Error {
             ErrorKind::NotRegistered,
             "the server knows no such app; check its address and the app id, and register the app",
         ),
+        // Not implemented, HTTP version not supported: a retry does not help.
+        501 | 505 => (ErrorKind::Protocol, NOT_A_WWPROXY_SERVER),
         408 | 429 | 500.. => (ErrorKind::Unavailable, "the server cannot serve this now; try again later"),
         400..=499 => (ErrorKind::InvalidRequest, "the server rejected the request; check what was sent"),
         300..=399 => (

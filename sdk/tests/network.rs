@@ -95,6 +95,9 @@ async fn a_self_signed_certificate_is_trusted_only_if_configured() {
     ] {
         let error = client(server, http).status().await.unwrap_err();
         assert!(error.kind() == ErrorKind::Untrusted && error.to_string().contains(says), "{error}");
+        // No Rust debug output such as `Other(OtherError(..))` in any cause.
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |&cause| cause.source());
+        assert!(causes.map(ToString::to_string).all(|text| !text.contains("OtherError")), "{error:?}");
     }
 
     let nameless = format!("https://{}", tls(&fake, NAMELESS).await);

@@ -118,6 +118,21 @@ async fn a_second_401_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_501_or_505_is_no_wwproxy_server() {
+    for status in [501, 505] {
+        let fake = FakeServer::start(move |_, _| Reply::status(status)).await;
+        for client in
+            [client(&fake), Client::builder(&fake.url).app_id("bot").token("ready").build().unwrap()]
+        {
+            let error = client.status().await.unwrap_err();
+            assert_eq!((error.kind(), error.status()), (ErrorKind::Protocol, Some(status)));
+            assert!(error.to_string().contains("does not look like a wwproxy server"), "{error}");
+            assert!(!error.is_transient());
+        }
+    }
+}
+
+#[tokio::test]
 async fn concurrent_requests_share_a_failed_token_fetch() {
     for (status, kind) in
         [(503, ErrorKind::Unavailable), (401, ErrorKind::Refused), (400, ErrorKind::Refused)]
