@@ -198,7 +198,13 @@ impl Access {
         let server = server.ok_or_else(missing)?;
         let path = wwproxy_sdk::hook_path(&self.app_id()?.ok_or_else(missing)?);
         let url = Url::parse(&format!("{}{path}", server.trim_end_matches('/')));
-        let url = url.map_err(|error| UsageError(format!("the server's address cannot be used: {error}")))?;
+        let url = url.ok().filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(|| {
+            UsageError(
+                "the server's address is not a URL; give it with its scheme, such as https://proxy.example.com or \
+                 http://127.0.0.1:8080"
+                    .into(),
+            )
+        })?;
         if url.scheme() == "http" && !is_loopback(&url) && !self.is_http_allowed(&server)? {
             let message =
                 "the server's address is http:// to another machine; use https://, or give --allow-http";

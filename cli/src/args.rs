@@ -21,7 +21,7 @@ Exit codes:
   1  failed
   2  usage error
   3  the credentials were rejected
-  4  the app is unknown to the server; with listen --require-registered also: the app is not registered
+  4  the app is not registered (send, listen --require-registered), or the path is unknown to the server
   5  the server is unreachable or unavailable, or its certificate is not trusted
 
 Example:

@@ -29,6 +29,10 @@ impl EventFolder {
         Ok(Self(path.to_owned()))
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Writes an event to a file named after its id, atomically and with fsync. An earlier copy of the same event is replaced. If
     /// another event has the name, the next free one of `ID_2.json`, `ID_3.json` is used. Any other file is an error, and a symbolic
     /// link is not followed.

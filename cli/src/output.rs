@@ -55,6 +55,11 @@ pub(crate) fn describe_error(error: &anyhow::Error) -> String {
     text
 }
 
+/// Formats a count with its noun, such as `1 event` or `2 events`.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// Escapes the characters of a JSON text that a terminal would act on, if the output is a terminal. The JSON value stays the same.
 /// Below U+007F valid JSON contains no such character except white space.
 pub(crate) fn escape_json(json: &[u8], terminal: bool) -> Cow<'_, [u8]> {

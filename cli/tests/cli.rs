@@ -90,7 +90,7 @@ async fn help_shows_no_secret() {
 #[tokio::test]
 async fn each_kind_of_error_has_its_exit_code() {
     let evil = r#"{"detail":"\u001b[2Jno\nwwproxy: all well"}"#;
-    for (status, code) in [(401, 3), (403, 3), (404, 4), (503, 5), (400, 1), (302, 1)] {
+    for (status, code) in [(401, 3), (403, 3), (404, 4), (501, 1), (503, 5), (505, 1), (400, 1), (302, 1)] {
         let fake = proxy(move |_| Reply::json(status, evil)).await;
         for args in [&["status"][..], &["unregister"], &["register", "s"], &["get"]] {
             assert_fails(&wwproxy(&fake.url, args).output().await.unwrap(), code, " [2Jno wwproxy: all well");
@@ -105,6 +105,16 @@ async fn each_kind_of_error_has_its_exit_code() {
         5,
         "Connection refused",
     );
+}
+
+#[tokio::test]
+async fn a_server_address_without_a_scheme_is_rejected_with_an_example() {
+    for address in ["127.0.0.1:8080", "proxy.example.com"] {
+        for args in [&["status"][..], &["send", "--webhook-secret", "s"]] {
+            let output = wwproxy(address, args).output().await.unwrap();
+            assert_fails(&output, 2, "scheme, such as https://proxy.example.com or http://127.0.0.1:8080\n");
+        }
+    }
 }
 
 async fn closed_port() -> String {
@@ -128,6 +138,8 @@ async fn status_token_and_registration_commands_work() {
     assert_eq!((text(&output.stdout).as_str(), output.stderr.len()), ("token-1\n", 0));
     let output = wwproxy(&fake.url, &["unregister"]).output().await.unwrap();
     assert!(output.status.success() && output.stdout.is_empty());
+    let messages = text(&output.stderr);
+    assert!(messages.contains("bot was not registered; 1 stored event was deleted"), "{messages}");
 
     let mut child = wwproxy(&fake.url, &["register", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"hook-hunter2\n").await.unwrap();
@@ -211,7 +223,9 @@ async fn get_prints_all_as_one_object_and_acknowledges() {
     assert_eq!(settled(&fake), acks);
     let output = wwproxy(&fake.url, &["get", "--max", "7"]).output().await.unwrap();
     assert_eq!(text(&output.stdout), "{}\n");
-    assert_eq!(fake.requests().pop().unwrap().body, r#"{"max":7,"wait_ms":0}"#);
+    assert!(text(&output.stderr).contains("3 events are stored, leased or delayed"), "{output:?}");
+    let mut leases = fake.requests().into_iter().filter(|request| request.line.ends_with("/lease"));
+    assert_eq!(leases.next_back().unwrap().body, r#"{"max":7,"wait_ms":0}"#);
 }
 
 #[tokio::test]

@@ -63,7 +63,8 @@ async fn login_checks_credentials_and_saves_a_private_profile() {
     run(folder, &["status"]).await;
     run(folder, &["status", "--profile", "default"]).await;
     assert_eq!((fake.count("GET /webhooks/other/status"), fake.count("GET /webhooks/bot/status")), (2, 3));
-    assert!(run(folder, &["logout"]).await.status.success());
+    let output = run(folder, &["logout"]).await;
+    assert!(output.status.success() && all(&output).contains("there is no default profile now"));
     assert!(!fs::read_to_string(&file).unwrap().contains("other"));
     assert_eq!(run(folder, &["status"]).await.status.code(), Some(2), "there is no default profile");
     let unknown = run(folder, &["status", "--profile", "nobody"]).await;

@@ -15,7 +15,7 @@ use wwproxy_sdk::{Client, Error, EventId, LeaseOptions, LeasedEvent, Receipt};
 
 use crate::{
     error::NotRegistered,
-    output::{Output, escape_json, print_message},
+    output::{Output, counted, escape_json, print_message},
     shutdown::Shutdown,
 };
 
@@ -122,6 +122,9 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
             };
             if events.is_empty() {
                 if wait.is_zero() {
+                    if self.printed == 0 {
+                        self.report_unavailable().await;
+                    }
                     break;
                 }
                 let early = MIN_INTERVAL.min(wait).saturating_sub(asked.elapsed());
@@ -136,6 +139,17 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
             }
         }
         Ok(true)
+    }
+
+    /// Reports events that are stored although the server leases none.
+    async fn report_unavailable(&self) {
+        let status =
+            select! { () = self.shutdown.requested() => return, status = self.client.status() => status };
+        // After an error there is no report: the lease was answered.
+        if let Some(stored) = status.ok().map(|status| status.stored).filter(|stored| *stored > 0) {
+            let stored = counted(stored, "event is", "events are");
+            print_message(&format!("{stored} stored, leased or delayed: none is available now"));
+        }
     }
 
     /// Prints and settles leased events. `false`: stdout is closed.

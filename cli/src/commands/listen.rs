@@ -36,6 +36,7 @@ use crate::{
     access::Access,
     event_file::EventFolder,
     format::Format,
+    output::counted,
     selection::Selection,
     shutdown::Shutdown,
     target::{Policy, Targets},
@@ -78,7 +79,7 @@ pub(crate) struct Listen {
     /// folder are not overwritten
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
-    /// Stop after this number of events; events that did not match do not count
+    /// Stop after this number of events; events that did not match, or are kept or left on the server, do not count
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_events: Option<u64>,
     /// Stop when no event arrived for this time, such as `30s`; events that are left on the server do not count
@@ -259,5 +260,10 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
     // Acknowledgements of skipped events that are not sent yet.
     let settled = async { while settling.next().await.is_some() {} };
     select! { () = settled => {} () = worker.shutdown.grace_expired() => {} }
-    if failed == 0 { Ok(()) } else { Err(anyhow!("{failed} events were not accepted by their target")) }
+    if failed == 0 {
+        return Ok(());
+    }
+    let failed =
+        counted(failed, "event was not accepted by its target", "events were not accepted by their target");
+    Err(anyhow!("{failed}; {}", worker.on_failure))
 }

@@ -14,9 +14,15 @@ impl Logout {
         let name = access.profile_name()?.or_else(|| profiles.default().map(str::to_owned));
         let name =
             name.ok_or_else(|| UsageError("there is no default profile; name one with --profile".into()))?;
+        let was_default = profiles.default() == Some(&*name);
         profiles.remove(&name)?;
         profiles.write()?;
-        print_message(&format!("removed profile {name}"));
+        let consequence = if was_default {
+            "; there is no default profile now (`wwproxy profile use NAME` sets one)"
+        } else {
+            ""
+        };
+        print_message(&format!("removed profile {name}{consequence}"));
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use wwproxy_sdk::sanitize;
 use crate::{
     access::Access,
     event_file, format,
-    output::Output,
+    output::{Output, counted},
     shutdown::Shutdown,
     target::{Offer, OfferOutcome, Origin, Policy, Targets},
 };
@@ -68,13 +68,15 @@ impl Replay {
                 | OfferOutcome::GivenUp { last, .. }
                 | OfferOutcome::Throttled { last, .. } => last,
             };
-            failed += usize::from(!last.accepted);
+            failed += u64::from(!last.accepted);
             output.write(format::result_line(&event, &last, "").as_bytes()).await?;
         }
         if failed == 0 {
             Ok(())
         } else {
-            Err(anyhow!("{failed} of {} events were not accepted", files.len()))
+            let all = files.len();
+            let one = format!("of {} was not accepted", counted(all as u64, "event", "events"));
+            Err(anyhow!(counted(failed, &one, &format!("of {all} events were not accepted"))))
         }
     }
 }

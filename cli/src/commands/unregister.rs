@@ -1,10 +1,10 @@
 //! `wwproxy unregister`
 
 use anyhow::{Context as _, anyhow};
-use wwproxy_sdk::Client;
+use wwproxy_sdk::{AppId, Client, Error, Status};
 
 use crate::{
-    output::print_message,
+    output::{counted, print_message},
     prompt::{self, Prompt},
 };
 
@@ -19,10 +19,12 @@ pub(crate) struct Unregister {
 
 impl Unregister {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
+        let status = client.status().await;
         if !self.yes && prompt::is_interactive() {
-            let status = client.status().await;
-            let status =
-                status.context("cannot check whether events are stored; use --yes to skip the check")?;
+            let status = status
+                .as_ref()
+                .map_err(Error::clone)
+                .context("cannot check whether events are stored; use --yes to skip the check")?;
             let question =
                 format!("Unregister {} and delete its stored events ({})?", client.app_id(), status.stored);
             if status.stored > 0 && !Prompt::new()?.confirm(&question).await? {
@@ -30,7 +32,20 @@ impl Unregister {
             }
         }
         client.unregister().await?;
-        print_message(&format!("unregistered {}; its stored events are deleted", client.app_id()));
+        print_message(&outcome(client.app_id(), status.ok().as_ref()));
         Ok(())
+    }
+}
+
+/// Describes what was deleted, from the status before. Older servers have no status.
+fn outcome(app: &AppId, status: Option<&Status>) -> String {
+    let Some(status) = status else {
+        return format!("unregistered {app} and deleted its stored events, if there were any");
+    };
+    let deleted = counted(status.stored, "stored event was deleted", "stored events were deleted");
+    match (&status.registration, status.stored) {
+        (None, 0) => format!("{app} was not registered"),
+        (None, _) => format!("{app} was not registered; {deleted}"),
+        (Some(_), _) => format!("unregistered {app}; {deleted}"),
     }
 }

@@ -41,7 +41,7 @@ impl Exec {
         TryOutcome {
             accepted,
             took,
-            ..TryOutcome::failed(format!("{describe_status} from {}", self.command))
+            ..TryOutcome::failed(format!("{describe_status} from `{}`", self.command))
         }
     }
 
@@ -86,7 +86,7 @@ fn shell(command: &str) -> Command {
 
 fn describe_status(status: ExitStatus) -> String {
     match status.code() {
-        Some(code) => format!("exit {code}"),
+        Some(code) => format!("exit code {code}"),
         None => status.to_string(),
     }
 }

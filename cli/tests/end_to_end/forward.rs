@@ -121,6 +121,14 @@ fn an_event_that_is_given_up_is_kept_dropped_or_saved() {
         let idle = ["--exit-after-idle", "1s"];
         let ended = world.command(&args).args(idle).output().unwrap();
         assert_eq!(ended.status.code(), Some(1), "{on_failure}");
+        let messages = String::from_utf8(ended.stderr).unwrap();
+        let place = match outcome {
+            "kept" => "kept on the server".into(),
+            "saved" => format!("saved in {}", folder.path().display()),
+            _ => outcome.to_owned(),
+        };
+        let last = format!("wwproxy: 1 event was not accepted by its target; {place}\n");
+        assert!(messages.ends_with(&last), "{messages}");
         let line: Value = serde_json::from_slice(&ended.stdout).unwrap();
         assert_eq!((&line["outcome"], &line["tries"]), (&outcome.into(), &2.into()));
         assert_eq!(world.status()["stored"], stored, "{on_failure}");

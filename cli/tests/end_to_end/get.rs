@@ -62,6 +62,27 @@ fn get_wait_ends_with_the_first_event_or_the_timeout() {
 }
 
 #[test]
+fn get_reports_events_that_are_not_available() {
+    let world = World::new();
+    world.post("{}");
+    let get = || {
+        let ended = world.command(&["get"]).output().unwrap();
+        assert!(ended.status.success());
+        (String::from_utf8(ended.stdout).unwrap(), String::from_utf8(ended.stderr).unwrap())
+    };
+    // The event is kept on the server for a minute.
+    let target = Target::new(&[CannedResponse::Status(400)]);
+    let listen =
+        ["listen", "--forward-to", &target.address, "--max-attempts", "1", "--exit-after-idle", "1s"];
+    assert_eq!(world.command(&listen).output().unwrap().status.code(), Some(1));
+    let report = "wwproxy: 1 event is stored, leased or delayed: none is available now\n";
+    assert_eq!(get(), ("{}\n".into(), report.into()));
+    world.run(&["unregister"]);
+    world.run_with_input(&["register", "-"], crate::world::WEBHOOK_SECRET);
+    assert_eq!(get(), ("{}\n".into(), String::new()));
+}
+
+#[test]
 fn get_ends_while_more_events_arrive() {
     let world = World::new();
     for _ in 0..5 {

@@ -142,7 +142,13 @@ fn wrong_credentials_are_rejected_and_not_shown() {
 fn unregister_deletes_stored_events() {
     let world = World::new();
     world.post("{}");
-    world.run(&["unregister"]);
+    let unregister = || {
+        let ended = world.command(&["unregister"]).output().unwrap();
+        assert!(ended.status.success());
+        String::from_utf8(ended.stderr).unwrap()
+    };
+    assert_eq!(unregister(), "wwproxy: unregistered my-bot; 1 stored event was deleted\n");
     assert_eq!(world.status()["registration"], Value::Null);
     assert_eq!(world.status()["stored"], 0);
+    assert_eq!(unregister(), "wwproxy: my-bot was not registered\n");
 }

@@ -60,7 +60,8 @@ fn each_kind_of_refusal_has_its_exit_code() {
     };
     let (code, messages) = ended(&[], "hunter2");
     assert!(code == 3 && messages.contains("401") && !messages.contains("hunter2"), "{code} {messages}");
-    assert_eq!(ended(&["--app-id", "other"], WEBHOOK_SECRET).0, 4);
+    let (code, messages) = ended(&["--app-id", "other"], WEBHOOK_SECRET);
+    assert!(code == 4 && messages.contains("the hook answered 404 Not Found: "), "{code} {messages}");
     assert_eq!(ended(&["--data", "no json"], WEBHOOK_SECRET).0, 1);
     assert_eq!(ended(&["--to", "http://127.0.0.1:1"], WEBHOOK_SECRET).0, 5);
     assert_eq!(ended(&[], "").0, 2);

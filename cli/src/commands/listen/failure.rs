@@ -1,6 +1,6 @@
 //! `--on-failure`: events that their target did not accept.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use crate::event_file::EventFolder;
 
@@ -31,6 +31,17 @@ impl OnFailure {
             Self::Drop => OnFailure::Drop,
             Self::Save(path) => OnFailure::Save(EventFolder::open(path)?),
         })
+    }
+}
+
+/// What happened to the events, for the last message.
+impl fmt::Display for OnFailure<EventFolder> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Keep => f.write_str("kept on the server"),
+            Self::Drop => f.write_str("dropped"),
+            Self::Save(folder) => write!(f, "saved in {}", folder.path().display()),
+        }
     }
 }
 

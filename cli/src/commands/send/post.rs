@@ -82,10 +82,11 @@ impl Hook {
         }
         let answer = read(response).await.unwrap_or_default();
         let detail = serde_json::from_slice::<Value>(&answer).ok();
-        let detail = detail.as_ref().and_then(|problem| problem["detail"].as_str()).unwrap_or_default();
+        let detail = detail.as_ref().and_then(|problem| problem["detail"].as_str());
+        let detail = detail.filter(|detail| !detail.is_empty()).map(|detail| format!(": {detail}"));
         Err(Refusal {
             status: Some(status),
-            message: format!("the hook answered {status} {detail}").trim().to_owned(),
+            message: format!("the hook answered {status}{}", detail.unwrap_or_default()),
         })
     }
 
