@@ -80,7 +80,7 @@ pub(crate) fn metadata_endpoint(server: &Url, metadata: &AuthorizationServer) ->
                 .into(),
         )),
         Ok(url) if url.origin() == server.origin() => Ok(url),
-        // The URL is not part of the advice: whoever forged the metadata would get the secret.
+        // The advice does not repeat the URL: forged metadata would otherwise lead the user to send the secret there.
         _ => Err(wrong(format!(
             "the server's metadata names a token endpoint of another origin, {}; the app's secret is not sent there \
              because of the metadata alone. Ask the server's operator for the right one, and give it (--token-endpoint URL)",

@@ -55,8 +55,7 @@ pub(crate) enum OfferOutcome {
 }
 
 impl Policy {
-    /// The timeout of a connection: less than that of the try, so that the reason is reported, and an unreachable target is told from
-    /// a slow one.
+    /// The connect timeout: shorter than the timeout of the attempt, so that an unreachable target is distinguished from a slow one.
     pub(crate) fn connect_timeout(self) -> Duration {
         MAX_CONNECT_TIMEOUT.min(self.timeout * 9 / 10)
     }

@@ -22,7 +22,7 @@ fn raise_open_files() {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }
 
-/// Opens a connection, sends half a head, and comes again whenever it is closed.
+/// Opens a connection, sends half a head, and reconnects whenever it is closed.
 async fn reconnect_forever(address: String, half: String) {
     loop {
         let Ok(mut peer) = TcpStream::connect(&address).await else { continue };
@@ -71,7 +71,7 @@ async fn half_open_heads_beyond_the_open_file_limit_are_evicted_and_hooks_answer
     let (mut slowest, mut tries) = (Duration::ZERO, 0);
     for n in 0..HOOKS {
         let start = Instant::now();
-        // A sender that is so slow that its own head is evicted comes again, as senders do.
+        // A sender whose slow head was evicted retries, as real senders do.
         eventually("the hook is answered", async || {
             tries += 1;
             // On a connection of its own, as those of senders mostly are.
