@@ -12,7 +12,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until},
 };
-use wwproxy_protocol::{Scheme, Secret, api};
+use wwproxy_protocol::{Secret, api, sign_watson_work};
 
 use crate::{
     latency::Latencies,
@@ -180,7 +180,7 @@ fn request(app: &App, key: EventKey, size: usize) -> Vec<u8> {
 }
 
 fn sign(secret: &Secret, body: &[u8]) -> String {
-    Scheme::WatsonWork.sign(secret, body)
+    sign_watson_work(secret, body)
 }
 
 /// A keep-alive connection with a minimal HTTP client: sender and server share the machine, so the sender must use little

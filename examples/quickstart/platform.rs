@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use reqwest::{Client, StatusCode};
 use serde_json::Value;
-use wwproxy_protocol::{Scheme, Secret, api::OUTBOUND_TOKEN};
+use wwproxy_protocol::{Secret, api::OUTBOUND_TOKEN, verify_watson_work};
 
 /// The secret that signs the app's webhooks.
 pub(crate) const WEBHOOK_SECRET: &str = "k3n9v0q2w8e7r6t5y4u1i0o9p8a7s6d5";
@@ -37,7 +37,7 @@ impl Platform {
         let body = response.bytes().await?;
         let secret = Secret::new(WEBHOOK_SECRET);
         ensure!(
-            Scheme::WatsonWork.verify(&secret, &body, signature.as_bytes()),
+            verify_watson_work(&secret, &body, signature.as_bytes()),
             "the signature of the response is wrong"
         );
         println!("platform: the hook answered its challenge");

@@ -14,7 +14,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     time::timeout,
 };
-use wwproxy_protocol::{AppId, Scheme, Secret};
+use wwproxy_protocol::{AppId, Secret};
 use wwproxy_server::{
     Server, Settings,
     identity::{Apps, Builtin, DEFAULT_TOKEN_LIFETIME, TokenKey},
@@ -42,7 +42,7 @@ static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
         DEFAULT_TOKEN_LIFETIME,
     );
     let secret = TokenKey::random().map(|_| format!("{:?}", std::time::Instant::now())).unwrap();
-    let registration = Registration { scheme: Scheme::WatsonWork, secrets: vec![Secret::new(secret)] };
+    let registration = Registration::watson_work(Secret::new(secret));
     let address = runtime.block_on(async {
         store.put_registration(&app, registration).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -98,12 +98,15 @@ pub mod hook {
 
 pub use bytes::Bytes;
 pub use wwproxy_protocol::{
-    AppId, EventId, Headers, InvalidId, Scheme, Secret, Signer,
+    AppId, Encoding, EventId, Headers, InvalidId, InvalidSource, Origin, Secret, SourceName, SourceSettings,
+    Verification,
     api::{
         AckRequest, AckResponse, LeasedEvent, Receipt, RegistrationStatus, Status, path::hook as hook_path,
     },
     message::{EventDetails, EventMessage},
+    sign_watson_work,
     text::{is_unsafe_to_show, sanitize},
+    verify_watson_work,
 };
 
 // Compiles the Rust examples of all documents.

@@ -20,7 +20,7 @@ use crate::{Error, ErrorKind, ListenOptions, api_client::ApiClient, connection::
 #[non_exhaustive]
 pub enum TapItem {
     /// An event that the server has just received. Its `attempt` is 0, as it was not delivered.
-    Event(EventMessage),
+    Event(Box<EventMessage>),
     /// Events are missing here.
     #[non_exhaustive]
     Gap {
@@ -116,7 +116,7 @@ impl MessageHandler for TapHandler {
 
     fn on_event(&mut self, event: EventMessage) -> Result<Option<TapItem>, Error> {
         self.check_is_tap()?;
-        Ok(Some(TapItem::Event(event)))
+        Ok(Some(TapItem::Event(Box::new(event))))
     }
 
     fn on_gap(&mut self, missed: u64) -> Option<TapItem> {

@@ -92,6 +92,10 @@ pub struct Config {
     #[arg(long, value_name = "CIDR", env = "WWPROXY_TRUSTED_PROXY", value_delimiter = ',')]
     pub trusted_proxy: Vec<TrustedProxy>,
 
+    /// Allow sources of the scheme `none`, which accept every request without verification
+    #[arg(long, env = "WWPROXY_ALLOW_UNVERIFIED", value_parser = BoolishValueParser::new())]
+    pub allow_unverified: bool,
+
     /// Longest webhook body
     #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_BODY", default_value = "8MiB", value_parser = body_size)]
     pub max_body: ByteSize,
@@ -280,6 +284,7 @@ impl Config {
             max_buffered_bytes,
             max_connections: self.max_connections,
             max_clients_per_app: self.max_clients_per_app,
+            allow_unverified: self.allow_unverified,
             public_url: self.public_url.clone(),
             trusted_proxies: self.trusted_proxy.clone(),
         })

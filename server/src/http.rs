@@ -17,9 +17,11 @@ mod hook;
 mod lease;
 mod metadata;
 mod poll;
+mod refusals;
 mod register;
 mod request;
 mod socket;
+mod sources;
 mod status;
 mod strict;
 mod subscribe;
@@ -97,6 +99,8 @@ pub(crate) fn routes(context: &Context) -> BoxedFilter<(Response,)> {
         lease::route(context),
         ack::route(context),
         status::route(context),
+        sources::route(context),
+        refusals::route(context),
         token::route(context),
         graphql::route(context),
         metadata::route(context),

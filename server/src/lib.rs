@@ -73,6 +73,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// The most websockets and waiting leases of one app at once; further ones are rejected. Taps have a separate limit.
     pub max_clients_per_app: usize,
+    /// Whether sources of the scheme `none`, which is not verified, receive webhooks.
+    pub allow_unverified: bool,
     /// The server's address as its clients see it, if it cannot be taken from requests.
     pub public_url: Option<PublicUrl>,
     /// Reverse proxies whose `X-Forwarded-*` headers are trusted.
@@ -88,6 +90,7 @@ impl Default for Settings {
             max_buffered_bytes: 256 << 20,
             max_connections: 20_000,
             max_clients_per_app: 256,
+            allow_unverified: false,
             public_url: None,
             trusted_proxies: Vec::new(),
         }
@@ -107,7 +110,13 @@ impl Server {
     /// Creates a proxy over a store and an identity provider.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, identity: Arc<dyn IdentityProvider>, settings: Settings) -> Self {
-        let proxy = Proxy::new(Arc::clone(&store), identity, settings.lease, settings.max_clients_per_app);
+        let proxy = Proxy::new(
+            Arc::clone(&store),
+            identity,
+            settings.lease,
+            settings.max_clients_per_app,
+            settings.allow_unverified,
+        );
         let context = Context {
             proxy: Arc::new(proxy),
             budgets: Budgets::new(&settings),

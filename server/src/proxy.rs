@@ -2,28 +2,37 @@
 //!
 //! Routes and websocket sessions use the store and the identity provider only through [`Proxy`].
 
+mod arming;
 mod clients;
 mod delivery;
-mod foreign;
 mod operator;
 mod receive;
+mod refusals;
+mod rejected;
+mod sources;
 mod webhook;
 
 use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
 use tokio::sync::{RwLock, Semaphore, watch};
 use wwproxy_protocol::{
-    AppId, Scheme, Secret,
+    AppId, InvalidSource, Secret,
     api::{RegistrationStatus, Status, TokenResponse},
 };
 
-use self::clients::Clients;
 pub use self::operator::Stored;
-pub(crate) use self::{delivery::Unsettled, foreign::BadSignature, receive::Received, webhook::Webhook};
+use self::{arming::Armed, clients::Clients, refusals::Activity, sources::Locks};
+pub(crate) use self::{
+    delivery::Unsettled,
+    receive::Received,
+    refusals::{Refused, body_hash, header_names},
+    rejected::Rejected,
+    webhook::Webhook,
+};
 use crate::{
     identity::{IdentityError, IdentityProvider},
     log_limit::LogLimit,
-    store::{Registration, Store, StoreError},
+    store::{Store, StoreError},
 };
 
 /// How often a registration, or its end, is logged in a minute, over all apps.
@@ -40,6 +49,11 @@ pub(crate) struct Proxy {
     registered: LogLimit,
     unregistered: LogLimit,
     clients: Arc<Clients>,
+    source_locks: Locks,
+    activity: Activity,
+    armed: Armed,
+    /// Whether sources of the scheme `none` receive webhooks.
+    allow_unverified: bool,
     /// Shared by clients that change their registration, exclusive while the operator purges an app.
     registration_changes: RwLock<()>,
     /// Notified whenever tokens may have been revoked.
@@ -59,12 +73,22 @@ pub(crate) enum ProxyError {
     IdentityUnavailable(#[source] IdentityError),
     #[error("the app is not registered")]
     NotRegistered,
+    #[error(transparent)]
+    InvalidSource(#[from] InvalidSource),
+    #[error("the app has no source of this name")]
+    NoSource,
+    #[error("the app has reached its limit of sources")]
+    TooManySources,
+    #[error("the source is not verified, which the operator does not allow")]
+    UnverifiedNotAllowed,
+    #[error("the scheme of the source has no handshake that sets the secret")]
+    NoHandshake,
+    #[error("a handshake came for a source that is not armed")]
+    NotArmed,
     #[error("{0}")]
-    BadSignature(BadSignature),
+    Rejected(Rejected),
     #[error("the body is not a JSON object or array in UTF-8")]
     NotJson,
-    #[error("the challenge is not a string")]
-    BadChallenge,
     #[error("the app's queue is full")]
     Full,
     #[error("the app has reached its limit of taps")]
@@ -92,6 +116,7 @@ impl Proxy {
         identity: Arc<dyn IdentityProvider>,
         lease_time: Duration,
         max_clients_per_app: usize,
+        allow_unverified: bool,
     ) -> Self {
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
         let large_bodies = Arc::new(Semaphore::new(processors.div_ceil(2)));
@@ -103,6 +128,10 @@ impl Proxy {
             registered: LogLimit::per_minute(LOGGED),
             unregistered: LogLimit::per_minute(LOGGED),
             clients: Arc::new(Clients::new(max_clients_per_app)),
+            source_locks: Locks::default(),
+            activity: Activity::default(),
+            armed: Armed::default(),
+            allow_unverified,
             registration_changes: RwLock::default(),
             revocations: watch::Sender::default(),
         }
@@ -163,46 +192,13 @@ impl Proxy {
         self.identity.platform_url()
     }
 
-    /// Registers the app's webhook secret.
-    pub(crate) async fn register(
-        &self,
-        app: &AppId,
-        token: &Secret,
-        secret: Secret,
-    ) -> Result<(), ProxyError> {
-        let _shared = self.registration_change(app, token).await?;
-        let scheme = Scheme::default();
-        self.store.put_registration(app, Registration { scheme, secrets: vec![secret] }).await?;
-        if let Some(count) = self.registered.add(1) {
-            tracing::info!(%app, %scheme, count, "registered");
-        }
-        Ok(())
-    }
-
-    /// Ends the app's registration and deletes its events.
-    pub(crate) async fn unregister(&self, app: &AppId, token: &Secret) -> Result<(), ProxyError> {
-        let _shared = self.registration_change(app, token).await?;
-        self.store.remove_registration(app).await?;
-        if let Some(count) = self.unregistered.add(1) {
-            tracing::info!(%app, count, "unregistered");
-        }
-        Ok(())
-    }
-
-    /// Returns the app's registration. Without one the body of a webhook is not even read.
-    pub(crate) async fn registration(&self, app: &AppId) -> Result<Arc<Registration>, ProxyError> {
-        if !self.identity.serves(app) {
-            return Err(ProxyError::NotRegistered);
-        }
-        let registration = self.store.registration(app).await?.ok_or(ProxyError::NotRegistered)?;
-        if self.identity.is_suspended(app) { Err(ProxyError::Suspended) } else { Ok(registration) }
-    }
-
     pub(crate) async fn status(&self, app: &AppId) -> Result<Status, ProxyError> {
-        let registration = self.store.registration(app).await?;
+        let sources = self.sources(app).await?;
+        let default = sources.iter().find(|source| source.name.is_default());
         let stats = self.store.stats(app).await?;
         Ok(Status {
-            registration: registration.map(|registration| RegistrationStatus { scheme: registration.scheme }),
+            registration: default.map(|source| RegistrationStatus { scheme: source.scheme.clone() }),
+            sources,
             stored: stats.stored as u64,
             leased: stats.leased as u64,
             dropped: stats.dropped,

@@ -15,11 +15,19 @@ mod sequence;
 mod spill;
 mod tap;
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use wwproxy_protocol::{AppId, Event, EventId, Headers, Scheme, Secret, api::Receipt};
+use wwproxy_protocol::{
+    AppId, Encoding, Event, EventId, Headers, Origin, Secret, Source, SourceName, api::Receipt,
+};
 
 #[cfg(fuzzing)]
 pub use self::redb::fuzz_record;
@@ -80,31 +88,56 @@ pub trait Store: fmt::Debug + Send + Sync {
     fn close(&self) -> StoreFuture<'_, ()>;
 }
 
-/// How an app's webhooks are verified.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The sources of an app, from which it receives webhooks. An app is registered while it has a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registration {
-    /// The signature scheme of the sender.
-    pub scheme: Scheme,
-    /// The webhook secrets. A signature with any of them is valid, so that a secret can be rotated.
-    pub secrets: Vec<Secret>,
+    /// The sources by name.
+    pub sources: BTreeMap<SourceName, Arc<Source>>,
+}
+
+impl Registration {
+    /// The source `default` of Watson Work, with this webhook secret.
+    #[must_use]
+    pub fn watson_work(secret: Secret) -> Self {
+        Self { sources: [(SourceName::default(), Arc::new(Source::watson_work(secret)))].into() }
+    }
 }
 
 /// A verified webhook that has no event id yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
+    /// Where the event came from, and how it was verified.
+    pub origin: Origin,
     /// The headers of the sender's request that are stored with the event.
     pub headers: Headers,
     /// The query string of the sender's request.
     pub query: Option<String>,
     /// The body, byte for byte.
     pub body: Bytes,
+    /// How the body is written in messages.
+    pub encoding: Encoding,
 }
 
 impl NewEvent {
+    /// An unverified event of the source `default`.
+    #[must_use]
+    pub fn new(headers: Headers, query: Option<String>, body: Bytes) -> Self {
+        let encoding = Encoding::of(&body);
+        Self { origin: Origin::default(), headers, query, body, encoding }
+    }
+
+    /// Makes the event that was assigned this id.
+    pub(crate) fn into_event(self, id: EventId, received_at: SystemTime) -> Event {
+        let Self { origin, headers, query, body, encoding } = self;
+        Event { id, received_at, origin, headers, query, body, encoding }
+    }
+
     /// The stored size, in bytes.
     pub(crate) fn size(&self) -> usize {
         let headers = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        self.body.len() + headers + self.query.as_ref().map_or(0, String::len)
+        let query = self.query.as_ref().map_or(0, String::len);
+        let tail = self.origin.tail.as_ref().map_or(0, String::len);
+        self.body.len() + headers + query + tail
     }
 }
 

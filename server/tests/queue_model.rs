@@ -16,7 +16,7 @@ use proptest::{
 };
 use tempfile::TempDir;
 use tokio::time::advance;
-use wwproxy_protocol::{AppId, EventId, Scheme, Secret, api::Receipt};
+use wwproxy_protocol::{AppId, EventId, Secret, api::Receipt};
 use wwproxy_server::store::{
     Appended, Delivery, Lease, Limits, MemoryStore, NewEvent, Overflow, RedbStore, Registration, Settled,
     Settlement, Stats, Store,
@@ -235,8 +235,7 @@ impl Harness {
     async fn apply(&mut self, step: Step) -> Outcome<()> {
         match step {
             Step::Register { app } => {
-                let registration =
-                    Registration { scheme: Scheme::default(), secrets: vec![Secret::new("s")] };
+                let registration = Registration::watson_work(Secret::new("s"));
                 self.store.put_registration(&self.apps[app], registration).await.unwrap();
                 self.models[app].registered = true;
             }
@@ -273,7 +272,7 @@ impl Harness {
     async fn append(&mut self, app: usize, key: Option<u8>) -> Outcome<()> {
         self.bodies += 1;
         let body = format!(r#"{{"n":{:06}}}"#, self.bodies);
-        let event = NewEvent { headers: Vec::new(), query: None, body: body.clone().into() };
+        let event = NewEvent::new(Vec::new(), None, body.clone().into());
         let appended = self.store.append(&self.apps[app], event, key.map(|key| [key; 16])).await.unwrap();
         let expected = self.models[app].append(self.now, key, self.overflow);
         match (appended, expected) {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use wwproxy_sdk::{Scheme, Secret};
+use wwproxy_sdk::{Secret, sign_watson_work};
 
 use crate::{
     target::{CannedResponse, Target},
@@ -25,7 +25,7 @@ fn body_bytes_and_sender_headers_are_forwarded_unchanged() {
     let request = target.next();
     assert_eq!(request.body, BODY.as_bytes());
     assert_eq!(request.path, "/hook/my-bot?a=1&b=%20c");
-    let signature = Scheme::WatsonWork.sign(&Secret::new(WEBHOOK_SECRET), BODY.as_bytes());
+    let signature = sign_watson_work(&Secret::new(WEBHOOK_SECRET), BODY.as_bytes());
     assert_eq!(request.header("x-outbound-token"), Some(&*signature));
     assert_eq!(request.header("x-forwarded-host"), Some("proxy"));
     assert_eq!(request.header("host"), Some(&*target.address));
@@ -145,7 +145,7 @@ fn an_event_that_is_given_up_is_kept_dropped_or_saved() {
     let request = target.next();
     assert_eq!((request.body, &*request.path), (BODY.into(), "/hook/my-bot"));
     let headers: BTreeMap<_, _> = request.headers.into_iter().collect();
-    let signature = Scheme::WatsonWork.sign(&Secret::new(WEBHOOK_SECRET), BODY.as_bytes());
+    let signature = sign_watson_work(&Secret::new(WEBHOOK_SECRET), BODY.as_bytes());
     assert_eq!(headers["x-outbound-token"], signature);
 }
 

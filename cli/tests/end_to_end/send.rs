@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, process::Stdio};
 
 use serde_json::Value;
-use wwproxy_sdk::{Scheme, Secret};
+use wwproxy_sdk::{Secret, sign_watson_work};
 
 use crate::{
     target::{CannedResponse, Target},
@@ -91,7 +91,7 @@ fn a_saved_event_is_sent_again_byte_for_byte() {
     world.send(&["--to", &target.address, "--data", &data]);
     let request = target.next();
     assert_eq!((request.body.as_slice(), &*request.path), (body.as_bytes(), "/?a=1"));
-    let signature = Scheme::WatsonWork.sign(&Secret::new(WEBHOOK_SECRET), body.as_bytes());
+    let signature = sign_watson_work(&Secret::new(WEBHOOK_SECRET), body.as_bytes());
     assert_eq!(request.header("x-outbound-token"), Some(&*signature));
     assert_eq!(target.next().body, fs::read(file).unwrap());
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::Value;
-use wwproxy_sdk::{Scheme, Secret};
+use wwproxy_sdk::{Secret, sign_watson_work};
 
 const APP: &str = "my-bot";
 pub(crate) const WEBHOOK_SECRET: &str = "webhook-s3cret";
@@ -92,7 +92,7 @@ impl World {
 
     /// Posts a webhook with a query.
     pub(crate) fn post_to(&self, query: &str, body: &str) {
-        let signature = Scheme::WatsonWork.sign(&Secret::new(WEBHOOK_SECRET), body.as_bytes());
+        let signature = sign_watson_work(&Secret::new(WEBHOOK_SECRET), body.as_bytes());
         let mut stream = TcpStream::connect(&self.address).unwrap();
         write!(
             stream,

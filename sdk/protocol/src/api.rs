@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Scheme;
-
 mod events;
 mod oauth;
+mod sources;
 
 pub use events::{
     AckRequest, AckResponse, LeaseRequest, LeaseResponse, LeasedEvent, PollResponse, Receipt, decode_lease,
     decode_poll,
 };
 pub use oauth::{AuthorizationServer, TokenResponse};
+pub use sources::{ARMED_SECONDS, ArmStatus, MAX_SOURCES, Refusal, Refusals, SourceStatus, Sources};
 
 /// The signature header of a Watson Work webhook, and of the response to its verification challenge.
 pub const OUTBOUND_TOKEN: &str = "x-outbound-token";
@@ -55,7 +55,7 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// Paths on the proxy, without its address.
 pub mod path {
-    use crate::AppId;
+    use crate::{AppId, SourceName};
 
     /// The metadata with the token endpoint (RFC 8414).
     pub const AUTHORIZATION_SERVER: &str = "/.well-known/oauth-authorization-server";
@@ -68,6 +68,36 @@ pub mod path {
     #[must_use]
     pub fn hook(app: &AppId) -> String {
         format!("/hook/{app}")
+    }
+
+    /// The hook to which a sender posts the webhooks of a source.
+    #[must_use]
+    pub fn source_hook(app: &AppId, source: &SourceName) -> String {
+        if source.is_default() { hook(app) } else { format!("/hook/{app}/{source}") }
+    }
+
+    /// The sources of an app.
+    #[must_use]
+    pub fn sources(app: &AppId) -> String {
+        format!("/webhooks/{app}/sources")
+    }
+
+    /// A source of an app.
+    #[must_use]
+    pub fn source(app: &AppId, source: &SourceName) -> String {
+        format!("/webhooks/{app}/sources/{source}")
+    }
+
+    /// Arms a source for a handshake that sets its secret.
+    #[must_use]
+    pub fn arm(app: &AppId, source: &SourceName) -> String {
+        format!("/webhooks/{app}/sources/{source}/arm")
+    }
+
+    /// The last refused webhooks of an app.
+    #[must_use]
+    pub fn refusals(app: &AppId) -> String {
+        format!("/webhooks/{app}/refusals")
     }
 
     /// Registration, polling and the websocket of an app.
@@ -113,13 +143,16 @@ pub struct Status {
     pub oldest_age_ms: Option<u64>,
     /// The number of open websockets of the app on this server, without taps.
     pub clients: u64,
+    /// The sources, sorted by name.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
 }
 
 /// The public part of a registration, without the secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistrationStatus {
-    /// The signature scheme of its webhooks.
-    pub scheme: Scheme,
+    /// The name of the signature scheme of its webhooks.
+    pub scheme: String,
 }
 
 /// Body of every error (RFC 9457), including those of the token endpoint (RFC 6749, section 5.2).

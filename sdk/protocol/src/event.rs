@@ -1,39 +1,89 @@
 //! A stored event and its encodings.
 
-use std::time::SystemTime;
+use std::{borrow::Cow, time::SystemTime};
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{EventId, json};
+use crate::{EventId, SourceName, encoding, json, scheme::Covers};
+
+pub use crate::encoding::Encoding;
 
 /// The headers of a sender's request as `[name, value]` pairs, in order. Names are in lower case. The bytes of a value are
 /// decoded as ISO 8859-1.
 pub type Headers = Vec<(String, String)>;
 
-/// A stored webhook, as its sender signed it.
+/// A stored webhook, as its sender sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// The event's id.
     pub id: EventId,
     /// When the server received the event.
     pub received_at: SystemTime,
+    /// Where the event came from, and how it was verified.
+    pub origin: Origin,
     /// The headers of the sender's request, without hop-by-hop headers and credentials.
     pub headers: Headers,
     /// The query string of the sender's request, without the `?`.
     pub query: Option<String>,
-    /// The body, byte for byte: one JSON object or array in UTF-8.
+    /// The body, byte for byte.
     pub body: Bytes,
+    /// How the body is written in messages.
+    pub encoding: Encoding,
+}
+
+/// Where an event came from, and how it was verified.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Origin {
+    /// The source that received it.
+    pub source: SourceName,
+    /// The path of the sender's request after the hook of the source, with its first `/`, not decoded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tail: Option<String>,
+    /// The sender's type of the event, as in `issues.opened`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
+    /// The sender's id of the delivery.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery_id: Option<String>,
+    /// How the event was verified: `None` if it was not.
+    pub verification: Option<Verification>,
+}
+
+/// How an event was verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// The name of the scheme.
+    pub scheme: String,
+    /// The number of the secret that matched, from 1.
+    pub secret: usize,
+    /// What was signed, in words.
+    pub signed: String,
+    /// Which part of the request the signature vouches for.
+    pub covers: Covers,
 }
 
 impl Event {
-    /// Encodes the legacy websocket message: `{"type":"event","id":…,"data":…}`.
+    /// The content type of the body.
+    #[must_use]
+    pub fn content_type(&self) -> Option<&str> {
+        content_type(&self.headers)
+    }
+
+    /// Encodes the legacy websocket message: `{"type":"event","id":…,"data":…}`, with `"encoding":"base64"` if the body is
+    /// neither JSON nor text.
     #[must_use]
     pub fn encode_legacy(&self) -> String {
         let mut message = String::with_capacity(self.body.len() + 96);
         message.push_str(r#"{"type":"event","id":"#);
         message.push_str(&json::encode(&self.id));
-        self.push_data(&mut message);
+        if self.encoding == Encoding::Base64 {
+            message.push_str(r#","encoding":"base64""#);
+        }
+        message.push_str(r#","data":"#);
+        message.push_str(&encoding::legacy_data(self.encoding, &self.body));
+        message.push('}');
         message
     }
 
@@ -54,13 +104,25 @@ impl Event {
         struct Details<'a> {
             attempt: u32,
             received_at: String,
+            #[serde(flatten)]
+            origin: &'a Origin,
             headers: &'a Headers,
             #[serde(skip_serializing_if = "Option::is_none")]
             query: &'a Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            content_type: Option<&'a str>,
+            encoding: &'static str,
         }
         let received_at = humantime::format_rfc3339_millis(self.received_at).to_string();
-        let details =
-            json::encode(&Details { attempt, received_at, headers: &self.headers, query: &self.query });
+        let details = json::encode(&Details {
+            attempt,
+            received_at,
+            origin: &self.origin,
+            headers: &self.headers,
+            query: &self.query,
+            content_type: self.content_type(),
+            encoding: self.encoding.name(),
+        });
         message.push(',');
         message.push_str(&details[1..details.len() - 1]);
     }
@@ -68,8 +130,16 @@ impl Event {
     /// Appends the body as `data`, white space included, and ends the object.
     pub(crate) fn push_data(&self, message: &mut String) {
         message.push_str(r#","data":"#);
-        // Never lossy, as a body is validated as UTF-8 before it is stored.
-        message.push_str(&String::from_utf8_lossy(&self.body));
+        message.push_str(&self.data());
         message.push('}');
     }
+
+    fn data(&self) -> Cow<'_, str> {
+        encoding::data(self.encoding, &self.body)
+    }
+}
+
+/// The content type among a request's headers.
+pub(crate) fn content_type(headers: &Headers) -> Option<&str> {
+    headers.iter().find(|(name, _)| name == "content-type").map(|(_, value)| value.as_str())
 }

@@ -27,6 +27,9 @@ pub enum InvalidId {
     /// Not an [`AppId`].
     #[error("an app id is 1 to 128 of the characters A-Z a-z 0-9 . _ -, and neither . nor ..")]
     App,
+    /// Not a [`SourceName`](crate::SourceName).
+    #[error("the name of a source is 1 to 64 of the characters A-Z a-z 0-9 . _ -, and neither . nor ..")]
+    Source,
     /// Not an [`EventId`].
     #[error("an event id is 1 to 256 printable ASCII characters")]
     Event,

@@ -7,18 +7,21 @@
 //! (see [`json`]).
 
 pub mod api;
+mod encoding;
 mod event;
 mod id;
 pub mod json;
 pub mod message;
 pub mod scheme;
 mod signature;
+mod source;
 pub mod text;
 
-pub use event::{Event, Headers};
+pub use event::{Encoding, Event, Headers, Origin, Verification};
 pub use id::{AppId, EventId, InvalidId};
 pub use message::{ClientMessage, ServerMessage};
-pub use signature::{Scheme, Secret, Signer, UnknownScheme, hex};
+pub use signature::{Secret, hex, sign_watson_work, verify_watson_work};
+pub use source::{InvalidSource, Source, SourceName, SourceSettings};
 
 // Tests the example of the README.
 #[cfg(doctest)]

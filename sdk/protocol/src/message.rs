@@ -4,13 +4,21 @@
 //! [`SUBPROTOCOL_V2`](crate::api::SUBPROTOCOL_V2) an event also has `attempt`, `receivedAt`, `headers` and `query`, and the
 //! server sends a hello first.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{AppId, EventId, event::Headers, json};
+use crate::{
+    AppId, Encoding, EventId, Origin,
+    encoding::decode,
+    event::{Headers, content_type},
+    json,
+};
 
 /// A websocket message from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,6 +173,8 @@ pub struct EventDetails {
     pub attempt: Option<u32>,
     /// When the server received the event.
     pub received_at: Option<SystemTime>,
+    /// Where the event came from, and how it was verified. Only the default in a message of version 0.1.
+    pub origin: Origin,
     /// The sender's headers.
     pub headers: Headers,
     /// The query string of the sender's request, without the `?`.
@@ -210,9 +220,13 @@ impl EventMessage {
         Ok(Self { id, body, details: EventDetails::parse(text)? })
     }
 
-    /// The string member `type` of the body, which is the event type of Watson Work.
+    /// The sender's type of the event. A server of version 0.1 does not send it: then it is the string member `type` of the
+    /// body, the event type of Watson Work.
     #[must_use]
     pub fn event_type(&self) -> Option<String> {
+        if let Some(event_type) = &self.details.origin.event_type {
+            return Some(event_type.clone());
+        }
         let [kind] = json::members(std::str::from_utf8(&self.body).ok()?, ["type"]).ok()?;
         json::string(kind?).map(Into::into)
     }
@@ -232,28 +246,61 @@ pub enum InvalidMessage {
     /// A required member is missing or invalid.
     #[error("the message has no {0}")]
     Missing(&'static str),
+    /// The body is not a string of its encoding.
+    #[error("the data of the message is not {0}")]
+    Encoding(&'static str),
 }
 
 impl EventDetails {
+    /// The content type of the body.
+    #[must_use]
+    pub fn content_type(&self) -> Option<&str> {
+        content_type(&self.headers)
+    }
+
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidMessage> {
-        let [attempt, received_at, headers, query] =
-            json::members(text, ["attempt", "receivedAt", "headers", "query"])?;
+        let names = [
+            "attempt",
+            "receivedAt",
+            "headers",
+            "query",
+            "source",
+            "tail",
+            "eventType",
+            "deliveryId",
+            "verification",
+        ];
+        let [attempt, received_at, headers, query, source, tail, event_type, delivery_id, verification] =
+            json::members(text, names)?;
         let received_at = received_at.and_then(json::string);
+        let text = |raw: Option<&RawValue>| raw.and_then(json::string).map(Cow::into_owned);
+        let origin = Origin {
+            source: source.map(|raw| serde_json::from_str(raw.get())).transpose()?.unwrap_or_default(),
+            tail: text(tail),
+            event_type: text(event_type),
+            delivery_id: text(delivery_id),
+            verification: verification.map(|raw| serde_json::from_str(raw.get())).transpose()?.flatten(),
+        };
         Ok(Self {
+            origin,
             attempt: attempt.map(|raw| serde_json::from_str(raw.get())).transpose()?,
             received_at: received_at.and_then(|text| humantime::parse_rfc3339(&text).ok()),
             headers: headers.map(|raw| serde_json::from_str(raw.get())).transpose()?.unwrap_or_default(),
-            query: query.and_then(json::string).map(Into::into),
+            query: text(query),
         })
     }
 }
 
 /// Parses the id and the exact body of an event in a websocket message or a lease response.
 pub(crate) fn id_and_body(text: &str) -> Result<(EventId, Bytes), InvalidMessage> {
-    let [id, data] = json::members(text, ["id", "data"])?;
+    let [id, data, encoding] = json::members(text, ["id", "data", "encoding"])?;
     let id = id.and_then(id_text).and_then(|id| id.parse().ok()).ok_or(InvalidMessage::Missing("id"))?;
     let data = data.ok_or(InvalidMessage::Missing("data"))?;
-    let body = Bytes::copy_from_slice(json::with_white_space(text, data).as_bytes());
+    let encoding = match encoding {
+        Some(raw) => serde_json::from_str(raw.get())?,
+        None => Encoding::Json,
+    };
+    let body = decode(encoding, text, data).ok_or(InvalidMessage::Encoding(encoding.name()))?;
     Ok((id, body))
 }
 

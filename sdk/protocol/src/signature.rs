@@ -1,9 +1,8 @@
-//! Secrets, and the schemes that sign webhooks with them.
+//! Secrets, and the signature of Watson Work webhooks.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
-use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -42,113 +41,32 @@ impl PartialEq for Secret {
 
 impl Eq for Secret {}
 
-/// How a sender signs its webhooks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scheme {
-    /// IBM Watson Work: `X-OUTBOUND-TOKEN` is the lower-case hex HMAC-SHA256 of the raw body,
-    /// keyed with the secret's bytes.
-    #[default]
-    WatsonWork,
+/// Computes a Watson Work signature: the lower-case hex HMAC-SHA256 of the body, keyed with the secret's bytes.
+///
+/// ```
+/// use wwproxy_protocol::{Secret, sign_watson_work, verify_watson_work};
+///
+/// let secret = Secret::new("webhook secret");
+/// let signature = sign_watson_work(&secret, b"{}");
+/// assert!(verify_watson_work(&secret, b"{}", signature.as_bytes()));
+/// ```
+#[must_use]
+pub fn sign_watson_work(secret: &Secret, body: &[u8]) -> String {
+    hex(&mac(secret, body).finalize().into_bytes())
 }
 
-impl Scheme {
-    /// The scheme's name in requests and responses.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::WatsonWork => "watsonwork",
-        }
-    }
-
-    /// Computes the value of the signature header for `body`.
-    #[must_use]
-    pub fn sign(self, secret: &Secret, body: &[u8]) -> String {
-        let mut signer = self.signer(secret);
-        signer.update(body);
-        signer.sign()
-    }
-
-    /// Whether `signature` is the signature of `body`. Compares in constant time.
-    #[must_use]
-    pub fn verify(self, secret: &Secret, body: &[u8], signature: &[u8]) -> bool {
-        let mut signer = self.signer(secret);
-        signer.update(body);
-        signer.verify(signature)
-    }
-
-    /// Returns an incremental signer, for a body that arrives in chunks.
-    ///
-    /// ```
-    /// use wwproxy_protocol::{Scheme, Secret};
-    ///
-    /// let secret = Secret::new("webhook secret");
-    /// let mut signer = Scheme::WatsonWork.signer(&secret);
-    /// signer.update(b"{\"type\":");
-    /// signer.update(b"\"message-created\"}");
-    /// let whole = Scheme::WatsonWork.sign(&secret, br#"{"type":"message-created"}"#);
-    /// assert!(signer.verify(whole.as_bytes()));
-    /// ```
-    #[must_use]
-    pub fn signer(self, secret: &Secret) -> Signer {
-        match self {
-            Self::WatsonWork => Signer(
-                Hmac::new_from_slice(secret.expose().as_bytes()).expect("HMAC takes a key of any length"),
-            ),
-        }
-    }
+/// Whether `signature` is the Watson Work signature of `body`. Compares in constant time.
+#[must_use]
+pub fn verify_watson_work(secret: &Secret, body: &[u8], signature: &[u8]) -> bool {
+    sign_watson_work(secret, body).as_bytes().ct_eq(signature).into()
 }
 
-/// Signs or verifies a body incrementally: see [`Scheme::signer`].
-#[derive(Clone)]
-pub struct Signer(Hmac<Sha256>);
-
-impl fmt::Debug for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Signer(…)")
-    }
+fn mac(secret: &Secret, body: &[u8]) -> Hmac<Sha256> {
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret.expose().as_bytes())
+        .expect("HMAC takes a key of any length");
+    mac.update(body);
+    mac
 }
-
-impl Signer {
-    /// Adds the next chunk of the body.
-    pub fn update(&mut self, chunk: &[u8]) {
-        self.0.update(chunk);
-    }
-
-    /// Computes the value of the signature header.
-    #[must_use]
-    pub fn sign(self) -> String {
-        hex(&self.0.finalize().into_bytes())
-    }
-
-    /// Whether `signature` is the signature of the body. Compares in constant time.
-    #[must_use]
-    pub fn verify(self, signature: &[u8]) -> bool {
-        self.sign().as_bytes().ct_eq(signature).into()
-    }
-}
-
-impl fmt::Display for Scheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Scheme {
-    type Err = UnknownScheme;
-
-    fn from_str(name: &str) -> Result<Self, UnknownScheme> {
-        match name {
-            "watsonwork" => Ok(Self::WatsonWork),
-            _ => Err(UnknownScheme),
-        }
-    }
-}
-
-/// The name does not belong to a [`Scheme`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the signature scheme must be \"watsonwork\"")]
-pub struct UnknownScheme;
 
 /// Encodes bytes in lower-case hexadecimal.
 #[must_use]
@@ -178,8 +96,8 @@ mod tests {
                 "876d1f9de1b36514d30bcf48d8c4731a69500730854a964e31764159d75b88f1",
             ),
         ] {
-            assert_eq!(Scheme::WatsonWork.sign(&secret, body.as_bytes()), signature);
-            assert!(Scheme::WatsonWork.verify(&secret, body.as_bytes(), signature.as_bytes()));
+            assert_eq!(sign_watson_work(&secret, body.as_bytes()), signature);
+            assert!(verify_watson_work(&secret, body.as_bytes(), signature.as_bytes()));
         }
     }
 
@@ -189,13 +107,6 @@ mod tests {
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 
-    #[test]
-    fn a_scheme_parses_from_its_exact_name() {
-        assert_eq!("watsonwork".parse(), Ok(Scheme::WatsonWork));
-        assert_eq!("WatsonWork".parse::<Scheme>(), Err(UnknownScheme));
-        assert_eq!(serde_json::to_string(&Scheme::WatsonWork).unwrap(), "\"watsonwork\"");
-    }
-
     proptest! {
         #[test]
         fn only_the_signature_of_this_body_and_secret_verifies(
@@ -203,25 +114,19 @@ mod tests {
             at in any::<prop::sample::Index>(), flip in 1..=255u8,
         ) {
             let secret = Secret::new(secret);
-            let signature = Scheme::WatsonWork.sign(&secret, &body);
-            prop_assert!(Scheme::WatsonWork.verify(&secret, &body, signature.as_bytes()));
-
-            let mut signer = Scheme::WatsonWork.signer(&secret);
-            let (before, after) = body.split_at(at.index(body.len() + 1));
-            signer.update(before);
-            signer.update(after);
-            prop_assert!(signer.verify(signature.as_bytes()));
+            let signature = sign_watson_work(&secret, &body);
+            prop_assert!(verify_watson_work(&secret, &body, signature.as_bytes()));
 
             let mut forged = signature.clone().into_bytes();
             forged[at.index(64)] ^= flip;
-            prop_assert!(!Scheme::WatsonWork.verify(&secret, &body, &forged));
-            prop_assert!(!Scheme::WatsonWork.verify(&secret, &body, &signature.as_bytes()[..63]));
+            prop_assert!(!verify_watson_work(&secret, &body, &forged));
+            prop_assert!(!verify_watson_work(&secret, &body, &signature.as_bytes()[..63]));
 
             let mut other = body.clone();
             other.push(flip);
-            prop_assert!(!Scheme::WatsonWork.verify(&secret, &other, signature.as_bytes()));
+            prop_assert!(!verify_watson_work(&secret, &other, signature.as_bytes()));
             let other = Secret::new(format!("{}x", secret.expose()));
-            prop_assert!(!Scheme::WatsonWork.verify(&other, &body, signature.as_bytes()));
+            prop_assert!(!verify_watson_work(&other, &body, signature.as_bytes()));
         }
     }
 }

@@ -142,7 +142,7 @@ impl Operator {
             let store: Arc<dyn Store> = Arc::new(RedbStore::open(&self.folder, no_limits())?);
             // No client is served, so there are no apps and no valid tokens.
             let identity = Builtin::new(Apps::new(""), TokenKey::random()?, DEFAULT_TOKEN_LIFETIME);
-            let proxy = Proxy::new(Arc::clone(&store), Arc::new(identity), Duration::ZERO, 0);
+            let proxy = Proxy::new(Arc::clone(&store), Arc::new(identity), Duration::ZERO, 0, false);
             let outcome = command.clone().execute(&proxy).await;
             match store.close().await {
                 Ok(()) => Ok(outcome),

@@ -4,7 +4,10 @@ use warp::{
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
     reply::{Reply, Response},
 };
-use wwproxy_protocol::api::{PROBLEM_JSON, Problem};
+use wwproxy_protocol::{
+    api::{PROBLEM_JSON, Problem},
+    scheme::Check,
+};
 
 use crate::{log_limit::LogLimit, proxy::ProxyError};
 
@@ -30,6 +33,10 @@ pub(super) struct ApiError {
 impl ApiError {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into(), headers: Vec::new(), oauth: None }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
     }
 
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
@@ -97,17 +104,40 @@ impl From<ProxyError> for ApiError {
                 StatusCode::NOT_FOUND,
                 "No app with this id is registered here: its client must register a webhook secret first.",
             ),
-            ProxyError::BadSignature(refusal) => {
-                let hint = refusal.hint().map(|hint| format!(" Instead, {hint}.")).unwrap_or_default();
-                let detail = format!(
-                    "The signature is not valid: X-OUTBOUND-TOKEN must be the lower-case hex HMAC-SHA256 of the body \
-                     with the webhook secret that the app registered.{hint}"
-                );
-                Self::new(StatusCode::UNAUTHORIZED, detail)
-                    .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature"))
+            ProxyError::InvalidSource(error) => {
+                let mut detail = error.to_string();
+                detail.get_mut(..1).map(str::make_ascii_uppercase);
+                Self::bad_request(format!("{detail}."))
+            }
+            ProxyError::NoSource => Self::new(
+                StatusCode::NOT_FOUND,
+                "The app has no source of this name: GET /webhooks/{appId}/sources lists them.",
+            ),
+            ProxyError::TooManySources => {
+                Self::new(StatusCode::CONFLICT, "The app has 32 sources already: delete one of them first.")
+            }
+            ProxyError::UnverifiedNotAllowed => Self::unavailable(
+                "This source accepts webhooks without verification, which the server does not allow: \
+                 register another scheme, or ask the operator for --allow-unverified.",
+            ),
+            ProxyError::NoHandshake => Self::bad_request(
+                "The sender of this source has no handshake that sets the secret: register the secret.",
+            ),
+            ProxyError::NotArmed => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "The source does not expect a handshake: its owner must arm it first (`wwproxy sources arm`).",
+            )
+            .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature")),
+            ProxyError::Rejected(rejected) => {
+                let detail = format!("The webhook was refused: {rejected}.");
+                match rejected.rejection.check {
+                    Check::Form => Self::bad_request(detail),
+                    Check::Challenge => Self::new(StatusCode::FORBIDDEN, detail),
+                    _ => Self::new(StatusCode::UNAUTHORIZED, detail)
+                        .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature")),
+                }
             }
             ProxyError::NotJson => Self::bad_request("The body must be a JSON object or array in UTF-8."),
-            ProxyError::BadChallenge => Self::bad_request("A verification must have a \"challenge\" that is a string."),
             ProxyError::Full => {
                 Self::unavailable("The app's queue is full: send this again later, when its client has acknowledged some events.")
             }

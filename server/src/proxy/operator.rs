@@ -29,7 +29,8 @@ impl Stored {
 impl Proxy {
     /// Returns what is stored of an app.
     pub(crate) async fn inspect(&self, app: &AppId) -> Result<Stored, StoreError> {
-        let registered = self.store.registration(app).await?.is_some();
+        let registration = self.store.registration(app).await?;
+        let registered = registration.is_some_and(|registration| !registration.sources.is_empty());
         let stats = self.store.stats(app).await?;
         Ok(Stored { registered, events: stats.stored as u64, bytes: stats.bytes })
     }
@@ -41,6 +42,7 @@ impl Proxy {
         self.recheck_tokens();
         let stored = self.inspect(app).await?;
         self.store.remove_registration(app).await?;
+        self.activity.forget(app, None);
         tracing::info!(%app, registered = stored.registered, events = stored.events, "purged by the operator");
         Ok(stored)
     }
@@ -101,6 +103,7 @@ mod tests {
 
     use futures_util::future::BoxFuture;
     use tokio::sync::Notify;
+    use wwproxy_protocol::{SourceName, SourceSettings};
 
     use super::*;
     use crate::{
@@ -142,7 +145,8 @@ mod tests {
     async fn a_purge_does_not_wait_for_the_platform_and_is_not_undone_by_a_late_registration() {
         let platform = Arc::new(Slow::default());
         let store = Arc::new(MemoryStore::new(Limits::default()));
-        let proxy = Arc::new(Proxy::new(store, Arc::clone(&platform) as _, Duration::from_secs(60), 1));
+        let proxy =
+            Arc::new(Proxy::new(store, Arc::clone(&platform) as _, Duration::from_secs(60), 1, false));
         let app: AppId = "bot".parse().unwrap();
         for unregisters in [false, true] {
             platform.revoked.store(false, Ordering::SeqCst);
@@ -153,7 +157,11 @@ mod tests {
                     if unregisters {
                         proxy.unregister(&app, &token).await
                     } else {
-                        proxy.register(&app, &token, Secret::new("secret")).await
+                        {
+                            let settings =
+                                SourceSettings { secrets: vec![Secret::new("secret")], ..Default::default() };
+                            proxy.put_source(&app, &token, &SourceName::default(), settings).await.map(drop)
+                        }
                     }
                 }
             });

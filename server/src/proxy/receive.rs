@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::OwnedSemaphorePermit, task::spawn_blocking, time::timeout};
-use wwproxy_protocol::AppId;
+use wwproxy_protocol::{AppId, SourceName, scheme::Answer};
 
 use super::{
     Proxy, ProxyError,
@@ -21,10 +21,10 @@ const LARGE_BODY: usize = 64 << 10;
 /// The outcome of a webhook that was accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Received {
-    /// The event is durable, now or since its first delivery.
-    Stored,
-    /// The webhook was a challenge: the body to answer with, and the signature of that body.
-    Challenge { body: String, signature: String },
+    /// The event is durable, now or since its first delivery. The HTTP status that the sender takes as a success.
+    Stored(u16),
+    /// The webhook was a challenge: the answer to it.
+    Answer(Answer),
 }
 
 /// The permit to verify a webhook, which limits how many large bodies are verified at once.
@@ -41,41 +41,52 @@ impl Proxy {
         VerificationPermit(Some(permit.expect("the semaphore is never closed")))
     }
 
+    /// Verifies a webhook with the current settings of its source, which may have been replaced while the body was read. A
+    /// large body is verified on a blocking thread, so that other connections do not wait for it.
+    pub(crate) async fn verify(
+        &self,
+        app: &AppId,
+        name: &SourceName,
+        webhook: Webhook,
+        permit: VerificationPermit,
+    ) -> Result<Verified, ProxyError> {
+        let source = self.source(app, name).await?;
+        if permit.0.is_none() {
+            return webhook.verify(name, &source);
+        }
+        let name = name.clone();
+        let verified = spawn_blocking(move || {
+            // Held until the work is done, even if the sender has disconnected.
+            let _permit = permit;
+            webhook.verify(&name, &source)
+        });
+        verified.await.map_err(StoreError::engine)?
+    }
+
     /// Stores a verified webhook, or answers its challenge.
-    pub(crate) async fn receive(&self, app: &AppId, verified: Verified) -> Result<Received, ProxyError> {
-        let (event, dedupe) = match verified {
-            Verified::Event(event, dedupe) => (event, dedupe),
-            Verified::Challenge { body, signature } => return Ok(Received::Challenge { body, signature }),
+    pub(crate) async fn receive(
+        &self,
+        app: &AppId,
+        name: &SourceName,
+        verified: Verified,
+    ) -> Result<Received, ProxyError> {
+        let (event, dedupe, success) = match verified {
+            Verified::Event { event, dedupe, success } => (event, dedupe, success),
+            Verified::Challenge(answer) => return Ok(Received::Answer(answer)),
+            Verified::Handshake { secret, answer } => {
+                self.learn_secret(app, name, secret).await?;
+                return Ok(Received::Answer(answer));
+            }
         };
         let appended = timeout(APPEND_TIMEOUT, self.store.append(app, event, dedupe));
         match appended.await.map_err(|_| ProxyError::Slow)?? {
             Appended::Stored(id) => {
-                tracing::debug!(%app, %id, "stored");
-                Ok(Received::Stored)
+                tracing::debug!(%app, source = %name, %id, "stored");
+                Ok(Received::Stored(success))
             }
-            Appended::Duplicate => Ok(Received::Stored),
+            Appended::Duplicate => Ok(Received::Stored(success)),
             Appended::Full => Err(ProxyError::Full),
             Appended::Unregistered => Err(ProxyError::NotRegistered),
         }
-    }
-
-    /// Verifies a webhook with the current secret, which may have been replaced while the body was read. A large body is
-    /// verified on a blocking thread, so that other connections do not wait for it.
-    pub(crate) async fn verify(
-        &self,
-        app: &AppId,
-        webhook: Webhook,
-        permit: VerificationPermit,
-    ) -> Result<Verified, ProxyError> {
-        let registration = self.registration(app).await?;
-        if permit.0.is_none() {
-            return webhook.verify(&registration);
-        }
-        let verified = spawn_blocking(move || {
-            // Held until the work is done, even if the sender has disconnected.
-            let _permit = permit;
-            webhook.verify(&registration)
-        });
-        verified.await.map_err(StoreError::engine)?
     }
 }

@@ -1,14 +1,19 @@
-//! Verification of a webhook's signature, and classification: an event or a challenge.
+//! Verification of a webhook, and its conversion to an event.
+
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use sha2::{Digest, Sha256};
-use wwproxy_protocol::{Headers, Secret, api, json};
+use wwproxy_protocol::{
+    Encoding, Headers, Origin, Secret, Source, SourceName, Verification, api, json,
+    scheme::{self, Answer, DeliveryId, Reception, Request},
+};
 
-use super::{BadSignature, ProxyError};
+use super::{ProxyError, rejected::Rejected};
 use crate::{
     coop::yield_if_due,
-    store::{DedupeKey, NewEvent, Registration},
+    store::{DedupeKey, NewEvent},
 };
 
 /// How much of a body is hashed between yields, in bytes: about 10 µs of work.
@@ -17,53 +22,93 @@ const PIECE_BYTES: usize = 16 << 10;
 /// A webhook as received, unverified.
 #[derive(Debug)]
 pub(crate) struct Webhook {
-    pub(crate) headers: HeaderMap,
+    pub(crate) method: http::Method,
+    /// The path after the source's hook, with its first `/`.
+    pub(crate) tail: Option<String>,
     pub(crate) query: Option<String>,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
-/// A webhook whose signature is valid.
+/// A webhook that was verified.
 #[derive(Debug)]
 pub(crate) enum Verified {
-    Event(NewEvent, Option<DedupeKey>),
-    /// The body to answer with, and the signature of that body.
-    Challenge {
-        body: String,
-        signature: String,
+    Event {
+        event: NewEvent,
+        dedupe: Option<DedupeKey>,
+        /// The HTTP status that the sender takes as a success.
+        success: u16,
     },
+    /// A challenge: the answer to it.
+    Challenge(Answer),
+    /// A handshake that sets the source's secret.
+    Handshake { secret: Secret, answer: Answer },
 }
 
 impl Webhook {
-    /// Verifies the signature over the raw body. Nothing else of an unverified webhook is parsed.
-    pub(super) fn verify(self, registration: &Registration) -> Result<Verified, ProxyError> {
-        let Self { headers, query, body } = self;
-        let secret = signing_secret(registration, &headers, &body)
-            .ok_or_else(|| ProxyError::BadSignature(BadSignature::new(registration.scheme, &headers)))?;
-        let text = std::str::from_utf8(&body).map_err(|_| ProxyError::NotJson)?;
-        if let Some(challenge) = challenge(text)? {
-            let body = format!(r#"{{"response":{challenge}}}"#);
-            let signature = registration.scheme.sign(secret, body.as_bytes());
-            return Ok(Verified::Challenge { body, signature });
+    /// Verifies the webhook as one of this source. Nothing of an unverified webhook is parsed but what the scheme asks for.
+    pub(super) fn verify(self, name: &SourceName, source: &Source) -> Result<Verified, ProxyError> {
+        let scheme = source.scheme();
+        let verified = match self.receive(source)? {
+            Reception::Event(verified) => verified,
+            Reception::Answer(answer) => return Ok(Verified::Challenge(answer)),
+            Reception::Secret { secret, answer } => return Ok(Verified::Handshake { secret, answer }),
+        };
+        if scheme.requires_json() && !std::str::from_utf8(&self.body).is_ok_and(json::is_object_or_array) {
+            return Err(ProxyError::NotJson);
         }
-        let dedupe = dedupe_key(&headers, &body);
-        Ok(Verified::Event(NewEvent { headers: kept_headers(&headers), query, body }, dedupe))
+        let dedupe = verified.delivery_id.as_ref().map(|id| dedupe_key(name, id, &self.body));
+        let Self { tail, query, headers, body, .. } = self;
+        let origin = Origin {
+            source: name.clone(),
+            tail,
+            verification: verification(scheme, &verified),
+            event_type: verified.event_type,
+            delivery_id: verified.delivery_id.map(|id| id.value),
+        };
+        let headers = kept_headers(&headers, scheme.keeps_authorization());
+        let event = NewEvent { origin, headers, query, encoding: Encoding::of(&body), body };
+        Ok(Verified::Event { event, dedupe, success: scheme.success() })
+    }
+
+    fn receive(&self, source: &Source) -> Result<Reception, ProxyError> {
+        let headers: Vec<(&str, &[u8])> =
+            self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let request = Request {
+            query: self.query.as_deref(),
+            // Whether it yielded does not matter here.
+            pause: || _ = yield_if_due(),
+            ..Request::new(self.method.as_str(), &headers, &self.body)
+        };
+        source.verify(&request, SystemTime::now()).map_err(|rejection| {
+            ProxyError::Rejected(Rejected::new(rejection, source.scheme().name(), &self.headers))
+        })
     }
 }
 
-/// Returns the secret that signed the body. A request with two signatures is rejected.
-fn signing_secret<'a>(
-    registration: &'a Registration,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Option<&'a Secret> {
-    let mut signatures = headers.get_all(api::OUTBOUND_TOKEN).iter();
-    let (Some(signature), None) = (signatures.next(), signatures.next()) else { return None };
-    let is_signed_with = |secret: &&Secret| {
-        let mut signer = registration.scheme.signer(secret);
-        in_pieces(body, |piece| signer.update(piece));
-        signer.verify(signature.as_bytes())
+fn verification(scheme: &scheme::Scheme, verified: &scheme::Verified) -> Option<Verification> {
+    let verification = || Verification {
+        scheme: scheme.name().to_owned(),
+        secret: verified.secret,
+        signed: verified.signed.clone(),
+        covers: verified.covers,
     };
-    registration.secrets.iter().find(is_signed_with)
+    (!scheme.is_unverified()).then(verification)
+}
+
+/// The dedupe key (idempotency key) of a webhook: a hash of its source and delivery id. The body is hashed too, unless the
+/// signature covers the id and the id names the whole delivery: otherwise another webhook could have the same id.
+fn dedupe_key(source: &SourceName, id: &DeliveryId, body: &[u8]) -> DedupeKey {
+    let mut hash = Sha256::new();
+    for text in [source.as_str(), &id.value] {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text);
+    }
+    if !(id.whole && id.covered) {
+        in_pieces(body, |piece| hash.update(piece));
+    }
+    let hash: [u8; 32] = hash.finalize().into();
+    *hash.first_chunk().expect("32 bytes have a first 16")
 }
 
 /// Hashes a body in pieces, and yields cooperatively between the pieces of a large one.
@@ -76,32 +121,8 @@ fn in_pieces(body: &[u8], mut hash: impl FnMut(&[u8])) {
     }
 }
 
-/// Returns the challenge as raw JSON, if the body is a verification request.
-fn challenge(text: &str) -> Result<Option<&str>, ProxyError> {
-    let Ok([kind, challenge]) = json::members(text, ["type", "challenge"]) else {
-        return if json::is_object_or_array(text) { Ok(None) } else { Err(ProxyError::NotJson) };
-    };
-    if kind.and_then(json::string).as_deref() != Some("verification") {
-        return Ok(None);
-    }
-    let challenge = challenge.filter(|raw| json::string(raw).is_some()).ok_or(ProxyError::BadChallenge)?;
-    Ok(Some(challenge.get()))
-}
-
-/// The dedupe key (idempotency key) of a webhook: a hash of its index and body. The index counts per space, and the space is
-/// in the body.
-fn dedupe_key(headers: &HeaderMap, body: &[u8]) -> Option<DedupeKey> {
-    let index = headers.get(api::OUTBOUND_INDEX)?.as_bytes();
-    let mut hash = Sha256::new();
-    hash.update((index.len() as u64).to_be_bytes());
-    hash.update(index);
-    in_pieces(body, |piece| hash.update(piece));
-    let hash: [u8; 32] = hash.finalize().into();
-    hash.first_chunk().copied()
-}
-
-/// The headers that are stored: without hop-by-hop headers and credentials.
-fn kept_headers(headers: &HeaderMap) -> Headers {
+/// The headers that are stored: without hop-by-hop headers, and without credentials unless they are the signature.
+fn kept_headers(headers: &HeaderMap, keeps_authorization: bool) -> Headers {
     let named: Vec<String> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -110,7 +131,7 @@ fn kept_headers(headers: &HeaderMap) -> Headers {
         .collect();
     let kept = |name: &str| {
         let hop_by_hop = api::HOP_BY_HOP.contains(&name) || named.iter().any(|other| other == name);
-        !hop_by_hop && name != header::AUTHORIZATION
+        !hop_by_hop && (keeps_authorization || name != header::AUTHORIZATION)
     };
     let text = |value: &HeaderValue| value.as_bytes().iter().copied().map(char::from).collect();
     let pairs = headers.iter().filter(|(name, _)| kept(name.as_str()));
@@ -120,7 +141,7 @@ fn kept_headers(headers: &HeaderMap) -> Headers {
 #[cfg(test)]
 mod tests {
     use http::HeaderName;
-    use wwproxy_protocol::Scheme;
+    use wwproxy_protocol::sign_watson_work;
 
     use super::*;
 
@@ -144,30 +165,47 @@ mod tests {
         ]);
         let expected = [("host", "proxy.example"), ("x-outbound-index", "7"), ("x-latin", "é")]
             .map(|(n, v)| (n.into(), v.into()));
-        assert_eq!(kept_headers(&headers), expected);
+        assert_eq!(kept_headers(&headers, false), expected);
+        assert!(kept_headers(&headers, true).contains(&("authorization".into(), "Bearer hunter2".into())));
     }
 
     #[test]
-    fn the_dedupe_key_is_a_hash_of_index_and_body() {
-        let key = |index: &'static [u8], body: &str| {
-            dedupe_key(&headers(&[(api::OUTBOUND_INDEX, index)]), body.as_bytes())
+    fn the_dedupe_key_is_a_hash_of_source_id_and_body() {
+        let key = |source: &str, value: &str, body: &str| {
+            let id = DeliveryId { value: value.into(), whole: true, covered: false };
+            dedupe_key(&source.parse().unwrap(), &id, body.as_bytes())
         };
-        assert_eq!(key(b"7", "{}"), key(b"7", "{}"));
-        assert_ne!(key(b"7", "{}"), key(b"8", "{}"));
-        assert_ne!(key(b"7", "{}"), key(b"7", "{} "));
-        assert_ne!(key(b"7", "7{}"), key(b"77", "{}"));
-        assert_eq!(dedupe_key(&HeaderMap::new(), b"{}"), None);
+        assert_eq!(key("a", "7", "{}"), key("a", "7", "{}"));
+        assert_ne!(key("a", "7", "{}"), key("b", "7", "{}"));
+        assert_ne!(key("a", "7", "{}"), key("a", "8", "{}"));
+        assert_ne!(key("a", "7", "{}"), key("a", "7", "{} "));
+        assert_ne!(key("a", "7", "7{}"), key("a", "77", "{}"));
+    }
+
+    #[test]
+    fn an_id_that_is_signed_and_names_the_delivery_is_the_dedupe_key() {
+        let key = |whole, covered, body: &str| {
+            let id = DeliveryId { value: "evt_1".into(), whole, covered };
+            dedupe_key(&SourceName::default(), &id, body.as_bytes())
+        };
+        assert_eq!(key(true, true, "a"), key(true, true, "b"));
+        for (whole, covered) in [(true, false), (false, true)] {
+            assert_ne!(key(whole, covered, "a"), key(whole, covered, "b"));
+        }
     }
 
     #[test]
     fn the_signature_and_the_dedupe_key_cover_all_of_a_large_body() {
-        let registration = Registration { scheme: Scheme::WatsonWork, secrets: vec![Secret::new("secret")] };
+        let secret = Secret::new("secret");
+        let source = Source::watson_work(secret.clone());
         let verify = |body: &str, signed: &str| {
-            let signature = Scheme::WatsonWork.sign(&registration.secrets[0], signed.as_bytes());
+            let signature = sign_watson_work(&secret, signed.as_bytes());
             let headers = headers(&[("x-outbound-token", signature.as_bytes()), (api::OUTBOUND_INDEX, b"7")]);
-            match (Webhook { headers, query: None, body: body.to_owned().into() }).verify(&registration) {
-                Ok(Verified::Event(_, key)) => key,
-                Err(ProxyError::BadSignature(_)) => None,
+            let (method, body) = (http::Method::POST, body.to_owned().into());
+            let webhook = Webhook { method, tail: None, headers, query: None, body };
+            match webhook.verify(&SourceName::default(), &source) {
+                Ok(Verified::Event { dedupe, .. }) => dedupe,
+                Err(ProxyError::Rejected(_)) => None,
                 other => panic!("{other:?}"),
             }
         };
@@ -178,25 +216,6 @@ mod tests {
             assert!(verify(&one, &one).is_some());
             assert_eq!(verify(&one, &other), None);
             assert_ne!(verify(&one, &one), verify(&other, &other));
-        }
-    }
-
-    #[test]
-    fn a_challenge_is_a_verification_with_a_string() {
-        assert_eq!(
-            challenge(r#"{"type":"verification","challenge": "c\u00e9" }"#).unwrap(),
-            Some(r#""c\u00e9""#)
-        );
-        for event in
-            [r#"{"type":"message-created","challenge":"c"}"#, "[]", r#"[{"type":"verification"}]"#, "{}"]
-        {
-            assert_eq!(challenge(event).unwrap(), None, "{event}");
-        }
-        for bad in [r#"{"type":"verification"}"#, r#"{"type":"verification","challenge":7}"#] {
-            assert!(matches!(challenge(bad), Err(ProxyError::BadChallenge)), "{bad}");
-        }
-        for bad in ["", "7", "\"x\"", "{", "nul"] {
-            assert!(matches!(challenge(bad), Err(ProxyError::NotJson)), "{bad}");
         }
     }
 }

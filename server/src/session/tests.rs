@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
-use wwproxy_protocol::{AppId, Scheme, Secret, ServerMessage, message::EventMessage};
+use wwproxy_protocol::{AppId, Secret, ServerMessage, message::EventMessage};
 
 use super::{
     link::{IDLE, PING},
@@ -74,15 +74,15 @@ impl Fixture {
 
     async fn with_identity(identity: Arc<dyn IdentityProvider>, removed: CancellationToken) -> Self {
         let store = Arc::new(MemoryStore::new(Limits::default()));
-        let proxy = Arc::new(Proxy::new(store, identity, LEASE, usize::MAX));
+        let proxy = Arc::new(Proxy::new(store, identity, LEASE, usize::MAX, false));
         let app: AppId = "my-bot".parse().unwrap();
-        let registration = Registration { scheme: Scheme::WatsonWork, secrets: vec![Secret::new("s")] };
+        let registration = Registration::watson_work(Secret::new("s"));
         proxy.store().put_registration(&app, registration).await.unwrap();
         Self { proxy, app, removed, shutdown: CancellationToken::new() }
     }
 
     async fn append(&self, body: &'static str) {
-        let event = NewEvent { headers: Vec::new(), query: None, body: body.into() };
+        let event = NewEvent::new(Vec::new(), None, body.into());
         let appended = self.proxy.store().append(&self.app, event, None).await.unwrap();
         assert!(matches!(appended, Appended::Stored(_)));
     }

@@ -80,8 +80,7 @@ impl MemoryStore {
         }
         let seq = state.sequence.next();
         let id = sequence::event_id(sequence::new_uuid(seq));
-        let NewEvent { headers, query, body } = event;
-        let event = Event { id: id.clone(), received_at: SystemTime::now(), headers, query, body };
+        let event = event.into_event(id.clone(), SystemTime::now());
         queue.taps().show(size, || event.clone());
         state.events.insert(seq, event);
         if let Some(key) = key {

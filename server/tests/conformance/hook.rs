@@ -15,11 +15,10 @@ async fn an_event_is_answered_201_with_an_empty_body() {
 }
 
 #[tokio::test]
-async fn the_signature_is_the_lower_case_hex_hmac_of_the_raw_body() {
+async fn the_signature_is_the_hex_hmac_of_the_raw_body() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     let valid = sign(&app.secret, EVENT);
-    let upper = valid.to_uppercase();
     let other_secret = sign("other", EVENT);
     let other_body = sign(&app.secret, EVENT.replace("\"a\"", "\"b\""));
     let spaced_body = sign(&app.secret, EVENT.replace(':', ": "));
@@ -29,7 +28,6 @@ async fn the_signature_is_the_lower_case_hex_hmac_of_the_raw_body() {
         "0",
         &valid[..63],
         &valid[..2],
-        &upper,
         &other_secret,
         &other_body,
         &spaced_body,
@@ -39,7 +37,8 @@ async fn the_signature_is_the_lower_case_hex_hmac_of_the_raw_body() {
     ] {
         let post = app.bare_hook().header("X-OUTBOUND-TOKEN", invalid.as_bytes()).body(EVENT);
         let detail = problem(post.send().await.unwrap(), 401).await;
-        assert!(detail.contains("X-OUTBOUND-TOKEN"), "{detail}");
+        assert!(detail.contains("signature") || detail.contains("X-OUTBOUND-TOKEN"), "{detail}");
+        assert!(!detail.contains(&valid), "{detail}");
     }
     problem(app.bare_hook().body(EVENT).send().await.unwrap(), 401).await;
     let twice = app.hook(EVENT).header("X-OUTBOUND-TOKEN", sign("other", EVENT));

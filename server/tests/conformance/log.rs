@@ -204,7 +204,7 @@ async fn a_signature_header_of_another_service_is_reported_without_its_value() {
     let app = server.app("bot").await;
     let hook = app.bare_hook().header("X-Hub-Signature-256", "sha256=d34db33f").body("{}");
     let detail = problem(hook.send().await.unwrap(), 401).await;
-    let hint = "this looks like GitHub's X-Hub-Signature-256; the app is registered for watsonwork";
+    let hint = "this looks like GitHub's X-Hub-Signature-256; the source is registered for watsonwork";
     assert!(detail.contains(hint), "{detail}");
     let both =
         app.bare_hook().header("X-OUTBOUND-TOKEN", "wrong").header("Stripe-Signature", "t=1,v1=d34db33f");

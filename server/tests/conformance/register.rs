@@ -51,8 +51,8 @@ async fn an_unknown_member_is_400_with_its_name_and_keeps_the_registration() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
     for (body, name) in [
-        (r#"{"secret":"x","scheme":"github"}"#, "\"scheme\""),
-        (r#"{"sch\u0065me":"github","secret":"x"}"#, "\"scheme\""),
+        (r#"{"secret":"x","algorithm":"md5"}"#, "\"algorithm\""),
+        (r#"{"\u0061lgorithm":"md5","secret":"x"}"#, "\"algorithm\""),
         (r#"{"Secret":"x"}"#, "\"Secret\""),
         (r#"{"secret":"x","":1}"#, "\"\""),
         ("{\"secret\":\"x\",\"a\u{202e}b\":1}", "\"a\\u{202e}b\""),

@@ -46,7 +46,19 @@ async fn the_members_of_a_leased_event() {
     let answer: Value = app.lease_response(json!({})).await.json().await.unwrap();
     assert_eq!(members(&answer), ["events"]);
     let event = &answer["events"][0];
-    let names = ["attempt", "data", "headers", "id", "query", "receipt", "receivedAt"];
+    let names = [
+        "attempt",
+        "data",
+        "deliveryId",
+        "encoding",
+        "headers",
+        "id",
+        "query",
+        "receipt",
+        "receivedAt",
+        "source",
+        "verification",
+    ];
     assert_eq!(members(event), names);
     check_details(event);
 }
@@ -59,7 +71,20 @@ async fn the_members_of_a_v2_hello_and_event() {
     assert_eq!(members(&hello), ["appId", "idleMs", "leaseMs", "pingMs", "type", "window"]);
     assert_eq!((&hello["window"], &hello["leaseMs"]), (&json!(64), &json!(60_000)));
     let event: Value = serde_json::from_str(&socket.next().await).unwrap();
-    assert_eq!(members(&event), ["attempt", "data", "headers", "id", "query", "receivedAt", "type"]);
+    let names = [
+        "attempt",
+        "data",
+        "deliveryId",
+        "encoding",
+        "headers",
+        "id",
+        "query",
+        "receivedAt",
+        "source",
+        "type",
+        "verification",
+    ];
+    assert_eq!(members(&event), names);
     check_details(&event);
 }
 
@@ -77,7 +102,8 @@ async fn the_members_of_a_status() {
     let server = Server::start(&[]);
     let app = app_with_event(&server).await;
     let status = app.status().await;
-    let names = ["clients", "dropped", "leased", "oldestAgeMs", "registration", "stored", "storedBytes"];
+    let names =
+        ["clients", "dropped", "leased", "oldestAgeMs", "registration", "sources", "stored", "storedBytes"];
     assert_eq!(members(&status), names);
     assert!(status["storedBytes"].as_u64().unwrap() > 7, "{status}");
     app.unregister().await;

@@ -9,7 +9,7 @@ use tokio::{
     task::unconstrained,
     time::{Instant, sleep, timeout},
 };
-use wwproxy_protocol::{AppId, Scheme, Secret};
+use wwproxy_protocol::{AppId, Secret};
 use wwproxy_server::store::{
     Appended, Delivery, Lease, Limits, NewEvent, Overflow, Registration, Settlement, Shown, Stats, Store,
     StoreError,
@@ -152,12 +152,12 @@ impl Fixture {
 }
 
 fn registration(secret: &str) -> Registration {
-    Registration { scheme: Scheme::default(), secrets: vec![Secret::new(secret)] }
+    Registration::watson_work(Secret::new(secret))
 }
 
 fn event(n: u32) -> NewEvent {
     let text = "x".repeat(2000);
-    NewEvent { headers: Vec::new(), query: None, body: format!("[{n:06},\"{text}\"]").into() }
+    NewEvent::new(Vec::new(), None, format!("[{n:06},\"{text}\"]").into())
 }
 
 fn number(body: &[u8]) -> u32 {
@@ -512,7 +512,7 @@ async fn a_flood_that_outruns_the_checkpoint_throttles_only_its_own_app() {
     fixture.disk.set_fault(Some(Fault::Hang(DATABASE)));
     let large = |app: &AppId| {
         let body = Bytes::from(vec![b' '; 256 << 10]);
-        let event = NewEvent { headers: Vec::new(), query: None, body };
+        let event = NewEvent::new(Vec::new(), None, body);
         let (store, app) = (Arc::clone(&fixture.store), app.clone());
         async move { store.append(&app, event, None).await }
     };

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use wwproxy_protocol::{AppId, Scheme, Secret};
+use wwproxy_protocol::{AppId, Secret};
 use wwproxy_server::store::{
     Appended, Delivery, Lease, Limits, NewEvent, OpenError, RedbStore, Registration, Settlement, Store,
     StoreError,
@@ -234,14 +234,14 @@ async fn lease(store: &dyn Store, app: &AppId, max_events: usize) -> Result<Vec<
 }
 
 fn registration(secret: u32) -> Registration {
-    Registration { scheme: Scheme::default(), secrets: vec![Secret::new(secret.to_string())] }
+    Registration::watson_work(Secret::new(secret.to_string()))
 }
 
 /// An event with its number in the body and a size that depends on the number; some are large.
 fn event(n: u32) -> NewEvent {
     let size = if n.is_multiple_of(97) { 100_000 } else { n.wrapping_mul(2_654_435_761) % 3000 };
     let text = "x".repeat(size as usize);
-    NewEvent { headers: Vec::new(), query: None, body: format!("{{\"n\":{n},\"text\":\"{text}\"}}").into() }
+    NewEvent::new(Vec::new(), None, format!("{{\"n\":{n},\"text\":\"{text}\"}}").into())
 }
 
 /// The dedupe key of an event, if it has one.

@@ -9,18 +9,18 @@ use crate::fixture::{Open, TestQueue, larger, numbers};
 pub(crate) async fn an_event_is_delivered_unchanged(open: Open<'_>) {
     let queue = TestQueue::open(open).await;
     let events = [
-        NewEvent {
-            headers: vec![
+        NewEvent::new(
+            vec![
                 ("x-outbound-index".into(), "7".into()),
                 ("x-twice".into(), "a".into()),
                 ("x-twice".into(), "é\u{80}".into()),
                 ("x-empty".into(), String::new()),
             ],
-            query: Some("a=b&c=%20".into()),
-            body: "{\"n\" : 1.50e3, \"é\":\"\\u00e9\"}\r\n".into(),
-        },
-        NewEvent { headers: Vec::new(), query: Some(String::new()), body: "[]".into() },
-        NewEvent { headers: Vec::new(), query: None, body: vec![0, 255, b'\n'].into() },
+            Some("a=b&c=%20".into()),
+            "{\"n\" : 1.50e3, \"é\":\"\\u00e9\"}\r\n".into(),
+        ),
+        NewEvent::new(Vec::new(), Some(String::new()), "[]".into()),
+        NewEvent::new(Vec::new(), None, vec![0, 255, b'\n'].into()),
     ];
     for event in &events {
         let before = std::time::SystemTime::now();

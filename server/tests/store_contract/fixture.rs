@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use wwproxy_protocol::{AppId, EventId, Scheme, Secret, api::Receipt};
+use wwproxy_protocol::{AppId, EventId, Secret, api::Receipt};
 use wwproxy_server::store::{
     Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Registration, Settled, Settlement, Stats, Store,
 };
@@ -132,19 +132,19 @@ impl TestQueue {
 }
 
 pub(crate) fn registration(secret: &str) -> Registration {
-    Registration { scheme: Scheme::default(), secrets: vec![Secret::new(secret)] }
+    Registration::watson_work(Secret::new(secret))
 }
 
 /// An event with its number in the body. All these events have the same size.
 pub(crate) fn event(n: u32) -> NewEvent {
     let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-    NewEvent { headers, query: None, body: format!(r#"{{"n":{n:06}}}"#).into() }
+    NewEvent::new(headers, None, format!(r#"{{"n":{n:06}}}"#).into())
 }
 
 /// An event with its number in the body, larger by `bytes`.
 pub(crate) fn larger(n: u32, bytes: usize) -> NewEvent {
     let body = format!(r#"{{"n":{n:06}}}{}"#, " ".repeat(bytes));
-    NewEvent { body: body.into(), ..event(n) }
+    NewEvent::new(event(n).headers, None, body.into())
 }
 
 pub(crate) fn number(delivery: &Delivery) -> u32 {

@@ -1,9 +1,9 @@
 //! Registering and unregistering.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use wwproxy_protocol::{Scheme, Secret};
-use wwproxy_server::store::{Appended, Limits, Registration, Stats};
+use wwproxy_protocol::{Secret, Source, SourceSettings};
+use wwproxy_server::store::{Appended, Limits, Stats};
 
 use crate::fixture::{Open, TestQueue, event, key, registration};
 
@@ -21,10 +21,13 @@ pub(crate) async fn a_registration_is_returned_unchanged(open: Open<'_>) {
     let queue = TestQueue::open(open).await;
     let found = async || queue.store.registration(&queue.app).await.unwrap().as_deref().cloned();
     assert_eq!(found().await, Some(registration("secret")));
-    let two = Registration {
-        scheme: Scheme::WatsonWork,
+    let github = SourceSettings {
+        scheme: "github".into(),
         secrets: vec![Secret::new("one \"é\" \0"), Secret::new("two")],
+        ..SourceSettings::default()
     };
+    let mut two = registration("another");
+    two.sources.insert("repo".parse().unwrap(), Arc::new(Source::new(github).unwrap()));
     queue.store.put_registration(&queue.app, two.clone()).await.unwrap();
     assert_eq!(found().await, Some(two));
     queue.unregister().await;

@@ -9,8 +9,9 @@ use reqwest::{
 };
 use serde_json::Value;
 use wwproxy_sdk::{
-    Bytes, EventMessage, HttpOptions, Scheme, Secret,
+    Bytes, EventMessage, HttpOptions, Secret,
     hook::{OUTBOUND_INDEX, OUTBOUND_RETRY_COUNT, OUTBOUND_TOKEN},
+    sign_watson_work, verify_watson_work,
 };
 
 use super::sample;
@@ -113,7 +114,7 @@ impl Hook {
         if serde_json::from_slice::<Value>(&answer).ok() != Some(expected) {
             return Err(anyhow!("the response to the challenge is not {{\"response\":<the challenge>}}"));
         }
-        let signed = signature.is_some_and(|it| Scheme::WatsonWork.verify(secret, &answer, it.as_bytes()));
+        let signed = signature.is_some_and(|it| verify_watson_work(secret, &answer, it.as_bytes()));
         if !signed {
             return Err(anyhow!(
                 "the response to the challenge is not signed with the webhook secret (X-OUTBOUND-TOKEN)"
@@ -141,7 +142,7 @@ impl Hook {
 }
 
 fn sign(headers: &mut HeaderMap, secret: &Secret, body: &[u8]) {
-    let signature = Scheme::WatsonWork.sign(secret, body);
+    let signature = sign_watson_work(secret, body);
     headers.insert(OUTBOUND_TOKEN, HeaderValue::from_str(&signature).expect("hex is a header's value"));
 }
 

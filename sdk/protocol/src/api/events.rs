@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Event, EventId, json,
+    Encoding, Event, EventId, encoding, json,
     message::{EventDetails, InvalidMessage, id_and_body},
 };
 
@@ -112,7 +112,8 @@ pub fn decode_lease(text: &str) -> Result<Vec<LeasedEvent>, InvalidMessage> {
     response.events.into_iter().map(decode).collect()
 }
 
-/// Builds the response of a poll, event by event: `{"<eventId>":<body>,…}` in order of arrival.
+/// Builds the response of a poll, event by event: `{"<eventId>":<body>,…}` in order of arrival. A body that is text is a JSON
+/// string, any other `{"encoding":"base64","data":"…"}`.
 pub struct PollResponse(Vec<u8>);
 
 impl Default for PollResponse {
@@ -130,7 +131,14 @@ impl PollResponse {
         }
         response.extend_from_slice(json::encode(&event.id).as_bytes());
         response.push(b':');
-        response.extend_from_slice(&event.body);
+        let data = encoding::legacy_data(event.encoding, &event.body);
+        if event.encoding == Encoding::Base64 {
+            response.extend_from_slice(br#"{"encoding":"base64","data":"#);
+            response.extend_from_slice(data.as_bytes());
+            response.push(b'}');
+        } else {
+            response.extend_from_slice(data.as_bytes());
+        }
     }
 
     /// Returns the complete response.
@@ -184,6 +192,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::Origin;
 
     fn event(id: &str, body: &'static str) -> Event {
         Event {
@@ -191,6 +200,8 @@ mod tests {
             received_at: SystemTime::UNIX_EPOCH,
             headers: vec![("x-outbound-index".into(), "7".into())],
             query: Some("a=b".into()),
+            origin: Origin::default(),
+            encoding: Encoding::of(body.as_bytes()),
             body: Bytes::from_static(body.as_bytes()),
         }
     }

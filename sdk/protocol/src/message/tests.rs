@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::Event;
+use crate::{Event, SourceName, Verification, scheme::Covers};
 
 fn event(body: &str) -> Event {
     Event {
@@ -9,8 +9,40 @@ fn event(body: &str) -> Event {
         received_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_538_560_000_123),
         headers: vec![("content-type".into(), "application/json".into())],
         query: None,
+        origin: Origin::default(),
+        encoding: Encoding::of(body.as_bytes()),
         body: Bytes::copy_from_slice(body.as_bytes()),
     }
+}
+
+fn github() -> Origin {
+    Origin {
+        source: "repo".parse::<SourceName>().unwrap(),
+        tail: Some("/a%20b".into()),
+        event_type: Some("issues.opened".into()),
+        delivery_id: Some("7".into()),
+        verification: Some(Verification {
+            scheme: "github".into(),
+            secret: 2,
+            signed: "body".into(),
+            covers: Covers::Body,
+        }),
+    }
+}
+
+#[test]
+fn bodies_that_are_not_json_round_trip() {
+    for body in ["", "text\n", "\u{feff}{}"] {
+        let sent = Event { body: body.into(), encoding: Encoding::of(body.as_bytes()), ..event("{}") };
+        let ServerMessage::Event(got) = ServerMessage::parse(&sent.encode_v2(1)).unwrap() else { panic!() };
+        assert_eq!(got.body, sent.body);
+    }
+    let sent = Event { body: Bytes::from_static(b"\xff"), encoding: Encoding::Base64, ..event("{}") };
+    for text in [sent.encode_legacy(), sent.encode_v2(1)] {
+        let ServerMessage::Event(got) = ServerMessage::parse(&text).unwrap() else { panic!("{text}") };
+        assert_eq!(got.body, sent.body);
+    }
+    assert!(ServerMessage::parse(r#"{"type":"event","id":"a","encoding":"base64","data":"?"}"#).is_err());
 }
 
 #[test]
@@ -27,7 +59,8 @@ fn v2_messages_have_metadata() {
         event("[]").encode_v2(3),
         concat!(
             r#"{"type":"event","id":"0192e4a0-0000-7000-8000-000000000000","attempt":3,"#,
-            r#""receivedAt":"2018-10-03T09:46:40.123Z","headers":[["content-type","application/json"]],"data":[]}"#
+            r#""receivedAt":"2018-10-03T09:46:40.123Z","source":"default","verification":null,"#,
+            r#""headers":[["content-type","application/json"]],"contentType":"application/json","encoding":"json","data":[]}"#
         )
     );
 }
@@ -105,7 +138,7 @@ proptest! {
         header in "[ -~]{0,20}", query in prop::option::of("[ -~]{0,20}"), attempt in 1..9u32,
     ) {
         let body = format!("{before}{{ {} :{number:e} , \"x\":[ ]}}{after}", serde_json::json!(key));
-        let sent = Event { headers: vec![("x".into(), header)], query, ..event(&body) };
+        let sent = Event { headers: vec![("x".into(), header)], query, origin: github(), ..event(&body) };
         for (text, details) in [(sent.encode_legacy(), false), (sent.encode_v2(attempt), true)] {
             let ServerMessage::Event(got) = ServerMessage::parse(&text).unwrap() else { panic!("{text}") };
             prop_assert_eq!(&got.id, &sent.id);
@@ -113,7 +146,7 @@ proptest! {
             let expected = if details {
                 EventDetails {
                     attempt: Some(attempt), received_at: Some(sent.received_at),
-                    headers: sent.headers.clone(), query: sent.query.clone(),
+                    headers: sent.headers.clone(), query: sent.query.clone(), origin: sent.origin.clone(),
                 }
             } else {
                 EventDetails::default()

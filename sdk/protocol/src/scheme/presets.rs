@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use serde_json::Value;
 
-use super::Templates;
+use super::template::Templates;
 
 /// The table of presets: data, so that each row can be checked against the sender's documentation.
 const TABLE: &str = include_str!("presets.json");

@@ -9,6 +9,7 @@ use super::{
     key::{Algorithm, Encoding, KeyFormat},
     source::{JsonPath, Source, header_name},
 };
+use crate::Secret;
 
 /// The largest template given at registration, in bytes of JSON.
 pub const MAX_TEMPLATE_BYTES: usize = 1024;
@@ -71,7 +72,7 @@ pub(super) enum Unit {
 pub(super) struct EventSource(pub(super) Source, pub(super) Option<Source>);
 
 /// Which part of the request a valid signature vouches for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Covers {
     /// The whole body.
@@ -287,5 +288,99 @@ impl EventSource {
         let (first, second) = second.map_or((text, None), |at| (&text[..at], Some(&text[at + 1..])));
         let second = second.map(|text| Source::parse("event", text)).transpose()?;
         Ok(Self(Source::parse("event", first)?, second))
+    }
+}
+
+/// The scheme of a sender: one template or several. A request is accepted if any of them accepts it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Templates(Vec<Template>);
+
+impl Templates {
+    /// Parses one template, or a list of them, from JSON of at most [`MAX_TEMPLATE_BYTES`].
+    ///
+    /// ```
+    /// use wwproxy_protocol::scheme::Templates;
+    ///
+    /// let error = Templates::parse(r#"{"algorithm": "md5"}"#).unwrap_err();
+    /// assert_eq!(error.field, "algorithm");
+    /// ```
+    pub fn parse(json: &str) -> Result<Self, TemplateError> {
+        if json.len() > MAX_TEMPLATE_BYTES {
+            return Err(TemplateError::new("template", "must have at most 1024 bytes"));
+        }
+        let value = serde_json::from_str(json).map_err(|_| TemplateError::new("template", "must be JSON"))?;
+        Self::from_value(&value)
+    }
+
+    pub(super) fn from_value(value: &Value) -> Result<Self, TemplateError> {
+        let Value::Array(list) = value else { return Ok(Self(vec![Template::from_value(value)?])) };
+        if !(1..=MAX_ALTERNATIVES).contains(&list.len()) {
+            return Err(TemplateError::new("template", "must be an object or a list of 1 to 4 of them"));
+        }
+        let numbered = |(at, value): (usize, &Value)| {
+            Template::from_value(value)
+                .map_err(|error| TemplateError::new(format!("{}.{}", at, error.field), error.reason))
+        };
+        list.iter().enumerate().map(numbered).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The templates, in the order in which they are tried.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Template] {
+        &self.0
+    }
+
+    /// What a valid signature vouches for at least, whichever of the templates accepts.
+    #[must_use]
+    pub fn covers(&self) -> Covers {
+        let covers = |covers| self.0.iter().any(|template| template.covers == covers);
+        if covers(Covers::Nothing) {
+            Covers::Nothing
+        } else if covers(Covers::Url) {
+            Covers::Url
+        } else {
+            Covers::Body
+        }
+    }
+
+    /// The default tolerance of the timestamp, `None` if it is not compared with the clock.
+    #[must_use]
+    pub fn tolerance(&self) -> Option<Duration> {
+        self.0.iter().find_map(Template::tolerance)
+    }
+
+    /// Replaces the tolerance of the timestamp by 1 to [`MAX_TOLERANCE_SECONDS`].
+    pub fn set_tolerance(&mut self, seconds: u64) -> Result<(), TemplateError> {
+        if !(1..=MAX_TOLERANCE_SECONDS).contains(&seconds) {
+            return Err(TemplateError::new("tolerance", "must be 1 to 86400 seconds"));
+        }
+        let timestamps: Vec<_> =
+            self.0.iter_mut().filter_map(|template| template.timestamp.as_mut()).collect();
+        if timestamps.is_empty() {
+            return Err(TemplateError::new("tolerance", "needs a scheme with a signed timestamp"));
+        }
+        for timestamp in timestamps {
+            timestamp.tolerance = Some(Duration::from_secs(seconds));
+        }
+        Ok(())
+    }
+
+    /// Whether one of the templates signs the public URL.
+    pub(super) fn needs_url(&self) -> bool {
+        self.0
+            .iter()
+            .any(|template| template.content.as_ref().is_some_and(|content| content.contains(&Part::Url)))
+    }
+
+    /// Checks that a secret can be a key of one of the templates.
+    pub(super) fn check_secret(&self, secret: &Secret) -> Result<(), &'static str> {
+        let mut result = Ok(());
+        for template in &self.0 {
+            result = template.key.decode(template.algorithm, secret).map(drop);
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
     }
 }

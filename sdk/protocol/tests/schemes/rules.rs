@@ -122,7 +122,7 @@ fn a_url_that_is_not_configured_is_never_built() {
     let vector = valid("square", "SDK test");
     let headers: Vec<_> =
         vector.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-    let request = Request { method: "POST", url: None, headers: &headers, body: &vector.body };
+    let request = Request::new("POST", &headers, &vector.body);
     let secret = Secret::new(vector.secret.as_str());
     let rejection =
         preset("square").unwrap().templates.verify(&[secret], &request, vector.now()).unwrap_err();

@@ -68,8 +68,7 @@ impl Vector {
     ) -> Result<Verified, Rejection> {
         let headers: Vec<_> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        let request =
-            Request { method: &self.method, url: Some(&self.url), headers: &headers, body: &self.body };
+        let request = Request { url: Some(&self.url), ..Request::new(&self.method, &headers, &self.body) };
         templates.verify(secrets, &request, self.now())
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use uuid::Uuid;
-use wwproxy_protocol::{AppId, Event};
+use wwproxy_protocol::AppId;
 
 use super::{
     change::Change,
@@ -255,10 +255,8 @@ impl Writer {
 
 impl Arrival {
     fn show(self, queue: &AppQueue) {
-        queue.taps().show(self.slot.size, || {
-            let NewEvent { headers, query, body } = self.event;
-            let id = sequence::event_id(self.uuid);
-            Event { id, received_at: self.received_at, headers, query, body }
-        });
+        queue
+            .taps()
+            .show(self.slot.size, || self.event.into_event(sequence::event_id(self.uuid), self.received_at));
     }
 }

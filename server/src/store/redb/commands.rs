@@ -25,7 +25,7 @@ pub(super) type Queue = mpsc::Receiver<(Command, Room)>;
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Append { app: AppId, event: NewEvent, dedupe: Option<DedupeKey>, reply: Reply<Appended> },
+    Append { app: AppId, event: Box<NewEvent>, dedupe: Option<DedupeKey>, reply: Reply<Appended> },
     Register(Register),
     Delete { numbers: Vec<Seq> },
     Probe { reply: Reply<()> },
@@ -86,7 +86,7 @@ impl WriterHandle {
         let of_app = acquire(&self.of_app(&app), pieces).await?;
         let of_all = acquire(&self.events, pieces).await?;
         let place = self.place_in(of_all, Some(of_app));
-        ask(place, |reply| Command::Append { app, event, dedupe, reply }).await
+        ask(place, |reply| Command::Append { app, event: Box::new(event), dedupe, reply }).await
     }
 
     /// Queues a registration and waits for what became of it. It has all of its app's room: whoever registers over and
@@ -171,7 +171,7 @@ mod tests {
         let append = |app: &str, size: usize| {
             // Half of it is a header: what a sender sends is what counts.
             let headers = vec![("x".to_owned(), "x".repeat(size / 2))];
-            let event = NewEvent { headers, query: None, body: Bytes::from(vec![0; size / 2]) };
+            let event = NewEvent::new(headers, None, Bytes::from(vec![0; size / 2]));
             writer.append(app.parse().unwrap(), event, None)
         };
         let flood = join_all((0..100).map(|_| append("flood", 8 << 20)));

@@ -1,18 +1,25 @@
 //! How an event and a registration stand in the file.
 //!
 //! An event: version (1 byte), app id (length in 1 byte), UUID (16), time of receipt in
-//! microseconds (8), number of headers (2), each header's name and value (length in 4 each), query
-//! (length in 4, plus one where there is one), body (the rest). Numbers are big endian. The app id
-//! comes first, as it is all that opening the store reads.
+//! microseconds (8), origin and encoding as JSON (length in 4; not in version 1), number of headers
+//! (2), each header's name and value (length in 4 each), query (length in 4, plus one if there is
+//! one), body (the rest). Numbers are big endian. The app id comes first, as it is all that opening
+//! the store reads.
 //!
 //! The keys of one batch's deliveries: for each its number (8) and the key (16).
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use uuid::Uuid;
-use wwproxy_protocol::{AppId, Event, Scheme, Secret};
+use wwproxy_protocol::{AppId, Encoding, Event, Origin, Secret, Source, SourceName, SourceSettings};
 
 #[cfg(fuzzing)]
 use super::change;
@@ -22,8 +29,8 @@ use crate::store::{
     sequence::{self, Seq},
 };
 
-/// The format that this server writes.
-const VERSION: u8 = 1;
+/// The format that this server writes. It reads version 1 too.
+const VERSION: u8 = 2;
 
 /// A record that this server cannot read.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +50,8 @@ pub(super) fn encode_event(app: &AppId, uuid: Uuid, received_at: SystemTime, eve
     record.extend_from_slice(uuid.as_bytes());
     let received = received_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
     record.extend_from_slice(&u64::try_from(received).unwrap_or(u64::MAX).to_be_bytes());
+    let meta = Meta { origin: Cow::Borrowed(&event.origin), encoding: event.encoding };
+    push_counted(&mut record, &serde_json::to_vec(&meta).expect("texts have a JSON form"), 0);
     // More headers than the HTTP server lets through would not be headers.
     let count = u16::try_from(event.headers.len()).unwrap_or(u16::MAX);
     record.extend_from_slice(&count.to_be_bytes());
@@ -75,6 +84,11 @@ pub(super) fn decode_event(record: &Bytes) -> Result<Event, InvalidRecord> {
     reader.app()?;
     let uuid = Uuid::from_bytes(reader.array()?);
     let received_at = UNIX_EPOCH + Duration::from_micros(u64::from_be_bytes(reader.array()?));
+    let Meta { origin, encoding } = if record.first() == Some(&1) {
+        Meta::default()
+    } else {
+        serde_json::from_str(&reader.counted_text()?).map_err(|_| InvalidRecord::Damaged)?
+    };
     let count = u16::from_be_bytes(reader.array()?);
     let mut headers = Vec::with_capacity(usize::from(count).min(record.len() / 8));
     for _ in 0..count {
@@ -85,7 +99,15 @@ pub(super) fn decode_event(record: &Bytes) -> Result<Event, InvalidRecord> {
         length => Some(reader.text(length - 1)?),
     };
     let body = record.slice_ref(reader.0);
-    Ok(Event { id: sequence::event_id(uuid), received_at, headers, query, body })
+    let event = NewEvent { origin: origin.into_owned(), headers, query, body, encoding };
+    Ok(event.into_event(sequence::event_id(uuid), received_at))
+}
+
+/// The parts of an event that are stored as JSON.
+#[derive(Default, Serialize, Deserialize)]
+struct Meta<'a> {
+    origin: Cow<'a, Origin>,
+    encoding: Encoding,
 }
 
 /// Whose event it is.
@@ -123,7 +145,7 @@ impl<'a> Reader<'a> {
 
     fn app(&mut self) -> Result<AppId, InvalidRecord> {
         let [version, length] = self.array()?;
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Err(InvalidRecord::Version(version));
         }
         self.text(usize::from(length))?.parse().map_err(|_| InvalidRecord::Damaged)
@@ -151,26 +173,38 @@ pub(super) fn decode_keys(record: &[u8]) -> Result<impl Iterator<Item = (Seq, Ke
     }))
 }
 
-/// A registration and the life it began (see [`crate::store::dedupe`]).
+/// A registration and the epoch it began (see [`crate::store::dedupe`]).
 pub(super) fn encode_registration(registration: &Registration, life: u128) -> Vec<u8> {
-    let stored = StoredRegistration {
-        scheme: registration.scheme,
-        secrets: registration.secrets.iter().map(|secret| secret.expose().to_owned()).collect(),
-        life: Uuid::from_u128(life).to_string(),
-    };
+    let sources = registration.sources.iter().map(|(name, source)| {
+        let settings: Box<RawValue> =
+            serde_json::from_str(&source.settings().expose()).expect("the settings are JSON");
+        (name.clone(), settings)
+    });
+    let life = Uuid::from_u128(life).to_string();
+    let stored = StoredRegistration { sources: sources.collect(), secrets: Vec::new(), life };
     serde_json::to_vec(&stored).expect("texts have a JSON form")
 }
 
 pub(super) fn decode_registration(record: &[u8]) -> Result<(Registration, u128), InvalidRecord> {
     let stored: StoredRegistration = serde_json::from_slice(record).map_err(|_| InvalidRecord::Damaged)?;
     let life: Uuid = stored.life.parse().map_err(|_| InvalidRecord::Damaged)?;
-    let secrets = stored.secrets.into_iter().map(Secret::new).collect();
-    Ok((Registration { scheme: stored.scheme, secrets }, life.as_u128()))
+    let source = |(name, settings): (SourceName, Box<RawValue>)| {
+        let settings = SourceSettings::parse(settings.get()).map_err(|_| InvalidRecord::Damaged)?;
+        Ok((name, Arc::new(Source::new(settings).map_err(|_| InvalidRecord::Damaged)?)))
+    };
+    let mut sources = stored.sources.into_iter().map(source).collect::<Result<BTreeMap<_, _>, _>>()?;
+    if let Some(secret) = stored.secrets.into_iter().next() {
+        sources.insert(SourceName::default(), Arc::new(Source::watson_work(Secret::new(secret))));
+    }
+    Ok((Registration { sources }, life.as_u128()))
 }
 
 #[derive(Serialize, Deserialize)]
 struct StoredRegistration {
-    scheme: Scheme,
+    #[serde(default)]
+    sources: BTreeMap<SourceName, Box<RawValue>>,
+    /// The secret of a registration before there were sources.
+    #[serde(default, skip_serializing)]
     secrets: Vec<String>,
     life: String,
 }
@@ -180,9 +214,11 @@ struct StoredRegistration {
 pub fn fuzz(record: &[u8]) {
     if let (Ok(app), Ok(event)) = (decode_app(record), decode_event(&Bytes::copy_from_slice(record))) {
         let uuid: Uuid = event.id.as_str().parse().expect("an event's id is a UUID");
-        let Event { received_at, headers, query, body, .. } = event;
-        let event = NewEvent { headers, query, body };
-        assert_eq!(encode_event(&app, uuid, received_at, &event), record);
+        let Event { received_at, origin, headers, query, body, encoding, .. } = event;
+        let event = NewEvent { origin, headers, query, body, encoding };
+        let again = Bytes::from(encode_event(&app, uuid, received_at, &event));
+        let again = decode_event(&again).expect("what was written can be read");
+        assert_eq!(again, event.into_event(again.id.clone(), received_at));
     }
     if let Ok((registration, life)) = decode_registration(record) {
         let again = decode_registration(&encode_registration(&registration, life));
@@ -213,13 +249,14 @@ mod tests {
             micros in 0..1u64 << 50,
         ) {
             let app: AppId = "my.bot".parse().unwrap();
-            let event = NewEvent { headers, query, body: body.into() };
+            let encoding = Encoding::of(&body);
+            let origin = Origin { tail: query.clone(), ..Origin::default() };
+            let event = NewEvent { origin, headers, query, body: body.into(), encoding };
             let received_at = sequence::time(micros);
             let uuid = sequence::new_uuid(micros);
             let record = Bytes::from(encode_event(&app, uuid, received_at, &event));
             prop_assert_eq!(decode_app(&record).unwrap(), app);
-            let NewEvent { headers, query, body } = event;
-            let expected = Event { id: sequence::event_id(uuid), received_at, headers, query, body };
+            let expected = event.into_event(sequence::event_id(uuid), received_at);
             prop_assert_eq!(decode_event(&record).unwrap(), expected);
         }
 
@@ -249,8 +286,11 @@ mod tests {
 
     #[test]
     fn a_registration_comes_back_as_it_was() {
-        let registration = Registration { scheme: Scheme::WatsonWork, secrets: vec![Secret::new("s\"1")] };
+        let registration = Registration::watson_work(Secret::new("s\"1"));
         let (decoded, life) = decode_registration(&encode_registration(&registration, 7)).unwrap();
         assert_eq!((decoded, life), (registration, 7));
+        let old =
+            br#"{"scheme":"watsonwork","secrets":["s\"1"],"life":"00000000-0000-0000-0000-000000000007"}"#;
+        assert_eq!(decode_registration(old).unwrap(), (Registration::watson_work(Secret::new("s\"1")), 7));
     }
 }

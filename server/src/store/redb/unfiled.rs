@@ -189,7 +189,7 @@ mod tests {
     use std::path::Path;
 
     use redb::{Database, ReadableDatabase, ReadableTableMetadata, backends::InMemoryBackend};
-    use wwproxy_protocol::{Scheme, Secret};
+    use wwproxy_protocol::Secret;
 
     use super::*;
     use crate::store::{
@@ -199,7 +199,7 @@ mod tests {
     };
 
     fn stored(seq: Seq) -> Change {
-        let event = NewEvent { headers: Vec::new(), query: None, body: Bytes::new() };
+        let event = NewEvent::new(Vec::new(), None, Bytes::new());
         let uuid = sequence::new_uuid(seq);
         let record = record::encode_event(&"bot".parse().unwrap(), uuid, sequence::time(seq), &event);
         Change::Store { seq, record: record.into() }
@@ -227,7 +227,7 @@ mod tests {
         let file = File::open(Path::new("/nowhere"), Box::new(InMemoryBackend::new())).unwrap();
         let app = |name: &str| name.parse::<AppId>().unwrap();
         let register = |name, secret: &str| {
-            let registration = Registration { scheme: Scheme::default(), secrets: vec![Secret::new(secret)] };
+            let registration = Registration::watson_work(Secret::new(secret));
             Change::Register { app: app(name), record: record::encode_registration(&registration, 1) }
         };
         let steps = [

@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn add_one(waiting: &mut Waiting, app: &str, body: impl Into<Bytes>) {
-        let event = NewEvent { headers: Vec::new(), query: None, body: body.into() };
+        let event = NewEvent::new(Vec::new(), None, body.into());
         let (reply, answer) = oneshot::channel();
         // It goes on waiting.
         std::mem::forget(answer);

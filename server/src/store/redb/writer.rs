@@ -194,7 +194,7 @@ impl Writer {
         while let Some((command, room)) = next {
             match command {
                 Command::Append { app, event, dedupe, reply } => {
-                    self.waiting.add((app, event, dedupe), reply, room);
+                    self.waiting.add((app, *event, dedupe), reply, room);
                 }
                 Command::Delete { numbers } => self.to_delete.extend(numbers),
                 Command::Register(register) => self.registers.push_back((register, room)),

@@ -1,10 +1,10 @@
-//! Signature headers of other senders. A webhook with an invalid signature often comes from one of these senders, for an app
-//! that is registered for another scheme.
+//! A webhook that its source rejected, and the signature headers of other senders. A webhook with an invalid signature often
+//! comes from one of these senders, for a source of another scheme.
 
 use std::fmt;
 
 use http::HeaderMap;
-use wwproxy_protocol::Scheme;
+use wwproxy_protocol::scheme::{Check, Rejection};
 
 /// Senders, each with the header of its signature or token. A sender that also sends the header of another one comes first.
 const SIGNATURES: [(&str, &str); 37] = [
@@ -47,30 +47,33 @@ const SIGNATURES: [(&str, &str); 37] = [
     ("LINE", "X-Line-Signature"),
 ];
 
-/// An invalid signature. Contains neither the signature nor the expected value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BadSignature {
-    scheme: Scheme,
-    foreign: Option<(&'static str, &'static str)>,
+/// Why a source rejected a webhook. Contains neither the signature nor the expected value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rejected {
+    pub(crate) rejection: Rejection,
+    hint: Option<String>,
 }
 
-impl BadSignature {
-    pub(super) fn new(scheme: Scheme, headers: &HeaderMap) -> Self {
-        let foreign = SIGNATURES.into_iter().find(|(_, header)| headers.contains_key(*header));
-        Self { scheme, foreign }
-    }
-
-    /// The sender that the webhook probably comes from, and the scheme that the app expects, as a clause.
-    pub(crate) fn hint(&self) -> Option<String> {
-        let (sender, header) = self.foreign?;
-        Some(format!("this looks like {sender}'s {header}; the app is registered for {}", self.scheme))
+impl Rejected {
+    pub(super) fn new(rejection: Rejection, scheme: &str, headers: &HeaderMap) -> Self {
+        let is_signature = !matches!(rejection.check, Check::Form | Check::Challenge);
+        let hint = is_signature.then(|| hint(scheme, headers)).flatten();
+        Self { rejection, hint }
     }
 }
 
-impl fmt::Display for BadSignature {
+/// The sender that the webhook probably comes from, and the scheme of the source, as a clause.
+fn hint(scheme: &str, headers: &HeaderMap) -> Option<String> {
+    let (sender, header) = SIGNATURES.into_iter().find(|(_, header)| headers.contains_key(*header))?;
+    let own = scheme.split('-').next().unwrap_or(scheme);
+    let is_own = sender.to_ascii_lowercase().replace(' ', "-").contains(own);
+    (!is_own).then(|| format!("this looks like {sender}'s {header}; the source is registered for {scheme}"))
+}
+
+impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the signature is missing or not valid")?;
-        self.hint().map_or(Ok(()), |hint| write!(f, ": {hint}"))
+        write!(f, "{}", self.rejection)?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, "; {hint}"))
     }
 }
 
@@ -80,18 +83,20 @@ mod tests {
 
     use super::*;
 
-    fn hint(header: &str) -> Option<String> {
+    fn hint_of(scheme: &str, header: &str) -> Option<String> {
         let name: HeaderName = header.parse().unwrap();
         let headers = [(name, HeaderValue::from_static("v0=secret"))].into_iter().collect();
-        BadSignature::new(Scheme::WatsonWork, &headers).hint()
+        hint(scheme, &headers)
     }
 
     #[test]
     fn each_header_names_its_sender_and_never_its_value() {
         for (sender, header) in SIGNATURES {
-            let hint = hint(header).unwrap();
+            let hint = hint_of("watsonwork", header).unwrap();
             assert!(hint.contains(sender) && hint.contains(header) && !hint.contains("secret"), "{hint}");
         }
-        assert_eq!(hint("x-outbound-token"), None);
+        assert_eq!(hint_of("watsonwork", "x-outbound-token"), None);
+        assert_eq!(hint_of("github", "X-Hub-Signature-256"), None);
+        assert_eq!(hint_of("standard-webhooks", "Webhook-Signature"), None);
     }
 }

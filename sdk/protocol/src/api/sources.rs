@@ -1,0 +1,111 @@
+//! Bodies of the sources of an app, and of the webhooks that they refused.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{SourceName, scheme::Covers};
+
+/// The most sources of an app.
+pub const MAX_SOURCES: usize = 32;
+/// How long a source stays armed for a handshake that sets its secret, in seconds.
+pub const ARMED_SECONDS: u64 = 600;
+
+/// Body of `GET /webhooks/{appId}/sources`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    /// The sources, sorted by name.
+    pub sources: Vec<SourceStatus>,
+}
+
+/// A source of an app, without its secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct SourceStatus {
+    /// Its name.
+    pub name: SourceName,
+    /// The name of its scheme.
+    pub scheme: String,
+    /// Which part of a request the signature vouches for.
+    pub covers: Covers,
+    /// Whether its webhooks are verified: not so with the scheme `none`.
+    pub verified: bool,
+    /// The number of its secrets.
+    pub secrets: usize,
+    /// The tolerance of its timestamps in seconds, if it was set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<u64>,
+    /// The public URL that the sender signs, if it was set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The hook to which the sender posts, if the server knows its public URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
+    /// When a webhook was accepted last, since the server started (RFC 3339).
+    pub last_accepted: Option<String>,
+    /// When a webhook was refused last, since the server started (RFC 3339).
+    pub last_refused: Option<String>,
+}
+
+impl SourceStatus {
+    /// A source that has received nothing.
+    #[must_use]
+    pub fn new(name: SourceName, scheme: String, covers: Covers, verified: bool, secrets: usize) -> Self {
+        Self {
+            name,
+            scheme,
+            covers,
+            verified,
+            secrets,
+            tolerance: None,
+            url: None,
+            hook: None,
+            last_accepted: None,
+            last_refused: None,
+        }
+    }
+}
+
+/// Body of `POST` and `GET /webhooks/{appId}/sources/{name}/arm`: the handshake that a source waits for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ArmStatus {
+    /// Until when a handshake sets the secret (RFC 3339). `None` if the source is not armed.
+    pub armed_until: Option<String>,
+    /// Whether a handshake has set the secret since the source was armed last.
+    pub done: bool,
+    /// The token that the handshake brought, if a person has to enter it at the sender (Notion).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// Body of `GET /webhooks/{appId}/refusals`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusals {
+    /// The last refused webhooks, newest first.
+    pub refusals: Vec<Refusal>,
+}
+
+/// A webhook that was refused. Neither its body nor the values of its headers are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// When it was refused last (RFC 3339).
+    pub at: String,
+    /// How often, if equal webhooks were refused in a row.
+    pub count: u64,
+    /// The source.
+    pub source: SourceName,
+    /// The check that failed.
+    pub check: String,
+    /// What was wrong, in words.
+    pub detail: String,
+    /// The HTTP status of the answer.
+    pub status: u16,
+    /// The size of the body in bytes.
+    pub bytes: u64,
+    /// The names of the first 32 headers, in lower case.
+    pub headers: Vec<String>,
+    /// The hex SHA-256 of a body of up to 64 KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
