@@ -18,6 +18,7 @@
 
 mod challenge;
 mod content;
+mod generate;
 mod key;
 mod presets;
 mod source;
@@ -29,6 +30,7 @@ use std::{fmt, time::SystemTime};
 use crate::Secret;
 
 pub use challenge::{Answer, Reception};
+pub use generate::GenerateError;
 pub use presets::{Preset, preset, presets};
 pub use template::{
     Covers, MAX_ALTERNATIVES, MAX_TEMPLATE_BYTES, MAX_TOLERANCE_SECONDS, Template, TemplateError, Templates,
