@@ -21,6 +21,8 @@ mod content;
 mod generate;
 mod key;
 mod presets;
+mod sign;
+mod signing_key;
 mod source;
 mod template;
 mod verify;
@@ -32,6 +34,7 @@ use crate::Secret;
 pub use challenge::{Answer, Reception};
 pub use generate::GenerateError;
 pub use presets::{Preset, preset, presets};
+pub use sign::{SignError, Signed, Unsigned};
 pub use template::{
     Covers, MAX_ALTERNATIVES, MAX_TEMPLATE_BYTES, MAX_TOLERANCE_SECONDS, Template, TemplateError, Templates,
 };

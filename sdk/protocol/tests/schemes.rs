@@ -6,6 +6,8 @@ mod flips;
 mod mutants;
 #[path = "schemes/rules.rs"]
 mod rules;
+#[path = "schemes/sign.rs"]
+mod sign;
 #[path = "schemes/vectors.rs"]
 mod vectors;
 

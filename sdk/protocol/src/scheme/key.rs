@@ -18,10 +18,10 @@ use super::TemplateError;
 use crate::Secret;
 
 /// Keys are given with and without padding; signatures must have it.
-const BASE64_KEY: GeneralPurpose =
+pub(super) const BASE64_KEY: GeneralPurpose =
     GeneralPurpose::new(&alphabet::STANDARD, PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent));
 /// What precedes the point of a P-256 public key in its DER encoding (RFC 5480).
-const P256_SPKI: [u8; 26] = [
+pub(super) const P256_SPKI: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
@@ -93,12 +93,17 @@ impl Algorithm {
 }
 
 fn verify_mac<M: Mac + KeyInit>(key: &[u8], content: &[&[u8]], signatures: &[Vec<u8>]) -> bool {
+    let expected = compute_mac::<M>(key, content);
+    signatures.iter().any(|signature| expected.ct_eq(signature).into())
+}
+
+/// Computes the MAC of the parts of a content.
+pub(super) fn compute_mac<M: Mac + KeyInit>(key: &[u8], content: &[&[u8]]) -> Vec<u8> {
     let mut mac = <M as KeyInit>::new_from_slice(key).expect("HMAC takes a key of any length");
     for part in content {
         mac.update(part);
     }
-    let expected = mac.finalize().into_bytes();
-    signatures.iter().any(|signature| expected.as_slice().ct_eq(signature).into())
+    mac.finalize().into_bytes().to_vec()
 }
 
 /// How bytes are written as text.
@@ -185,7 +190,7 @@ pub(super) fn decode(encoding: Encoding, text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Decodes hexadecimal in either case.
-fn decode_hex(text: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn decode_hex(text: &[u8]) -> Option<Vec<u8>> {
     let (pairs, rest) = text.as_chunks::<2>();
     rest.is_empty().then(|| pairs.iter().map(|[high, low]| hex_pair(*high, *low)).collect())?
 }

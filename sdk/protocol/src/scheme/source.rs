@@ -101,11 +101,7 @@ impl JsonPath {
     /// A name that is repeated beside the path is an error: another parser could read the other value.
     pub(super) fn find(&self, body: &[u8]) -> Result<Option<String>, LookupError> {
         let invalid = || LookupError::Json(self.to_string());
-        let body = std::str::from_utf8(body).map_err(|_| invalid())?;
-        let mut json = serde_json::Deserializer::from_str(body);
-        let found = Walk(&self.0).deserialize(&mut json).map_err(|_| invalid())?;
-        json.end().map_err(|_| invalid())?;
-        match found.map(RawValue::get) {
+        match self.raw(body)? {
             None | Some("null") => Ok(None),
             Some(text) if text.starts_with('"') => {
                 serde_json::from_str(text).map(Some).map_err(|_| invalid())
@@ -113,6 +109,16 @@ impl JsonPath {
             Some(text) if text.starts_with(['{', '[']) => Err(invalid()),
             Some(text) => Ok(Some(text.to_owned())),
         }
+    }
+
+    /// Returns the JSON text of the value as a slice of the body.
+    pub(super) fn raw<'a>(&self, body: &'a [u8]) -> Result<Option<&'a str>, LookupError> {
+        let invalid = || LookupError::Json(self.to_string());
+        let body = std::str::from_utf8(body).map_err(|_| invalid())?;
+        let mut json = serde_json::Deserializer::from_str(body);
+        let found = Walk(&self.0).deserialize(&mut json).map_err(|_| invalid())?;
+        json.end().map_err(|_| invalid())?;
+        Ok(found.map(RawValue::get))
     }
 }
 

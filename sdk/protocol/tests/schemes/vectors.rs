@@ -17,7 +17,7 @@ use wwproxy_protocol::{
 pub(crate) struct Vector {
     pub(crate) name: String,
     pub(crate) secret: String,
-    url: String,
+    pub(crate) url: String,
     pub(crate) method: String,
     #[serde(deserialize_with = "bytes_of_values")]
     pub(crate) headers: Vec<(String, Vec<u8>)>,
