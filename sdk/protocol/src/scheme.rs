@@ -21,6 +21,7 @@ mod content;
 mod generate;
 mod key;
 mod presets;
+mod samples;
 mod sign;
 mod signing_key;
 mod source;
@@ -34,6 +35,7 @@ use crate::Secret;
 pub use challenge::{Answer, Reception};
 pub use generate::GenerateError;
 pub use presets::{Preset, preset, presets};
+pub use samples::Sample;
 pub use sign::{SignError, Signed, Unsigned};
 pub use template::{
     Covers, MAX_ALTERNATIVES, MAX_TEMPLATE_BYTES, MAX_TOLERANCE_SECONDS, Template, TemplateError, Templates,
