@@ -18,6 +18,7 @@
 
 mod challenge;
 mod content;
+mod describe;
 mod generate;
 mod key;
 mod presets;
@@ -33,6 +34,7 @@ use std::{fmt, time::SystemTime};
 use crate::Secret;
 
 pub use challenge::{Answer, Reception};
+pub use describe::Description;
 pub use generate::GenerateError;
 pub use presets::{Preset, preset, presets};
 pub use samples::Sample;
