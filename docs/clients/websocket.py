@@ -1,0 +1,45 @@
+# Receives events over a websocket and acknowledges each one. Needs Python 3.11 or newer, and `pip install websockets`.
+#   WWPROXY_SERVER=http://127.0.0.1:8080 APPID=my-bot SECRET=… python3 websocket.py
+import asyncio, base64, http.client, json, os, random, sys, time, urllib.parse
+import websockets
+
+server, app, secret = os.environ["WWPROXY_SERVER"], os.environ["APPID"], os.environ["SECRET"]
+
+
+def handle(event):  # an event with a known id is a redelivery
+    data = event["data"]  # a JSON value if the encoding is "json", a string if it is "text"
+    body = base64.b64decode(data) if event.get("encoding") == "base64" else data
+    print(event["id"], event.get("source"), event.get("eventType"), repr(body), flush=True)
+
+
+def get_token():
+    url, basic = urllib.parse.urlsplit(server), base64.b64encode(f"{app}:{secret}".encode()).decode()
+    connect = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+    connection = connect(url.netloc, timeout=30)  # follows no redirect, as the secret is for this server only
+    connection.request("POST", "/oauth/token", "grant_type=client_credentials", {"Authorization": "Basic " + basic})
+    response = connection.getresponse()
+    if response.status in (400, 401, 404):
+        sys.exit(f"no token: {response.read().decode()}")
+    return json.load(response)["access_token"]
+
+
+async def listen():
+    url = "ws" + server.removeprefix("http") + f"/webhooks/{app}?window=8"
+    options = {"subprotocols": ["wwproxy.v2"], "max_size": 9 * 2**20}  # the largest message has 8.25 MiB
+    headers = {"Authorization": "Bearer " + await asyncio.to_thread(get_token)}
+    async with websockets.connect(url, additional_headers=headers, **options) as socket:
+        async for message in socket:
+            event = json.loads(message)
+            if event["type"] == "event":
+                await asyncio.to_thread(handle, event)  # pings are answered meanwhile
+                await socket.send(json.dumps({"type": "event_ack", "id": event["id"]}))
+
+
+while True:
+    try:
+        asyncio.run(listen())
+    except (OSError, KeyError, ValueError, http.client.HTTPException, websockets.WebSocketException) as error:
+        if isinstance(error, websockets.InvalidStatus) and error.response.status_code not in (429, 503):
+            raise  # the address or the app is wrong, or a reverse proxy removes the upgrade
+        print(f"reconnecting: {error!r}", file=sys.stderr)
+    time.sleep(random.uniform(1, 5))
