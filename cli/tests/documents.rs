@@ -1,4 +1,4 @@
-//! The commands, flags and files that the documents name exist.
+//! The commands, flags and files that the documents name exist, and the table of senders agrees with the presets.
 
 use std::{
     collections::HashMap,
@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
+
+use serde_json::Value;
 
 const DOCUMENTS: [&str; 3] = ["README.md", "docs/cli.md", "docs/operating.md"];
 
@@ -80,5 +82,92 @@ fn the_files_that_the_documents_name_exist() {
             "ARCHITECTURE.md: no file {}",
             name.display()
         );
+    }
+}
+
+/// Where a value is in a request, as the table of senders writes it: `header:NAME`, `json:a.0`, or two joined by a dot.
+fn place(source: &str) -> String {
+    let joint = [".json:", ".header:"].iter().filter_map(|joint| source.find(joint)).min();
+    if let Some(joint) = joint {
+        return format!("{} + {}", place(&source[..joint]), place(&source[joint + 1..]));
+    }
+    let Some(path) = source.strip_prefix("json:") else {
+        return format!("`{}`", source.strip_prefix("header:").unwrap());
+    };
+    let segment = |name: &str| match name.parse::<usize>() {
+        Ok(index) => format!("[{index}]"),
+        Err(_) => format!(".{name}"),
+    };
+    let path: String = path.split('.').map(segment).collect();
+    format!("`{}{path}`", if path.starts_with('.') { "" } else { "." })
+}
+
+/// What a duplicate has in common with the stored webhook: the id, and the body unless the id is signed and unique.
+fn identity(template: &Value) -> Option<String> {
+    let id = template["id"].as_str()?;
+    let content = template["content"].as_str().unwrap_or_default();
+    let in_list = id
+        .strip_prefix("json:")
+        .is_some_and(|path| path.split('.').any(|name| name.parse::<usize>().is_ok()));
+    let is_signed = content.contains("{id}") || (id.starts_with("json:") && content.contains("{body}"));
+    let body = if is_signed && !in_list { "" } else { " and body" };
+    Some(place(id) + body)
+}
+
+fn algorithm(template: &Value) -> Option<String> {
+    let name = match template["algorithm"].as_str()? {
+        "hmac-sha1" => "HMAC-SHA1",
+        "hmac-sha256" => "HMAC-SHA256",
+        "ed25519" => "Ed25519",
+        "ecdsa-p256-sha256" => "ECDSA P-256",
+        name => name,
+    };
+    Some(name.to_owned())
+}
+
+fn tolerance(template: &Value) -> Option<String> {
+    template["timestamp"].as_str()?;
+    Some(
+        template["tolerance"]
+            .as_u64()
+            .map_or("signed, no limit".to_owned(), |seconds| format!("{seconds} s")),
+    )
+}
+
+/// The cells of a preset's row, from `covers` to `answer`. A cell has the different values of its templates.
+fn cells(preset: &Value) -> [String; 6] {
+    let cell = |value: &dyn Fn(&Value) -> Option<String>| {
+        let mut values = Vec::new();
+        for value in preset["templates"].as_array().unwrap().iter().filter_map(value) {
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        if values.is_empty() { "–".to_owned() } else { values.join(", ") }
+    };
+    let event = |template: &Value| template["event"].as_str().map(place);
+    let covers = |template: &Value| template["covers"].as_str().map(str::to_owned);
+    let success = preset["success"].to_string();
+    [cell(&covers), cell(&algorithm), cell(&tolerance), cell(&identity), cell(&event), success]
+}
+
+#[test]
+fn the_table_of_senders_agrees_with_the_presets() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let document = fs::read_to_string(root.join("docs/senders/README.md")).unwrap();
+    let rows: Vec<Vec<_>> = document
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .map(|line| line.split(" | ").collect())
+        .collect();
+    let presets = fs::read_to_string(root.join("sdk/protocol/src/scheme/presets.json")).unwrap();
+    let presets: Vec<Value> = serde_json::from_str(&presets).unwrap();
+    assert!(presets.len() >= 39);
+    for preset in &presets {
+        let name = format!("`{}`", preset["name"].as_str().unwrap());
+        let row =
+            rows.iter().find(|row| row[0].contains(&name)).unwrap_or_else(|| panic!("no row of {name}"));
+        assert_eq!(row[1..7], cells(preset), "{name}");
+        assert_eq!(row.len(), 10, "{name}");
     }
 }
