@@ -1,5 +1,7 @@
 //! The public handle: the operations of one app on one server.
 
+mod sources;
+
 use std::fmt;
 
 use bytes::Bytes;

@@ -101,7 +101,8 @@ pub use wwproxy_protocol::{
     AppId, Encoding, EventId, Headers, InvalidId, InvalidSource, Origin, Secret, SourceName, SourceSettings,
     Verification,
     api::{
-        AckRequest, AckResponse, LeasedEvent, Receipt, RegistrationStatus, Status, path::hook as hook_path,
+        AckRequest, AckResponse, ArmStatus, LeasedEvent, Receipt, Refusal, RegistrationStatus, SourceStatus,
+        Status, path::hook as hook_path, path::source_hook as source_hook_path,
     },
     message::{EventDetails, EventMessage},
     sign_watson_work,
