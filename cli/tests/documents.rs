@@ -167,7 +167,11 @@ fn the_table_of_senders_agrees_with_the_presets() {
         let name = format!("`{}`", preset["name"].as_str().unwrap());
         let row =
             rows.iter().find(|row| row[0].contains(&name)).unwrap_or_else(|| panic!("no row of {name}"));
-        assert_eq!(row[1..7], cells(preset), "{name}");
+        match &preset["templates"] {
+            // Twilio and msgraph are verified by code.
+            Value::Null => assert_eq!(row[6], preset["success"].to_string(), "{name}"),
+            _ => assert_eq!(row[1..7], cells(preset), "{name}"),
+        }
         assert_eq!(row.len(), 10, "{name}");
     }
 }
