@@ -1,18 +1,19 @@
 //! Verification of webhooks by a template of their signature.
 //!
-//! A [`Template`] says where a sender puts the signature, how it is computed and what it covers. A scheme is a list of
-//! templates, [`Templates`]: a request is accepted if one of them accepts it. [`presets`] holds the schemes of known senders.
+//! A [`Template`] says where a sender puts the signature, how it is computed and what it covers. A [`Scheme`] is a list of
+//! templates: a request is accepted if one of them accepts it. [`presets`] holds the schemes of known senders. Twilio and
+//! Microsoft Graph sign in ways that no template describes: their verification is code.
 //!
 //! ```
 //! use std::time::SystemTime;
-//! use wwproxy_protocol::{Secret, scheme};
+//! use wwproxy_protocol::{Secret, scheme, scheme::Scheme};
 //!
-//! let github = scheme::preset("github").unwrap();
+//! let github = Scheme::preset("github").unwrap();
 //! let signature: &[u8] = b"sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
 //! let headers = [("X-Hub-Signature-256", signature)];
 //! let request = scheme::Request::new("POST", &headers, b"Hello, World!");
 //! let secret = Secret::new("It's a Secret to Everybody");
-//! let verified = github.templates.verify(&[secret], &request, SystemTime::now()).unwrap();
+//! let verified = github.verify(&[secret], &request, SystemTime::now()).unwrap();
 //! assert_eq!(verified.covers, scheme::Covers::Body);
 //! ```
 
@@ -21,17 +22,19 @@ mod content;
 mod describe;
 mod generate;
 mod key;
+mod msgraph;
 mod presets;
 mod samples;
 mod sign;
 mod signing_key;
 mod source;
 mod template;
+mod twilio;
 mod verify;
 
 use std::{fmt, time::SystemTime};
 
-use crate::Secret;
+use crate::{Secret, json};
 
 pub use challenge::{Answer, Reception};
 pub use describe::Description;
@@ -43,8 +46,8 @@ pub use template::{
     Covers, MAX_ALTERNATIVES, MAX_TEMPLATE_BYTES, MAX_TOLERANCE_SECONDS, Template, TemplateError, Templates,
 };
 pub use verify::{
-    DeliveryId, MAX_SECRET_BYTES, MAX_SECRETS, MAX_SIGNATURE_BYTES, MAX_SIGNATURE_HEADERS, MAX_SIGNATURES,
-    Verified,
+    DeliveryId, MAX_PUBLIC_KEY_SIGNATURES, MAX_SECRET_BYTES, MAX_SECRETS, MAX_SIGNATURE_BYTES,
+    MAX_SIGNATURE_HEADERS, MAX_SIGNATURES, Verified,
 };
 
 /// A webhook as it was received.
@@ -60,7 +63,7 @@ pub struct Request<'a> {
     pub headers: &'a [(&'a str, &'a [u8])],
     /// The body as received: not decoded, not serialized again. Its size is bounded by the caller.
     pub body: &'a [u8],
-    /// Called between the pieces of a large body while it is hashed, so that a server can yield.
+    /// Called between the pieces of a large body while it is hashed, and between passes over it, so that a server can yield.
     pub pause: fn(),
 }
 
@@ -83,6 +86,8 @@ impl fmt::Debug for Request<'_> {
 }
 
 /// The check that a request failed, in the order in which they are made.
+///
+/// A server answers [`Check::Challenge`] with 403, [`Check::Form`] with 400 and all others with 401.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Check {
@@ -98,9 +103,11 @@ pub enum Check {
     Secret,
     /// The signature is right for one of the secrets.
     Signature,
-    /// The challenge has the right secret.
+    /// A challenge that is not signed has the right secret, and values that can be repeated. A request that is not `POST` is
+    /// a challenge.
     Challenge,
-    /// The request is what this sender sends, once its signature is valid.
+    /// The request is what this sender sends, once its signature is valid: JSON where the sender always sends it, a
+    /// challenge with a value that can be repeated.
     Form,
 }
 
@@ -146,6 +153,7 @@ impl Rejection {
 pub struct Scheme {
     name: String,
     success: u16,
+    requires_json: bool,
     verification: Verification,
 }
 
@@ -153,6 +161,8 @@ pub struct Scheme {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verification {
     Templates(Templates),
+    Twilio,
+    MsGraph,
     /// The scheme `none`: every request is accepted.
     None,
 }
@@ -161,20 +171,20 @@ impl Scheme {
     /// The scheme of a known sender.
     #[must_use]
     pub fn preset(name: &str) -> Option<Self> {
-        let Preset { name, success, templates, .. } = preset(name)?.clone();
-        Some(Self { name, success, verification: Verification::Templates(templates) })
+        preset(name).map(|preset| preset.scheme.clone())
     }
 
     /// The scheme `template`, from JSON of at most [`MAX_TEMPLATE_BYTES`].
     pub fn template(json: &str) -> Result<Self, TemplateError> {
         let verification = Verification::Templates(Templates::parse(json)?);
-        Ok(Self { name: "template".to_owned(), success: 201, verification })
+        Ok(Self { name: "template".to_owned(), success: 201, requires_json: false, verification })
     }
 
     /// The scheme `none`, which accepts every request.
     #[must_use]
     pub fn unverified() -> Self {
-        Self { name: "none".to_owned(), success: 201, verification: Verification::None }
+        let verification = Verification::None;
+        Self { name: "none".to_owned(), success: 201, requires_json: false, verification }
     }
 
     /// The name in a registration.
@@ -183,10 +193,23 @@ impl Scheme {
         &self.name
     }
 
-    /// The HTTP status with which a stored event is answered.
+    /// The HTTP status with which a stored event is answered: 201, or what the sender takes as a success.
     #[must_use]
     pub fn success(&self) -> u16 {
         self.success
+    }
+
+    /// The templates, `None` if the verification is code: `twilio`, `msgraph` and `none`.
+    #[must_use]
+    pub fn templates(&self) -> Option<&Templates> {
+        match &self.verification {
+            Verification::Templates(templates) => Some(templates),
+            Verification::Twilio | Verification::MsGraph | Verification::None => None,
+        }
+    }
+
+    fn as_templates(&self) -> &[Template] {
+        self.templates().map_or(&[], Templates::as_slice)
     }
 
     /// Whether it is the scheme `none`.
@@ -200,7 +223,8 @@ impl Scheme {
     pub fn covers(&self) -> Covers {
         match &self.verification {
             Verification::Templates(templates) => templates.covers(),
-            Verification::None => Covers::Nothing,
+            Verification::Twilio => Covers::Body,
+            Verification::MsGraph | Verification::None => Covers::Nothing,
         }
     }
 
@@ -209,45 +233,43 @@ impl Scheme {
     pub fn needs_url(&self) -> bool {
         match &self.verification {
             Verification::Templates(templates) => templates.needs_url(),
-            Verification::None => false,
+            Verification::Twilio => true,
+            Verification::MsGraph | Verification::None => false,
         }
     }
 
-    /// Whether the sender's challenge has a secret of its own.
-    #[must_use]
-    pub fn has_challenge_secret(&self) -> bool {
-        self.name == "meta"
-    }
-
-    /// Whether the secret is set by the sender's handshake.
-    #[must_use]
-    pub fn learns_secret(&self) -> bool {
-        ["asana", "notion"].contains(&self.name.as_str())
-    }
-
-    /// Whether the body must be a JSON object or array.
+    /// Whether the body must be a JSON object or array. [`Scheme::verify`] refuses others with [`Check::Form`].
     #[must_use]
     pub fn requires_json(&self) -> bool {
-        self.name == "watsonwork"
+        self.requires_json
     }
 
-    /// Whether the signature is in the header `Authorization`, which otherwise is not stored.
+    /// Whether a signature or token of the sender is in `Authorization`: the header is then a part of the webhook, not a
+    /// credential for a proxy on the way.
     #[must_use]
     pub fn keeps_authorization(&self) -> bool {
-        ["okta", "teams-outgoing"].contains(&self.name.as_str())
+        self.as_templates().iter().any(|template| template.uses_header("Authorization"))
     }
 
-    /// The HTTP methods of the hook: `POST`, and those of the sender's handshake.
+    /// The names of headers whose value is the secret itself. Only the app may see them.
     #[must_use]
-    pub fn methods(&self) -> &'static [&'static str] {
-        &["POST"]
+    pub fn secret_headers(&self) -> Vec<&str> {
+        let tokens = self.as_templates().iter().filter_map(Template::token_header);
+        tokens.chain(self.secret_setting_headers()).collect()
     }
 
-    /// Checks that a secret can be a key of this scheme.
+    /// Whether the request has a signature, valid or not.
+    fn has_signature(&self, request: &Request<'_>) -> bool {
+        let has = |name| !matches!(source::header(request, name), Ok(None));
+        self.as_templates().iter().filter_map(Template::signature_header).any(has)
+    }
+
+    /// Checks that a secret can be a key of this scheme. The error says what is wrong without a part of the secret.
     pub fn check_secret(&self, secret: &Secret) -> Result<(), &'static str> {
         match &self.verification {
             Verification::Templates(templates) => templates.check_secret(secret),
-            Verification::None => Ok(()),
+            Verification::MsGraph => msgraph::check_secret(secret),
+            Verification::Twilio | Verification::None => Ok(()),
         }
     }
 
@@ -255,28 +277,37 @@ impl Scheme {
     pub fn set_tolerance(&mut self, seconds: u64) -> Result<(), TemplateError> {
         match &mut self.verification {
             Verification::Templates(templates) => templates.set_tolerance(seconds),
-            Verification::None => {
+            Verification::Twilio | Verification::MsGraph | Verification::None => {
                 Err(TemplateError::new("tolerance", "needs a scheme with a signed timestamp"))
             }
         }
     }
 
-    /// Verifies a request.
+    /// Verifies a request: the signature, and that the body is JSON if the scheme requires it.
+    ///
+    /// At most [`MAX_SECRETS`] secrets are tried. `now` is compared with signed timestamps.
     pub fn verify(
         &self,
         secrets: &[Secret],
         request: &Request<'_>,
         now: SystemTime,
     ) -> Result<Verified, Rejection> {
-        match &self.verification {
-            Verification::Templates(templates) => templates.verify(secrets, request, now),
-            Verification::None => Ok(Verified {
-                event_type: None,
-                delivery_id: None,
-                secret: 0,
-                signed: "nothing".to_owned(),
-                covers: Covers::Nothing,
-            }),
+        let verified = match &self.verification {
+            Verification::None => return Ok(Verified::unverified()),
+            _ if secrets.is_empty() => {
+                return Err(Rejection::new(Check::Secret, "the source has no secret yet"));
+            }
+            _ if secrets.len() > MAX_SECRETS => {
+                return Err(Rejection::new(Check::Secret, "the source has more than 4 secrets"));
+            }
+            Verification::Templates(templates) => templates.verify(secrets, request, now)?,
+            Verification::Twilio => twilio::verify(secrets, request)?,
+            Verification::MsGraph => msgraph::verify(secrets, request)?,
+        };
+        let is_json = || std::str::from_utf8(request.body).is_ok_and(json::is_object_or_array);
+        if self.requires_json && !is_json() {
+            return Err(Rejection::new(Check::Form, "the body is not a JSON object or array"));
         }
+        Ok(verified)
     }
 }

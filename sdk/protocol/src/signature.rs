@@ -52,7 +52,7 @@ impl Eq for Secret {}
 /// ```
 #[must_use]
 pub fn sign_watson_work(secret: &Secret, body: &[u8]) -> String {
-    hex(&mac(secret, body).finalize().into_bytes())
+    hex(&hmac_sha256(secret, body))
 }
 
 /// Whether `signature` is the Watson Work signature of `body`. Compares in constant time.
@@ -61,11 +61,12 @@ pub fn verify_watson_work(secret: &Secret, body: &[u8], signature: &[u8]) -> boo
     sign_watson_work(secret, body).as_bytes().ct_eq(signature).into()
 }
 
-fn mac(secret: &Secret, body: &[u8]) -> Hmac<Sha256> {
+/// Computes the HMAC-SHA256 of some bytes, keyed with the secret's bytes.
+pub(crate) fn hmac_sha256(secret: &Secret, bytes: &[u8]) -> [u8; 32] {
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret.expose().as_bytes())
         .expect("HMAC takes a key of any length");
-    mac.update(body);
-    mac
+    mac.update(bytes);
+    mac.finalize().into_bytes().into()
 }
 
 /// Encodes bytes in lower-case hexadecimal.

@@ -113,6 +113,12 @@ impl Content {
         self.0.iter().any(|part| matches!(part, Part::Form { .. }))
     }
 
+    /// The signed value of a form field, of the `content` that was collected: the JSON document in place of the body.
+    pub(super) fn form_document<'c>(&self, content: &'c [Cow<'_, [u8]>]) -> Option<&'c [u8]> {
+        let at = self.0.iter().position(|part| matches!(part, Part::Form { .. }))?;
+        content.get(at).map(AsRef::as_ref)
+    }
+
     /// What is signed, in words.
     pub(super) fn describe(&self) -> String {
         let words: Vec<_> = self.0.iter().map(Part::describe).filter(|words| !words.is_empty()).collect();
@@ -195,7 +201,7 @@ fn value<'a>(
             (header(request, name).map_err(Rejection::content)?.map(Cow::Borrowed), *optional)
         }
         Part::Json { path, optional } => {
-            let found = path.find(request.body).map_err(Rejection::content)?;
+            let found = path.find_signed(request).map_err(Rejection::content)?;
             (found.map(|text| text.into_bytes().into()), *optional)
         }
         Part::Form { name, optional } => {

@@ -5,11 +5,13 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    Covers, Scheme, Template, Verification,
+    Covers, Scheme, Template, Templates, Verification,
     content::{Content, Part},
     key::{Algorithm, Encoding, KeyFormat},
+    msgraph,
     source::Source,
     template::{EventSource, Place, Timestamp, TimestampPlace, Unit},
+    twilio,
 };
 
 /// One way in which a sender signs its webhooks, in words.
@@ -49,6 +51,8 @@ impl Scheme {
             Verification::Templates(templates) => {
                 templates.as_slice().iter().map(Template::describe).collect()
             }
+            Verification::Twilio => twilio::describe(),
+            Verification::MsGraph => vec![msgraph::describe()],
             Verification::None => Vec::new(),
         }
     }
@@ -56,17 +60,16 @@ impl Scheme {
     /// The default tolerance of the timestamp, `None` if none is compared with the clock.
     #[must_use]
     pub fn tolerance(&self) -> Option<Duration> {
-        match &self.verification {
-            Verification::Templates(templates) => templates.tolerance(),
-            Verification::None => None,
-        }
+        self.templates().and_then(Templates::tolerance)
     }
 
     /// The header with the delivery id, if the sender has one that the signature does not cover.
     #[must_use]
     pub fn unsigned_id_header(&self) -> Option<&str> {
-        let Verification::Templates(templates) = &self.verification else { return None };
-        let template = templates.as_slice().first()?;
+        if self.verification == Verification::Twilio {
+            return Some(twilio::DELIVERY_ID);
+        }
+        let template = self.as_templates().first()?;
         let is_signed = template.content.as_ref().is_some_and(|content| content.contains(&Part::Id));
         match &template.id {
             Some(Source::Header(name)) if !is_signed => Some(name),

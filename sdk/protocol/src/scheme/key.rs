@@ -1,5 +1,7 @@
 //! Algorithms, their keys, and the comparison of signatures.
 
+use std::borrow::Cow;
+
 use base64::{
     Engine as _, alphabet,
     engine::{
@@ -8,7 +10,7 @@ use base64::{
     },
 };
 use hmac::{Hmac, KeyInit, Mac};
-use ring::signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm};
 use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 use subtle::ConstantTimeEq as _;
@@ -20,6 +22,8 @@ use crate::Secret;
 /// Keys are given with and without padding; signatures must have it.
 pub(super) const BASE64_KEY: GeneralPurpose =
     GeneralPurpose::new(&alphabet::STANDARD, PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent));
+/// How much of a body is hashed between pauses, in bytes: about 10 µs of work.
+const PIECE_BYTES: usize = 16 << 10;
 /// What precedes the point of a P-256 public key in its DER encoding (RFC 5480).
 pub(super) const P256_SPKI: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
@@ -73,37 +77,53 @@ impl Algorithm {
         }
     }
 
-    /// Whether one of the signatures is right for `content`. `key` is the decoded secret.
-    pub(super) fn verify(self, key: &[u8], content: &[&[u8]], signatures: &[Vec<u8>]) -> bool {
+    /// Whether one of the signatures is right for `content`. `key` is the decoded secret. `pause` is called between the
+    /// pieces of a large content, and between signatures of public keys, whose content must be in one part.
+    pub(super) fn verify(self, key: &[u8], content: &[&[u8]], signatures: &[Vec<u8>], pause: fn()) -> bool {
+        let verify_public = |algorithm: &'static dyn VerificationAlgorithm| {
+            let key = UnparsedPublicKey::new(algorithm, key);
+            let content = match content {
+                [part] => Cow::Borrowed(*part),
+                parts => Cow::Owned(parts.concat()),
+            };
+            signatures.iter().any(|signature| {
+                pause();
+                key.verify(&content, signature).is_ok()
+            })
+        };
         match self {
-            Self::HmacSha1 => verify_mac::<Hmac<Sha1>>(key, content, signatures),
-            Self::HmacSha256 => verify_mac::<Hmac<Sha256>>(key, content, signatures),
-            Self::HmacSha512 => verify_mac::<Hmac<Sha512>>(key, content, signatures),
-            Self::Ed25519 => {
-                let (key, content) = (UnparsedPublicKey::new(&ED25519, key), content.concat());
-                signatures.iter().any(|signature| key.verify(&content, signature).is_ok())
-            }
-            Self::EcdsaP256 => {
-                let (key, content) = (UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key), content.concat());
-                signatures.iter().any(|signature| key.verify(&content, signature).is_ok())
-            }
+            Self::HmacSha1 => verify_mac::<Hmac<Sha1>>(key, content, signatures, pause),
+            Self::HmacSha256 => verify_mac::<Hmac<Sha256>>(key, content, signatures, pause),
+            Self::HmacSha512 => verify_mac::<Hmac<Sha512>>(key, content, signatures, pause),
+            Self::Ed25519 => verify_public(&ED25519),
+            Self::EcdsaP256 => verify_public(&ECDSA_P256_SHA256_ASN1),
             Self::Token => signatures.iter().any(|token| token.as_slice().ct_eq(key).into()),
         }
     }
 }
 
-fn verify_mac<M: Mac + KeyInit>(key: &[u8], content: &[&[u8]], signatures: &[Vec<u8>]) -> bool {
-    let expected = compute_mac::<M>(key, content);
+fn verify_mac<M: Mac + KeyInit>(key: &[u8], content: &[&[u8]], signatures: &[Vec<u8>], pause: fn()) -> bool {
+    let expected = compute_mac::<M>(key, content, pause);
     signatures.iter().any(|signature| expected.ct_eq(signature).into())
 }
 
 /// Computes the MAC of the parts of a content.
-pub(super) fn compute_mac<M: Mac + KeyInit>(key: &[u8], content: &[&[u8]]) -> Vec<u8> {
+pub(super) fn compute_mac<M: Mac + KeyInit>(key: &[u8], content: &[&[u8]], pause: fn()) -> Vec<u8> {
     let mut mac = <M as KeyInit>::new_from_slice(key).expect("HMAC takes a key of any length");
     for part in content {
-        mac.update(part);
+        in_pieces(part, pause, |piece| mac.update(piece));
     }
     mac.finalize().into_bytes().to_vec()
+}
+
+/// Hashes bytes in pieces, and calls `pause` between the pieces.
+pub(super) fn in_pieces(bytes: &[u8], pause: fn(), mut hash: impl FnMut(&[u8])) {
+    for piece in bytes.chunks(PIECE_BYTES) {
+        hash(piece);
+        if piece.len() == PIECE_BYTES {
+            pause();
+        }
+    }
 }
 
 /// How bytes are written as text.

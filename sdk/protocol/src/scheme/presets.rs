@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use serde_json::Value;
 
-use super::template::Templates;
+use super::{Scheme, Verification, template::Templates};
 
 /// The table of presets: data, so that each row can be checked against the sender's documentation.
 const TABLE: &str = include_str!("presets.json");
@@ -16,10 +16,8 @@ pub struct Preset {
     pub name: String,
     /// The documentation or code that the row was made from.
     pub source: String,
-    /// The HTTP status that the sender takes as a success.
-    pub success: u16,
-    /// How its webhooks are verified.
-    pub templates: Templates,
+    /// How its webhooks are verified and its challenges answered.
+    pub scheme: Scheme,
 }
 
 #[derive(serde::Deserialize)]
@@ -28,14 +26,33 @@ struct Row {
     name: String,
     source: String,
     success: u16,
+    /// Whether the body must be a JSON object or array.
+    #[serde(default)]
+    json: bool,
+    verification: Option<Code>,
+    #[serde(default)]
     templates: Value,
 }
 
+/// A verification that no template describes.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Code {
+    Twilio,
+    MsGraph,
+}
+
 impl From<Row> for Preset {
-    fn from(Row { name, source, success, templates }: Row) -> Self {
-        let templates =
-            Templates::from_value(&templates).expect("each row of presets.json is parsed in the tests");
-        Self { name, source, success, templates }
+    fn from(Row { name, source, success, json, verification, templates }: Row) -> Self {
+        let verification = match verification {
+            Some(Code::Twilio) => Verification::Twilio,
+            Some(Code::MsGraph) => Verification::MsGraph,
+            None => Verification::Templates(
+                Templates::from_value(&templates).expect("each row of presets.json is parsed in the tests"),
+            ),
+        };
+        let scheme = Scheme { name: name.clone(), success, requires_json: json, verification };
+        Self { name, source, scheme }
     }
 }
 

@@ -10,9 +10,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use super::{
     MAX_SECRET_BYTES, Rejection, Request, Scheme, Template, Templates, Verification,
     key::Encoding,
+    msgraph,
     signing_key::SigningKey,
     source::{JsonPath, Source},
     template::{EventSource, Place, TimestampPlace, Unit},
+    twilio,
 };
 use crate::{Secret, hex};
 
@@ -107,6 +109,8 @@ impl Scheme {
     pub fn sign(&self, secret: &Secret, unsigned: &Unsigned<'_>) -> Result<Signed, SignError> {
         match &self.verification {
             Verification::Templates(templates) => templates.sign(secret, unsigned),
+            Verification::Twilio => twilio::sign(secret, unsigned),
+            Verification::MsGraph => msgraph::sign(secret, unsigned),
             Verification::None => Err(SignError::Unverified),
         }
     }
@@ -155,7 +159,7 @@ impl Unsigned<'_> {
     }
 
     /// The request with the headers that are known so far.
-    fn with<'r>(
+    pub(super) fn with<'r>(
         &'r self,
         added: &'r [(String, String)],
         body: &'r [u8],
@@ -261,7 +265,7 @@ fn encode(encoding: Encoding, bytes: &[u8]) -> String {
     }
 }
 
-fn header_value(what: &'static str, text: String) -> Result<String, SignError> {
+pub(super) fn header_value(what: &'static str, text: String) -> Result<String, SignError> {
     let valid = (1..=super::MAX_SIGNATURE_BYTES).contains(&text.len())
         && !text.contains(char::is_control)
         && text.trim() == text;
@@ -269,7 +273,12 @@ fn header_value(what: &'static str, text: String) -> Result<String, SignError> {
 }
 
 /// Replaces the value at `path` by `text`: a string stays a string, a number a number. All other bytes stay as they are.
-fn replaced(path: &JsonPath, body: &[u8], text: &str, what: &'static str) -> Result<Vec<u8>, SignError> {
+pub(super) fn replaced(
+    path: &JsonPath,
+    body: &[u8],
+    text: &str,
+    what: &'static str,
+) -> Result<Vec<u8>, SignError> {
     let missing = || SignError::Member { what, path: path.to_string() };
     let value = path.raw(body).map_err(|_| missing())?.ok_or_else(missing)?;
     // The value is a slice of the body.

@@ -55,11 +55,11 @@ impl SigningKey {
     /// Signs the parts of a content.
     pub(super) fn sign(&self, content: &[&[u8]]) -> Result<Vec<u8>, SignError> {
         Ok(match self {
-            Self::Shared(Algorithm::HmacSha1, key) => compute_mac::<Hmac<Sha1>>(key, content),
-            Self::Shared(Algorithm::HmacSha512, key) => compute_mac::<Hmac<Sha512>>(key, content),
+            Self::Shared(Algorithm::HmacSha1, key) => compute_mac::<Hmac<Sha1>>(key, content, || {}),
+            Self::Shared(Algorithm::HmacSha512, key) => compute_mac::<Hmac<Sha512>>(key, content, || {}),
             Self::Shared(Algorithm::Token, key) => key.to_vec(),
             // Not a public-key algorithm, as `new` says.
-            Self::Shared(_, key) => compute_mac::<Hmac<Sha256>>(key, content),
+            Self::Shared(_, key) => compute_mac::<Hmac<Sha256>>(key, content, || {}),
             Self::Ed25519(pair) => pair.sign(&content.concat()).as_ref().to_vec(),
             Self::EcdsaP256(pair) => {
                 let signature = pair.sign(&SystemRandom::new(), &content.concat());

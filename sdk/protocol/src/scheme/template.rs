@@ -125,6 +125,25 @@ impl Template {
         self.timestamp.as_ref()?.tolerance
     }
 
+    /// The header that has the signature, if it is a single one.
+    pub(super) fn signature_header(&self) -> Option<&str> {
+        match &self.signature {
+            Place::Header(name) => Some(name),
+            Place::Headers(_) | Place::Json(_) => None,
+        }
+    }
+
+    /// The header whose value is the secret itself.
+    pub(super) fn token_header(&self) -> Option<&str> {
+        self.signature_header().filter(|_| self.algorithm == Algorithm::Token)
+    }
+
+    /// Whether a header is a part of the verification.
+    pub(super) fn uses_header(&self, header: &str) -> bool {
+        self.signature_header().is_some_and(|name| name.eq_ignore_ascii_case(header))
+            || self.content.as_ref().is_some_and(|content| content.has_header(header))
+    }
+
     /// Checks what no single field shows.
     fn check(self) -> Result<Self, TemplateError> {
         let Some(content) = &self.content else { return Ok(self) };
@@ -179,6 +198,9 @@ impl Fields {
         if algorithm == Algorithm::Token {
             if covers.is_some_and(|covers| covers != Covers::Nothing) {
                 return Err(TemplateError::new("covers", "must be nothing for a token"));
+            }
+            if matches!(signature, Place::Headers(_)) {
+                return Err(TemplateError::new("signature", "must name one header for a token"));
             }
             return Ok(Template {
                 algorithm,

@@ -20,6 +20,8 @@ pub const MAX_SECRETS: usize = 4;
 pub const MAX_SECRET_BYTES: usize = 4096;
 /// The most items in a signature header.
 pub const MAX_SIGNATURES: usize = 16;
+/// The most signatures that are verified with a public key: each costs a pass over the body.
+pub const MAX_PUBLIC_KEY_SIGNATURES: usize = 4;
 /// The most signature headers of a scheme that uses a header per key.
 pub const MAX_SIGNATURE_HEADERS: usize = 100;
 /// The longest item of a signature header, in bytes.
@@ -34,7 +36,7 @@ pub struct Verified {
     pub event_type: Option<String>,
     /// The sender's id of the delivery.
     pub delivery_id: Option<DeliveryId>,
-    /// The number of the secret that matched, from 1.
+    /// The number of the secret that matched, from 1. 0 if the source has no verification.
     pub secret: usize,
     /// What was signed, in words.
     pub signed: String,
@@ -53,19 +55,29 @@ pub struct DeliveryId {
     pub covered: bool,
 }
 
+impl Verified {
+    /// A request of a source without verification.
+    pub(super) fn unverified() -> Self {
+        Self {
+            event_type: None,
+            delivery_id: None,
+            secret: 0,
+            signed: "nothing".to_owned(),
+            covers: Covers::Nothing,
+        }
+    }
+}
+
 impl Templates {
     /// Verifies a request: the first template that accepts it decides. `now` is compared with signed timestamps.
     ///
     /// Costs at most one pass over the body for each template, secret and, for public keys, signature.
-    pub fn verify(
+    pub(super) fn verify(
         &self,
         secrets: &[Secret],
         request: &Request<'_>,
         now: SystemTime,
     ) -> Result<Verified, Rejection> {
-        if !(1..=MAX_SECRETS).contains(&secrets.len()) {
-            return Err(Rejection::new(Check::Secret, "the source must have 1 to 4 secrets"));
-        }
         // Reports the template that came furthest: it is most likely the one that was meant.
         let mut furthest: Option<Rejection> = None;
         for template in self.as_slice() {
@@ -98,10 +110,12 @@ impl Template {
             Some(content) => content.collect(self, request, timestamp.as_deref())?,
             None => Vec::new(),
         };
-        let content: Vec<&[u8]> = content.iter().map(AsRef::as_ref).collect();
-        let secret = self.try_secrets(secrets, &content, &signatures)?;
+        let parts: Vec<&[u8]> = content.iter().map(AsRef::as_ref).collect();
+        let secret = self.try_secrets(secrets, &parts, &signatures, request.pause)?;
+        let document = self.content.as_ref().and_then(|template| template.form_document(&content));
+        let document = Request { body: document.unwrap_or(request.body), ..*request };
         Ok(Verified {
-            event_type: self.event.as_ref().and_then(|event| event.find(request)),
+            event_type: self.event.as_ref().and_then(|event| event.find(&document)),
             delivery_id: self.id.as_ref().and_then(|id| self.delivery_id(id, request)),
             secret,
             signed: self
@@ -118,15 +132,20 @@ impl Template {
         secrets: &[Secret],
         content: &[&[u8]],
         signatures: &[Vec<u8>],
+        pause: fn(),
     ) -> Result<usize, Rejection> {
         let mut unusable = Vec::new();
+        // `ring` verifies a signature of contiguous bytes.
+        let joined = self.algorithm.is_public_key().then(|| content.concat());
+        let joined = joined.as_deref().map(|joined| [joined]);
+        let content = joined.as_ref().map_or(content, |joined| &joined[..]);
         for (number, secret) in (1..).zip(secrets) {
             let key = match secret.expose().len() {
                 1..=MAX_SECRET_BYTES => self.key.decode(self.algorithm, secret),
                 _ => Err("it must have 1 to 4096 bytes"),
             };
             match key {
-                Ok(key) if self.algorithm.verify(&key, content, signatures) => return Ok(number),
+                Ok(key) if self.algorithm.verify(&key, content, signatures, pause) => return Ok(number),
                 Ok(_) => {}
                 Err(reason) => unusable.push(format!("secret {number} cannot be a key: {reason}")),
             }
@@ -151,7 +170,7 @@ impl Template {
             }
             Place::Headers(prefix) => (signature_headers(request, prefix)?, MAX_SIGNATURE_HEADERS),
             Place::Json(path) => {
-                let value = path.find(request.body).map_err(|error| reject(error.to_string()))?;
+                let value = path.find_signed(request).map_err(|error| reject(error.to_string()))?;
                 let value = value.ok_or_else(|| reject(format!("JSON member {path} is missing")))?;
                 (vec![value.into_bytes().into()], 1)
             }
@@ -183,6 +202,11 @@ impl Template {
                 Encoding::Base64 => "base64 signature of the right length",
             };
             return Err(Rejection::new(Check::Encoding, format!("the value is not a {encoding}")));
+        }
+        if self.algorithm.is_public_key() && signatures.len() > MAX_PUBLIC_KEY_SIGNATURES {
+            let detail =
+                format!("there are more than {MAX_PUBLIC_KEY_SIGNATURES} signatures of a public key");
+            return Err(Rejection::new(Check::Header, detail));
         }
         Ok(signatures)
     }
@@ -300,7 +324,12 @@ impl EventSource {
 
 /// Returns a short text without control characters, for the id and the type. They are never part of the verdict.
 fn label(source: &Source, request: &Request<'_>) -> Option<String> {
-    let text = String::from_utf8(source.find(request).ok()??.into_owned()).ok()?;
+    text_label(source.find(request).ok()??.into_owned())
+}
+
+/// Returns a value as text if it is short and has no control characters.
+pub(super) fn text_label(value: Vec<u8>) -> Option<String> {
+    let text = String::from_utf8(value).ok()?;
     let valid = !text.is_empty() && text.len() <= MAX_LABEL_BYTES && !text.contains(char::is_control);
     valid.then_some(text)
 }

@@ -1,12 +1,12 @@
 //! Every change of a single bit in what a signature covers is refused.
 
 use serde_json::Value;
-use wwproxy_protocol::scheme::{Covers, Preset, Templates, presets};
+use wwproxy_protocol::scheme::{Covers, Preset, Scheme, presets};
 
 use super::vectors::{Vector, rows, vectors};
 
 /// Presets which sign values of the body, not its bytes.
-const SIGNS_VALUES: [&str; 3] = ["adyen-payments", "gitea-form", "mailgun"];
+const SIGNS_VALUES: [&str; 5] = ["adyen-payments", "gitea-form", "mailgun", "msgraph", "twilio"];
 
 /// Returns the smallest valid vector, without the items of its signature header that are not needed.
 fn smallest(preset: &Preset, signature: &str) -> Vector {
@@ -20,20 +20,20 @@ fn smallest(preset: &Preset, signature: &str) -> Vector {
             let kept: Vec<_> = (0..items.len()).filter(|at| *at != left_out).map(|at| items[at]).collect();
             let mut less = vector.clone();
             *less.header(signature).unwrap() = kept.join(&separator.to_string()).into_bytes();
-            if less.verify(&preset.templates).is_ok() {
+            if less.verify(&preset.scheme).is_ok() {
                 vector = less;
                 break;
             }
         }
     }
-    vector.verify(&preset.templates).unwrap();
+    vector.verify(&preset.scheme).unwrap();
     vector
 }
 
 /// Flips each bit of what `part` selects and returns the changed vectors that are accepted.
 fn accepted(
     vector: &Vector,
-    templates: &Templates,
+    scheme: &Scheme,
     part: impl Fn(&mut Vector) -> &mut Vec<u8>,
 ) -> Vec<(u8, u8, Vector)> {
     let bits = part(&mut vector.clone()).len() * 8;
@@ -45,7 +45,7 @@ fn accepted(
         let before = *byte;
         *byte ^= 1 << (bit % 8);
         let after = *byte;
-        if flipped.verify(templates).is_ok() {
+        if flipped.verify(scheme).is_ok() {
             accepted.push((before, after, flipped));
         }
     }
@@ -60,6 +60,9 @@ fn is_case_of_hex_digit(before: u8, after: u8) -> bool {
 /// The fields of the row's first template that are `header:NAME` or `header:NAME-*`.
 fn header_of(name: &str, field: &str) -> Option<String> {
     let row = rows().into_iter().find(|row| row["name"] == name).unwrap();
+    if (name, field) == ("twilio", "signature") {
+        return Some("X-Twilio-Signature".into());
+    }
     let header = row["templates"][0][field].as_str()?.strip_prefix("header:")?.to_owned();
     Some(header.replace('*', "1"))
 }
@@ -67,9 +70,9 @@ fn header_of(name: &str, field: &str) -> Option<String> {
 #[test]
 fn every_flipped_bit_of_the_body_is_refused() {
     for preset in presets().filter(|preset| !SIGNS_VALUES.contains(&preset.name.as_str())) {
-        if preset.templates.covers() == Covers::Body {
+        if preset.scheme.covers() == Covers::Body {
             let vector = smallest(preset, &header_of(&preset.name, "signature").unwrap());
-            let accepted = accepted(&vector, &preset.templates, |vector| &mut vector.body);
+            let accepted = accepted(&vector, &preset.scheme, |vector| &mut vector.body);
             assert!(accepted.is_empty(), "{}: {} accepted", preset.name, accepted.len());
         }
     }
@@ -85,8 +88,7 @@ fn every_flipped_bit_of_the_signature_is_refused() {
             if vector.header(&header).is_some() { header } else { panic!("{}: {header}", preset.name) };
         let is_hex =
             rows().iter().any(|row| row["name"] == *preset.name && row["templates"][0]["encoding"] == "hex");
-        for (before, after, _) in
-            accepted(&vector, &preset.templates, |vector| vector.header(&header).unwrap())
+        for (before, after, _) in accepted(&vector, &preset.scheme, |vector| vector.header(&header).unwrap())
         {
             assert!(is_hex && is_case_of_hex_digit(before, after), "{}: {before} to {after}", preset.name);
         }
@@ -107,13 +109,31 @@ fn every_flipped_bit_of_a_covered_header_is_refused() {
             };
             let mut vector = smallest(preset, &signature);
             assert!(vector.header(&header).is_some(), "{}: {header}", preset.name);
-            let accepted = accepted(&vector, &preset.templates, |vector| vector.header(&header).unwrap());
+            let accepted = accepted(&vector, &preset.scheme, |vector| vector.header(&header).unwrap());
             assert!(accepted.is_empty(), "{} {field}", preset.name);
             count += 1;
         }
     }
     // slack, zoom, discord, hubspot-v3, sendgrid, zendesk; id and timestamp of gitlab, standard-webhooks, svix
     assert_eq!(count, 12);
+}
+
+#[test]
+fn every_flipped_bit_of_a_signed_url_is_refused() {
+    let mut names = Vec::new();
+    for preset in presets().filter(|preset| preset.scheme.needs_url()) {
+        let vector = smallest(preset, &header_of(&preset.name, "signature").unwrap());
+        for bit in 0..vector.url.len() * 8 {
+            let mut url = vector.url.clone().into_bytes();
+            url[bit / 8] ^= 1 << (bit % 8);
+            let Ok(url) = String::from_utf8(url) else { continue };
+            let mut other = vector.clone();
+            other.url = url;
+            assert!(other.verify(&preset.scheme).is_err(), "{}: {}", preset.name, other.url);
+        }
+        names.push(preset.name.as_str());
+    }
+    assert_eq!(names, ["hubspot-v3", "square", "trello", "twilio"]);
 }
 
 #[test]
@@ -133,19 +153,25 @@ fn every_flipped_bit_of_the_secret_is_refused() {
                 && rows()
                     .iter()
                     .any(|row| row["name"] == *preset.name && row["templates"][0]["key"] == "hex");
-            assert!(same_key || other.verify(&preset.templates).is_err(), "{} bit {bit}", preset.name);
+            assert!(same_key || other.verify(&preset.scheme).is_err(), "{} bit {bit}", preset.name);
         }
     }
 }
 
 /// The values that are signed, read by another parser than the one under test.
 fn signed_values(name: &str, body: &[u8]) -> Vec<Value> {
-    if name == "gitea-form" {
-        let text = std::str::from_utf8(body).unwrap();
+    if ["gitea-form", "twilio"].contains(&name) {
         // Only the case of the hex digits of %XX may differ.
-        return vec![text.to_ascii_lowercase().into()];
+        let mut parts = std::str::from_utf8(body).unwrap().split('%');
+        let plain = parts.next().unwrap().to_owned();
+        let escaped = parts.map(|part| part[..2].to_ascii_uppercase() + &part[2..]);
+        return [plain].into_iter().chain(escaped).map(Value::from).collect();
     }
     let json: Value = serde_json::from_slice(body).unwrap();
+    if name == "msgraph" {
+        let items = json["value"].as_array().unwrap().iter();
+        return items.map(|item| item["clientState"].clone()).collect();
+    }
     let item = &json["notificationItems"][0]["NotificationRequestItem"];
     let signature = &json["signature"];
     let (of_item, of_amount) = (
@@ -173,7 +199,7 @@ fn a_flipped_bit_of_a_body_whose_values_are_signed_leaves_the_values_as_they_wer
     for preset in presets().filter(|preset| SIGNS_VALUES.contains(&preset.name.as_str())) {
         let vector = smallest(preset, "");
         let values = signed_values(&preset.name, &vector.body);
-        for (_, _, flipped) in accepted(&vector, &preset.templates, |vector| &mut vector.body) {
+        for (_, _, flipped) in accepted(&vector, &preset.scheme, |vector| &mut vector.body) {
             assert_eq!(signed_values(&preset.name, &flipped.body), values, "{}", preset.name);
         }
     }

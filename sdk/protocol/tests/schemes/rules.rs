@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use wwproxy_protocol::{
     Secret,
-    scheme::{Check, MAX_TEMPLATE_BYTES, Request, Templates, preset},
+    scheme::{Check, MAX_TEMPLATE_BYTES, Request, Scheme, preset},
 };
 
 use super::vectors::{Vector, valid};
 
 fn verify(preset_name: &str, vector: &Vector) -> Result<(), Check> {
-    vector.verify(&preset(preset_name).unwrap().templates).map(|_| ()).map_err(|rejection| rejection.check)
+    vector.verify(&preset(preset_name).unwrap().scheme).map(|_| ()).map_err(|rejection| rejection.check)
 }
 
 fn minimal() -> Value {
@@ -22,7 +22,7 @@ fn minimal() -> Value {
 
 #[test]
 fn an_error_names_the_field() {
-    assert!(Templates::parse(&minimal().to_string()).is_ok());
+    assert!(Scheme::template(&minimal().to_string()).is_ok());
     for (field, value, named) in [
         ("algorithm", json!("md5"), "algorithm"),
         ("algorithm", json!(1), "algorithm"),
@@ -59,24 +59,24 @@ fn an_error_names_the_field() {
     ] {
         let mut template = minimal();
         template[field] = value.clone();
-        let error = Templates::parse(&template.to_string()).expect_err(field);
+        let error = Scheme::template(&template.to_string()).expect_err(field);
         assert_eq!(error.field, named, "{field} {value}: {error}");
     }
     let list = json!([minimal(), {"algorithm": "token"}]);
-    assert_eq!(Templates::parse(&list.to_string()).unwrap_err().field, "1.signature");
-    assert!(Templates::parse("[]").is_err());
-    assert!(Templates::parse(&format!("{}{}", minimal(), " ".repeat(MAX_TEMPLATE_BYTES))).is_err());
+    assert_eq!(Scheme::template(&list.to_string()).unwrap_err().field, "1.signature");
+    assert!(Scheme::template("[]").is_err());
+    assert!(Scheme::template(&format!("{}{}", minimal(), " ".repeat(MAX_TEMPLATE_BYTES))).is_err());
 }
 
 #[test]
 fn content_without_the_body_must_be_meant() {
     let mut template = minimal();
     template["content"] = json!("{method}");
-    assert_eq!(Templates::parse(&template.to_string()).unwrap_err().field, "content");
+    assert_eq!(Scheme::template(&template.to_string()).unwrap_err().field, "content");
     template["covers"] = json!("body");
-    assert_eq!(Templates::parse(&template.to_string()).unwrap_err().field, "covers");
+    assert_eq!(Scheme::template(&template.to_string()).unwrap_err().field, "covers");
     template["covers"] = json!("nothing");
-    assert!(Templates::parse(&template.to_string()).is_ok());
+    assert!(Scheme::template(&template.to_string()).is_ok());
 }
 
 #[test]
@@ -124,8 +124,7 @@ fn a_url_that_is_not_configured_is_never_built() {
         vector.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
     let request = Request::new("POST", &headers, &vector.body);
     let secret = Secret::new(vector.secret.as_str());
-    let rejection =
-        preset("square").unwrap().templates.verify(&[secret], &request, vector.now()).unwrap_err();
+    let rejection = preset("square").unwrap().scheme.verify(&[secret], &request, vector.now()).unwrap_err();
     assert_eq!((rejection.check, rejection.detail.as_str()), (Check::Content, "the request has no URL"));
 }
 
@@ -159,7 +158,7 @@ fn the_boundary_after_a_signed_id_cannot_be_moved() {
 
 #[test]
 fn public_keys_and_shared_secrets_are_not_confused() {
-    let templates = &preset("standard-webhooks").unwrap().templates;
+    let templates = &preset("standard-webhooks").unwrap().scheme;
     let vector = valid("standard-webhooks", "valid");
     for secret in [vector.secret.replace("whsec_", "whpk_"), "whsec_".into(), String::new(), "x".repeat(4097)]
     {
@@ -210,15 +209,12 @@ fn a_form_field_that_is_not_signed_is_refused() {
 fn a_stale_timestamp_is_reported_with_its_age() {
     let mut vector = valid("slack", "valid");
     *vector.header("X-Slack-Request-Timestamp").unwrap() = b"1764363239".to_vec();
-    let rejection = vector.verify(&preset("slack").unwrap().templates).unwrap_err();
+    let rejection = vector.verify(&preset("slack").unwrap().scheme).unwrap_err();
     assert_eq!(rejection.to_string(), "the timestamp is 361 s old, the tolerance is 300 s");
-    let mut templates = preset("slack").unwrap().templates.clone();
+    let mut templates = preset("slack").unwrap().scheme.clone();
     templates.set_tolerance(361).unwrap();
     assert_eq!(vector.verify(&templates).unwrap_err().check, Check::Signature);
-    assert_eq!(
-        preset("github").unwrap().templates.clone().set_tolerance(300).unwrap_err().field,
-        "tolerance"
-    );
+    assert_eq!(preset("github").unwrap().scheme.clone().set_tolerance(300).unwrap_err().field, "tolerance");
 }
 
 proptest! {
@@ -227,18 +223,18 @@ proptest! {
         text in "\\PC{0,200}", field in "[a-z]{1,9}", value in "\\PC{0,40}",
         header in prop::collection::vec(any::<u8>(), 0..80), body in prop::collection::vec(any::<u8>(), 0..80),
     ) {
-        let _ = Templates::parse(&text);
+        let _ = Scheme::template(&text);
         let mut template = minimal();
         template[field] = json!(value);
-        let _ = Templates::parse(&template.to_string());
+        let _ = Scheme::template(&template.to_string());
         for preset in wwproxy_protocol::scheme::presets() {
             let mut vector = super::vectors::vectors(&preset.name).remove(0);
             for (_, value) in &mut vector.headers {
                 value.clone_from(&header);
             }
-            let _ = vector.verify(&preset.templates);
+            let _ = vector.verify(&preset.scheme);
             vector.body.clone_from(&body);
-            let _ = vector.verify(&preset.templates);
+            let _ = vector.verify(&preset.scheme);
         }
     }
 }

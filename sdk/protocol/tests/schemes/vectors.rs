@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use wwproxy_protocol::{
     Secret,
-    scheme::{Rejection, Request, Templates, Verified},
+    scheme::{Rejection, Request, Scheme, Verified},
 };
 
 /// A delivery, valid or not.
@@ -57,19 +57,15 @@ impl Vector {
         UNIX_EPOCH + Duration::from_secs(self.now.unwrap_or(1_764_363_600))
     }
 
-    pub(crate) fn verify(&self, templates: &Templates) -> Result<Verified, Rejection> {
-        self.verify_with(templates, &[Secret::new(self.secret.as_str())])
+    pub(crate) fn verify(&self, scheme: &Scheme) -> Result<Verified, Rejection> {
+        self.verify_with(scheme, &[Secret::new(self.secret.as_str())])
     }
 
-    pub(crate) fn verify_with(
-        &self,
-        templates: &Templates,
-        secrets: &[Secret],
-    ) -> Result<Verified, Rejection> {
+    pub(crate) fn verify_with(&self, scheme: &Scheme, secrets: &[Secret]) -> Result<Verified, Rejection> {
         let headers: Vec<_> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
         let request = Request { url: Some(&self.url), ..Request::new(&self.method, &headers, &self.body) };
-        templates.verify(secrets, &request, self.now())
+        scheme.verify(secrets, &request, self.now())
     }
 
     pub(crate) fn header(&mut self, name: &str) -> Option<&mut Vec<u8>> {
