@@ -7,8 +7,8 @@ use crate::{
     access::Access,
     commands::{
         completions::Completions, get::Get, listen::Listen, login::Login, logout::Logout, man::Man,
-        profile::Profile, register::Register, replay::Replay, send::Send, status::Status, tail::Tail,
-        token::Token, unregister::Unregister,
+        profile::Profile, register::Register, replay::Replay, schemes::Schemes, send::Send, sign::Sign,
+        status::Status, tail::Tail, token::Token, unregister::Unregister, verify::Verify,
     },
 };
 
@@ -57,6 +57,9 @@ pub(crate) enum Command {
     Status(Status),
     Send(Box<Send>),
     Tail(Tail),
+    Schemes(Schemes),
+    Sign(Box<Sign>),
+    Verify(Box<Verify>),
     Token(Token),
     Completions(Completions),
     Man(Man),
@@ -77,6 +80,9 @@ impl Args {
             Command::Replay(replay) => replay.run(access).await,
             Command::Status(status) => status.run(&client(&access)?).await,
             Command::Send(send) => send.run(access).await,
+            Command::Schemes(schemes) => schemes.run().await,
+            Command::Sign(sign) => sign.run().await,
+            Command::Verify(verify) => verify.run().await,
             Command::Tail(tail) => tail.run(&client(&access)?).await,
             Command::Token(token) => token.run(&client(&access)?).await,
             Command::Completions(completions) => completions.run(Self::command()).await,

@@ -16,6 +16,7 @@ mod process_group;
 mod profiles;
 mod progress;
 mod prompt;
+mod scheme;
 mod secret;
 mod selection;
 mod shutdown;

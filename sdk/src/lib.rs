@@ -105,7 +105,7 @@ pub use wwproxy_protocol::{
         Status, path::hook as hook_path, path::source_hook as source_hook_path,
     },
     message::{EventDetails, EventMessage},
-    sign_watson_work,
+    scheme, sha256_hex, sign_watson_work,
     text::{is_unsafe_to_show, sanitize},
     verify_watson_work,
 };

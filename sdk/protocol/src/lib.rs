@@ -20,7 +20,7 @@ pub mod text;
 pub use event::{Encoding, Event, Headers, Origin, Verification};
 pub use id::{AppId, EventId, InvalidId};
 pub use message::{ClientMessage, ServerMessage};
-pub use signature::{Secret, hex, sign_watson_work, verify_watson_work};
+pub use signature::{Secret, hex, sha256_hex, sign_watson_work, verify_watson_work};
 pub use source::{InvalidSource, Source, SourceName, SourceSettings};
 
 // Tests the example of the README.

@@ -40,7 +40,7 @@ pub use challenge::{Answer, Reception};
 pub use describe::Description;
 pub use generate::GenerateError;
 pub use presets::{Preset, preset, presets};
-pub use samples::Sample;
+pub use samples::{Sample, new_delivery_id};
 pub use sign::{SignError, Signed, Unsigned};
 pub use template::{
     Covers, MAX_ALTERNATIVES, MAX_TEMPLATE_BYTES, MAX_TOLERANCE_SECONDS, Template, TemplateError, Templates,

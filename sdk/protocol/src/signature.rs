@@ -3,7 +3,7 @@
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -67,6 +67,12 @@ pub(crate) fn hmac_sha256(secret: &Secret, bytes: &[u8]) -> [u8; 32] {
         .expect("HMAC takes a key of any length");
     mac.update(bytes);
     mac.finalize().into_bytes().into()
+}
+
+/// The SHA-256 of bytes in lower-case hexadecimal: it identifies a body without showing it.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 /// Encodes bytes in lower-case hexadecimal.

@@ -18,6 +18,8 @@ pub struct Preset {
     pub source: String,
     /// How its webhooks are verified and its challenges answered.
     pub scheme: Scheme,
+    /// The templates as JSON, as in a registration with the scheme `template`. `null` if the scheme has none.
+    pub templates: String,
 }
 
 #[derive(serde::Deserialize)]
@@ -52,7 +54,7 @@ impl From<Row> for Preset {
             ),
         };
         let scheme = Scheme { name: name.clone(), success, requires_json: json, verification };
-        Self { name, source, scheme }
+        Self { name, source, scheme, templates: crate::json::encode(&templates) }
     }
 }
 

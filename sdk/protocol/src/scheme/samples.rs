@@ -133,7 +133,7 @@ impl Fill {
             "upper" => random("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
             // No zero: a JSON number does not begin with one.
             "number" => random("123456789"),
-            _ => random_uuid(),
+            _ => new_delivery_id(),
         };
         if placeholder.contains('#') {
             self.labelled.insert(placeholder.to_owned(), value.clone());
@@ -149,8 +149,9 @@ fn random(alphabet: &str, length: usize) -> String {
     (0..length).map(|at| char::from(byte(at))).collect()
 }
 
-/// A random UUID (version 4).
-pub(super) fn random_uuid() -> String {
+/// Makes a delivery id: a random UUID (version 4), as most senders use.
+#[must_use]
+pub fn new_delivery_id() -> String {
     let hex = random("0123456789abcdef", 30);
     format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[12..15], &hex[15..18], &hex[18..30])
 }
@@ -184,7 +185,7 @@ mod tests {
             url: Some("https://hooks.example.test/x"),
             headers: &[("Content-Type", sample.content_type)],
             body: sample.body.as_bytes(),
-            delivery_id: &random_uuid(),
+            delivery_id: &new_delivery_id(),
             event_type: Some(event_type),
             time: now,
         };

@@ -1,0 +1,192 @@
+//! The flags that say how a sender signs, and the request that is signed or verified.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use wwproxy_sdk::{Bytes, Secret, scheme};
+
+use crate::{error::UsageError, secret};
+
+/// The largest body that is read from a file or stdin, in bytes.
+const MAX_BODY_BYTES: u64 = 64 << 20;
+/// The largest file of headers, in bytes.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
+/// The distance at which a name counts as a typo, in edits.
+const MAX_TYPOS: usize = 3;
+
+/// The scheme of a sender.
+#[derive(clap::Args)]
+pub(crate) struct SchemeFlags {
+    /// The sender's scheme, such as `github`; `wwproxy schemes` lists them
+    #[arg(long, value_name = "NAME")]
+    scheme: Option<String>,
+    /// A file with the template of another sender (JSON of at most 1 KiB), in place of --scheme
+    #[arg(long, value_name = "FILE")]
+    template: Option<PathBuf>,
+}
+
+impl SchemeFlags {
+    /// The scheme, `None` if neither flag is given.
+    pub(crate) fn scheme(&self) -> anyhow::Result<Option<scheme::Scheme>> {
+        Ok(match (self.scheme.as_deref(), &self.template) {
+            (None | Some("template"), Some(file)) => Some(read_template(file)?),
+            (Some("template"), None) => {
+                return Err(usage("the scheme template needs --template FILE"));
+            }
+            (Some(_), Some(_)) => {
+                return Err(usage("--template belongs to the scheme template; leave out one of the two"));
+            }
+            (Some("none"), None) => {
+                return Err(usage("the scheme none has no signature; give the scheme of a sender"));
+            }
+            (Some(name), None) => Some(preset(name)?),
+            (None, None) => None,
+        })
+    }
+
+    pub(crate) fn required(&self) -> anyhow::Result<scheme::Scheme> {
+        let missing =
+            "give the sender's scheme: --scheme NAME (`wwproxy schemes` lists them), or --template FILE";
+        self.scheme()?.ok_or_else(|| usage(missing))
+    }
+}
+
+/// What a valid signature of a scheme vouches for, in words.
+pub(crate) fn covers_in_words(covers: scheme::Covers) -> &'static str {
+    match covers {
+        scheme::Covers::Body => "the body",
+        scheme::Covers::Url => "the URL, not the body",
+        scheme::Covers::Nothing => {
+            "not the body: anyone who has seen one valid request can send another body"
+        }
+    }
+}
+
+/// The scheme of a known sender, or an error with the nearest name.
+pub(crate) fn preset(name: &str) -> anyhow::Result<scheme::Scheme> {
+    scheme::Scheme::preset(name).ok_or_else(|| {
+        let names = scheme::presets().map(|preset| preset.name.as_str());
+        let near = nearest(name, names).map(|near| format!("did you mean '{near}'? "));
+        let near = near.unwrap_or_default();
+        usage(&format!("there is no scheme '{name}'; {near}`wwproxy schemes` lists them"))
+    })
+}
+
+/// The name that `text` was probably meant to be.
+pub(crate) fn nearest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let short: String = text.chars().take(64).collect();
+    let distance = |name: &str| strsim::damerau_levenshtein(&short, name);
+    names
+        .map(|name| (distance(name), name))
+        .filter(|(typos, _)| *typos <= MAX_TYPOS)
+        .min()
+        .map(|(_, name)| name)
+}
+
+fn read_template(path: &Path) -> anyhow::Result<scheme::Scheme> {
+    let name = path.display();
+    let text = read_file(path, scheme::MAX_TEMPLATE_BYTES as u64)?;
+    let text = std::str::from_utf8(&text).map_err(|_| usage(&format!("the template {name} is not UTF-8")))?;
+    scheme::Scheme::template(text)
+        .map_err(|error| usage(&format!("the template {name} is not valid: {error}")))
+}
+
+/// A header as `NAME: VALUE`, or `@FILE` with one in each line; `@-` is stdin.
+#[derive(Debug, Clone)]
+pub(crate) enum HeaderFlag {
+    One(String, String),
+    File(PathBuf),
+}
+
+impl HeaderFlag {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        match text.strip_prefix('@') {
+            Some(file) => Ok(Self::File(file.into())),
+            None => parse_header(text).map(|(name, value)| Self::One(name, value)),
+        }
+    }
+}
+
+/// Reads all headers, those of files included.
+pub(crate) fn read_headers(flags: &[HeaderFlag]) -> anyhow::Result<Vec<(String, String)>> {
+    let mut headers = Vec::new();
+    for flag in flags {
+        match flag {
+            HeaderFlag::One(name, value) => headers.push((name.clone(), value.clone())),
+            HeaderFlag::File(path) => {
+                let text = read_file(path, MAX_HEADER_BYTES)?;
+                for (number, line) in (1..).zip(String::from_utf8_lossy(&text).lines()) {
+                    // The line of the status or of the request, and the empty line before a body, are no headers.
+                    let is_start = number == 1 && (line.starts_with("HTTP/") || line.contains(" HTTP/"));
+                    if line.trim().is_empty() || is_start {
+                        continue;
+                    }
+                    let header = parse_header(line).map_err(|why| {
+                        usage(&format!("line {number} of {} is not a header: {why}", path.display()))
+                    })?;
+                    headers.push(header);
+                }
+            }
+        }
+    }
+    Ok(headers)
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("give NAME: VALUE, or @FILE")?;
+    let name: reqwest::header::HeaderName =
+        name.trim().parse().map_err(|_| "the name is not a valid header name")?;
+    Ok((name.to_string(), value.trim().to_owned()))
+}
+
+/// Reads the secrets, from files or otherwise from `WEBHOOK_SECRET`.
+pub(crate) fn read_secrets(files: &[PathBuf]) -> anyhow::Result<Vec<Secret>> {
+    if files.len() > scheme::MAX_SECRETS {
+        return Err(usage("give at most 4 secrets"));
+    }
+    if files.is_empty() {
+        let secret = secret::webhook_secret(None, None)?;
+        let missing = "give the webhook secret: --webhook-secret-file FILE, or WEBHOOK_SECRET";
+        return Ok(vec![secret.ok_or_else(|| usage(missing))?]);
+    }
+    files.iter().map(|file| Ok(Secret::new(secret::read_file(file)?))).collect()
+}
+
+/// Refuses to read stdin for two things.
+pub(crate) fn check_stdin<'a>(paths: impl Iterator<Item = &'a Path>) -> anyhow::Result<()> {
+    if paths.filter(|path| path.as_os_str() == "-").count() > 1 {
+        return Err(usage("stdin can be read for one thing only: give a file for the other"));
+    }
+    Ok(())
+}
+
+/// Reads a body; `-` is stdin.
+pub(crate) fn read_body(path: &Path) -> anyhow::Result<Bytes> {
+    read_file(path, MAX_BODY_BYTES)
+}
+
+fn read_file(path: &Path, limit: u64) -> anyhow::Result<Bytes> {
+    if path.as_os_str() == "-" {
+        return read(io::stdin().lock(), "stdin", limit);
+    }
+    let name = path.display().to_string();
+    let file = File::open(path).with_context(|| format!("cannot read {name}"))?;
+    read(file, &name, limit)
+}
+
+fn read(input: impl Read, name: &str, limit: u64) -> anyhow::Result<Bytes> {
+    let mut data = Vec::new();
+    input.take(limit + 1).read_to_end(&mut data).with_context(|| format!("cannot read {name}"))?;
+    if data.len() as u64 > limit {
+        return Err(usage(&format!("{name} is larger than {limit} bytes")));
+    }
+    Ok(data.into())
+}
+
+fn usage(text: &str) -> anyhow::Error {
+    UsageError(text.into()).into()
+}

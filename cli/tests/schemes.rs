@@ -1,0 +1,40 @@
+//! `wwproxy schemes`: the built command, without a server.
+
+use std::process::Command;
+
+use serde_json::Value;
+use wwproxy_sdk::scheme::presets;
+
+fn schemes(args: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy"));
+    let output = command.arg("schemes").args(args).env_clear().output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn each_scheme_is_a_line_of_json_without_a_terminal() {
+    let (code, list, _) = schemes(&[]);
+    assert_eq!(code, Some(0));
+    let lines: Vec<Value> = list.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<_> = lines.iter().map(|line| line["name"].as_str().unwrap()).collect();
+    assert_eq!(names, presets().map(|preset| preset.name.as_str()).collect::<Vec<_>>());
+    let of = |name| lines.iter().find(|line| line["name"] == name).unwrap();
+    assert_eq!(of("stripe")["tolerance"], 300);
+    assert_eq!(of("telegram")["covers"], "nothing");
+    assert_eq!(of("discord")["success"], 204);
+}
+
+#[test]
+fn a_scheme_is_shown_in_full_with_an_example_that_is_valid() {
+    for preset in presets() {
+        let (code, full, _) = schemes(&[&preset.name]);
+        assert_eq!(code, Some(0), "{}", preset.name);
+        let full: Value = serde_json::from_str(&full).unwrap();
+        assert!(full["alternatives"][0]["signature"].is_string(), "{full}");
+        let without = ["gitea-form", "sendgrid"];
+        assert_eq!(full["example"].is_null(), without.contains(&preset.name.as_str()), "{}", preset.name);
+    }
+    let (code, _, messages) = schemes(&["strip"]);
+    assert!(code == Some(2) && messages.contains("did you mean 'stripe'?"), "{messages}");
+}
