@@ -2,6 +2,8 @@
 
 #[path = "schemes/challenges.rs"]
 mod challenges;
+#[path = "schemes/every_preset.rs"]
+mod every_preset;
 #[path = "schemes/flips.rs"]
 mod flips;
 #[path = "schemes/mutants.rs"]

@@ -39,7 +39,7 @@ pub enum Reception {
     /// A handshake that sets the secret of the source. It is not signed: it may be answered only while the owner of the
     /// source expects it.
     Secret {
-        /// The new secret. It is the only secret of the source from then on.
+        /// The secret of the webhooks to come.
         secret: Secret,
         /// The answer, once the secret is stored.
         answer: Answer,

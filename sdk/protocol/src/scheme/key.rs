@@ -137,7 +137,7 @@ pub(super) enum Encoding {
 /// How the key is made from the secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KeyFormat {
-    /// Removed from the secret if it begins so.
+    /// Removed from the secret if it begins so. A public key must begin so.
     pub(super) strip: String,
     pub(super) encoding: Encoding,
 }
@@ -180,7 +180,12 @@ impl KeyFormat {
         if !algorithm.is_public_key() && text.starts_with("whpk_") {
             return Err("a public key of whpk_ is not a shared secret");
         }
-        let text = text.strip_prefix(&self.strip).unwrap_or(text);
+        let stripped = text.strip_prefix(&self.strip);
+        // Without its prefix a public key could also be taken for a shared secret, which everybody would know.
+        if algorithm.is_public_key() && stripped.is_none() {
+            return Err("a public key must have its prefix, such as whpk_");
+        }
+        let text = stripped.unwrap_or(text);
         let key = match self.encoding {
             Encoding::Text => text.as_bytes().to_vec(),
             Encoding::Hex => decode_hex(text.as_bytes()).ok_or("it is not hexadecimal")?,

@@ -138,6 +138,8 @@ fn signature(algorithm: Algorithm, request: &Request<'_>) -> Result<Vec<u8>, Rej
 fn signed_url<'a>(request: &Request<'a>) -> Result<Cow<'a, str>, Rejection> {
     let reject = |detail| Err(Rejection::new(Check::Content, detail));
     let Some(url) = request.url else { return reject("the source has no URL") };
+    // The fragment has settings of the connection, and is not signed.
+    let (url, _) = url.split_once('#').unwrap_or((url, ""));
     let Some(received) = request.query else { return Ok(url.into()) };
     let Some((base, configured)) = url.split_once('?') else { return Ok(format!("{url}?{received}").into()) };
     let added = received.strip_prefix(configured).map(|added| added.strip_prefix('&').unwrap_or(added));

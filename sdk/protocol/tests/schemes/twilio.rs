@@ -158,6 +158,7 @@ fn the_port_may_be_signed_or_not() {
         ("https://example.com/hook", "https://example.com:80/hook", false),
         ("https://example.com:8443/hook", "https://example.com:443/hook", false),
         ("https://example.com/hook", "http://example.com/hook", false),
+        ("https://example.com/hook#rc=3", "https://example.com/hook", true),
     ] {
         assert_eq!(
             Delivery { url, signed, ..Default::default() }.verify().is_ok(),

@@ -23,8 +23,8 @@ pub(crate) struct Vector {
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     #[serde(rename = "body_base64", deserialize_with = "base64")]
     pub(crate) body: Vec<u8>,
-    expect: String,
-    now: Option<u64>,
+    pub(crate) expect: String,
+    pub(crate) now: Option<u64>,
     pub(crate) tolerance: Option<u64>,
     #[serde(default)]
     pub(crate) gives: Gives,
@@ -62,10 +62,17 @@ impl Vector {
     }
 
     pub(crate) fn verify_with(&self, scheme: &Scheme, secrets: &[Secret]) -> Result<Verified, Rejection> {
+        self.request(|request| scheme.verify(secrets, request, self.now()))
+    }
+
+    pub(crate) fn verify_at(&self, scheme: &Scheme, now: SystemTime) -> Result<Verified, Rejection> {
+        self.request(|request| scheme.verify(&[Secret::new(self.secret.as_str())], request, now))
+    }
+
+    fn request<T>(&self, call: impl FnOnce(&Request<'_>) -> T) -> T {
         let headers: Vec<_> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        let request = Request { url: Some(&self.url), ..Request::new(&self.method, &headers, &self.body) };
-        scheme.verify(secrets, &request, self.now())
+        call(&Request { url: Some(&self.url), ..Request::new(&self.method, &headers, &self.body) })
     }
 
     pub(crate) fn header(&mut self, name: &str) -> Option<&mut Vec<u8>> {
