@@ -25,7 +25,7 @@ def get_token():
 
 async def listen():
     url = "ws" + server.removeprefix("http") + f"/webhooks/{app}?window=8"
-    options = {"subprotocols": ["wwproxy.v2"], "max_size": 9 * 2**20}  # the largest message has 8.25 MiB
+    options = {"subprotocols": ["wwproxy.v2"], "max_size": 11 * 2**20}  # the largest message has 11 MiB
     headers = {"Authorization": "Bearer " + await asyncio.to_thread(get_token)}
     async with websockets.connect(url, additional_headers=headers, **options) as socket:
         async for message in socket:

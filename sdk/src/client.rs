@@ -4,20 +4,19 @@ mod sources;
 
 use std::fmt;
 
-use bytes::Bytes;
 use wwproxy_protocol::{
-    AppId, EventId, Secret,
+    AppId, Secret,
     api::{
-        AckRequest, AckResponse, LeasedEvent, MAX_LEASE_WAIT, MAX_RECEIPTS, Receipt, Status, decode_lease,
-        decode_poll, path,
+        AckRequest, AckResponse, LeasedEvent, MAX_LEASE_WAIT, MAX_RECEIPTS, Receipt, Status,
+        decode_each_leased, decode_poll, path,
     },
-    message::EventMessage,
+    message::{EventDetails, EventMessage, InvalidMessage},
 };
 
 use crate::{
     Error, HandlerError, LeaseOptions, ListenOptions, Run, Subscription, Tap,
     api_client::ApiClient,
-    response::{read_json, read_text, unreadable},
+    response::{read_json, read_text, undecodable, unreadable},
 };
 
 /// The largest response without events, in bytes. A response to an ack request may list every receipt as stale.
@@ -78,27 +77,36 @@ impl Client {
         self.api.send(|http| http.delete(url.clone())).await.map(drop)
     }
 
-    /// Fetches and deletes stored events, at most `max` (`None`: the server's limit), in order of arrival, with the bytes
-    /// that their sender signed. Call it again until it returns none. Delivery is at most once: if this program may fail, use
-    /// [`lease`](Self::lease) instead.
-    pub async fn drain(&self, max: impl Into<Option<u32>>) -> Result<Vec<(EventId, Bytes)>, Error> {
+    /// Fetches and deletes stored events, at most `max` (`None`: the server's limit), in order of arrival. Call it again until it
+    /// returns none. Delivery is at most once: if this program may fail, use [`lease`](Self::lease) instead.
+    ///
+    /// A poll has no metadata, so each event has its id and body only. It does not say either how a body is encoded: a string is
+    /// taken as text, and exactly `{"encoding":"base64","data":"…"}` as other bytes. A JSON body of one of these forms, or one with
+    /// a byte order mark, is not returned byte for byte; with `lease` it is.
+    pub async fn drain(&self, max: impl Into<Option<u32>>) -> Result<Vec<EventMessage>, Error> {
         let mut url = self.api.url(&path::webhooks(self.app_id()))?;
         if let Some(max) = max.into() {
             url.query_pairs_mut().append_pair("max", &max.to_string());
         }
         let response = self.api.send(|http| http.get(url.clone())).await?;
         let text = read_text(response, self.api.max_response_bytes()).await?;
-        decode_poll(&text).map_err(unreadable)
+        let events = decode_poll(&text).map_err(unreadable)?;
+        let event = |(id, body)| EventMessage { id, body, details: EventDetails::default() };
+        Ok(events.into_iter().map(event).collect())
     }
 
     /// Leases stored events. Events that are not [acknowledged](Self::ack) before their lease expires are redelivered.
     /// Waits for the first event as long as the options say.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol): no event of the response can be decoded, as their encoding is unknown. If
+    /// some of them can, these are returned; the others stay leased until their lease expires, and are logged.
     pub async fn lease(&self, options: LeaseOptions) -> Result<Vec<LeasedEvent>, Error> {
         let (url, body) = (self.api.url(&path::lease(self.app_id()))?, options.request());
         let timeout = self.api.request_timeout() + options.wait.min(MAX_LEASE_WAIT);
         let response = self.api.send(|http| http.post(url.clone()).timeout(timeout).json(&body)).await?;
         let text = read_text(response, self.api.max_response_bytes()).await?;
-        decode_lease(&text).map_err(unreadable)
+        readable(decode_each_leased(&text).map_err(unreadable)?)
     }
 
     /// Acknowledges leased events: the server deletes them. Receipts of expired leases are returned as
@@ -186,6 +194,28 @@ impl Client {
     #[must_use = "dropping the tap ends it"]
     pub fn tap(&self, options: ListenOptions) -> Tap {
         Tap::start(self.api.clone(), options)
+    }
+}
+
+/// The events of a lease that can be decoded, or the first error if there is none. The server has leased all of them to this client,
+/// so that one of a later version must not withhold the others again and again.
+fn readable(events: Vec<Result<LeasedEvent, InvalidMessage>>) -> Result<Vec<LeasedEvent>, Error> {
+    let (mut readable, mut errors) = (Vec::with_capacity(events.len()), Vec::new());
+    for event in events {
+        match event {
+            Ok(event) => readable.push(event),
+            Err(error) => errors.push(error),
+        }
+    }
+    if !readable.is_empty() {
+        for error in errors {
+            tracing::warn!(%error, "a leased event cannot be decoded and will be redelivered");
+        }
+        return Ok(readable);
+    }
+    match errors.into_iter().next() {
+        Some(error) => Err(undecodable(error)),
+        None => Ok(readable),
     }
 }
 

@@ -24,7 +24,7 @@ use self::{
     io::{Io, disconnected, poll_io},
 };
 use crate::{
-    Error, ErrorKind,
+    Error, ErrorKind, State,
     delivery::{Disposition, SettleCommand},
 };
 
@@ -41,6 +41,8 @@ const MAX_ACK_BATCH: usize = 256;
 const MAX_PONG_BYTES: usize = 16 * 1024;
 /// The header and mask of a frame, in bytes.
 const FRAME_OVERHEAD: usize = 6;
+/// The redelivery delay of an event that cannot be decoded: another client of the app may be of a later version.
+const UNDECODABLE_DELAY: Duration = Duration::from_secs(60);
 /// A connection that lasted this long was stable, even if it delivered no event.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
@@ -82,6 +84,7 @@ pub(crate) struct Connection<'a, S, H: MessageHandler> {
     handler: H,
     /// Called once, when the server is ready.
     on_ready: Option<&'a (dyn Fn(bool) + Sync)>,
+    on_state: &'a (dyn Fn(&State) + Send + Sync),
     commands: mpsc::Receiver<SettleCommand>,
     /// Keeps the channel open if the handler, like that of a tap, sends no commands.
     _commands: mpsc::Sender<SettleCommand>,
@@ -105,6 +108,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
         items: &'a mpsc::Sender<Result<H::Item, Error>>,
         handler: impl FnOnce(mpsc::Sender<SettleCommand>) -> H,
         on_ready: &'a (dyn Fn(bool) + Sync),
+        on_state: &'a (dyn Fn(&State) + Send + Sync),
     ) -> Self {
         // As many as the window: an ack waits for the socket, not for the channel.
         let (sender, commands) = mpsc::channel(items.max_capacity());
@@ -114,6 +118,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             items,
             handler: handler(sender.clone()),
             on_ready: Some(on_ready),
+            on_state,
             commands,
             _commands: sender,
             pending_item: None,
@@ -265,6 +270,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
                 }
                 item
             }
+            ServerMessage::Undecodable { id, reason } => {
+                self.report_ready();
+                self.leave_undecodable(&id, &reason)?;
+                None
+            }
             ServerMessage::Gap { missed } => self.handler.on_gap(missed),
             ServerMessage::Unknown => {
                 tracing::debug!("ignored a message of unknown type");
@@ -272,6 +282,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             }
         };
         Ok(())
+    }
+
+    /// Leaves an event that cannot be decoded on the server, so that it does not hold up the events after it.
+    fn leave_undecodable(&mut self, id: &EventId, reason: &str) -> Result<(), Error> {
+        tracing::warn!(%id, reason, "an event cannot be decoded and will be redelivered");
+        let message = format!("event {id} cannot be decoded and stays on the server: {reason}");
+        (self.on_state)(&State::Undecodable { error: Error::new(ErrorKind::Protocol, message) });
+        if self.v2 { self.write(Message::text(ClientMessage::nack(id, UNDECODABLE_DELAY))) } else { Ok(()) }
     }
 
     fn report_ready(&mut self) {

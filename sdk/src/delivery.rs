@@ -1,7 +1,9 @@
 //! An event that was delivered to the app and can be settled: acknowledged, or returned for redelivery.
 
 use std::{
+    borrow::Cow,
     collections::HashSet,
+    error::Error as StdError,
     fmt,
     sync::{
         Arc,
@@ -14,7 +16,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
-use wwproxy_protocol::{EventId, message::EventMessage};
+use wwproxy_protocol::{EventId, SourceName, Verification, message::EventMessage};
 
 use crate::{Error, ErrorKind};
 
@@ -76,10 +78,22 @@ impl Delivery {
         &self.event.id
     }
 
-    /// The body, byte for byte as its sender signed it.
+    /// The body, byte for byte as its sender signed it. The same as [`bytes`](Self::bytes).
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.event.body
+    }
+
+    /// The body, byte for byte as its sender signed it.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.event.body
+    }
+
+    /// The `Content-Type` of the sender's request. `None` if it had none, and from a legacy server.
+    #[must_use]
+    pub fn content_type(&self) -> Option<&str> {
+        self.event.content_type()
     }
 
     /// The body as a JSON value.
@@ -90,18 +104,60 @@ impl Delivery {
         self.json()
     }
 
-    /// Deserializes the body.
+    /// Deserializes a JSON body. A byte order mark is ignored.
     ///
     /// # Errors
     /// [`ErrorKind::Protocol`]: the body does not match the type.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        self.event.json().map_err(|error| {
-            Error::new(
-                ErrorKind::Protocol,
-                format!("the body of event {} is not of the expected type", self.id()),
-            )
-            .with_source(error)
-        })
+        self.event.json().map_err(|error| self.unreadable("of the expected type", error))
+    }
+
+    /// The body as text.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`]: the body is not UTF-8.
+    pub fn text(&self) -> Result<&str, Error> {
+        self.event.text().map_err(|error| self.unreadable("UTF-8 text", error))
+    }
+
+    /// The names and values of a form: see [`EventMessage::form`].
+    pub fn form(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        self.event.form()
+    }
+
+    fn unreadable(&self, expected: &str, error: impl StdError + Send + Sync + 'static) -> Error {
+        let message = format!("the body of event {} is not {expected}", self.id());
+        Error::new(ErrorKind::Protocol, message).with_source(error)
+    }
+
+    /// The sender's type of the event, as in `issues.opened`: see [`EventMessage::event_type`].
+    #[must_use]
+    pub fn event_type(&self) -> Option<String> {
+        self.event.event_type()
+    }
+
+    /// The source that received the event. `default` from a server of version 0.1.
+    #[must_use]
+    pub fn source(&self) -> &SourceName {
+        self.event.source()
+    }
+
+    /// The sender's id of the delivery.
+    #[must_use]
+    pub fn delivery_id(&self) -> Option<&str> {
+        self.event.delivery_id()
+    }
+
+    /// The path of the sender's request after the source's hook: see [`EventMessage::tail`].
+    #[must_use]
+    pub fn tail(&self) -> Option<&str> {
+        self.event.tail()
+    }
+
+    /// How the event was verified. `None` if it was not, and from a server of version 0.1, which verifies every event.
+    #[must_use]
+    pub fn verification(&self) -> Option<&Verification> {
+        self.event.verification()
     }
 
     /// The number of deliveries of the event, this one included: 1 the first time. `None` from a legacy server.
@@ -283,5 +339,11 @@ mod tests {
         );
         assert_eq!(delivery.value().unwrap(), serde_json::json!({"n": 1}));
         assert_eq!(delivery.json::<Vec<u8>>().unwrap_err().kind(), ErrorKind::Protocol);
+        assert_eq!((delivery.text().unwrap(), delivery.content_type()), ("{\"n\":1}", None));
+        let not_text = EventMessage { body: Bytes::from_static(b"\xff"), ..event("b") };
+        let (commands, _connection) = mpsc::channel(4);
+        let error = Deliverer::new(commands).deliver(not_text).unwrap().text().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+        assert_eq!(error.to_string(), "the body of event b is not UTF-8 text");
     }
 }

@@ -6,8 +6,8 @@ use wwproxy_protocol::api::{LeaseRequest, MAX_WINDOW};
 
 use crate::Error;
 
-/// The default of [`ListenOptions::max_message_bytes`]: several times an event with the largest body (8 MiB) of a server with
-/// default limits.
+/// The default of [`ListenOptions::max_message_bytes`]: several times the message of an event with the largest body (8 MiB, which as
+/// base64 are 10.7 MiB, and 256 KiB of metadata) of a server with default limits.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// The default of [`ListenOptions::idle_timeout`].
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -113,7 +113,8 @@ impl ListenOptions {
         self
     }
 
-    /// The largest message, in bytes: 64 MiB by default. A larger one ends the stream with
+    /// The largest message, in bytes: 64 MiB by default. A server's message is at most a third larger than the body that it
+    /// accepts (`--max-body`), and 256 KiB. A larger one ends the stream with
     /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol).
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.max_message_bytes = bytes;
@@ -168,5 +169,12 @@ pub enum State {
         error: Error,
         /// The delay before the next attempt.
         delay: Duration,
+    },
+    /// An event cannot be decoded, as its encoding is of a later version, and is skipped. It stays on the server, which redelivers
+    /// it after a minute; the connection stays open.
+    #[non_exhaustive]
+    Undecodable {
+        /// Which event, and why.
+        error: Error,
     },
 }

@@ -50,7 +50,8 @@ pub(crate) async fn run<H: MessageHandler>(
             match connected {
                 Ok((socket, v2)) => {
                     let handler = |commands| handler(commands, is_reconnect);
-                    Connection::new(socket, v2, options.idle_timeout, &items, handler, &on_ready).run().await
+                    let (idle, on_state) = (options.idle_timeout, &*options.on_state);
+                    Connection::new(socket, v2, idle, &items, handler, &on_ready, on_state).run().await
                 }
                 Err(error) => ConnectionEnd::Lost { error, stable: false },
             }

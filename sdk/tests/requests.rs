@@ -273,7 +273,7 @@ async fn events_keep_their_bytes_and_order() {
     let client = client(&fake);
     client.register(&Secret::new("s\"x")).await.unwrap();
     let drained = client.drain(3).await.unwrap();
-    let drained: Vec<_> = drained.iter().map(|(id, body)| (id.as_str(), body.as_ref())).collect();
+    let drained: Vec<_> = drained.iter().map(|event| (event.id.as_str(), event.body.as_ref())).collect();
     assert_eq!(drained, [("b", &b" {\"n\" : 1.50}\n"[..]), ("a", b"[]")]);
     let leased = client.lease(LeaseOptions::new().max(5).wait(Duration::from_millis(1500))).await.unwrap();
     assert_eq!(leased[0].body.as_ref(), b" {\"n\" : 1.50}\n");
@@ -293,6 +293,49 @@ async fn events_keep_their_bytes_and_order() {
     ] {
         assert!(bodies.iter().any(|sent| sent == body), "{body} in {bodies:?}");
     }
+}
+
+#[tokio::test]
+async fn bodies_that_are_not_json_are_decoded() {
+    let lease = r#"{"events":[
+        {"id":"1","receipt":"r","attempt":1,"source":"sms","tail":"/a","deliveryId":"7","verification":null,
+         "headers":[["content-type","application/x-www-form-urlencoded"]],"encoding":"text","data":"a=%C3%A9"},
+        {"id":"2","receipt":"r","attempt":1,"encoding":"base64","data":"//4="}]}"#;
+    let poll = r#"{"1":"a=%C3%A9","2":{"encoding":"base64","data":"//4="},"3":{"n":1.0}}"#;
+    let fake = proxy(3600, move |request| match request.line.as_str() {
+        "GET /webhooks/bot" => Reply::json(200, poll),
+        _ => Reply::json(200, lease),
+    })
+    .await;
+    let client = client(&fake);
+    let leased = client.lease(LeaseOptions::new()).await.unwrap();
+    assert_eq!((leased[0].text().unwrap(), &leased[1].bytes()[..]), ("a=%C3%A9", &b"\xff\xfe"[..]));
+    assert_eq!(leased[0].form().next().unwrap(), ("a".into(), "é".into()));
+    assert_eq!(leased[0].content_type(), Some("application/x-www-form-urlencoded"));
+    assert_eq!((leased[0].source().as_str(), leased[0].tail()), ("sms", Some("/a")));
+    assert!(leased[0].is_unverified() && leased[0].delivery_id() == Some("7"));
+    assert!(leased[1].text().is_err() && !leased[1].is_unverified());
+    let polled = client.drain(None).await.unwrap();
+    let bodies: Vec<_> = polled.iter().map(|event| &event.bytes()[..]).collect();
+    assert_eq!(bodies, [&b"a=%C3%A9"[..], b"\xff\xfe", b"{\"n\":1.0}"]);
+}
+
+#[tokio::test]
+async fn an_event_of_an_unknown_encoding_does_not_withhold_the_others() {
+    let unknown = r#"{"id":"1","receipt":"a","encoding":"cbor","data":"?"}"#;
+    let known = r#"{"id":"2","receipt":"b","encoding":"json","data":{}}"#;
+    let is_first = AtomicUsize::new(0);
+    let fake = proxy(3600, move |_| match is_first.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply::json(200, format!(r#"{{"events":[{unknown},{known}]}}"#)),
+        _ => Reply::json(200, format!(r#"{{"events":[{unknown}]}}"#)),
+    })
+    .await;
+    let client = client(&fake);
+    let leased = client.lease(LeaseOptions::new()).await.unwrap();
+    assert_eq!(leased.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(), ["2"]);
+    let error = client.lease(LeaseOptions::new()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol);
+    assert!(error.to_string().contains("unknown encoding \"cbor\"; update this client"), "{error}");
 }
 
 #[tokio::test]

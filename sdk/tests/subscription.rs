@@ -101,6 +101,36 @@ async fn prefetched_events_of_a_lost_connection_do_not_delay_the_next_hello() {
 }
 
 #[tokio::test]
+async fn bodies_of_any_kind_are_delivered_and_one_of_an_unknown_encoding_is_left() {
+    let mut fake = proxy(|_, _| Reply::Upgrade(V2)).await;
+    let (error_sender, mut errors) = mpsc::unbounded_channel();
+    let options = ListenOptions::new().on_state(move |state| {
+        if let State::Undecodable { error, .. } = state {
+            let _ = error_sender.send(error.clone());
+        }
+    });
+    let mut events = listen(&fake, options);
+    let mut socket = fake.socket().await;
+    hello(&mut socket).await;
+    for event in [
+        // Legacy messages have no encoding but base64.
+        r#"{"type":"event","id":"1","data":"a=1"}"#,
+        r#"{"type":"event","id":"2","encoding":"base64","data":"//4="}"#,
+        r#"{"type":"event","id":"3","attempt":1,"source":"xml","encoding":"text","data":"<a/>\n"}"#,
+        r#"{"type":"event","id":"4","encoding":"cbor","data":"?"}"#,
+        r#"{"type":"event","id":"5","encoding":"json","data":"a"}"#,
+    ] {
+        socket.send(Message::text(event)).await.unwrap();
+    }
+    for body in [&b"a=1"[..], b"\xff\xfe", b"<a/>\n", b"\"a\""] {
+        assert_eq!(&events.next().await.unwrap().unwrap().bytes()[..], body);
+    }
+    let error = errors.recv().await.unwrap().to_string();
+    assert!(error.contains("event 4 cannot be decoded"), "{error}");
+    assert!(error.contains("unknown encoding \"cbor\"; update this client"), "{error}");
+}
+
+#[tokio::test]
 async fn connected_is_reported_once_when_the_server_is_ready() {
     for (subprotocol, sends_hello) in [(V2, true), (None, false)] {
         let mut fake = proxy(move |_, _| Reply::Upgrade(subprotocol)).await;

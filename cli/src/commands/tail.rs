@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use tokio::select;
 use wwproxy_sdk::{Client, ListenOptions, State, Tap, TapItem};
 
@@ -38,11 +39,18 @@ impl Tail {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
         let shutdown = Shutdown::on_signal()?;
         let server = client.server().to_owned();
+        let undecodable = Mutex::new(LogLimit::default());
         let options = ListenOptions::new().on_state(move |state| match state {
             State::Connected { .. } => print_message(&format!("ready: connected to {server}")),
             State::Reconnecting { error, delay, .. } => {
                 let why = describe_error(&anyhow::Error::new(error.clone()));
                 print_message(&format!("{why}; retrying in {:.1} s", delay.as_secs_f32()));
+            }
+            State::Undecodable { error, .. } => {
+                if let Some(more) = undecodable.lock().admit(Instant::now()) {
+                    let more = if more == 0 { String::new() } else { format!(" ({more} more before it)") };
+                    print_message(&format!("{error}{more}"));
+                }
             }
             _ => {}
         });

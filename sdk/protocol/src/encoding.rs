@@ -7,10 +7,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::json;
+use crate::{json, message::InvalidMessage};
 
 /// How much longer than base64 a text may become by its escapes, in bytes.
 const MAX_EXCESS: usize = 1024;
+/// How much of the name of an unknown encoding is shown, in characters.
+const MAX_SHOWN: usize = 32;
 /// The byte order mark of UTF-8.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
@@ -51,6 +53,41 @@ impl Encoding {
             Self::Base64 => "base64",
         }
     }
+
+    /// Encodes a body as the value of `data`: at most a third longer than the body, and 1 KiB.
+    pub(crate) fn encode(self, body: &[u8]) -> Cow<'_, str> {
+        match self {
+            // Never lossy, as the encoding was chosen for this body.
+            Self::Json => String::from_utf8_lossy(body),
+            Self::Text => json::encode(&String::from_utf8_lossy(body)).into(),
+            Self::Base64 => format!("\"{}\"", STANDARD.encode(body)).into(),
+        }
+    }
+
+    /// Decodes the value of `data`, which is a slice of `text`.
+    pub(crate) fn decode(self, text: &str, data: &RawValue) -> Result<Bytes, InvalidMessage> {
+        let invalid = || InvalidMessage::Encoding(self.name());
+        let string = || json::string(data).ok_or_else(invalid);
+        Ok(match self {
+            Self::Json => Bytes::copy_from_slice(json::with_white_space(text, data).as_bytes()),
+            Self::Text => string()?.into_owned().into(),
+            Self::Base64 => STANDARD.decode(string()?.as_bytes()).map_err(|_| invalid())?.into(),
+        })
+    }
+
+    /// The encoding of a `data` whose message does not name one: of a legacy message, or in a poll. A string is text: a JSON
+    /// body that is one string cannot be told apart from it.
+    pub(crate) fn of_unmarked(data: &RawValue) -> Self {
+        if json::string(data).is_some() { Self::Text } else { Self::Json }
+    }
+
+    /// Parses the value of `encoding`.
+    pub(crate) fn parse(name: &RawValue) -> Result<Self, InvalidMessage> {
+        serde_json::from_str(name.get()).map_err(|_| {
+            let name = json::string(name).unwrap_or_else(|| name.get().into());
+            InvalidMessage::UnknownEncoding(name.chars().take(MAX_SHOWN).collect())
+        })
+    }
 }
 
 /// The length of a text in JSON, without its quotes.
@@ -63,32 +100,45 @@ fn escaped_len(text: &str) -> usize {
     text.bytes().map(escaped).sum()
 }
 
-/// The body as the value of `data`.
-pub(crate) fn data(encoding: Encoding, body: &[u8]) -> Cow<'_, str> {
-    match encoding {
-        // Never lossy, as the encoding was chosen for this body.
-        Encoding::Json => String::from_utf8_lossy(body),
-        Encoding::Text => json::encode(&String::from_utf8_lossy(body)).into(),
-        Encoding::Base64 => format!("\"{}\"", STANDARD.encode(body)).into(),
-    }
-}
-
-/// The body as the value of `data` for legacy clients: a byte order mark before JSON is left out.
-pub(crate) fn legacy_data(encoding: Encoding, body: &[u8]) -> Cow<'_, str> {
+/// Encodes a body as the value of `data` for legacy clients: a byte order mark before JSON is left out.
+pub(crate) fn encode_legacy(encoding: Encoding, body: &[u8]) -> Cow<'_, str> {
     let marked = std::str::from_utf8(body).ok().and_then(|text| text.strip_prefix(BYTE_ORDER_MARK));
-    match marked.filter(|_| encoding == Encoding::Text) {
+    match marked {
         Some(text) if serde_json::from_str::<&RawValue>(text).is_ok() => text.into(),
-        _ => data(encoding, body),
+        _ => encoding.encode(body),
     }
 }
 
-/// Decodes the value of `data`, which is a slice of `text`. `None` if it is not a string of this encoding.
-pub(crate) fn decode(encoding: Encoding, text: &str, data: &RawValue) -> Option<Bytes> {
-    match encoding {
-        Encoding::Json => Some(Bytes::copy_from_slice(json::with_white_space(text, data).as_bytes())),
-        Encoding::Text => Some(json::string(data)?.into_owned().into()),
-        Encoding::Base64 => STANDARD.decode(json::string(data)?.as_bytes()).ok().map(Into::into),
+/// Encodes a body as one JSON value, as in a poll: JSON byte for byte, without a byte order mark; text as a string; other bytes as
+/// `{"encoding":"base64","data":"…"}`.
+pub(crate) fn encode_value(encoding: Encoding, body: &[u8]) -> Cow<'_, str> {
+    let data = encode_legacy(encoding, body);
+    if encoding == Encoding::Base64 {
+        format!(r#"{{"encoding":"base64","data":{data}}}"#).into()
+    } else {
+        data
     }
+}
+
+/// Decodes the value of a poll, which is a slice of `text`: the inverse of [`encode_value`], except for a byte order mark, a JSON
+/// body that is one string, and one that looks exactly like the object for other bytes.
+pub(crate) fn decode_value(text: &str, value: &RawValue) -> Bytes {
+    if let Some(body) = decode_object(value.get()) {
+        return body;
+    }
+    let encoding = Encoding::of_unmarked(value);
+    encoding.decode(text, value).expect("the encoding was chosen for this value")
+}
+
+/// Decodes `{"encoding":"base64","data":"…"}` exactly as [`encode_value`] writes it. `None` for any other JSON.
+fn decode_object(value: &str) -> Option<Bytes> {
+    let data = value.strip_prefix(r#"{"encoding":"base64","data":""#)?.strip_suffix(r#""}"#)?;
+    STANDARD.decode(data).ok().map(Into::into)
+}
+
+/// The text without its byte order mark.
+pub(crate) fn without_byte_order_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(body)
 }
 
 #[cfg(test)]
@@ -99,9 +149,9 @@ mod tests {
 
     fn round_trip(body: &[u8]) -> (Encoding, Bytes) {
         let encoding = Encoding::of(body);
-        let message = format!(r#"{{"data":{}}}"#, data(encoding, body));
+        let message = format!(r#"{{"data":{}}}"#, encoding.encode(body));
         let [value] = json::members(&message, ["data"]).unwrap();
-        (encoding, decode(encoding, &message, value.unwrap()).unwrap())
+        (encoding, encoding.decode(&message, value.unwrap()).unwrap())
     }
 
     #[test]
@@ -126,9 +176,9 @@ mod tests {
 
     #[test]
     fn legacy_clients_get_json_without_its_byte_order_mark() {
-        assert_eq!(legacy_data(Encoding::Text, b"\xef\xbb\xbf{\"a\":1}"), "{\"a\":1}");
-        assert_eq!(legacy_data(Encoding::Text, b"\xef\xbb\xbfa"), "\"\u{feff}a\"");
-        assert_eq!(legacy_data(Encoding::Json, b"{}"), "{}");
+        assert_eq!(encode_legacy(Encoding::Text, b"\xef\xbb\xbf{\"a\":1}"), "{\"a\":1}");
+        assert_eq!(encode_legacy(Encoding::Text, b"\xef\xbb\xbfa"), "\"\u{feff}a\"");
+        assert_eq!(encode_legacy(Encoding::Json, b"{}"), "{}");
     }
 
     proptest! {
@@ -140,7 +190,7 @@ mod tests {
 
         #[test]
         fn the_message_is_at_most_a_third_longer(text in "[\\x00-\\x30]{0,4000}") {
-            let encoded = data(Encoding::of(text.as_bytes()), text.as_bytes());
+            let encoded = Encoding::of(text.as_bytes()).encode(text.as_bytes());
             prop_assert!(encoded.len() <= text.len() / 3 * 4 + MAX_EXCESS + 8);
         }
     }

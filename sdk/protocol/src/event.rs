@@ -1,6 +1,6 @@
 //! A stored event and its encodings.
 
-use std::{borrow::Cow, time::SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::{EventId, SourceName, encoding, json, scheme::Covers};
 
 pub use crate::encoding::Encoding;
+
+/// The longest content type that is a member of its own, in bytes: it is repeated beside the headers, which together with the rest
+/// of the metadata must stay within 256 KiB.
+const MAX_CONTENT_TYPE: usize = 1024;
 
 /// The headers of a sender's request as `[name, value]` pairs, in order. Names are in lower case. The bytes of a value are
 /// decoded as ISO 8859-1.
@@ -82,7 +86,7 @@ impl Event {
             message.push_str(r#","encoding":"base64""#);
         }
         message.push_str(r#","data":"#);
-        message.push_str(&encoding::legacy_data(self.encoding, &self.body));
+        message.push_str(&encoding::encode_legacy(self.encoding, &self.body));
         message.push('}');
         message
     }
@@ -120,7 +124,7 @@ impl Event {
             origin: &self.origin,
             headers: &self.headers,
             query: &self.query,
-            content_type: self.content_type(),
+            content_type: self.content_type().filter(|value| value.len() <= MAX_CONTENT_TYPE),
             encoding: self.encoding.name(),
         });
         message.push(',');
@@ -130,12 +134,8 @@ impl Event {
     /// Appends the body as `data`, white space included, and ends the object.
     pub(crate) fn push_data(&self, message: &mut String) {
         message.push_str(r#","data":"#);
-        message.push_str(&self.data());
+        message.push_str(&self.encoding.encode(&self.body));
         message.push('}');
-    }
-
-    fn data(&self) -> Cow<'_, str> {
-        encoding::data(self.encoding, &self.body)
     }
 }
 

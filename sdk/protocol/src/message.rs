@@ -3,9 +3,13 @@
 //! Source: `docs/wire.md`, "Reading by websocket". A *legacy* message has only `type`, `id` and `data`. With the subprotocol
 //! [`SUBPROTOCOL_V2`](crate::api::SUBPROTOCOL_V2) an event also has `attempt`, `receivedAt`, `headers` and `query`, and the
 //! server sends a hello first.
+//!
+//! A legacy message does not name the encoding of a body that is JSON or text. A string is taken as text, so a JSON body that is one
+//! string cannot be told apart, and a byte order mark before JSON is lost. A `wwproxy.v2` message has neither ambiguity.
 
 use std::{
     borrow::Cow,
+    str::Utf8Error,
     time::{Duration, SystemTime},
 };
 
@@ -14,8 +18,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{
-    AppId, Encoding, EventId, Origin,
-    encoding::decode,
+    AppId, Encoding, EventId, Origin, SourceName, Verification,
+    encoding::{encode_value, without_byte_order_mark},
     event::{Headers, content_type},
     json,
 };
@@ -145,6 +149,13 @@ pub enum ServerMessage {
     Hello(Hello),
     /// An event.
     Event(Box<EventMessage>),
+    /// An event whose body cannot be decoded: its encoding is unknown, or the body is not of its encoding.
+    Undecodable {
+        /// The event's id.
+        id: EventId,
+        /// Why not.
+        reason: String,
+    },
     /// To a tap: events were skipped.
     Gap {
         /// The number of skipped events.
@@ -165,7 +176,7 @@ pub struct EventMessage {
     pub details: EventDetails,
 }
 
-/// The metadata of an event. Empty in a legacy message.
+/// The metadata of an event. Empty in a legacy message, and in a poll.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EventDetails {
@@ -173,8 +184,10 @@ pub struct EventDetails {
     pub attempt: Option<u32>,
     /// When the server received the event.
     pub received_at: Option<SystemTime>,
-    /// Where the event came from, and how it was verified. Only the default in a message of version 0.1.
+    /// Where the event came from, and how it was verified: the default unless `has_origin`.
     pub origin: Origin,
+    /// Whether the server said where the event came from. A server of version 0.1 does not, and verifies every event.
+    pub has_origin: bool,
     /// The sender's headers.
     pub headers: Headers,
     /// The query string of the sender's request, without the `?`.
@@ -187,13 +200,23 @@ impl ServerMessage {
         let [kind] = json::members(text, ["type"])?;
         match kind.and_then(json::string).as_deref() {
             Some("hello") => Ok(Self::Hello(serde_json::from_str(text)?)),
-            Some("event") => Ok(Self::Event(Box::new(EventMessage::parse(text)?))),
+            Some("event") => Self::parse_event(text),
             Some("gap") => {
                 let [missed] = json::members(text, ["missed"])?;
                 let missed = missed.ok_or(InvalidMessage::Missing("missed"))?;
                 Ok(Self::Gap { missed: serde_json::from_str(missed.get())? })
             }
             _ => Ok(Self::Unknown),
+        }
+    }
+
+    fn parse_event(text: &str) -> Result<Self, InvalidMessage> {
+        match EventMessage::parse(text) {
+            Ok(event) => Ok(Self::Event(Box::new(event))),
+            Err(error @ (InvalidMessage::Encoding(_) | InvalidMessage::UnknownEncoding(_))) => {
+                Ok(Self::Undecodable { id: event_id(text)?, reason: error.to_string() })
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -216,24 +239,103 @@ impl EventMessage {
     /// # Ok::<(), wwproxy_protocol::message::InvalidMessage>(())
     /// ```
     pub fn parse(text: &str) -> Result<Self, InvalidMessage> {
-        let (id, body) = id_and_body(text)?;
-        Ok(Self { id, body, details: EventDetails::parse(text)? })
+        Ok(Self { id: event_id(text)?, details: EventDetails::parse(text)?, body: body(text)? })
     }
 
-    /// The sender's type of the event. A server of version 0.1 does not send it: then it is the string member `type` of the
-    /// body, the event type of Watson Work.
+    /// The body, byte for byte as its sender signed it.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The `Content-Type` of the sender's request. `None` if it had none, from a legacy server, and in a poll.
+    #[must_use]
+    pub fn content_type(&self) -> Option<&str> {
+        self.details.content_type()
+    }
+
+    /// Deserializes a JSON body, for example to a [`serde_json::Value`]. A byte order mark is ignored.
+    pub fn json<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_slice(without_byte_order_mark(&self.body))
+    }
+
+    /// The body as text.
+    ///
+    /// # Errors
+    /// The body is not UTF-8.
+    pub fn text(&self) -> Result<&str, Utf8Error> {
+        std::str::from_utf8(&self.body)
+    }
+
+    /// The names and values of a form (`application/x-www-form-urlencoded`), decoded and in order. The content type is not
+    /// checked: any body has a reading as a form.
+    ///
+    /// ```
+    /// use wwproxy_protocol::message::EventMessage;
+    ///
+    /// let event = EventMessage::parse(r#"{"id":"1","encoding":"text","data":"From=%2B44&Body=a+b"}"#)?;
+    /// let form: Vec<_> = event.form().collect();
+    /// assert_eq!(form, [("From".into(), "+44".into()), ("Body".into(), "a b".into())]);
+    /// # Ok::<(), wwproxy_protocol::message::InvalidMessage>(())
+    /// ```
+    pub fn form(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        form_urlencoded::parse(&self.body)
+    }
+
+    /// The sender's type of the event, as in `issues.opened`. `None` if the source's scheme gives none. A server of version 0.1
+    /// does not send it: then it is the string member `type` of the body, the event type of Watson Work.
     #[must_use]
     pub fn event_type(&self) -> Option<String> {
-        if let Some(event_type) = &self.details.origin.event_type {
-            return Some(event_type.clone());
+        if self.details.has_origin {
+            return self.details.origin.event_type.clone();
         }
-        let [kind] = json::members(std::str::from_utf8(&self.body).ok()?, ["type"]).ok()?;
+        let [kind] = json::members(self.text().ok()?, ["type"]).ok()?;
         json::string(kind?).map(Into::into)
     }
 
-    /// Deserializes the body, for example to a [`serde_json::Value`].
-    pub fn json<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
-        serde_json::from_slice(&self.body)
+    /// The source that received the event. `default` if the server did not say.
+    #[must_use]
+    pub fn source(&self) -> &SourceName {
+        &self.details.origin.source
+    }
+
+    /// The sender's id of the delivery.
+    #[must_use]
+    pub fn delivery_id(&self) -> Option<&str> {
+        self.details.origin.delivery_id.as_deref()
+    }
+
+    /// The path of the sender's request after the source's hook, with its first `/`, not decoded. The sender chooses it: do not join
+    /// it to another path without a check for `..`.
+    #[must_use]
+    pub fn tail(&self) -> Option<&str> {
+        self.details.origin.tail.as_deref()
+    }
+
+    /// How the event was verified. `None` if it was not, or if the server did not say: see [`is_unverified`](Self::is_unverified).
+    #[must_use]
+    pub fn verification(&self) -> Option<&Verification> {
+        self.details.origin.verification.as_ref()
+    }
+
+    /// Whether the server says that the event was not verified: anyone may have sent it.
+    #[must_use]
+    pub fn is_unverified(&self) -> bool {
+        self.details.has_origin && self.verification().is_none()
+    }
+
+    /// The body as one JSON value, as in a poll: JSON byte for byte, without a byte order mark; text as a string; other bytes as
+    /// `{"encoding":"base64","data":"…"}`.
+    #[must_use]
+    pub fn json_value(&self) -> Cow<'_, str> {
+        encode_value(Encoding::of(&self.body), &self.body)
+    }
+
+    /// The body as the `data` of a message, and its encoding, from which [`parse`](Self::parse) restores it byte for byte.
+    #[must_use]
+    pub fn data(&self) -> (Encoding, Cow<'_, str>) {
+        let encoding = Encoding::of(&self.body);
+        (encoding, encoding.encode(&self.body))
     }
 }
 
@@ -249,6 +351,9 @@ pub enum InvalidMessage {
     /// The body is not a string of its encoding.
     #[error("the data of the message is not {0}")]
     Encoding(&'static str),
+    /// The body has an encoding of a later version.
+    #[error("the data of the message has the unknown encoding {0:?}; update this client")]
+    UnknownEncoding(String),
 }
 
 impl EventDetails {
@@ -274,6 +379,7 @@ impl EventDetails {
             json::members(text, names)?;
         let received_at = received_at.and_then(json::string);
         let text = |raw: Option<&RawValue>| raw.and_then(json::string).map(Cow::into_owned);
+        let has_origin = source.is_some();
         let origin = Origin {
             source: source.map(|raw| serde_json::from_str(raw.get())).transpose()?.unwrap_or_default(),
             tail: text(tail),
@@ -283,6 +389,7 @@ impl EventDetails {
         };
         Ok(Self {
             origin,
+            has_origin,
             attempt: attempt.map(|raw| serde_json::from_str(raw.get())).transpose()?,
             received_at: received_at.and_then(|text| humantime::parse_rfc3339(&text).ok()),
             headers: headers.map(|raw| serde_json::from_str(raw.get())).transpose()?.unwrap_or_default(),
@@ -291,17 +398,17 @@ impl EventDetails {
     }
 }
 
-/// Parses the id and the exact body of an event in a websocket message or a lease response.
-pub(crate) fn id_and_body(text: &str) -> Result<(EventId, Bytes), InvalidMessage> {
-    let [id, data, encoding] = json::members(text, ["id", "data", "encoding"])?;
-    let id = id.and_then(id_text).and_then(|id| id.parse().ok()).ok_or(InvalidMessage::Missing("id"))?;
+fn event_id(text: &str) -> Result<EventId, InvalidMessage> {
+    let [id] = json::members(text, ["id"])?;
+    id.and_then(id_text).and_then(|id| id.parse().ok()).ok_or(InvalidMessage::Missing("id"))
+}
+
+/// Parses the exact body of an event.
+fn body(text: &str) -> Result<Bytes, InvalidMessage> {
+    let [data, encoding] = json::members(text, ["data", "encoding"])?;
     let data = data.ok_or(InvalidMessage::Missing("data"))?;
-    let encoding = match encoding {
-        Some(raw) => serde_json::from_str(raw.get())?,
-        None => Encoding::Json,
-    };
-    let body = decode(encoding, text, data).ok_or(InvalidMessage::Encoding(encoding.name()))?;
-    Ok((id, body))
+    let encoding = encoding.map_or_else(|| Ok(Encoding::of_unmarked(data)), Encoding::parse)?;
+    encoding.decode(text, data)
 }
 
 #[cfg(test)]

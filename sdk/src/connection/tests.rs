@@ -41,7 +41,7 @@ fn subscribe(
     v2: bool,
     items: &mpsc::Sender<Result<Delivery, Error>>,
 ) -> Connection<'_, DuplexStream, Deliverer> {
-    Connection::new(socket, v2, Duration::from_secs(60), items, Deliverer::new, &|_| {})
+    Connection::new(socket, v2, Duration::from_secs(60), items, Deliverer::new, &|_| {}, &|_| {})
 }
 
 async fn send_event(server: &mut Server, id: &str) {
@@ -104,6 +104,25 @@ async fn a_legacy_server_gets_single_acks_and_no_nacks() {
     let messages = async { [receive(&mut server).await, receive(&mut server).await] };
     let (_, [first, second]) = tokio::join!(acks, messages);
     assert_eq!((ids(&first), ids(&second)), (vec!["a".into()], vec!["c".into()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_cannot_be_decoded_is_left_on_the_server() {
+    for v2 in [true, false] {
+        let Setup { mut server, mut deliveries, client: _client } = connect(v2, 1, 4096).await;
+        let unknown = r#"{"type":"event","id":"a","encoding":"cbor","data":"?"}"#;
+        server.send(Message::text(unknown)).await.unwrap();
+        send_event(&mut server, "b").await;
+        let event = next(&mut deliveries).await;
+        assert_eq!(event.id().as_str(), "b");
+        if v2 {
+            let nack = ClientMessage::parse(receive(&mut server).await.to_text().unwrap()).unwrap();
+            assert_eq!(nack, ClientMessage::Nack { id: "a".into(), delay: UNDECODABLE_DELAY });
+        }
+        let (acked, message) = tokio::join!(event.ack(), receive(&mut server));
+        acked.unwrap();
+        assert_eq!(ids(&message), ["b"]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -64,7 +64,7 @@ async fn the_headers_of_a_fixture_are_stored_with_its_event() {
     let sent = headers(&fixture["request"]);
     let body = fixture["request"]["body_raw"].as_str().unwrap().to_owned();
     assert_eq!(app.bare_hook().headers(sent.clone()).body(body).send().await.unwrap().status(), 201);
-    let stored = app.lease(json!({})).await.remove(0).details.headers;
+    let stored = app.lease(json!({})).await.remove(0).event.details.headers;
     for (name, value) in &sent {
         let pair = (name.as_str().to_owned(), value.to_str().unwrap().to_owned());
         assert!(stored.contains(&pair), "{pair:?} in {stored:?}");

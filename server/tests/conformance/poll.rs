@@ -32,7 +32,8 @@ async fn a_poll_returns_one_object_of_ids_and_bodies() {
     let app = server.app("bot").await;
     app.post(" {\"a\" : 1}\n").await;
     app.post("[]").await;
-    let ids: Vec<_> = app.lease(serde_json::json!({"lease_ms": 1})).await.into_iter().map(|e| e.id).collect();
+    let ids: Vec<_> =
+        app.lease(serde_json::json!({"lease_ms": 1})).await.into_iter().map(|e| e.event.id).collect();
     eventually("the lease ends", async || app.gauge("leased").await == 0).await;
     let expected = format!("{{\"{}\": {{\"a\" : 1}}\n,\"{}\":[]}}", ids[0], ids[1]);
     assert_eq!(app.poll_text("").await, expected);

@@ -80,7 +80,7 @@ async fn a_tap_without_v2_sends_legacy_messages_byte_for_byte() {
     assert_eq!(tap.protocol, None);
     let body = " {\"a\" : 1.0e0 , \"ü\":[ ]}\n";
     app.post(body).await;
-    let id = app.lease(json!({})).await.remove(0).id;
+    let id = app.lease(json!({})).await.remove(0).event.id;
     assert_eq!(tap.next().await, format!(r#"{{"type":"event","id":"{id}","data":{body}}}"#));
 }
 

@@ -34,7 +34,7 @@ async fn a_legacy_message_has_type_id_and_the_body_byte_for_byte() {
     let app = server.app("bot").await;
     let post = app.indexed(7, " {\"a\" : 1.0} ").header("Authorization", "Bearer x");
     assert_eq!(post.send().await.unwrap().status(), 201);
-    let id = app.lease(json!({"lease_ms": 1})).await.remove(0).id;
+    let id = app.lease(json!({"lease_ms": 1})).await.remove(0).event.id;
     let mut socket = app.listen("").await;
     assert_eq!(socket.protocol, None);
     assert_eq!(socket.next().await, format!(r#"{{"type":"event","id":"{id}","data": {{"a" : 1.0}} }}"#));

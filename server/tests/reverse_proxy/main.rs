@@ -91,7 +91,7 @@ async fn check_all(server: &Server, url: &str) {
 async fn check_poll(app: &App) {
     app.post_stored(r#"{"n": 1}"#).await;
     let events = app.client.drain(None).await.unwrap();
-    let bodies: Vec<_> = events.iter().map(|(_, body)| &body[..]).collect();
+    let bodies: Vec<_> = events.iter().map(|event| &event.body[..]).collect();
     assert_eq!(bodies, [br#"{"n": 1}"#]);
 }
 

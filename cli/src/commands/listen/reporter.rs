@@ -40,6 +40,7 @@ struct Inner {
     skips: LogLimit,
     leaves: LogLimit,
     filter_errors: LogLimit,
+    undecodable: LogLimit,
     any_unmatched: bool,
 }
 
@@ -111,6 +112,9 @@ impl Reporter {
                 inner.connected = None;
                 let why = describe_error(&anyhow::Error::new(error.clone()));
                 self.print_message(&format!("{why}; retrying in {:.1} s", delay.as_secs_f32()));
+            }
+            State::Undecodable { error, .. } if inner.undecodable.count(Instant::now()) => {
+                self.print_message(&error.to_string());
             }
             _ => {}
         }
@@ -186,7 +190,8 @@ impl Reporter {
     pub(super) async fn next_report(&self) {
         let due = {
             let inner = self.lock();
-            [&inner.skips, &inner.leaves, &inner.filter_errors].iter().filter_map(|limit| limit.due()).min()
+            let Inner { skips, leaves, filter_errors, undecodable, .. } = &*inner;
+            [skips, leaves, filter_errors, undecodable].iter().filter_map(|limit| limit.due()).min()
         };
         match due {
             Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -197,11 +202,12 @@ impl Reporter {
     /// Reports the events that were counted since the last report.
     pub(super) fn report_counts(&self) {
         let mut inner = self.lock();
-        let Inner { skips, leaves, filter_errors, .. } = &mut *inner;
+        let Inner { skips, leaves, filter_errors, undecodable, .. } = &mut *inner;
         for (limit, what) in [
             (skips, "were skipped"),
             (leaves, "were left on the server"),
             (filter_errors, "could not be filtered"),
+            (undecodable, "cannot be decoded"),
         ] {
             if let Some(count) = limit.take(Instant::now()) {
                 self.print_message(&format!("{count} more events {what}"));

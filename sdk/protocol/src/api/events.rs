@@ -1,14 +1,14 @@
 //! Bodies of leases, polls and acknowledgements.
 
-use std::fmt;
+use std::{fmt, ops::Deref};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Encoding, Event, EventId, encoding, json,
-    message::{EventDetails, InvalidMessage, id_and_body},
+    Event, EventId, encoding, json,
+    message::{EventMessage, InvalidMessage},
 };
 
 /// Body of `POST /webhooks/{appId}/lease`. An empty body is `{}`.
@@ -53,17 +53,29 @@ impl fmt::Debug for Receipt {
     }
 }
 
-/// An event of a lease: `{"id","receipt","attempt","receivedAt","headers","query"?,"data"}`.
+/// An event of a lease: the members of a `wwproxy.v2` message, and `receipt`. It has the fields and methods of [`EventMessage`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeasedEvent {
-    /// The event's id.
-    pub id: EventId,
     /// The receipt that acknowledges or releases this lease.
     pub receipt: Receipt,
-    /// The body, byte for byte.
-    pub body: Bytes,
-    /// The metadata.
-    pub details: EventDetails,
+    /// The event.
+    pub event: EventMessage,
+}
+
+impl Deref for LeasedEvent {
+    type Target = EventMessage;
+
+    fn deref(&self) -> &EventMessage {
+        &self.event
+    }
+}
+
+impl LeasedEvent {
+    fn parse(text: &str) -> Result<Self, InvalidMessage> {
+        let [receipt] = json::members(text, ["receipt"])?;
+        let receipt = receipt.and_then(json::string).ok_or(InvalidMessage::Missing("receipt"))?;
+        Ok(Self { receipt: Receipt::new(receipt), event: EventMessage::parse(text)? })
+    }
 }
 
 /// Builds the response of a lease, event by event: `{"events":[…]}`.
@@ -97,19 +109,19 @@ impl LeaseResponse {
 
 /// Parses the response of a lease.
 pub fn decode_lease(text: &str) -> Result<Vec<LeasedEvent>, InvalidMessage> {
+    decode_each_leased(text)?.into_iter().collect()
+}
+
+/// Parses the response of a lease, each event on its own: one that cannot be decoded does not withhold the others, which are
+/// leased to the client as well.
+pub fn decode_each_leased(text: &str) -> Result<Vec<Result<LeasedEvent, InvalidMessage>>, InvalidMessage> {
     #[derive(Deserialize)]
     struct Response<'a> {
         #[serde(borrow)]
         events: Vec<&'a RawValue>,
     }
     let response: Response<'_> = serde_json::from_str(text)?;
-    let decode = |raw: &RawValue| {
-        let (id, body) = id_and_body(raw.get())?;
-        let [receipt] = json::members(raw.get(), ["receipt"])?;
-        let receipt = receipt.and_then(json::string).ok_or(InvalidMessage::Missing("receipt"))?;
-        Ok(LeasedEvent { id, receipt: Receipt::new(receipt), body, details: EventDetails::parse(raw.get())? })
-    };
-    response.events.into_iter().map(decode).collect()
+    Ok(response.events.into_iter().map(|event| LeasedEvent::parse(event.get())).collect())
 }
 
 /// Builds the response of a poll, event by event: `{"<eventId>":<body>,…}` in order of arrival. A body that is text is a JSON
@@ -131,14 +143,7 @@ impl PollResponse {
         }
         response.extend_from_slice(json::encode(&event.id).as_bytes());
         response.push(b':');
-        let data = encoding::legacy_data(event.encoding, &event.body);
-        if event.encoding == Encoding::Base64 {
-            response.extend_from_slice(br#"{"encoding":"base64","data":"#);
-            response.extend_from_slice(data.as_bytes());
-            response.push(b'}');
-        } else {
-            response.extend_from_slice(data.as_bytes());
-        }
+        response.extend_from_slice(encoding::encode_value(event.encoding, &event.body).as_bytes());
     }
 
     /// Returns the complete response.
@@ -150,14 +155,17 @@ impl PollResponse {
 }
 
 /// Parses the response of a poll: ids and exact bodies, in order of arrival.
+///
+/// A poll does not say how a body is encoded. A string is taken as text, and exactly `{"encoding":"base64","data":"…"}` as other
+/// bytes, so a JSON body of one of these forms cannot be told apart. A byte order mark before JSON is lost. A lease has
+/// neither ambiguity.
 pub fn decode_poll(text: &str) -> Result<Vec<(EventId, Bytes)>, InvalidMessage> {
     let mut events = Vec::new();
     let mut has_invalid_id = false;
     json::each_member(text, |name, value| {
         match std::str::from_utf8(name).ok().and_then(|id| id.parse().ok()) {
             Some(id) => {
-                let body = json::with_white_space(text, value).as_bytes();
-                events.push((id, Bytes::copy_from_slice(body)));
+                events.push((id, encoding::decode_value(text, value)));
             }
             None => has_invalid_id = true,
         }
@@ -192,7 +200,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::Origin;
+    use crate::{Encoding, Origin};
 
     fn event(id: &str, body: &'static str) -> Event {
         Event {

@@ -1,7 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Event, SourceName, Verification, scheme::Covers};
+use crate::{
+    Event, SourceName, Verification,
+    api::{LeaseResponse, PollResponse, Receipt, decode_each_leased, decode_lease, decode_poll},
+    scheme::Covers,
+};
 
 fn event(body: &str) -> Event {
     Event {
@@ -42,7 +46,144 @@ fn bodies_that_are_not_json_round_trip() {
         let ServerMessage::Event(got) = ServerMessage::parse(&text).unwrap() else { panic!("{text}") };
         assert_eq!(got.body, sent.body);
     }
-    assert!(ServerMessage::parse(r#"{"type":"event","id":"a","encoding":"base64","data":"?"}"#).is_err());
+    let undecodable = ServerMessage::parse(r#"{"type":"event","id":"a","encoding":"base64","data":"?"}"#);
+    let reason = "the data of the message is not base64".to_owned();
+    assert_eq!(undecodable.unwrap(), ServerMessage::Undecodable { id: "a".parse().unwrap(), reason });
+}
+
+/// Bodies of every kind that survives a legacy message and a poll.
+fn bodies() -> [Vec<u8>; 12] {
+    [
+        b" {\"n\": 1.0}\r\n".to_vec(),
+        b"[ ]".to_vec(),
+        Vec::new(),
+        b"From=%2B44&Body=a+b".to_vec(),
+        b"--x\r\ncontent-disposition: form-data; name=a\r\n\r\n1\r\n--x--\r\n".to_vec(),
+        b"<?xml version=\"1.0\"?>\n<a b='\xc3\xa9'/>".to_vec(),
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03".to_vec(),
+        b"\xff\xfe\x00".to_vec(),
+        "\u{feff}text\u{2028}\0".as_bytes().to_vec(),
+        vec![0; 70_000],
+        "\u{1b}[2J".repeat(70_000).into_bytes(),
+        (0..5usize << 20).map(|n| u8::try_from(n % 251).unwrap()).collect(),
+    ]
+}
+
+#[test]
+fn bodies_of_any_kind_survive_every_carrier() {
+    for body in bodies() {
+        let sent = Event { encoding: Encoding::of(&body), body: body.into(), ..event("{}") };
+        for text in [sent.encode_legacy(), sent.encode_v2(1)] {
+            let ServerMessage::Event(got) = ServerMessage::parse(&text).unwrap() else { panic!() };
+            assert!(got.body == sent.body, "{:?}", sent.encoding);
+            assert!(text.len() <= sent.body.len() / 3 * 4 + (2 << 10), "{:?}", sent.encoding);
+        }
+        let mut lease = LeaseResponse::default();
+        lease.push(&sent, &Receipt::new("r"), 1);
+        assert!(decode_lease(&lease.finish()).unwrap()[0].body == sent.body);
+        let mut poll = PollResponse::default();
+        poll.push(&sent);
+        let poll = String::from_utf8(poll.finish()).unwrap();
+        assert!(decode_poll(&poll).unwrap()[0].1 == sent.body);
+        // As a client saves it.
+        let ServerMessage::Event(got) = ServerMessage::parse(&sent.encode_v2(1)).unwrap() else { panic!() };
+        let (encoding, data) = got.data();
+        let saved = format!(r#"{{"id":"7","encoding":"{}","data":{data}}}"#, encoding.name());
+        assert!(EventMessage::parse(&saved).unwrap().body == sent.body);
+    }
+}
+
+#[test]
+fn what_a_poll_cannot_tell_apart_survives_a_lease() {
+    let looks_encoded = r#"{"encoding":"base64","data":"YQ=="}"#;
+    for (body, polled) in [(looks_encoded, "a"), ("\"a\"", "a"), ("\u{feff}{}", "{}")] {
+        let sent = Event { body: body.into(), encoding: Encoding::of(body.as_bytes()), ..event("{}") };
+        let mut poll = PollResponse::default();
+        poll.push(&sent);
+        let poll = String::from_utf8(poll.finish()).unwrap();
+        assert_eq!(decode_poll(&poll).unwrap()[0].1, polled);
+        let mut lease = LeaseResponse::default();
+        lease.push(&sent, &Receipt::new("r"), 1);
+        assert_eq!(decode_lease(&lease.finish()).unwrap()[0].body, body);
+    }
+    // JSON that only resembles the form is JSON.
+    for body in [
+        r#"{"encoding":"base64","data":"?"}"#,
+        r#"{"encoding": "base64","data":"YQ=="}"#,
+        r#"{"encoding":"base64","data":"YQ==","n":1}"#,
+    ] {
+        assert_eq!(decode_poll(&format!("{{\"a\":{body}}}")).unwrap()[0].1, body);
+    }
+}
+
+#[test]
+fn a_body_has_its_readings() {
+    let parse = |text: &str| EventMessage::parse(text).unwrap();
+    let form =
+        parse(r#"{"id":"1","encoding":"text","data":"a=1&b=%C3%A9+&a","headers":[["content-type","x/y"]]}"#);
+    assert_eq!((form.text(), form.content_type()), (Ok("a=1&b=%C3%A9+&a"), Some("x/y")));
+    let pairs: Vec<_> = form.form().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(pairs, ["a=1", "b=é ", "a="]);
+    assert!(form.json::<serde_json::Value>().is_err());
+    let marked = parse(r#"{"id":"1","encoding":"base64","data":"77u/eyJhIjoxfQ=="}"#);
+    assert_eq!(marked.json::<serde_json::Value>().unwrap(), serde_json::json!({"a": 1}));
+    assert_eq!((&*marked.json_value(), marked.data().0), ("{\"a\":1}", Encoding::Text));
+    let bytes = parse(r#"{"id":"1","encoding":"base64","data":"//4="}"#);
+    assert!(bytes.text().is_err() && bytes.json::<serde_json::Value>().is_err());
+    assert_eq!(bytes.json_value(), r#"{"encoding":"base64","data":"//4="}"#);
+    assert_eq!(&bytes.bytes()[..], b"\xff\xfe");
+}
+
+#[test]
+fn the_type_comes_from_the_scheme_if_the_server_names_the_source() {
+    let parse = |members: &str| {
+        EventMessage::parse(&format!(r#"{{"id":"1",{members},"data":{{"type":"of-body"}}}}"#)).unwrap()
+    };
+    let old = parse(r#""attempt":1"#);
+    assert_eq!((old.event_type().as_deref(), old.is_unverified()), (Some("of-body"), false));
+    let untyped = parse(r#""source":"hook","verification":null"#);
+    assert_eq!((untyped.event_type(), untyped.is_unverified()), (None, true));
+    assert_eq!((untyped.source().as_str(), untyped.tail(), untyped.delivery_id()), ("hook", None, None));
+    let typed = parse(
+        r#""source":"repo","eventType":"issues.opened","deliveryId":"7","tail":"/a",
+        "verification":{"scheme":"github","secret":1,"signed":"body","covers":"body"}"#,
+    );
+    assert_eq!((typed.event_type().as_deref(), typed.is_unverified()), (Some("issues.opened"), false));
+    assert_eq!((typed.tail(), typed.delivery_id()), (Some("/a"), Some("7")));
+    assert_eq!(typed.verification().unwrap().scheme, "github");
+}
+
+#[test]
+fn an_encoding_that_is_unknown_or_does_not_fit_is_an_error() {
+    for (event, says) in [
+        (r#"{"id":"1","encoding":"cbor\n","data":"a"}"#, r#"unknown encoding "cbor\n"; update"#),
+        (r#"{"id":"1","encoding":7,"data":"a"}"#, r#"unknown encoding "7""#),
+        (r#"{"id":"1","encoding":"base64","data":"?"}"#, "is not base64"),
+        (r#"{"id":"1","encoding":"base64","data":{}}"#, "is not base64"),
+        (r#"{"id":"1","encoding":"text","data":{}}"#, "is not text"),
+    ] {
+        let error = EventMessage::parse(event).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    let lease = r#"{"events":[{"id":"1","receipt":"a","encoding":"cbor","data":""},{"id":"2","receipt":"b","data":{}}]}"#;
+    assert!(decode_lease(lease).is_err());
+    let each = decode_each_leased(lease).unwrap();
+    assert!(each[0].is_err() && each[1].as_ref().is_ok_and(|event| event.id.as_str() == "2"));
+}
+
+#[test]
+fn a_message_has_at_most_256_kib_beside_a_third_more_than_its_body() {
+    // The largest request head: 64 KiB of a byte that is longer in JSON.
+    let long = |byte: char, length| byte.to_string().repeat(length);
+    for headers in [
+        vec![("content-type".into(), long('\u{ff}', 65_000))],
+        vec![("content-type".into(), long('"', 1024)), ("x".into(), long('\t', 64_000))],
+    ] {
+        let origin = Origin { delivery_id: Some(long('"', 256)), ..github() };
+        let sent =
+            Event { headers, origin, body: vec![1; 9000].into(), encoding: Encoding::Base64, ..event("{}") };
+        assert!(sent.encode_v2(1).len() < 9000 / 3 * 4 + (256 << 10));
+    }
 }
 
 #[test]
@@ -146,7 +287,7 @@ proptest! {
             let expected = if details {
                 EventDetails {
                     attempt: Some(attempt), received_at: Some(sent.received_at),
-                    headers: sent.headers.clone(), query: sent.query.clone(), origin: sent.origin.clone(),
+                    headers: sent.headers.clone(), query: sent.query.clone(), origin: sent.origin.clone(), has_origin: true,
                 }
             } else {
                 EventDetails::default()
