@@ -4,7 +4,7 @@
 
 mod table;
 
-use std::{borrow::Cow, time::SystemTime};
+use std::{borrow::Cow, fmt, time::SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
@@ -199,7 +199,11 @@ impl Challenge {
         let headers = self.headers.iter().map(|(name, pattern)| {
             let value = fill(pattern)?;
             let printable = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-            if printable { Ok((name.as_str(), value)) } else { Err(self.reject("it is not printable ASCII")) }
+            if printable {
+                Ok((name.as_str(), value))
+            } else {
+                Err(self.reject(&format!("the value of {name} is not printable ASCII")))
+            }
         });
         let headers = headers.collect::<Result<_, _>>()?;
         let body = match &self.body {
@@ -254,28 +258,38 @@ impl Challenge {
         if self.signed || plain {
             Ok(hmac_sha256(secret, text.as_bytes()))
         } else {
-            Err(self.reject("it has other characters than letters, digits and - . _ ~ + / ="))
+            let reason = format!("{place} has other characters than letters, digits and - . _ ~ + / =");
+            Err(self.reject(&reason))
         }
     }
 
     /// Returns a value of the request that can be repeated in an answer.
     fn text(&self, place: &Place, request: &Request<'_>) -> Result<String, Rejection> {
+        let reject = |reason: &str| self.reject(&format!("{place} {reason}"));
         let value = place.find(request).map_err(|error| self.reject(&error.to_string()))?;
-        let value = value.ok_or_else(|| self.reject("its value is missing"))?;
-        let text = std::str::from_utf8(&value).map_err(|_| self.reject("its value is not UTF-8"))?;
+        let value = value.ok_or_else(|| reject("is missing"))?;
+        let text = std::str::from_utf8(&value).map_err(|_| reject("is not UTF-8"))?;
         match text.len() {
-            0 => Err(self.reject("its value is empty")),
-            1..=MAX_ECHO_BYTES if text.contains(char::is_control) => {
-                Err(self.reject("its value has control characters"))
-            }
+            0 => Err(reject("is empty")),
+            1..=MAX_ECHO_BYTES if text.contains(char::is_control) => Err(reject("has control characters")),
             1..=MAX_ECHO_BYTES => Ok(text.to_owned()),
-            _ => Err(self.reject("its value is longer than 4096 bytes")),
+            _ => Err(reject("is longer than 4096 bytes")),
         }
     }
 
     fn reject(&self, reason: &str) -> Rejection {
         let check = if self.signed { Check::Form } else { Check::Challenge };
         Rejection::new(check, format!("the challenge is invalid: {reason}"))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body => f.write_str("the body"),
+            Self::Query(name) => write!(f, "query parameter {name}"),
+            Self::Source(source) => source.fmt(f),
+        }
     }
 }
 
