@@ -142,12 +142,20 @@ fn signed_url<'a>(request: &Request<'a>) -> Result<Cow<'a, str>, Rejection> {
     let (url, _) = url.split_once('#').unwrap_or((url, ""));
     let Some(received) = request.query else { return Ok(url.into()) };
     let Some((base, configured)) = url.split_once('?') else { return Ok(format!("{url}?{received}").into()) };
-    let added = received.strip_prefix(configured).map(|added| added.strip_prefix('&').unwrap_or(added));
-    match added {
-        Some(added) if added.is_empty() || added.starts_with(BODY_HASH) => {
-            Ok(format!("{base}?{received}").into())
-        }
-        _ => reject("the query is not that of the source's \"url\""),
+    let added = match configured {
+        "" => Some(received),
+        _ => received.strip_prefix(configured).and_then(|added| added.strip_prefix('&')),
+    };
+    let is_hash = |added: &str| {
+        added
+            .strip_prefix(BODY_HASH)
+            .and_then(|added| added.strip_prefix('='))
+            .is_some_and(|hash| hash.len() == 64)
+    };
+    if received == configured || added.is_some_and(is_hash) {
+        Ok(format!("{base}?{received}").into())
+    } else {
+        reject("the query is not that of the source's \"url\"")
     }
 }
 
