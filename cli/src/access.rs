@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use reqwest::Url;
-use wwproxy_sdk::{AppId, Client, HttpOptions, is_loopback, sanitize};
+use wwproxy_sdk::{AppId, Client, HttpOptions, SourceName, is_loopback, sanitize};
 
 use crate::{
     error::UsageError,
@@ -189,14 +189,14 @@ impl Access {
         Ok(id.map_err(|error| UsageError(format!("the app id cannot be used: {error}")))?)
     }
 
-    /// The app's hook on the server. Posting to it needs no credentials but the webhook secret.
-    pub(crate) fn hook(&self) -> anyhow::Result<Url> {
+    /// The hook of a source of the app on the server. Posting to it needs no credentials but the webhook secret.
+    pub(crate) fn hook(&self, source: &SourceName) -> anyhow::Result<Url> {
         let missing =
             || UsageError("give a destination: --to URL, or --server and --app-id for the app's hook".into());
         let server =
             self.resolve_one(self.server.as_ref(), SERVER_VARIABLE, |profile| profile.server.clone())?;
         let server = server.ok_or_else(missing)?;
-        let path = wwproxy_sdk::hook_path(&self.app_id()?.ok_or_else(missing)?);
+        let path = wwproxy_sdk::source_hook_path(&self.app_id()?.ok_or_else(missing)?, source);
         let url = Url::parse(&format!("{}{path}", server.trim_end_matches('/')));
         let url = url.ok().filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(|| {
             UsageError(

@@ -164,6 +164,14 @@ pub(crate) fn check_stdin<'a>(paths: impl Iterator<Item = &'a Path>) -> anyhow::
     Ok(())
 }
 
+/// The content type of a body: JSON or a form.
+pub(crate) fn content_type(body: &[u8]) -> &'static str {
+    match body.trim_ascii_start().first() {
+        Some(b'{' | b'[') => "application/json",
+        _ => "application/x-www-form-urlencoded",
+    }
+}
+
 /// Reads a body; `-` is stdin.
 pub(crate) fn read_body(path: &Path) -> anyhow::Result<Bytes> {
     read_file(path, MAX_BODY_BYTES)

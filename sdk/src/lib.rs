@@ -98,8 +98,8 @@ pub mod hook {
 
 pub use bytes::Bytes;
 pub use wwproxy_protocol::{
-    AppId, Encoding, EventId, Headers, InvalidId, InvalidSource, Origin, Secret, SourceName, SourceSettings,
-    Verification,
+    AppId, Encoding, EventId, Headers, InvalidId, InvalidSource, Origin, Secret, Source, SourceName,
+    SourceSettings, Verification,
     api::{
         AckRequest, AckResponse, ArmStatus, LeasedEvent, Receipt, Refusal, RegistrationStatus, SourceStatus,
         Status, path::hook as hook_path, path::source_hook as source_hook_path,

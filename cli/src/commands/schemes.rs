@@ -77,7 +77,7 @@ fn challenge(scheme: &Scheme) -> Option<&'static str> {
         Some("sets the secret")
     } else if scheme.has_challenge_secret() {
         Some("answered, needs a challenge secret")
-    } else if scheme.methods().len() > 1 || scheme.name() == "watsonwork" {
+    } else if scheme.has_challenge() {
         Some("answered")
     } else {
         None

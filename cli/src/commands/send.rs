@@ -1,45 +1,48 @@
 //! `wwproxy send`: posts signed webhooks, as the platform does.
 
+mod challenge;
 mod post;
-mod sample;
+mod request;
 
 use std::{
-    io::{self, IsTerminal, Read},
+    io::{self, IsTerminal},
     path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, anyhow};
-use clap::builder::PossibleValuesParser;
+use anyhow::anyhow;
 use indicatif::ProgressBar;
 use reqwest::header::{HeaderName, HeaderValue};
 use tokio::{
     select,
     time::{Instant, sleep_until},
 };
-use wwproxy_sdk::{Bytes, EventMessage, Secret};
+use wwproxy_sdk::{Bytes, EventMessage, SourceName, scheme::Scheme};
 
-use self::post::Hook;
+use self::{post::Hook, request::Sender};
 use crate::{
     access::Access,
     error::{Refusal, UsageError},
     event_file,
     output::print_message,
+    scheme::{SchemeFlags, nearest, preset, read_body},
     secret,
-    selection::WATSON_WORK_TYPES,
     shutdown::Shutdown,
     target::{Address, TargetHttp, is_framing},
 };
 
-/// The largest body that is read from a file or stdin, in bytes.
-const MAX_DATA_BYTES: u64 = 64 << 20;
 /// The range of `--rate`, in webhooks per second.
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=1_000_000.0;
 
-/// Post signed webhooks to a hook as the platform does, to test an app without it
+/// Post signed webhooks to a hook as their sender does, to test an app without the sender
 #[derive(clap::Args)]
 #[command(after_help = "\
 The destination is the hook of --app-id on --server, or any --to URL, such as the app itself.
+Without --scheme the webhooks are those of Watson Work: message-created, message-edited,
+message-deleted, message-annotation-added, message-annotation-removed, reaction-added,
+reaction-removed, space-members-added, space-members-removed, space-updated, space-deleted.
+For senders that sign with a private key, such as Discord, the secret is the private key: see
+`wwproxy sign --help`.
 Exit code 1: a webhook was not accepted (2xx); 3: its signature was rejected; 4: the app is not
 registered; 5: no response, or 503. With --count, an error that every further webhook would meet
 ends it at once.
@@ -52,23 +55,39 @@ Examples:
   wwproxy send --file saved/0192e4a0.json --to http://localhost:3000
   wwproxy send --count 1000 --rate 50
   wwproxy send --header 'X-Request-Id: 7' --header 'User-Agent: platform'
-  wwproxy send --challenge")]
+  wwproxy send --challenge
+  wwproxy send --scheme stripe --type invoice.paid --webhook-secret-file secret.txt
+  wwproxy send --scheme github --source ci --type push --data @body.json
+  wwproxy send --scheme square --url https://example.com/hook --data @body.json --to 3000
+  wwproxy send --scheme meta --challenge --challenge-secret-file verify-token.txt")]
 pub(crate) struct Send {
     /// The destination, instead of the app's hook on the server: a URL, a port of this machine, `HOST:PORT`, or `unix:/run/app.sock`
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     to: Option<Address>,
-    /// Send a sample webhook of Watson Work of this type, with new ids and the current time; use --data for any other body
-    #[arg(long = "type", value_name = "TYPE", default_value = "message-created", value_parser = PossibleValuesParser::new(WATSON_WORK_TYPES), conflicts_with_all = ["data", "file", "challenge"])]
-    kind: String,
+    #[command(flatten)]
+    scheme: SchemeFlags,
+    /// The source of the app to which the server's hook belongs
+    #[arg(long, value_name = "NAME", conflicts_with = "to")]
+    source: Option<SourceName>,
+    /// Send a sample of this type, with new ids and the current time; by default the sender's most common type. `wwproxy schemes NAME`
+    /// lists them. With --data: the type in the header of senders that have one
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "challenge")]
+    kind: Option<String>,
+    /// The public URL as registered with the sender, for senders that sign it; by default the destination
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
     /// Send this body, byte for byte; `@FILE` reads it from a file, `-` from stdin
-    #[arg(long, value_name = "JSON", conflicts_with_all = ["file", "challenge"])]
+    #[arg(long, value_name = "BODY", conflicts_with_all = ["file", "challenge"])]
     data: Option<String>,
     /// Send an event that `listen --save` wrote, with its headers; without a webhook secret, with its original signature
     #[arg(long, value_name = "FILE", conflicts_with = "challenge")]
     file: Option<PathBuf>,
-    /// Send a verification challenge, and check the response
+    /// Send the challenge by which the sender checks a hook, and check the response
     #[arg(long)]
     challenge: bool,
+    /// A file with the second secret of senders whose challenge has one, such as Meta's verify token; `-` is stdin
+    #[arg(long, value_name = "FILE", requires = "challenge")]
+    challenge_secret_file: Option<PathBuf>,
     /// Add this header, in place of headers of the same name; repeatable
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -93,54 +112,105 @@ pub(crate) struct Send {
 
 /// The content of the webhooks.
 enum Content {
+    /// Samples of this type.
     Sample(String),
-    Body(Bytes),
+    /// This body, with this type in the header of senders that have one.
+    Body(Bytes, Option<String>),
     Saved(Box<EventMessage>),
 }
 
 impl Send {
     pub(crate) async fn run(self, access: Access) -> anyhow::Result<()> {
         let server = access.http()?;
-        let (address, options) = match &self.to {
-            Some(to) => {
-                self.http.warn();
-                (to.clone(), self.http.options(to, &server))
-            }
-            None => (Address::from_url(access.hook()?), server),
+        let (address, options) = if let Some(to) = &self.to {
+            self.http.warn();
+            (to.clone(), self.http.options(to, &server))
+        } else {
+            let source = self.source.clone().unwrap_or_default();
+            (Address::from_url(access.hook(&source)?), server)
         };
         let secret =
             secret::webhook_secret(self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref())?;
+        let saved = self.file.as_deref().map(event_file::read).transpose()?;
+        let scheme = self.scheme(saved.as_ref())?;
+        let content = if self.challenge { None } else { Some(self.content(saved, &scheme)?) };
+        if secret.is_none() && !matches!(content, Some(Content::Saved(_))) {
+            return Err(no_secret().into());
+        }
+        if secret.is_some() && scheme.is_unverified() {
+            let missing = "give --scheme or --template to sign this event again, or no webhook secret to send it as it is";
+            return Err(UsageError(missing.into()).into());
+        }
         let http = self.http.client(&address, &options)?;
         let flags = self.to.is_some().then_some(self.http);
         let headers = self.headers.iter().cloned().collect();
+        let url = self.url.clone().unwrap_or_else(|| address.url.to_string());
+        let sender = Sender { scheme, secret, url };
         let hook = Hook::new(address, http, options, self.timeout, flags, headers);
-        if self.challenge {
-            return hook.challenge(&secret.ok_or_else(no_secret)?).await;
+        match content {
+            Some(content) => self.send_all(&hook, &sender, &content).await,
+            None => challenge::send(&hook, &sender, self.challenge_secret_file.as_deref()).await,
         }
-        let content = self.content()?;
-        if secret.is_none() && !matches!(content, Content::Saved(_)) {
-            return Err(no_secret().into());
-        }
-        self.send_all(&hook, &content, secret.as_ref()).await
     }
 
-    fn content(&self) -> anyhow::Result<Content> {
-        Ok(match (&self.file, &self.data) {
-            (Some(path), _) => Content::Saved(Box::new(event_file::read(path)?)),
-            (None, Some(data)) if data == "-" => Content::Body(read(io::stdin().lock(), "stdin")?),
-            (None, Some(data)) => match data.strip_prefix('@') {
-                Some(path) => {
-                    let file = std::fs::File::open(path).with_context(|| format!("cannot read {path}"))?;
-                    Content::Body(read(file, path)?)
-                }
-                None => Content::Body(data.clone().into()),
-            },
-            (None, None) => Content::Sample(self.kind.clone()),
-        })
+    /// The scheme of the flags, otherwise that of the saved event, otherwise Watson Work.
+    fn scheme(&self, saved: Option<&EventMessage>) -> anyhow::Result<Scheme> {
+        let verification = saved.and_then(|event| event.details.origin.verification.as_ref());
+        match (self.scheme.scheme()?, verification) {
+            (Some(scheme), _) => Ok(scheme),
+            // A template is not saved with the event.
+            (None, Some(verification)) => {
+                Ok(Scheme::preset(&verification.scheme).unwrap_or_else(Scheme::unverified))
+            }
+            (None, None) => preset("watsonwork"),
+        }
+    }
+
+    fn content(&self, saved: Option<EventMessage>, scheme: &Scheme) -> anyhow::Result<Content> {
+        if scheme.name() == "watsonwork"
+            && self.kind.is_some()
+            && (self.data.is_some() || self.file.is_some())
+        {
+            return Err(
+                UsageError("--type has no meaning beside --data and --file: leave it out".into()).into()
+            );
+        }
+        if let Some(event) = saved {
+            return Ok(Content::Saved(Box::new(event)));
+        }
+        let Some(data) = &self.data else { return self.sample_type(scheme).map(Content::Sample) };
+        let body = match data.strip_prefix('@') {
+            _ if data == "-" => read_body("-".as_ref())?,
+            Some(path) => read_body(path.as_ref())?,
+            None => data.clone().into(),
+        };
+        Ok(Content::Body(body, self.kind.clone()))
+    }
+
+    /// The type of the samples to send.
+    fn sample_type(&self, scheme: &Scheme) -> anyhow::Result<String> {
+        let (types, name) = (scheme.sample_types(), scheme.name());
+        let Some(first) = types.first() else {
+            return Err(UsageError(format!("there are no samples of {name}: give --data or --file")).into());
+        };
+        let kind = self.kind.as_deref().unwrap_or(first);
+        if types.contains(&kind) {
+            return Ok(kind.to_owned());
+        }
+        let near = nearest(kind, types.iter().copied());
+        let near = near.map(|near| format!("did you mean '{near}'? ")).unwrap_or_default();
+        Err(UsageError(format!(
+            "{name} has no sample of type '{kind}'; {near}there are {}; --data sends any other body",
+            types.join(", ")
+        ))
+        .into())
     }
 
     /// Sends the webhooks one by one, at the given rate or as soon as the one before is answered.
-    async fn send_all(&self, hook: &Hook, content: &Content, secret: Option<&Secret>) -> anyhow::Result<()> {
+    async fn send_all(&self, hook: &Hook, sender: &Sender, content: &Content) -> anyhow::Result<()> {
+        if let Some(note) = sender.note_of_repeated_ids(content, self.count) {
+            print_message(&note);
+        }
         let shutdown = Shutdown::on_signal()?;
         let bar = if self.count > 1 && io::stderr().is_terminal() {
             ProgressBar::new(self.count)
@@ -156,13 +226,9 @@ impl Send {
                 let due = start + Duration::from_secs_f64(n as f64 / rate);
                 select! { () = sleep_until(due) => {} () = shutdown.requested() => break }
             }
-            let (body, saved) = match content {
-                Content::Sample(kind) => (sample::body(kind, SystemTime::now()).into(), None),
-                Content::Body(body) => (body.clone(), None),
-                Content::Saved(event) => (event.body.clone(), Some(&**event)),
-            };
+            let request = sender.request(content, first_index + n, hook.headers())?;
             let posted = select! {
-                posted = hook.post(body, saved, secret, first_index + n) => posted,
+                posted = hook.post(request) => posted,
                 () = shutdown.grace_expired() => break,
             };
             let continues = sent.count(posted);
@@ -225,15 +291,6 @@ fn no_secret() -> UsageError {
 fn first_index() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn read(input: impl Read, name: &str) -> anyhow::Result<Bytes> {
-    let mut data = Vec::new();
-    input.take(MAX_DATA_BYTES + 1).read_to_end(&mut data).with_context(|| format!("cannot read {name}"))?;
-    if data.len() as u64 > MAX_DATA_BYTES {
-        return Err(UsageError(format!("{name} is larger than {MAX_DATA_BYTES} bytes")).into());
-    }
-    Ok(data.into())
 }
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {

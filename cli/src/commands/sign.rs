@@ -16,7 +16,7 @@ use wwproxy_sdk::{
 use crate::{
     error::UsageError,
     output::Output,
-    scheme::{HeaderFlag, SchemeFlags, check_stdin, read_body, read_headers, read_secrets},
+    scheme::{HeaderFlag, SchemeFlags, check_stdin, content_type, read_body, read_headers, read_secrets},
 };
 
 /// Print the headers that a sender would add to a body, without a server
@@ -135,14 +135,6 @@ async fn print(text: &str) -> anyhow::Result<()> {
     let lines: Vec<_> = text.lines().map(|text| line(text) + "\n").collect();
     // A closed stdout is no error.
     output.write(lines.concat().as_bytes()).await.map(drop)
-}
-
-/// The content type of a body: JSON or a form.
-pub(crate) fn content_type(body: &[u8]) -> &'static str {
-    match body.trim_ascii_start().first() {
-        Some(b'{' | b'[') => "application/json",
-        _ => "application/x-www-form-urlencoded",
-    }
 }
 
 /// A point in time from the command line.

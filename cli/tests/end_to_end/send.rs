@@ -3,12 +3,20 @@
 use std::{collections::BTreeSet, fs, process::Stdio};
 
 use serde_json::Value;
-use wwproxy_sdk::{Secret, sign_watson_work};
+use wwproxy_sdk::{
+    Secret, SourceSettings,
+    scheme::{Scheme, presets},
+    sign_watson_work,
+};
 
 use crate::{
     target::{CannedResponse, Target},
     world::{WEBHOOK_SECRET, World, interrupt},
 };
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
 
 #[test]
 fn samples_are_accepted_and_not_deduplicated() {
@@ -49,6 +57,130 @@ fn a_challenge_is_sent_and_its_response_checked() {
     let ended =
         world.command(&["send", "--challenge", "--to", &target.address]).env("WEBHOOK_SECRET", "s").output();
     assert_eq!(ended.unwrap().status.code(), Some(1));
+}
+
+/// Registers a source of this sender, with the name of its scheme, and returns the secret that signs.
+fn register(world: &World, scheme: &Scheme) -> String {
+    let secret =
+        scheme.generate_secret().map_or_else(|_| "11".repeat(32), |secret| secret.expose().to_owned());
+    let secret = Secret::new(secret);
+    let registered = scheme.public_key(&secret).map_or_else(|_| secret.clone(), Secret::new);
+    let settings = SourceSettings {
+        scheme: scheme.name().to_owned(),
+        secrets: vec![registered],
+        url: scheme.needs_url().then(|| world.hook(scheme.name())),
+        challenge_secret: scheme.has_challenge_secret().then(|| Secret::new("verify&me")),
+        ..SourceSettings::default()
+    };
+    world.put_source(scheme.name(), &settings);
+    secret.expose().to_owned()
+}
+
+#[test]
+fn samples_of_each_sender_are_accepted_with_their_type() {
+    let world = World::new();
+    let mut expected = Vec::new();
+    for scheme in presets().map(|preset| &preset.scheme).filter(|scheme| !scheme.sample_types().is_empty()) {
+        let secret = register(&world, scheme);
+        for kind in scheme.sample_types() {
+            let mut send = world.command(&["send", "--scheme", scheme.name(), "--source", scheme.name()]);
+            let output = send.args(["--type", kind]).env("WEBHOOK_SECRET", &secret).output().unwrap();
+            assert!(output.status.success(), "{} {kind}: {}", scheme.name(), text(output.stderr));
+            // Discord's interactions and Twilio's forms have no type.
+            let has_type = scheme.name() != "twilio" && *kind != *"command";
+            expected.push((scheme.name().to_owned(), has_type.then(|| kind.to_owned())));
+        }
+    }
+    assert!(expected.len() > 50);
+    let events = world.lease();
+    let stored = events.iter().map(|event| {
+        let origin = event.details.origin.clone();
+        (origin.source.to_string(), origin.event_type)
+    });
+    assert_eq!(stored.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn each_webhook_of_a_series_has_an_id_of_its_own() {
+    let world = World::new();
+    for (name, body) in [("github", r#"{"action":"opened"}"#), ("svix", r#"{"type":"a"}"#)] {
+        let scheme = Scheme::preset(name).unwrap();
+        let secret = register(&world, &scheme);
+        let send = ["send", "--scheme", name, "--source", name, "--data", body, "--type", "issues.opened"];
+        let mut send = world.command(&send);
+        let output = send.args(["--count", "3"]).env("WEBHOOK_SECRET", &secret).output().unwrap();
+        assert!(output.status.success() && !text(output.stderr).contains("note:"));
+    }
+    assert_eq!(world.status()["stored"], 6);
+
+    let scheme = Scheme::preset("stripe").unwrap();
+    let secret = register(&world, &scheme);
+    let send = ["send", "--scheme", "stripe", "--source", "stripe", "--data", r#"{"id":"evt_1"}"#];
+    let output = world.command(&send).args(["--count", "3"]).env("WEBHOOK_SECRET", &secret).output().unwrap();
+    let messages = text(output.stderr);
+    assert!(
+        messages.contains("the server stores one of equal ids") && messages.contains("3 accepted"),
+        "{messages}"
+    );
+    assert_eq!(world.status()["stored"], 7);
+}
+
+#[test]
+fn the_challenge_of_each_sender_is_answered() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    let token = folder.path().join("token");
+    fs::write(&token, "verify&me\n").unwrap();
+    let challenge = |scheme: &Scheme, secret: &str, more: &[&str]| {
+        let mut send = world.command(&["send", "--challenge", "--scheme", scheme.name()]);
+        if scheme.has_challenge_secret() {
+            send.arg("--challenge-secret-file").arg(&token);
+        }
+        let output = send.args(more).env("WEBHOOK_SECRET", secret).output().unwrap();
+        (output.status.code().unwrap(), text(output.stderr))
+    };
+    let mut answered = 0;
+    for scheme in presets().map(|preset| &preset.scheme).filter(|scheme| scheme.has_challenge()) {
+        if scheme.learns_secret() {
+            let (code, messages) = challenge(scheme, "hunter2", &["--to", "3000"]);
+            assert!(code == 2 && messages.contains("sources arm"), "{messages}");
+            continue;
+        }
+        let secret = register(&world, scheme);
+        let (code, messages) = challenge(scheme, &secret, &["--source", scheme.name()]);
+        assert!(code == 0 && messages.contains("answered the challenge"), "{}: {messages}", scheme.name());
+        answered += 1;
+
+        // An app that accepts everything does not pass.
+        let target = Target::new(&[CannedResponse::Status(202)]);
+        let (code, messages) = challenge(scheme, &secret, &["--to", &target.address]);
+        assert_eq!(code, 1, "{}: {messages}", scheme.name());
+    }
+    assert_eq!(answered, 11);
+    assert_eq!(world.status()["stored"], 0);
+    let github = Scheme::preset("github").unwrap();
+    let (code, messages) = challenge(&github, "hunter2", &["--to", "3000"]);
+    assert!(code == 2 && messages.contains("github sends no challenge"), "{messages}");
+}
+
+#[test]
+fn wrong_flags_of_a_scheme_are_explained() {
+    let world = World::new();
+    for (args, says) in [
+        (&["--scheme", "strip"][..], "did you mean 'stripe'?"),
+        (&["--scheme", "stripe", "--type", "invoice.payed"], "did you mean 'invoice.paid'?"),
+        (&["--scheme", "zoom"], "there are no samples of zoom: give --data or --file"),
+        (&["--scheme", "linear", "--data", "{}"], "member webhookTimestamp"),
+        (&["--scheme", "discord"], "Ed25519 private key"),
+        (&["--scheme", "meta", "--challenge"], "--challenge-secret-file FILE"),
+        (&["--scheme", "slack", "--challenge", "--challenge-secret-file", "x"], "no secret of its own"),
+        (&["--source", "a/b"], "source"),
+    ] {
+        let output = world.command(&["send"]).args(args).env("WEBHOOK_SECRET", "hunter2").output().unwrap();
+        let messages = text(output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {messages}");
+        assert!(messages.contains(says) && !messages.contains("hunter2"), "{args:?}: {messages}");
+    }
+    assert_eq!(world.status()["stored"], 0);
 }
 
 #[test]

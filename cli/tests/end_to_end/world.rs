@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::Value;
-use wwproxy_sdk::{Secret, sign_watson_work};
+use wwproxy_sdk::{Client, Error, LeaseOptions, LeasedEvent, Secret, SourceSettings, sign_watson_work};
 
 const APP: &str = "my-bot";
 pub(crate) const WEBHOOK_SECRET: &str = "webhook-s3cret";
@@ -104,6 +104,28 @@ impl World {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    }
+
+    /// The address of a hook of the app.
+    pub(crate) fn hook(&self, source: &str) -> String {
+        format!("http://{}/hook/{APP}/{source}", self.address)
+    }
+
+    /// Registers a source.
+    pub(crate) fn put_source(&self, name: &str, settings: &SourceSettings) {
+        self.with_client(async |client| client.put_source(&name.parse().unwrap(), settings).await.map(drop));
+    }
+
+    /// Leases the stored events, with their metadata.
+    pub(crate) fn lease(&self) -> Vec<LeasedEvent> {
+        self.with_client(async |client| client.lease(LeaseOptions::new().max(1000)).await)
+    }
+
+    fn with_client<T>(&self, call: impl AsyncFnOnce(Client) -> Result<T, Error>) -> T {
+        let client = Client::builder(format!("http://{}", self.address));
+        let client = client.app_id(APP).app_secret(self.app_secret.as_str()).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(call(client)).unwrap()
     }
 
     /// The file of the profiles.

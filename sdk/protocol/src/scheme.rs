@@ -36,7 +36,7 @@ use std::{fmt, time::SystemTime};
 
 use crate::{Secret, json};
 
-pub use challenge::{Answer, Reception};
+pub use challenge::{Answer, ChallengeRequest, Reception};
 pub use describe::Description;
 pub use generate::GenerateError;
 pub use presets::{Preset, preset, presets};

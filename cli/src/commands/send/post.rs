@@ -1,30 +1,20 @@
-//! Posts one webhook: signs it, sends it, and checks the response.
+//! Posts one webhook, and checks the response.
 
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
-use reqwest::{
-    Response, StatusCode, Url,
-    header::{self, HeaderMap, HeaderValue},
-};
+use anyhow::anyhow;
+use reqwest::{Response, header::HeaderMap};
 use serde_json::Value;
-use wwproxy_sdk::{
-    Bytes, EventMessage, HttpOptions, Secret,
-    hook::{OUTBOUND_INDEX, OUTBOUND_RETRY_COUNT, OUTBOUND_TOKEN},
-    sign_watson_work, verify_watson_work,
-};
+use wwproxy_sdk::HttpOptions;
 
-use super::sample;
+use super::request::Outgoing;
 use crate::{
     error::Refusal,
-    output::print_message,
-    target::{Address, TargetHttp, explain, sender_headers},
+    target::{Address, TargetHttp, explain},
 };
 
 /// The largest response body that is read, in bytes.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
-/// The content type of Watson Work's webhooks.
-const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=UTF-8");
 
 /// The destination of webhooks.
 pub(super) struct Hook {
@@ -54,27 +44,14 @@ impl Hook {
         self.address.to_string()
     }
 
-    /// Posts a body, signed if there is a secret, with the headers of a saved event.
-    pub(super) async fn post(
-        &self,
-        body: Bytes,
-        saved: Option<&EventMessage>,
-        secret: Option<&Secret>,
-        index: u64,
-    ) -> Result<(), Refusal> {
-        let mut headers = saved.map(sender_headers).unwrap_or_default();
-        headers.entry(header::CONTENT_TYPE).or_insert(JSON);
-        // A new index: with the saved one the server's deduplication would drop the webhook.
-        headers.insert(OUTBOUND_INDEX, index.into());
-        headers.insert(OUTBOUND_RETRY_COUNT, HeaderValue::from_static("0"));
-        if let Some(secret) = secret {
-            sign(&mut headers, secret, &body);
-        }
-        let mut url = self.address.url.clone();
-        if let Some(query) = saved.and_then(|event| event.details.query.as_deref()) {
-            url.set_query(Some(query));
-        }
-        let response = self.send(url, headers, body).await?;
+    /// The headers that replace others.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Posts a webhook.
+    pub(super) async fn post(&self, request: Outgoing) -> Result<(), Refusal> {
+        let response = self.send(request).await?;
         let status = response.status();
         if status.is_success() {
             // Read to the end, so that the connection can be reused.
@@ -91,43 +68,15 @@ impl Hook {
         })
     }
 
-    /// Sends a challenge and checks the response as the platform does.
-    pub(super) async fn challenge(&self, secret: &Secret) -> anyhow::Result<()> {
-        let challenge = sample::token();
-        let body =
-            Bytes::from(serde_json::json!({"type": "verification", "challenge": challenge}).to_string());
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, JSON);
-        sign(&mut headers, secret, &body);
-        let response = self.send(self.address.url.clone(), headers, body).await?;
-        let status = response.status();
-        let signature = response.headers().get(OUTBOUND_TOKEN).cloned();
-        let answer = read(response).await.context("the response to the challenge is incomplete")?;
-        if status != StatusCode::OK {
-            return Err(Refusal {
-                status: Some(status),
-                message: format!("the challenge was answered {status}, not 200"),
-            }
-            .into());
+    pub(super) async fn send(&self, mut request: Outgoing) -> Result<Response, Refusal> {
+        let mut url = self.address.url.clone();
+        if request.query.is_some() {
+            url.set_query(request.query.as_deref());
         }
-        let expected = serde_json::json!({ "response": challenge });
-        if serde_json::from_slice::<Value>(&answer).ok() != Some(expected) {
-            return Err(anyhow!("the response to the challenge is not {{\"response\":<the challenge>}}"));
-        }
-        let signed = signature.is_some_and(|it| verify_watson_work(secret, &answer, it.as_bytes()));
-        if !signed {
-            return Err(anyhow!(
-                "the response to the challenge is not signed with the webhook secret (X-OUTBOUND-TOKEN)"
-            ));
-        }
-        print_message(&format!("{} answered the challenge", self.display()));
-        Ok(())
-    }
-
-    async fn send(&self, url: Url, mut headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
         // `extend` replaces all values of a name.
-        headers.extend(self.headers.clone());
-        let request = self.http.post(url).headers(headers).body(body).timeout(self.timeout);
+        request.headers.extend(self.headers.clone());
+        let Outgoing { method, headers, body, .. } = request;
+        let request = self.http.request(method, url).headers(headers).body(body).timeout(self.timeout);
         match request.send().await {
             Ok(response) => Ok(response),
             Err(error) => {
@@ -141,12 +90,7 @@ impl Hook {
     }
 }
 
-fn sign(headers: &mut HeaderMap, secret: &Secret, body: &[u8]) {
-    let signature = sign_watson_work(secret, body);
-    headers.insert(OUTBOUND_TOKEN, HeaderValue::from_str(&signature).expect("hex is a header's value"));
-}
-
-async fn read(mut response: Response) -> anyhow::Result<Vec<u8>> {
+pub(super) async fn read(mut response: Response) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         body.extend_from_slice(&chunk);

@@ -2,6 +2,7 @@
 //!
 //! [`table`] has them as data. Only Watson Work's needs code, as its answer has a signature of its own.
 
+mod request;
 mod table;
 
 use std::{borrow::Cow, fmt, time::SystemTime};
@@ -9,6 +10,7 @@ use std::{borrow::Cow, fmt, time::SystemTime};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
+pub use self::request::ChallengeRequest;
 use self::table::{Body, Challenge, Condition, Member, Part, Pattern, Place, challenges};
 use super::{
     Check, Rejection, Request, Scheme, Verified,

@@ -121,6 +121,10 @@ impl JsonPath {
         Ok(Self(segments))
     }
 
+    pub(super) fn segments(&self) -> &[String] {
+        &self.0
+    }
+
     /// Whether the path picks one element of an array, and so does not speak for the whole body.
     pub(super) fn has_index(&self) -> bool {
         self.0.iter().any(|segment| segment.parse::<usize>().is_ok())

@@ -1,0 +1,157 @@
+//! Makes the requests of a sender: samples, given bodies, and saved events.
+
+use std::time::SystemTime;
+
+use reqwest::{
+    Method,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+use wwproxy_sdk::{
+    Bytes, Secret,
+    hook::OUTBOUND_RETRY_COUNT,
+    scheme::{ChallengeRequest, Scheme, Unsigned, new_delivery_id},
+};
+
+use super::Content;
+use crate::{error::UsageError, scheme::content_type, target::sender_headers};
+
+/// The content type of Watson Work's webhooks.
+const WATSON_WORK_JSON: &str = "application/json;charset=UTF-8";
+
+/// Who sends: how it signs, and with which secret.
+pub(super) struct Sender {
+    pub(super) scheme: Scheme,
+    pub(super) secret: Option<Secret>,
+    /// The public URL that is signed.
+    pub(super) url: String,
+}
+
+/// A request to post.
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    /// The query to replace that of the destination by.
+    pub(super) query: Option<String>,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Sender {
+    fn is_watson_work(&self) -> bool {
+        self.scheme.name() == "watsonwork"
+    }
+
+    /// Makes a request, signed if there is a secret. `own` are headers that replace others. Every request has an id of its own, if
+    /// the sender has a header for it: otherwise the server's deduplication would drop the webhook.
+    pub(super) fn request(
+        &self,
+        content: &Content,
+        index: u64,
+        own: &HeaderMap,
+    ) -> Result<Outgoing, UsageError> {
+        let now = SystemTime::now();
+        let (body, content_type, event_type, query) = match content {
+            Content::Sample(kind) => {
+                let sample = self.scheme.sample(kind, now);
+                let sample =
+                    sample.ok_or_else(|| UsageError(format!("there is no sample of type {kind}")))?;
+                (sample.body.into(), sample.content_type, Some(kind.as_str()), None)
+            }
+            Content::Body(body, kind) => (body.clone(), content_type(body), kind.as_deref(), None),
+            Content::Saved(event) => {
+                (event.body.clone(), content_type(&event.body), None, event.details.query.clone())
+            }
+        };
+        let content_type = if self.is_watson_work() { WATSON_WORK_JSON } else { content_type };
+        let mut headers = match content {
+            Content::Saved(event) => sender_headers(event),
+            _ => HeaderMap::new(),
+        };
+        headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static(content_type));
+        headers.extend(own.clone());
+        let id = if self.is_watson_work() { index.to_string() } else { new_delivery_id() };
+        let mut outgoing = Outgoing { method: Method::POST, query, headers, body };
+        match &self.secret {
+            Some(_) => self.sign(&mut outgoing, &id, event_type, now)?,
+            None => {
+                if let Some(name) = self.scheme.unsigned_id_header() {
+                    insert(&mut outgoing.headers, name, &id)?;
+                }
+            }
+        }
+        if self.is_watson_work() {
+            outgoing.headers.insert(OUTBOUND_RETRY_COUNT, HeaderValue::from_static("0"));
+        }
+        Ok(outgoing)
+    }
+
+    /// Makes the request of a challenge.
+    pub(super) fn challenge(&self, challenge: ChallengeRequest) -> Result<Outgoing, UsageError> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &challenge.headers {
+            insert(&mut headers, name, value)?;
+        }
+        let mut query = reqwest::Url::parse("http://localhost").expect("it is a URL");
+        query.query_pairs_mut().extend_pairs(&challenge.query);
+        let query = query.query().filter(|query| !query.is_empty()).map(str::to_owned);
+        let method = challenge.method.parse().unwrap_or(Method::POST);
+        let mut outgoing = Outgoing { method, query, headers, body: challenge.body.into() };
+        if challenge.signed {
+            self.sign(&mut outgoing, &new_delivery_id(), None, SystemTime::now())?;
+        }
+        Ok(outgoing)
+    }
+
+    /// Adds the sender's headers. A sender that writes the signature or the time into the body changes the body.
+    fn sign(
+        &self,
+        outgoing: &mut Outgoing,
+        id: &str,
+        event_type: Option<&str>,
+        time: SystemTime,
+    ) -> Result<(), UsageError> {
+        let Some(secret) = &self.secret else { return Ok(()) };
+        let text = |(name, value): (_, &HeaderValue)| Some((name, value.to_str().ok()?.to_owned()));
+        let given: Vec<(&HeaderName, String)> = outgoing.headers.iter().filter_map(text).collect();
+        let given: Vec<_> = given.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let unsigned = Unsigned {
+            method: outgoing.method.as_str(),
+            url: Some(&self.url),
+            headers: &given,
+            body: &outgoing.body,
+            delivery_id: id,
+            event_type,
+            time,
+        };
+        let signed = self.scheme.sign(secret, &unsigned).map_err(|error| UsageError(error.to_string()))?;
+        for (name, value) in &signed.headers {
+            insert(&mut outgoing.headers, name, value)?;
+        }
+        if let Some(body) = signed.body {
+            outgoing.body = body.into();
+        }
+        Ok(())
+    }
+
+    /// A note if the server will take several webhooks for one, as their id is in the body.
+    pub(super) fn note_of_repeated_ids(&self, content: &Content, count: u64) -> Option<String> {
+        let id = self.scheme.describe().into_iter().next()?.id?;
+        let repeats = match content {
+            Content::Sample(_) => false,
+            Content::Body(..) => count > 1,
+            Content::Saved(_) => true,
+        };
+        (repeats && id.starts_with("JSON member")).then(|| {
+            format!(
+                "note: {} has its delivery id in the body ({id}): the server stores one of equal ids",
+                self.scheme.name()
+            )
+        })
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), UsageError> {
+    let invalid = || UsageError(format!("the header {name} cannot be sent"));
+    let name: HeaderName = name.parse().map_err(|_| invalid())?;
+    headers.insert(name, HeaderValue::from_bytes(value.as_bytes()).map_err(|_| invalid())?);
+    Ok(())
+}
