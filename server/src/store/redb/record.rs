@@ -19,7 +19,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
-use wwproxy_protocol::{AppId, Encoding, Event, Origin, Secret, Source, SourceName, SourceSettings};
+use wwproxy_protocol::{
+    AppId, Encoding, Event, InvalidSource, Origin, Secret, Source, SourceName, SourceSettings,
+};
 
 #[cfg(fuzzing)]
 use super::change;
@@ -39,19 +41,22 @@ pub(super) enum InvalidRecord {
     Version(u8),
     #[error("a record is damaged")]
     Damaged,
+    #[error("the source {0} is not valid for this server ({1}): was it registered with a newer one?")]
+    Source(SourceName, InvalidSource),
 }
 
 pub(super) fn encode_event(app: &AppId, uuid: Uuid, received_at: SystemTime, event: &NewEvent) -> Vec<u8> {
+    let meta = Meta { origin: Cow::Borrowed(&event.origin), encoding: event.encoding };
+    let meta = serde_json::to_vec(&meta).expect("texts have a JSON form");
     let lengths = 8 * event.headers.len();
-    let mut record = Vec::with_capacity(event.size() + lengths + app.as_str().len() + 64);
+    let mut record = Vec::with_capacity(event.size() + meta.len() + lengths + app.as_str().len() + 64);
     record.push(VERSION);
     record.push(u8::try_from(app.as_str().len()).expect("an app id has at most 128 characters"));
     record.extend_from_slice(app.as_str().as_bytes());
     record.extend_from_slice(uuid.as_bytes());
     let received = received_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
     record.extend_from_slice(&u64::try_from(received).unwrap_or(u64::MAX).to_be_bytes());
-    let meta = Meta { origin: Cow::Borrowed(&event.origin), encoding: event.encoding };
-    push_counted(&mut record, &serde_json::to_vec(&meta).expect("texts have a JSON form"), 0);
+    push_counted(&mut record, &meta, 0);
     // More headers than the HTTP server lets through would not be headers.
     let count = u16::try_from(event.headers.len()).unwrap_or(u16::MAX);
     record.extend_from_slice(&count.to_be_bytes());
@@ -188,13 +193,18 @@ pub(super) fn encode_registration(registration: &Registration, life: u128) -> Ve
 pub(super) fn decode_registration(record: &[u8]) -> Result<(Registration, u128), InvalidRecord> {
     let stored: StoredRegistration = serde_json::from_slice(record).map_err(|_| InvalidRecord::Damaged)?;
     let life: Uuid = stored.life.parse().map_err(|_| InvalidRecord::Damaged)?;
-    let source = |(name, settings): (SourceName, Box<RawValue>)| {
-        let settings = SourceSettings::parse(settings.get()).map_err(|_| InvalidRecord::Damaged)?;
-        Ok((name, Arc::new(Source::new(settings).map_err(|_| InvalidRecord::Damaged)?)))
+    let source = |(name, settings): (SourceName, Box<RawValue>)| match SourceSettings::parse(settings.get())
+        .and_then(Source::new)
+    {
+        Ok(source) => Ok((name, Arc::new(source))),
+        Err(error) => Err(InvalidRecord::Source(name, error)),
     };
     let mut sources = stored.sources.into_iter().map(source).collect::<Result<BTreeMap<_, _>, _>>()?;
-    if let Some(secret) = stored.secrets.into_iter().next() {
-        sources.insert(SourceName::default(), Arc::new(Source::watson_work(Secret::new(secret))));
+    if !stored.secrets.is_empty() {
+        let secrets = stored.secrets.into_iter().map(Secret::new).collect();
+        let settings = SourceSettings { secrets, ..SourceSettings::default() };
+        let source = Source::new(settings).map_err(|_| InvalidRecord::Damaged)?;
+        sources.insert(SourceName::default(), Arc::new(source));
     }
     Ok((Registration { sources }, life.as_u128()))
 }
@@ -203,7 +213,7 @@ pub(super) fn decode_registration(record: &[u8]) -> Result<(Registration, u128),
 struct StoredRegistration {
     #[serde(default)]
     sources: BTreeMap<SourceName, Box<RawValue>>,
-    /// The secret of a registration before there were sources.
+    /// The webhook secrets of a registration that was written before there were sources.
     #[serde(default, skip_serializing)]
     secrets: Vec<String>,
     life: String,
@@ -292,5 +302,27 @@ mod tests {
         let old =
             br#"{"scheme":"watsonwork","secrets":["s\"1"],"life":"00000000-0000-0000-0000-000000000007"}"#;
         assert_eq!(decode_registration(old).unwrap(), (Registration::watson_work(Secret::new("s\"1")), 7));
+    }
+
+    #[test]
+    fn a_source_that_this_server_does_not_know_is_named() {
+        let newer = br#"{"sources":{"new":{"scheme":"semaphore","secrets":["hush"]}},"life":"00000000-0000-0000-0000-000000000007"}"#;
+        let error = decode_registration(newer).err().unwrap().to_string();
+        assert!(error.contains("source new") && error.contains("semaphore"), "{error}");
+        assert!(error.contains("newer") && !error.contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn an_event_of_the_first_format_can_be_read() {
+        let app: AppId = "my.bot".parse().unwrap();
+        let event = NewEvent::new(vec![("x".into(), "y".into())], Some("a=b".into()), "{}".into());
+        let (uuid, received_at) = (sequence::new_uuid(7), sequence::time(7));
+        let record = encode_event(&app, uuid, received_at, &event);
+        let meta = 2 + app.as_str().len() + 16 + 8;
+        let length = u32::from_be_bytes(*record[meta..].first_chunk().unwrap()) as usize;
+        let old = [&[1], &record[1..meta], &record[meta + 4 + length..]].concat();
+        assert_eq!(decode_app(&old).unwrap(), app);
+        let expected = event.into_event(sequence::event_id(uuid), received_at);
+        assert_eq!(decode_event(&old.into()).unwrap(), expected);
     }
 }
