@@ -1,5 +1,7 @@
 //! Bodies of the sources of an app, and of the webhooks that they refused.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{SourceName, scheme::Covers};
@@ -40,7 +42,7 @@ pub struct SourceStatus {
     /// The hook to which the sender posts, if the server knows its public URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<String>,
-    /// When a webhook was accepted last, since the server started (RFC 3339).
+    /// When the last event was stored, since the server started (RFC 3339).
     pub last_accepted: Option<String>,
     /// When a webhook was refused last, since the server started (RFC 3339).
     pub last_refused: Option<String>,
@@ -66,7 +68,7 @@ impl SourceStatus {
 }
 
 /// Body of `POST` and `GET /webhooks/{appId}/sources/{name}/arm`: the handshake that a source waits for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ArmStatus {
     /// Until when a handshake sets the secret (RFC 3339). `None` if the source is not armed.
@@ -76,6 +78,16 @@ pub struct ArmStatus {
     /// The token that the handshake brought, if a person has to enter it at the sender (Notion).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+}
+
+impl fmt::Debug for ArmStatus {
+    /// Leaves out the token, which is the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArmStatus")
+            .field("armed_until", &self.armed_until)
+            .field("done", &self.done)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Body of `GET /webhooks/{appId}/refusals`.
@@ -91,7 +103,7 @@ pub struct Refusals {
 pub struct Refusal {
     /// When it was refused last (RFC 3339).
     pub at: String,
-    /// How often, if equal webhooks were refused in a row.
+    /// How often this webhook was refused for this reason.
     pub count: u64,
     /// The source.
     pub source: SourceName,

@@ -63,6 +63,21 @@ impl Scheme {
         self.templates().and_then(Templates::tolerance)
     }
 
+    /// Whether the sender sends its signature or token in this header.
+    #[must_use]
+    pub fn is_signature_header(&self, name: &str) -> bool {
+        if self.verification == Verification::Twilio {
+            return name.eq_ignore_ascii_case(twilio::SIGNATURE);
+        }
+        self.as_templates().iter().any(|template| match &template.signature {
+            Place::Header(own) => own.eq_ignore_ascii_case(name),
+            Place::Headers(prefix) => {
+                name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+            }
+            Place::Json(_) => false,
+        })
+    }
+
     /// The header with the delivery id, if the sender has one that the signature does not cover.
     #[must_use]
     pub fn unsigned_id_header(&self) -> Option<&str> {

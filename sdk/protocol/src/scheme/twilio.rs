@@ -21,7 +21,7 @@ use super::{
 };
 use crate::Secret;
 
-const SIGNATURE: &str = "X-Twilio-Signature";
+pub(super) const SIGNATURE: &str = "X-Twilio-Signature";
 /// Names the algorithm, as in `key=…,algorithm=HMAC_SHA256`. Without it, it is HMAC-SHA1.
 const SETTINGS: &str = "X-Twilio-Webhooks-Signature-Settings";
 pub(super) const DELIVERY_ID: &str = "I-Twilio-Idempotency-Token";

@@ -81,15 +81,23 @@ impl SourceSettings {
     pub fn parse(text: &str) -> Result<Self, InvalidSource> {
         let mut settings = Self::default();
         let (mut error, mut unknown) = (None, None);
-        json::each_member(text, |name, value| match settings.set(name, value) {
-            Ok(true) => {}
-            Ok(false) => unknown = unknown.take().or_else(|| Some(quoted(name))),
-            Err(member) => error = error.take().or(Some(member)),
+        let (mut has_secret, mut has_secrets) = (false, false);
+        json::each_member(text, |name, value| {
+            has_secret |= name == b"secret";
+            has_secrets |= name == b"secrets";
+            match settings.set(name, value) {
+                Ok(true) => {}
+                Ok(false) => unknown = unknown.take().or_else(|| Some(quoted(name))),
+                Err(member) => error = error.take().or(Some(member)),
+            }
         })
         .map_err(|_| InvalidSource::NotAnObject)?;
         match (unknown, error) {
             (Some(name), _) => Err(InvalidSource::Unknown(name)),
             (None, Some(error)) => Err(error),
+            (None, None) if has_secret && has_secrets => {
+                Err(InvalidSource::Member("secret", "cannot stand beside \"secrets\": leave one of them out"))
+            }
             (None, None) => Ok(settings),
         }
     }
