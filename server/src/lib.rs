@@ -110,13 +110,7 @@ impl Server {
     /// Creates a proxy over a store and an identity provider.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, identity: Arc<dyn IdentityProvider>, settings: Settings) -> Self {
-        let proxy = Proxy::new(
-            Arc::clone(&store),
-            identity,
-            settings.lease,
-            settings.max_clients_per_app,
-            settings.allow_unverified,
-        );
+        let proxy = Proxy::new(Arc::clone(&store), identity, &settings);
         let context = Context {
             proxy: Arc::new(proxy),
             budgets: Budgets::new(&settings),

@@ -27,9 +27,10 @@ pub(crate) use self::{
     receive::Received,
     refusals::{Refused, body_hash, header_names},
     rejected::Rejected,
-    webhook::Webhook,
+    webhook::{Verified, Webhook},
 };
 use crate::{
+    Settings,
     identity::{IdentityError, IdentityProvider},
     log_limit::LogLimit,
     store::{Store, StoreError},
@@ -71,7 +72,7 @@ pub(crate) enum ProxyError {
     Suspended,
     #[error("the identity provider is unavailable")]
     IdentityUnavailable(#[source] IdentityError),
-    #[error("the app is not registered")]
+    #[error("the app has no such source")]
     NotRegistered,
     #[error(transparent)]
     InvalidSource(#[from] InvalidSource),
@@ -81,14 +82,16 @@ pub(crate) enum ProxyError {
     TooManySources,
     #[error("the source is not verified, which the operator does not allow")]
     UnverifiedNotAllowed,
+    #[error("a source that is not verified cannot be registered, as the operator does not allow it")]
+    UnverifiedForbidden,
+    #[error("the scheme of the source has no such method")]
+    Method(&'static [&'static str]),
     #[error("the scheme of the source has no handshake that sets the secret")]
     NoHandshake,
     #[error("a handshake came for a source that is not armed")]
     NotArmed,
     #[error("{0}")]
     Rejected(Rejected),
-    #[error("the body is not a JSON object or array in UTF-8")]
-    NotJson,
     #[error("the app's queue is full")]
     Full,
     #[error("the app has reached its limit of taps")]
@@ -114,24 +117,22 @@ impl Proxy {
     pub(crate) fn new(
         store: Arc<dyn Store>,
         identity: Arc<dyn IdentityProvider>,
-        lease_time: Duration,
-        max_clients_per_app: usize,
-        allow_unverified: bool,
+        settings: &Settings,
     ) -> Self {
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
         let large_bodies = Arc::new(Semaphore::new(processors.div_ceil(2)));
         Self {
             store,
             identity,
-            lease_time,
+            lease_time: settings.lease,
             large_bodies,
             registered: LogLimit::per_minute(LOGGED),
             unregistered: LogLimit::per_minute(LOGGED),
-            clients: Arc::new(Clients::new(max_clients_per_app)),
+            clients: Arc::new(Clients::new(settings.max_clients_per_app)),
             source_locks: Locks::default(),
             activity: Activity::default(),
             armed: Armed::default(),
-            allow_unverified,
+            allow_unverified: settings.allow_unverified,
             registration_changes: RwLock::default(),
             revocations: watch::Sender::default(),
         }

@@ -13,6 +13,7 @@ use wwproxy_protocol::{AppId, text};
 
 use super::{Command, Outcome, Stored};
 use crate::{
+    Settings,
     identity::{Apps, Builtin, DEFAULT_TOKEN_LIFETIME, TokenKey, TokenKeyError},
     proxy::Proxy,
     store::{Limits, OpenError, Overflow, RedbStore, Store},
@@ -142,7 +143,7 @@ impl Operator {
             let store: Arc<dyn Store> = Arc::new(RedbStore::open(&self.folder, no_limits())?);
             // No client is served, so there are no apps and no valid tokens.
             let identity = Builtin::new(Apps::new(""), TokenKey::random()?, DEFAULT_TOKEN_LIFETIME);
-            let proxy = Proxy::new(Arc::clone(&store), Arc::new(identity), Duration::ZERO, 0, false);
+            let proxy = Proxy::new(Arc::clone(&store), Arc::new(identity), &Settings::default());
             let outcome = command.clone().execute(&proxy).await;
             match store.close().await {
                 Ok(()) => Ok(outcome),

@@ -1,7 +1,7 @@
 //! Error responses: `application/problem+json` (RFC 9457). The only place that maps errors to status codes.
 
 use warp::{
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     reply::{Reply, Response},
 };
 use wwproxy_protocol::{
@@ -61,9 +61,8 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, detail).header(header::WWW_AUTHENTICATE, challenge)
     }
 
-    pub(super) fn method_not_allowed(allowed: &[Method]) -> Self {
-        let names: Vec<_> = allowed.iter().map(Method::as_str).collect();
-        let names = names.join(", ");
+    pub(super) fn method_not_allowed(allowed: &[&str]) -> Self {
+        let names = allowed.join(", ");
         let detail = format!("This address has no such method: use {names}.");
         let allow = HeaderValue::from_str(&names).expect("method names are tokens");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, detail).header(header::ALLOW, allow)
@@ -102,7 +101,7 @@ impl From<ProxyError> for ApiError {
             }
             ProxyError::NotRegistered => Self::new(
                 StatusCode::NOT_FOUND,
-                "No app with this id is registered here: its client must register a webhook secret first.",
+                "No source is registered for this hook: check the app id and the source in its URL. The app's client must register it first.",
             ),
             ProxyError::InvalidSource(error) => {
                 let mut detail = error.to_string();
@@ -120,6 +119,12 @@ impl From<ProxyError> for ApiError {
                 "This source accepts webhooks without verification, which the server does not allow: \
                  register another scheme, or ask the operator for --allow-unverified.",
             ),
+            ProxyError::UnverifiedForbidden => Self::new(
+                StatusCode::FORBIDDEN,
+                "The scheme none accepts webhooks without verification, which this server does not allow: \
+                 register another scheme, or ask the operator for --allow-unverified.",
+            ),
+            ProxyError::Method(allowed) => Self::method_not_allowed(allowed),
             ProxyError::NoHandshake => Self::bad_request(
                 "The sender of this source has no handshake that sets the secret: register the secret.",
             ),
@@ -137,7 +142,6 @@ impl From<ProxyError> for ApiError {
                         .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature")),
                 }
             }
-            ProxyError::NotJson => Self::bad_request("The body must be a JSON object or array in UTF-8."),
             ProxyError::Full => {
                 Self::unavailable("The app's queue is full: send this again later, when its client has acknowledged some events.")
             }

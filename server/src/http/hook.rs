@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     log_limit::LogLimit,
-    proxy::{ProxyError, Received, Refused, Webhook, body_hash, header_names},
+    proxy::{ProxyError, Received, Refused, Verified, Webhook, body_hash, header_names},
 };
 
 /// How often each reason for a rejection is logged in a minute: anyone can cause one.
@@ -39,28 +39,25 @@ impl Default for Rejections {
 }
 
 impl Rejections {
-    fn log(&self, app: &AppId, error: &ProxyError) {
+    fn log(&self, app: &AppId, source: &SourceName, error: &ProxyError) {
         let limit = match error {
-            ProxyError::Rejected(_) => &self.rejected,
+            ProxyError::Rejected(_) | ProxyError::UnverifiedNotAllowed => &self.rejected,
             ProxyError::Full => &self.full,
             ProxyError::Suspended => &self.suspended,
             _ => return,
         };
         if let Some(webhooks) = limit.add(1) {
-            tracing::warn!(%app, webhooks, %error, "rejected");
+            tracing::warn!(%app, webhooks, %source, %error, "rejected");
         }
     }
 }
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
-    warp::path!("hook" / AppId / ..)
+    warp::path("hook")
         .and(warp::path::tail())
-        .and_then(|app: AppId, tail: Tail| async move {
-            Target::parse(app, tail.as_str()).ok_or_else(warp::reject::not_found)
-        })
         .and(with(context))
         .and(request())
-        .then(|target, context, request| receive(target, context, request).map(answer).map(harmless))
+        .then(|path: Tail, context, request| receive(path, context, request).map(answer).map(harmless))
         .boxed()
 }
 
@@ -74,12 +71,13 @@ struct Target {
 }
 
 impl Target {
-    /// Parses the path after the app: nothing for the source `default`, or a source and a tail.
-    fn parse(app: AppId, path: &str) -> Option<Self> {
-        let (name, tail) = path.split_at(path.find('/').unwrap_or(path.len()));
-        let source = if path.is_empty() { SourceName::default() } else { name.parse().ok()? };
+    /// Parses the path after `/hook/`: an app, and optionally a source, and then a tail. One trailing slash is ignored.
+    fn parse(path: &str) -> Option<Self> {
+        let (app, rest) = path.split_once('/').unwrap_or((path, ""));
+        let (name, tail) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let source = if rest.is_empty() { SourceName::default() } else { name.parse().ok()? };
         let tail = Some(tail.to_owned()).filter(|tail| tail.len() > 1);
-        Some(Self { app, source, tail })
+        Some(Self { app: app.parse().ok()?, source, tail })
     }
 }
 
@@ -94,34 +92,22 @@ fn harmless(mut response: Response) -> Response {
 
 /// Checks in this order: the app and its source are registered, the method belongs to the scheme, the body is within the limit,
 /// the signature is valid.
-async fn receive(target: Target, context: Context, request: Request) -> Result<Response, ApiError> {
-    let Target { app, source, tail } = target;
-    let found = match context.proxy.source(&app, &source).await {
-        Ok(found) => found,
-        Err(error) => {
-            context.rejections.log(&app, &error);
-            return Err(request.refuse(error.into()).await);
-        }
+async fn receive(path: Tail, context: Context, request: Request) -> Result<Response, ApiError> {
+    let Some(Target { app, source, tail }) = Target::parse(path.as_str()) else {
+        return Err(request.refuse(ApiError::not_found()).await);
     };
-    if !found.scheme().methods().contains(&request.method.as_str()) {
-        let methods = found.scheme().methods().iter().filter_map(|name| name.parse().ok());
-        return Err(request.refuse_method(&methods.collect::<Vec<_>>()).await);
+    if let Err(error) = context.proxy.receiving_source(&app, &source, &request.method).await {
+        context.rejections.log(&app, &source, &error);
+        return Err(request.refuse(error.into()).await);
     }
     let Request { method, headers, query, body, connection, .. } = request;
-    let names = header_names(&headers);
-    let refuse = |check, detail, error: ApiError, body: Option<&[u8]>| {
-        let status = error.status().as_u16();
-        let (bytes, sha256) = (body.map_or(0, <[u8]>::len) as u64, body.and_then(body_hash));
-        let refused =
-            Refused { source: source.clone(), check, detail, status, bytes, headers: names.clone(), sha256 };
-        context.proxy.record_refused(&app, refused);
-        error
-    };
+    let recorder =
+        Recorder { context: &context, app: &app, source: &source, headers: header_names(&headers) };
     let limit = context.settings.max_body;
     let mut body = match body.collect(limit, &context.budgets.hooks, Some(app.clone())).await {
         Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            let detail = format!("the body is larger than {limit} bytes");
-            return Err(refuse("size", detail, error, None));
+            recorder.record("size", format!("the body is larger than {limit} bytes"), &error, None);
+            return Err(error);
         }
         other => other?,
     };
@@ -130,50 +116,77 @@ async fn receive(target: Target, context: Context, request: Request) -> Result<R
     // A body that waits for verification can still be evicted for other bodies.
     let permit = body.unless_evicted(context.proxy.verification_permit(&webhook)).await?;
     body.keep()?;
-    let refused = |error: ProxyError| {
-        context.rejections.log(&app, &error);
-        match failed_check(&error) {
-            Some(check) => {
-                let detail = error.to_string();
-                refuse(check, detail, error.into(), Some(&bytes))
-            }
-            None => error.into(),
-        }
-    };
-    let verified = context.proxy.verify(&app, &source, webhook, permit).await.map_err(refused)?;
-    connection.authorise()?;
-    let received = context.proxy.receive(&app, &source, verified).await.map_err(refused)?;
-    context.proxy.record_accepted(&app, &source);
-    Ok(match received {
+    let refuse = |error| recorder.refuse(error, &bytes);
+    let verified = context.proxy.verify(&app, &source, webhook, permit).await.map_err(refuse)?;
+    if let Verified::Event { .. } = verified {
+        // Not for a challenge, which may have no signature.
+        connection.authorise()?;
+    }
+    match context.proxy.receive(&app, &source, verified).await.map_err(refuse)? {
         Received::Stored(success) => {
-            empty(StatusCode::from_u16(success).expect("the success status of a scheme is valid"))
+            context.proxy.record_accepted(&app, &source);
+            Ok(empty(StatusCode::from_u16(success).expect("the success status of a scheme is valid")))
         }
         Received::Answer(answer) => challenge_answer(answer),
-    })
+    }
+}
+
+/// Records why a webhook is refused, in the log and for the owner of its source.
+struct Recorder<'a> {
+    context: &'a Context,
+    app: &'a AppId,
+    source: &'a SourceName,
+    /// The names of the webhook's headers.
+    headers: Vec<String>,
+}
+
+impl Recorder<'_> {
+    fn refuse(&self, error: ProxyError, body: &[u8]) -> ApiError {
+        self.context.rejections.log(self.app, self.source, &error);
+        let (check, detail) = (failed_check(&error), error.to_string());
+        let error = error.into();
+        if let Some(check) = check {
+            self.record(check, detail, &error, Some(body));
+        }
+        error
+    }
+
+    fn record(&self, check: &'static str, detail: String, error: &ApiError, body: Option<&[u8]>) {
+        let refused = Refused {
+            source: self.source.clone(),
+            check,
+            detail,
+            status: error.status().as_u16(),
+            bytes: body.map_or(0, <[u8]>::len) as u64,
+            headers: self.headers.clone(),
+            sha256: body.and_then(body_hash),
+        };
+        self.context.proxy.record_refused(self.app, refused);
+    }
 }
 
 /// The name of the check that a webhook failed, for the owner of the source.
 fn failed_check(error: &ProxyError) -> Option<&'static str> {
     match error {
         ProxyError::Rejected(rejected) => Some(rejected.rejection.check.name()),
-        ProxyError::NotJson => Some("form"),
         ProxyError::NotArmed => Some("handshake"),
         ProxyError::Full => Some("queue"),
         _ => None,
     }
 }
 
-fn challenge_answer(answer: Answer) -> Response {
+fn challenge_answer(answer: Answer) -> Result<Response, ApiError> {
     let mut response = Response::new(answer.body.into());
     *response.status_mut() =
         StatusCode::from_u16(answer.status).expect("the status of a challenge's answer is valid");
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
     for (name, value) in answer.headers {
-        let value = HeaderValue::from_str(&value).expect("a challenge's header has no control characters");
+        let value = HeaderValue::from_str(&value)
+            .map_err(|_| ApiError::bad_request("The challenge cannot be repeated in a header."))?;
         headers.insert(name, value);
     }
-    response
+    Ok(response)
 }
 
 #[cfg(test)]
@@ -183,16 +196,19 @@ mod tests {
     #[test]
     fn the_path_after_the_app_is_a_source_and_a_tail() {
         let parse = |path: &str| {
-            let target = Target::parse("bot".parse().unwrap(), path)?;
+            let target = Target::parse(path)?;
+            assert_eq!(target.app.as_str(), "bot");
             Some((target.source.to_string(), target.tail))
         };
         let source = |name: &str, tail: Option<&str>| Some((name.to_owned(), tail.map(str::to_owned)));
-        assert_eq!(parse(""), source("default", None));
-        assert_eq!(parse("github"), source("github", None));
-        assert_eq!(parse("github/"), source("github", None));
-        assert_eq!(parse("github/a%2Fb/c"), source("github", Some("/a%2Fb/c")));
-        assert_eq!(parse("/a"), None);
-        assert_eq!(parse(".."), None);
-        assert_eq!(parse("a%2Fb"), None);
+        assert_eq!(parse("bot"), source("default", None));
+        assert_eq!(parse("bot/"), source("default", None));
+        assert_eq!(parse("bot/github"), source("github", None));
+        assert_eq!(parse("bot/github/"), source("github", None));
+        assert_eq!(parse("bot/github/a%2Fb/c"), source("github", Some("/a%2Fb/c")));
+        assert_eq!(parse("bot/default/a"), source("default", Some("/a")));
+        for invalid in ["", "/", "/bot", "b~t", "bot//", "bot//a", "bot/..", "bot/a%2Fb"] {
+            assert_eq!(parse(invalid), None, "{invalid}");
+        }
     }
 }

@@ -66,7 +66,8 @@ impl Request {
 
     /// Discards the body and returns the error for a method that the path does not have.
     pub(super) async fn refuse_method(self, allowed: &[Method]) -> ApiError {
-        self.refuse(ApiError::method_not_allowed(allowed)).await
+        let allowed: Vec<_> = allowed.iter().map(Method::as_str).collect();
+        self.refuse(ApiError::method_not_allowed(&allowed)).await
     }
 
     /// Returns the decoded value of a query parameter. A repeated one is an error: a reverse proxy could use the other value.

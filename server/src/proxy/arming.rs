@@ -1,119 +1,89 @@
-//! Sources that wait for a handshake which sets their secret: an owner arms them for a short time.
+//! Sources that wait for a handshake which sets their secret: their owner arms them for a short time.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use wwproxy_protocol::{
     AppId, Secret, SourceName,
     api::{ARMED_SECONDS, ArmStatus},
 };
 
-use super::{Proxy, ProxyError, sources::rfc3339};
+use super::sources::rfc3339;
 
-type Key = (AppId, SourceName);
-
-/// The armed sources, in memory: a restart disarms them.
+/// The armed sources, in memory: a restart disarms them. Changed under the lock of the app's sources.
 #[derive(Debug, Default)]
-pub(super) struct Armed(Mutex<HashMap<Key, State>>);
+pub(super) struct Armed(Mutex<HashMap<AppId, HashMap<SourceName, State>>>);
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct State {
+    expires: Instant,
+    /// The time of the expiry, for the owner.
     until: SystemTime,
-    /// A handshake is being stored, or was.
-    used: bool,
+    /// Whether a handshake has set the secret.
     done: bool,
+    /// The secret, if the owner has to enter it at the sender.
     token: Option<Secret>,
 }
 
-/// An armed source whose handshake is being stored. Armed again if it is dropped before it is done.
-pub(super) struct Handshake<'a> {
-    armed: &'a Armed,
-    key: Key,
-    is_done: bool,
-}
-
 impl Armed {
-    fn arm(&self, key: Key) -> ArmStatus {
-        let until = SystemTime::now() + Duration::from_secs(ARMED_SECONDS);
-        let state = State { until, used: false, done: false, token: None };
+    pub(super) fn arm(&self, app: &AppId, name: &SourceName) -> ArmStatus {
+        let time = Duration::from_secs(ARMED_SECONDS);
+        let (expires, until) = (Instant::now() + time, SystemTime::now() + time);
+        let state = State { expires, until, done: false, token: None };
         let status = state.status();
-        self.states().insert(key, state);
+        self.0.lock().entry(app.clone()).or_default().insert(name.clone(), state);
         status
     }
 
-    fn status(&self, key: &Key) -> ArmStatus {
-        self.states().get(key).map(State::status).unwrap_or_default()
+    pub(super) fn status(&self, app: &AppId, name: &SourceName) -> ArmStatus {
+        self.current(app, name).map(|state| state.status()).unwrap_or_default()
     }
 
-    /// Begins a handshake, if the source is armed and no other handshake has begun.
-    pub(super) fn take(&self, app: &AppId, name: &SourceName) -> Option<Handshake<'_>> {
-        let key = (app.clone(), name.clone());
-        let mut states = self.states();
-        let state = states.get_mut(&key).filter(|state| !state.used)?;
-        state.used = true;
-        drop(states);
-        Some(Handshake { armed: self, key, is_done: false })
+    /// Whether the source is armed, and no handshake has set its secret since.
+    pub(super) fn expects_handshake(&self, app: &AppId, name: &SourceName) -> bool {
+        self.current(app, name).is_some_and(|state| !state.done)
     }
 
-    /// The states that have not expired.
-    fn states(&self) -> MutexGuard<'_, HashMap<Key, State>> {
-        let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = SystemTime::now();
-        states.retain(|_, state| state.until > now);
-        states
+    /// Ends the wait for a handshake. `token` is shown to the owner of the source until the time is over.
+    pub(super) fn set_done(&self, app: &AppId, name: &SourceName, token: Option<Secret>) {
+        if let Some(mut state) = self.current(app, name) {
+            (state.done, state.token) = (true, token);
+        }
+    }
+
+    /// Disarms a source, or all sources of an app.
+    pub(super) fn disarm(&self, app: &AppId, name: Option<&SourceName>) {
+        let mut apps = self.0.lock();
+        if let (Some(name), Some(sources)) = (name, apps.get_mut(app)) {
+            sources.remove(name);
+            if !sources.is_empty() {
+                return;
+            }
+        }
+        apps.remove(app);
+    }
+
+    /// The state of a source, unless its time is over.
+    fn current(&self, app: &AppId, name: &SourceName) -> Option<MappedMutexGuard<'_, State>> {
+        let now = Instant::now();
+        MutexGuard::try_map(self.0.lock(), |apps| {
+            let sources = apps.get_mut(app)?;
+            sources.retain(|_, state| state.expires > now);
+            sources.get_mut(name)
+        })
+        .ok()
     }
 }
 
 impl State {
     fn status(&self) -> ArmStatus {
         ArmStatus {
-            armed_until: (!self.used).then(|| rfc3339(self.until)),
+            armed_until: (!self.done).then(|| rfc3339(self.until)),
             done: self.done,
             token: self.token.as_ref().map(|token| token.expose().to_owned()),
         }
-    }
-}
-
-impl Handshake<'_> {
-    /// Ends the handshake. `token` is shown to the owner of the source.
-    pub(super) fn done(mut self, token: Option<Secret>) {
-        self.is_done = true;
-        if let Some(state) = self.armed.states().get_mut(&self.key) {
-            (state.done, state.token) = (true, token);
-        }
-    }
-}
-
-impl Drop for Handshake<'_> {
-    fn drop(&mut self) {
-        if !self.is_done
-            && let Some(state) = self.armed.states().get_mut(&self.key)
-        {
-            state.used = false;
-        }
-    }
-}
-
-impl Proxy {
-    /// Arms a source for the handshake that sets its secret.
-    pub(crate) async fn arm(
-        &self,
-        app: &AppId,
-        token: &Secret,
-        name: &SourceName,
-    ) -> Result<ArmStatus, ProxyError> {
-        let _shared = self.registration_change(app, token).await?;
-        if !self.source(app, name).await?.scheme().learns_secret() {
-            return Err(ProxyError::NoHandshake);
-        }
-        Ok(self.armed.arm((app.clone(), name.clone())))
-    }
-
-    /// Returns whether a source is armed, and whether the handshake took place.
-    pub(crate) fn arm_status(&self, app: &AppId, name: &SourceName) -> ArmStatus {
-        self.armed.status(&(app.clone(), name.clone()))
     }
 }

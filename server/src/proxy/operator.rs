@@ -42,7 +42,7 @@ impl Proxy {
         self.recheck_tokens();
         let stored = self.inspect(app).await?;
         self.store.remove_registration(app).await?;
-        self.activity.forget(app, None);
+        self.forget(app, None);
         tracing::info!(%app, registered = stored.registered, events = stored.events, "purged by the operator");
         Ok(stored)
     }
@@ -107,6 +107,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        Settings,
         identity::{IdentityError, IdentityProvider},
         store::{Limits, MemoryStore},
     };
@@ -145,8 +146,7 @@ mod tests {
     async fn a_purge_does_not_wait_for_the_platform_and_is_not_undone_by_a_late_registration() {
         let platform = Arc::new(Slow::default());
         let store = Arc::new(MemoryStore::new(Limits::default()));
-        let proxy =
-            Arc::new(Proxy::new(store, Arc::clone(&platform) as _, Duration::from_secs(60), 1, false));
+        let proxy = Arc::new(Proxy::new(store, Arc::clone(&platform) as _, &Settings::default()));
         let app: AppId = "bot".parse().unwrap();
         for unregisters in [false, true] {
             platform.revoked.store(false, Ordering::SeqCst);
@@ -157,11 +157,9 @@ mod tests {
                     if unregisters {
                         proxy.unregister(&app, &token).await
                     } else {
-                        {
-                            let settings =
-                                SourceSettings { secrets: vec![Secret::new("secret")], ..Default::default() };
-                            proxy.put_source(&app, &token, &SourceName::default(), settings).await.map(drop)
-                        }
+                        let settings =
+                            SourceSettings { secrets: vec![Secret::new("secret")], ..Default::default() };
+                        proxy.put_source(&app, &token, &SourceName::default(), settings).await.map(drop)
                     }
                 }
             });

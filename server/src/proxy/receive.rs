@@ -19,7 +19,6 @@ const APPEND_TIMEOUT: Duration = Duration::from_millis(2500);
 const LARGE_BODY: usize = 64 << 10;
 
 /// The outcome of a webhook that was accepted.
-#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Received {
     /// The event is durable, now or since its first delivery. The HTTP status that the sender takes as a success.
     Stored(u16),
@@ -50,7 +49,7 @@ impl Proxy {
         webhook: Webhook,
         permit: VerificationPermit,
     ) -> Result<Verified, ProxyError> {
-        let source = self.source(app, name).await?;
+        let source = self.receiving_source(app, name, &webhook.method).await?;
         if permit.0.is_none() {
             return webhook.verify(name, &source);
         }

@@ -2,12 +2,16 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use wwproxy_protocol::{AppId, SourceName, api::Refusal, hex};
+use wwproxy_protocol::{
+    AppId, SourceName,
+    api::{MAX_SOURCES, Refusal},
+    hex,
+};
 
 use super::{Proxy, sources::rfc3339};
 
@@ -22,11 +26,17 @@ const MAX_HEADERS: usize = 32;
 /// The most bytes of a header name that are kept.
 const MAX_NAME: usize = 64;
 
-/// The times of a source's last webhooks.
+/// The times of a source's last webhooks: of the last event that was stored, and of the last webhook that was refused.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Times {
     pub(super) accepted: Option<SystemTime>,
     pub(super) refused: Option<SystemTime>,
+}
+
+impl Times {
+    fn last(&self) -> Option<SystemTime> {
+        self.accepted.max(self.refused)
+    }
 }
 
 /// The activity of all sources, in memory.
@@ -53,7 +63,7 @@ struct Entry {
 }
 
 /// A refused webhook, without its body and the values of its headers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refused {
     pub(crate) source: SourceName,
     pub(crate) check: &'static str,
@@ -64,7 +74,7 @@ pub(crate) struct Refused {
     pub(crate) sha256: Option<String>,
 }
 
-/// What is kept of a webhook in case it is refused.
+/// The names of a webhook's headers, in case it is refused.
 pub(crate) fn header_names(headers: &http::HeaderMap) -> Vec<String> {
     let name = |name: &http::HeaderName| name.as_str().chars().take(MAX_NAME).collect();
     headers.keys().take(MAX_HEADERS).map(name).collect()
@@ -76,6 +86,15 @@ pub(crate) fn body_hash(body: &[u8]) -> Option<String> {
 }
 
 impl Refused {
+    /// Whether it is the same webhook, refused for the same reason. The detail is not compared, as it may contain the age of a
+    /// timestamp. What differs most often is compared first: a sender can cause 100 comparisons.
+    fn repeats(&self, other: &Self) -> bool {
+        (self.bytes, self.status, self.check) == (other.bytes, other.status, other.check)
+            && self.sha256 == other.sha256
+            && self.source == other.source
+            && self.headers == other.headers
+    }
+
     /// The size in memory, in bytes.
     fn size(&self) -> usize {
         let headers: usize = self.headers.iter().map(|name| name.len() + size_of::<String>()).sum();
@@ -84,42 +103,40 @@ impl Refused {
 }
 
 impl Activity {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn times(&self, app: &AppId, source: &SourceName) -> Times {
-        let state = self.state();
+        let state = self.0.lock();
         state.times.get(app).and_then(|sources| sources.get(source)).copied().unwrap_or_default()
     }
 
     fn accepted(&self, app: &AppId, source: &SourceName) {
         let now = SystemTime::now();
-        self.state().times(app, source).accepted = Some(now);
+        self.0.lock().times(app, source).accepted = Some(now);
     }
 
     fn refused(&self, app: &AppId, refused: Refused) {
         let now = SystemTime::now();
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.times(app, &refused.source).refused = Some(now);
-        let equal = state.apps.get(app).and_then(|numbers| {
-            numbers.iter().copied().find(|number| state.refusals[number].refused == refused)
+        let earlier = state.apps.get(app).and_then(|numbers| {
+            numbers.iter().rev().copied().find(|number| state.refusals[number].refused.repeats(&refused))
         });
-        let count = equal.and_then(|number| state.remove(number)).map_or(1, |entry| entry.count + 1);
+        let count = earlier.and_then(|number| state.remove(number)).map_or(1, |entry| entry.count + 1);
         state.insert(Entry { app: app.clone(), at: now, count, refused });
     }
 
     fn refusals(&self, app: &AppId) -> Vec<Refusal> {
-        let state = self.state();
+        let state = self.0.lock();
         let numbers = state.apps.get(app).into_iter().flatten().rev();
         numbers.map(|number| state.refusals[number].show()).collect()
     }
 
     /// Forgets the times of a source, or everything of an app.
     pub(super) fn forget(&self, app: &AppId, source: Option<&SourceName>) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if let Some(source) = source {
-            state.times.entry(app.clone()).or_default().remove(source);
+            if let Some(sources) = state.times.get_mut(app) {
+                sources.remove(source);
+            }
             return;
         }
         state.times.remove(app);
@@ -130,15 +147,15 @@ impl Activity {
 }
 
 impl State {
+    /// The times of a source. A webhook that is still being stored when its source is deleted would be listed for ever, so
+    /// the source that was used least recently is removed for a new one.
     fn times(&mut self, app: &AppId, source: &SourceName) -> &mut Times {
-        if !self.times.contains_key(app) {
-            self.times.insert(app.clone(), HashMap::new());
+        let sources = self.times.entry(app.clone()).or_default();
+        if !sources.contains_key(source) && sources.len() >= MAX_SOURCES {
+            let oldest = sources.iter().min_by_key(|(_, times)| times.last()).map(|(name, _)| name.clone());
+            oldest.and_then(|name| sources.remove(&name));
         }
-        let sources = self.times.get_mut(app).expect("it was inserted");
-        if !sources.contains_key(source) {
-            sources.insert(source.clone(), Times::default());
-        }
-        sources.get_mut(source).expect("it was inserted")
+        sources.entry(source.clone()).or_default()
     }
 
     fn insert(&mut self, entry: Entry) {
@@ -215,7 +232,7 @@ mod tests {
             check: "signature",
             detail: format!("wrong {n}"),
             status: 401,
-            bytes: 2,
+            bytes: n as u64,
             headers: vec!["host".into()],
             sha256: body_hash(b"{}"),
         }
@@ -230,6 +247,21 @@ mod tests {
         let found: Vec<_> =
             activity.refusals(&app).into_iter().map(|refusal| (refusal.detail, refusal.count)).collect();
         assert_eq!(found, [("wrong 1".to_owned(), 3), ("wrong 2".to_owned(), 1)]);
+        let older = Refused { detail: "1 s older".into(), ..refused(2) };
+        activity.refused(&app, older);
+        let newest = &activity.refusals(&app)[0];
+        assert_eq!((newest.detail.as_str(), newest.count), ("1 s older", 2), "the age may differ");
+    }
+
+    #[test]
+    fn the_times_of_an_app_are_bounded() {
+        let (activity, app): (_, AppId) = (Activity::default(), "bot".parse().unwrap());
+        let sources: Vec<SourceName> = (0..100).map(|n| format!("s-{n}").parse().unwrap()).collect();
+        for source in &sources {
+            activity.accepted(&app, source);
+        }
+        assert!(activity.times(&app, &sources[99]).accepted.is_some());
+        assert_eq!(activity.0.lock().times[&app].len(), MAX_SOURCES);
     }
 
     #[test]
@@ -244,11 +276,11 @@ mod tests {
         let last = activity.refusals(&apps[599]);
         assert_eq!((last.len(), last[0].detail.as_str()), (MAX_PER_APP, "wrong 104"));
         assert!(activity.refusals(&apps[0]).is_empty(), "evicted for the others");
-        assert!(activity.state().bytes <= MAX_BYTES);
+        assert!(activity.0.lock().bytes <= MAX_BYTES);
         for app in &apps {
             activity.forget(app, None);
         }
-        let state = activity.state();
+        let state = activity.0.lock();
         assert_eq!((state.bytes, state.refusals.len(), state.apps.len(), state.times.len()), (0, 0, 0, 0));
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use http::HeaderMap;
-use wwproxy_protocol::scheme::{Check, Rejection};
+use wwproxy_protocol::scheme::{Check, Rejection, Scheme};
 
 /// Senders, each with the header of its signature or token. A sender that also sends the header of another one comes first.
 const SIGNATURES: [(&str, &str); 37] = [
@@ -55,19 +55,20 @@ pub(crate) struct Rejected {
 }
 
 impl Rejected {
-    pub(super) fn new(rejection: Rejection, scheme: &str, headers: &HeaderMap) -> Self {
+    pub(super) fn new(rejection: Rejection, scheme: &Scheme, headers: &HeaderMap) -> Self {
         let is_signature = !matches!(rejection.check, Check::Form | Check::Challenge);
         let hint = is_signature.then(|| hint(scheme, headers)).flatten();
         Self { rejection, hint }
     }
 }
 
-/// The sender that the webhook probably comes from, and the scheme of the source, as a clause.
-fn hint(scheme: &str, headers: &HeaderMap) -> Option<String> {
+/// The sender that the webhook probably comes from, and the scheme of the source, as a clause. None if it is a sender of this
+/// scheme: several senders share a header.
+fn hint(scheme: &Scheme, headers: &HeaderMap) -> Option<String> {
     let (sender, header) = SIGNATURES.into_iter().find(|(_, header)| headers.contains_key(*header))?;
-    let own = scheme.split('-').next().unwrap_or(scheme);
-    let is_own = sender.to_ascii_lowercase().replace(' ', "-").contains(own);
-    (!is_own).then(|| format!("this looks like {sender}'s {header}; the source is registered for {scheme}"))
+    let text =
+        || format!("this looks like {sender}'s {header}; the source is registered for {}", scheme.name());
+    (!scheme.is_signature_header(header)).then(text)
 }
 
 impl fmt::Display for Rejected {
@@ -86,7 +87,7 @@ mod tests {
     fn hint_of(scheme: &str, header: &str) -> Option<String> {
         let name: HeaderName = header.parse().unwrap();
         let headers = [(name, HeaderValue::from_static("v0=secret"))].into_iter().collect();
-        hint(scheme, &headers)
+        hint(&Scheme::preset(scheme).unwrap(), &headers)
     }
 
     #[test]
@@ -98,5 +99,16 @@ mod tests {
         assert_eq!(hint_of("watsonwork", "x-outbound-token"), None);
         assert_eq!(hint_of("github", "X-Hub-Signature-256"), None);
         assert_eq!(hint_of("standard-webhooks", "Webhook-Signature"), None);
+        assert!(hint_of("line", "Linear-Signature").unwrap().contains("Linear"));
+        // Headers that several senders share.
+        for (scheme, header) in [
+            ("meta", "X-Hub-Signature-256"),
+            ("jira", "X-Hub-Signature"),
+            ("intercom", "X-Hub-Signature"),
+            ("gitlab", "Webhook-Signature"),
+            ("docusign", "X-DocuSign-Signature-1"),
+        ] {
+            assert_eq!(hint_of(scheme, header), None, "{scheme}");
+        }
     }
 }

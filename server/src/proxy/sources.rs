@@ -5,30 +5,30 @@ use std::{
     sync::Arc,
 };
 
+use http::Method;
 use tokio::sync::{Mutex, MutexGuard};
 use wwproxy_protocol::{
     AppId, Secret, Source, SourceName, SourceSettings,
-    api::{MAX_SOURCES, SourceStatus},
+    api::{ArmStatus, MAX_SOURCES, SourceStatus},
 };
 
 use super::{Proxy, ProxyError};
 use crate::store::Registration;
 
-/// The number of locks: each app has the one of its hash.
-const LOCKS: usize = 64;
+/// The number of locks: apps with the same hash share one.
+const LOCKS: usize = 32;
 
 /// Serialises the changes of an app's registration, which is read, changed and stored as a whole.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
     hasher: RandomState,
-    locks: [[Mutex<()>; LOCKS / 8]; 8],
+    locks: [Mutex<()>; LOCKS],
 }
 
 impl Locks {
-    async fn lock(&self, app: &AppId) -> MutexGuard<'_, ()> {
-        let locks = self.locks.as_flattened();
-        let at = self.hasher.hash_one(app) % locks.len() as u64;
-        locks[usize::try_from(at).expect("it is below the number of locks")].lock().await
+    pub(super) async fn lock(&self, app: &AppId) -> MutexGuard<'_, ()> {
+        let at = self.hasher.hash_one(app) % LOCKS as u64;
+        self.locks[usize::try_from(at).expect("it is below the number of locks")].lock().await
     }
 }
 
@@ -44,18 +44,21 @@ impl Proxy {
         let source = Source::new(settings)?;
         let _shared = self.registration_change(app, token).await?;
         if source.scheme().is_unverified() && !self.allow_unverified {
-            return Err(ProxyError::UnverifiedNotAllowed);
+            return Err(ProxyError::UnverifiedForbidden);
         }
         let scheme = source.scheme().name().to_owned();
+        let _lock = self.source_locks.lock(app).await;
         let is_new = self.store_source(app, name, source).await?;
+        // The handshake was expected by the replaced settings.
+        self.armed.disarm(app, Some(name));
         if let Some(count) = self.registered.add(1) {
             tracing::info!(%app, source = %name, scheme, count, "registered");
         }
         Ok(is_new)
     }
 
+    /// Adds a source to the stored registration, under the app's lock. Returns whether it is new.
     async fn store_source(&self, app: &AppId, name: &SourceName, source: Source) -> Result<bool, ProxyError> {
-        let _lock = self.source_locks.lock(app).await;
         let mut registration = self.stored_registration(app).await?;
         let is_new = registration.sources.insert(name.clone(), Arc::new(source)).is_none();
         if registration.sources.len() > MAX_SOURCES {
@@ -77,7 +80,7 @@ impl Proxy {
         let mut registration = self.stored_registration(app).await?;
         registration.sources.remove(name).ok_or(ProxyError::NoSource)?;
         self.store.put_registration(app, registration).await?;
-        self.activity.forget(app, Some(name));
+        self.forget(app, Some(name));
         if let Some(count) = self.unregistered.add(1) {
             tracing::info!(%app, source = %name, count, "source removed");
         }
@@ -89,15 +92,26 @@ impl Proxy {
         let _shared = self.registration_change(app, token).await?;
         let _lock = self.source_locks.lock(app).await;
         self.store.remove_registration(app).await?;
-        self.activity.forget(app, None);
+        self.forget(app, None);
         if let Some(count) = self.unregistered.add(1) {
             tracing::info!(%app, count, "unregistered");
         }
         Ok(())
     }
 
-    /// Returns the source of a webhook. Without one its body is not even read.
-    pub(crate) async fn source(&self, app: &AppId, name: &SourceName) -> Result<Arc<Source>, ProxyError> {
+    /// Removes from memory what belongs to a source, or to all sources of an app.
+    pub(super) fn forget(&self, app: &AppId, name: Option<&SourceName>) {
+        self.activity.forget(app, name);
+        self.armed.disarm(app, name);
+    }
+
+    /// Returns the source that receives a request of this method. Without one the body is not even read.
+    pub(crate) async fn receiving_source(
+        &self,
+        app: &AppId,
+        name: &SourceName,
+        method: &Method,
+    ) -> Result<Arc<Source>, ProxyError> {
         if !self.identity.serves(app) {
             return Err(ProxyError::NotRegistered);
         }
@@ -109,7 +123,12 @@ impl Proxy {
         if source.scheme().is_unverified() && !self.allow_unverified {
             return Err(ProxyError::UnverifiedNotAllowed);
         }
-        Ok(Arc::clone(source))
+        let methods = source.scheme().methods();
+        if methods.contains(&method.as_str()) {
+            Ok(Arc::clone(source))
+        } else {
+            Err(ProxyError::Method(methods))
+        }
     }
 
     /// The app's sources without their secrets, sorted by name.
@@ -141,7 +160,30 @@ impl Proxy {
         Ok(registration.map(Arc::unwrap_or_clone).unwrap_or_default())
     }
 
-    /// Stores the secret that a sender's handshake brings, if the owner of the source expects it.
+    /// Arms a source for the handshake that sets its secret.
+    pub(crate) async fn arm(
+        &self,
+        app: &AppId,
+        token: &Secret,
+        name: &SourceName,
+    ) -> Result<ArmStatus, ProxyError> {
+        let _shared = self.registration_change(app, token).await?;
+        let _lock = self.source_locks.lock(app).await;
+        let registration = self.stored_registration(app).await?;
+        let source = registration.sources.get(name).ok_or(ProxyError::NoSource)?;
+        if !source.scheme().learns_secret() {
+            return Err(ProxyError::NoHandshake);
+        }
+        Ok(self.armed.arm(app, name))
+    }
+
+    /// Returns whether a source is armed, and whether the handshake took place.
+    pub(crate) fn arm_status(&self, app: &AppId, name: &SourceName) -> ArmStatus {
+        self.armed.status(app, name)
+    }
+
+    /// Stores the secret that a sender's handshake brings, if the owner of the source expects it. Under the app's lock, so that
+    /// only one of two handshakes sets a secret, and none undoes a change of the source.
     pub(super) async fn learn_secret(
         &self,
         app: &AppId,
@@ -149,12 +191,16 @@ impl Proxy {
         secret: Secret,
     ) -> Result<(), ProxyError> {
         let _shared = self.registration_changes.read().await;
-        let source = self.source(app, name).await?;
-        let armed = self.armed.take(app, name).ok_or(ProxyError::NotArmed)?;
+        let _lock = self.source_locks.lock(app).await;
+        if !self.armed.expects_handshake(app, name) {
+            return Err(ProxyError::NotArmed);
+        }
+        let registration = self.stored_registration(app).await?;
+        let source = registration.sources.get(name).ok_or(ProxyError::NotRegistered)?;
         let shown = source.scheme().name() == "notion";
         let settings = SourceSettings { secrets: vec![secret.clone()], ..source.settings().clone() };
         self.store_source(app, name, Source::new(settings)?).await?;
-        armed.done(shown.then_some(secret));
+        self.armed.set_done(app, name, shown.then_some(secret));
         tracing::info!(%app, source = %name, "a handshake has set the secret of the source");
         Ok(())
     }

@@ -15,6 +15,7 @@ use super::{
     *,
 };
 use crate::{
+    Settings,
     identity::{Cached, IdentityError, IdentityProvider},
     store::{Appended, Limits, MemoryStore, NewEvent, Registration},
 };
@@ -74,7 +75,8 @@ impl Fixture {
 
     async fn with_identity(identity: Arc<dyn IdentityProvider>, removed: CancellationToken) -> Self {
         let store = Arc::new(MemoryStore::new(Limits::default()));
-        let proxy = Arc::new(Proxy::new(store, identity, LEASE, usize::MAX, false));
+        let settings = Settings { lease: LEASE, ..Settings::default() };
+        let proxy = Arc::new(Proxy::new(store, identity, &settings));
         let app: AppId = "my-bot".parse().unwrap();
         let registration = Registration::watson_work(Secret::new("s"));
         proxy.store().put_registration(&app, registration).await.unwrap();
