@@ -72,6 +72,44 @@ impl App {
         empty(self.request(Method::PUT, "").body(body).send().await.unwrap(), 201).await;
     }
 
+    /// Sends a request that registers a source.
+    pub(crate) async fn put_source(&self, name: &str, settings: Value) -> Response {
+        let body = settings.to_string();
+        self.request(Method::PUT, &format!("/sources/{name}")).body(body).send().await.unwrap()
+    }
+
+    /// Registers a new source.
+    pub(crate) async fn new_source(&self, name: &str, settings: Value) {
+        empty(self.put_source(name, settings).await, 201).await;
+    }
+
+    /// A source of `GET /webhooks/{appId}/sources/{name}`.
+    pub(crate) async fn source(&self, name: &str) -> Value {
+        let response = self.request(Method::GET, &format!("/sources/{name}")).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.json().await.unwrap()
+    }
+
+    /// A request to the hook of a source, whose name may have a tail and a query.
+    pub(crate) fn source_hook(&self, method: Method, name: &str) -> RequestBuilder {
+        self.http.request(method, format!("http://{}{}/{name}", self.address, self.hook_path()))
+    }
+
+    /// A webhook as GitHub signs it.
+    pub(crate) fn github(&self, source: &str, secret: &str, body: impl Into<Vec<u8>>) -> RequestBuilder {
+        let body = body.into();
+        let signature = format!("sha256={}", sign(secret, &body));
+        self.source_hook(Method::POST, source).header("X-Hub-Signature-256", signature).body(body)
+    }
+
+    /// The refused webhooks, newest first.
+    pub(crate) async fn refusals(&self) -> Vec<Value> {
+        let response = self.request(Method::GET, "/refusals").send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let answer: Value = response.json().await.unwrap();
+        answer["refusals"].as_array().unwrap().clone()
+    }
+
     pub(crate) async fn unregister(&self) {
         empty(self.request(Method::DELETE, "").send().await.unwrap(), 200).await;
     }
