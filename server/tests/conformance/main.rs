@@ -42,5 +42,6 @@ mod strict;
 mod tap;
 mod unverified;
 mod v2;
+mod vectors;
 mod verification;
 mod websocket;
