@@ -5,6 +5,7 @@ mod exec;
 mod files;
 mod forward;
 mod get;
+mod libraries;
 mod send;
 mod tail;
 mod target;

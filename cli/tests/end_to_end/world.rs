@@ -42,7 +42,7 @@ static SERVER: LazyLock<PathBuf> = LazyLock::new(|| {
 
 pub(crate) struct World {
     folder: tempfile::TempDir,
-    address: String,
+    pub(crate) address: String,
     pub(crate) app_secret: String,
     server: Option<Child>,
 }
