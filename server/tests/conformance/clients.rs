@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     io::{BufRead, BufReader},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
     thread,
@@ -31,10 +32,9 @@ impl Client {
         let folder = TempDir::new().unwrap();
         let copy = folder.path().join(file);
         fs::copy(format!("{}/../docs/clients/{file}", env!("CARGO_MANIFEST_DIR")), &copy).unwrap();
-        if let Some(modules) = env::var_os("NODE_PATH") {
-            std::os::unix::fs::symlink(modules, folder.path().join("node_modules")).unwrap();
-        }
-        let mut command = Command::new(program);
+        let modules = Path::new(LIBRARIES).join("node_modules");
+        std::os::unix::fs::symlink(modules, folder.path().join("node_modules")).unwrap();
+        let mut command = with_libraries(program);
         command.arg(copy).env("WWPROXY_SERVER", format!("http://{}", app.address));
         command.env("APPID", &app.id).env("SECRET", &app.app_secret);
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -58,13 +58,24 @@ impl Drop for Client {
     }
 }
 
+/// The folder of `tests/libraries/install`.
+const LIBRARIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/libraries");
+
+/// A program that finds the installed libraries, except that a JavaScript module does not look in `NODE_PATH`.
+fn with_libraries(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("NODE_PATH", format!("{LIBRARIES}/node_modules"));
+    command.env("PYTHONPATH", format!("{LIBRARIES}/python"));
+    command
+}
+
 /// Whether a program runs with these arguments, which load what a client needs. In CI it must.
 fn available(program: &str, arguments: [&str; 2]) -> bool {
-    let output = Command::new(program).args(arguments).output();
+    let output = with_libraries(program).args(arguments).output();
     let succeeds = output.as_ref().is_ok_and(|output| output.status.success());
     assert!(succeeds || env::var_os("CI").is_none(), "`{program} {}` fails: {output:?}", arguments.join(" "));
     if !succeeds {
-        eprintln!("skipped: `{program} {}` fails", arguments.join(" "));
+        eprintln!("skipped: `{program} {}` fails; tests/libraries/install may help", arguments.join(" "));
     }
     succeeds
 }
