@@ -199,7 +199,7 @@ impl Proxy {
         let stats = self.store.stats(app).await?;
         Ok(Status {
             registration: default.map(|source| RegistrationStatus { scheme: source.scheme.clone() }),
-            sources,
+            sources: Some(sources),
             stored: stats.stored as u64,
             leased: stats.leased as u64,
             dropped: stats.dropped,

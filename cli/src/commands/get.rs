@@ -97,7 +97,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
             () = self.shutdown.requested() => return Ok(true),
             status = self.client.status() => status.map_err(explain)?,
         };
-        if status.registration.is_none() {
+        if !status.is_registered() {
             print_message(&NotRegistered::new(self.client).to_string());
         }
         let max = max.unwrap_or_else(|| {

@@ -1,15 +1,18 @@
 //! `wwproxy status`
 
-use wwproxy_sdk::Client;
+use wwproxy_sdk::{Client, SourceStatus};
 
 use crate::{
     error::NotRegistered,
     output::{Output, escape_json, print_message},
 };
 
-/// Print the state of the app's registration and queue as JSON
+/// Print the state of the app's sources and queue as JSON
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  wwproxy status --json | jq .stored")]
+#[command(after_help = "\
+Examples:
+  wwproxy status --json | jq .stored
+  wwproxy status --json | jq -r '.sources[].name'")]
 pub(crate) struct Status {
     /// Print it on one line
     #[arg(long)]
@@ -24,9 +27,20 @@ impl Status {
         let json = print(&status)? + "\n";
         // A closed stdout is no error.
         output.write(&escape_json(json.as_bytes(), output.terminal)).await?;
-        if status.registration.is_none() {
+        if !status.is_registered() {
             print_message(&NotRegistered::new(client).to_string());
         }
+        status.sources.iter().flatten().for_each(warn_if_unverified);
         Ok(())
+    }
+}
+
+/// Warns about a source whose webhooks are not verified.
+pub(crate) fn warn_if_unverified(source: &SourceStatus) {
+    if !source.verified {
+        print_message(&format!(
+            "warning: source {} is unverified: everyone who knows its hook's URL can post events",
+            source.name
+        ));
     }
 }

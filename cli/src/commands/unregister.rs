@@ -8,9 +8,14 @@ use crate::{
     prompt::{self, Prompt},
 };
 
-/// End the app's registration and delete its stored events
+/// End the app's registration: delete all its sources and its stored events
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  wwproxy unregister --yes")]
+#[command(after_help = "\
+Deletes everything of the app. `wwproxy sources delete NAME` deletes one source and keeps the
+stored events.
+
+Example:
+  wwproxy unregister --yes")]
 pub(crate) struct Unregister {
     /// Do not ask for confirmation. Without a terminal it never asks
     #[arg(short, long)]
@@ -25,9 +30,15 @@ impl Unregister {
                 .as_ref()
                 .map_err(Error::clone)
                 .context("cannot check whether events are stored; use --yes to skip the check")?;
-            let question =
-                format!("Unregister {} and delete its stored events ({})?", client.app_id(), status.stored);
-            if status.stored > 0 && !Prompt::new()?.confirm(&question).await? {
+            let sources = sources_of(status);
+            let named = if sources > 1 { format!("{sources} sources and its ") } else { String::new() };
+            let question = format!(
+                "Unregister {} and delete its {named}stored events ({})?",
+                client.app_id(),
+                status.stored
+            );
+            let asks = status.stored > 0 || sources > 1;
+            if asks && !Prompt::new()?.confirm(&question).await? {
                 return Err(anyhow!("{} is still registered; nothing was deleted", client.app_id()));
             }
         }
@@ -43,9 +54,17 @@ fn outcome(app: &AppId, status: Option<&Status>) -> String {
         return format!("unregistered {app} and deleted its stored events, if there were any");
     };
     let deleted = counted(status.stored, "stored event was deleted", "stored events were deleted");
-    match (&status.registration, status.stored) {
-        (None, 0) => format!("{app} was not registered"),
-        (None, _) => format!("{app} was not registered; {deleted}"),
-        (Some(_), _) => format!("unregistered {app}; {deleted}"),
+    match (status.is_registered(), status.stored) {
+        (false, 0) => format!("{app} was not registered"),
+        (false, _) => format!("{app} was not registered; {deleted}"),
+        (true, _) => match sources_of(status) {
+            0 | 1 => format!("unregistered {app}; {deleted}"),
+            sources => format!("unregistered {app} and deleted its {sources} sources; {deleted}"),
+        },
     }
+}
+
+/// The number of sources. Servers of version 0.1 know none.
+fn sources_of(status: &Status) -> usize {
+    status.sources.as_ref().map_or(0, Vec::len)
 }

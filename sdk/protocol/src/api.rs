@@ -129,7 +129,7 @@ pub mod path {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    /// The registration, or `None` if the app is not registered.
+    /// The source `default`, or `None` if the app has none.
     pub registration: Option<RegistrationStatus>,
     /// The number of stored events, including leased ones.
     pub stored: u64,
@@ -143,9 +143,17 @@ pub struct Status {
     pub oldest_age_ms: Option<u64>,
     /// The number of open websockets of the app on this server, without taps.
     pub clients: u64,
-    /// The sources, sorted by name.
-    #[serde(default)]
-    pub sources: Vec<SourceStatus>,
+    /// The sources, sorted by name. `None` from a server of version 0.1, which knows no sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Vec<SourceStatus>>,
+}
+
+impl Status {
+    /// Whether the app is registered: it has a source, so the server accepts webhooks for it.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.registration.is_some() || self.sources.as_ref().is_some_and(|sources| !sources.is_empty())
+    }
 }
 
 /// The public part of a registration, without the secret.

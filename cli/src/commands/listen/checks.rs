@@ -23,7 +23,7 @@ impl Checks {
         let mut warned = false;
         match client.status().await {
             Ok(status) => {
-                if status.registration.is_none() {
+                if !status.is_registered() {
                     let error = NotRegistered::new(client);
                     if self.require_registered {
                         return error.into();
