@@ -33,7 +33,7 @@ impl SchemeFlags {
     /// The scheme, `None` if neither flag is given.
     pub(crate) fn scheme(&self) -> anyhow::Result<Option<scheme::Scheme>> {
         Ok(match (self.scheme.as_deref(), &self.template) {
-            (None | Some("template"), Some(file)) => Some(read_template(file)?),
+            (None | Some("template"), Some(file)) => Some(read_template(file)?.0),
             (Some("template"), None) => {
                 return Err(usage("the scheme template needs --template FILE"));
             }
@@ -87,12 +87,14 @@ pub(crate) fn nearest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> O
         .map(|(_, name)| name)
 }
 
-fn read_template(path: &Path) -> anyhow::Result<scheme::Scheme> {
+/// Reads a template, and checks it.
+pub(crate) fn read_template(path: &Path) -> anyhow::Result<(scheme::Scheme, String)> {
     let name = path.display();
     let text = read_file(path, scheme::MAX_TEMPLATE_BYTES as u64)?;
     let text = std::str::from_utf8(&text).map_err(|_| usage(&format!("the template {name} is not UTF-8")))?;
-    scheme::Scheme::template(text)
-        .map_err(|error| usage(&format!("the template {name} is not valid: {error}")))
+    let scheme = scheme::Scheme::template(text)
+        .map_err(|error| usage(&format!("the template {name} is not valid: {error}")))?;
+    Ok((scheme, text.to_owned()))
 }
 
 /// A header as `NAME: VALUE`, or `@FILE` with one in each line; `@-` is stdin.

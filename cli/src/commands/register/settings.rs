@@ -1,0 +1,146 @@
+//! The settings of a source, from the flags of `register`.
+
+use std::path::{Path, PathBuf};
+
+use wwproxy_sdk::{
+    InvalidSource, Secret, Source, SourceSettings,
+    scheme::{MAX_SECRETS, Scheme},
+};
+
+use super::{
+    Register,
+    steps::{SecretOrigin, Sender},
+};
+use crate::{
+    error::UsageError,
+    scheme::{check_stdin, preset, read_template},
+    secret,
+};
+
+/// The scheme if none is given.
+const DEFAULT_SCHEME: &str = "watsonwork";
+
+/// The settings to register.
+pub(super) struct Settings {
+    pub(super) source: Source,
+    /// The secret that was generated: the last one of the source.
+    pub(super) generated: Option<Secret>,
+}
+
+impl Register {
+    /// Reads and checks the settings as the server will do, so that an error is reported before anything is sent. `hook` is the
+    /// probable URL of the hook.
+    pub(super) fn settings(&self, hook: &str) -> anyhow::Result<Settings> {
+        let files = self.webhook_secret_file.iter().chain(&self.challenge_secret_file).chain(&self.template);
+        let argument = self.webhook_secret.as_deref().map(Path::new);
+        check_stdin(files.map(PathBuf::as_path).chain(argument))?;
+        let (scheme, template) = self.scheme()?;
+        let mut secrets = self.secrets(&scheme)?;
+        let generated = self.generate_secret.then(|| generate(&scheme)).transpose()?;
+        secrets.extend(generated.clone());
+        if secrets.len() > MAX_SECRETS {
+            return Err(usage(format!("a source has at most {MAX_SECRETS} webhook secrets")));
+        }
+        let challenge_secret = self.challenge_secret_file.as_deref().map(secret::read_file).transpose()?;
+        let settings = SourceSettings {
+            scheme: scheme.name().to_owned(),
+            secrets,
+            tolerance: self.tolerance,
+            url: self.url.clone(),
+            template,
+            challenge_secret: challenge_secret.map(Secret::new),
+        };
+        let source = Source::new(settings).map_err(|error| explain(error, hook))?;
+        Ok(Settings { source, generated })
+    }
+
+    /// The scheme, and its template if it has one of its own.
+    fn scheme(&self) -> anyhow::Result<(Scheme, Option<String>)> {
+        match (self.scheme.as_deref(), &self.template) {
+            (None | Some("template"), Some(file)) => {
+                read_template(file).map(|(scheme, text)| (scheme, Some(text)))
+            }
+            (Some("template"), None) => Err(usage("the scheme template needs --template FILE".into())),
+            (Some(_), Some(_)) => {
+                Err(usage("--template belongs to the scheme template; leave out one of the two".into()))
+            }
+            (Some("none"), None) => Ok((Scheme::unverified(), None)),
+            (name, None) => preset(name.unwrap_or(DEFAULT_SCHEME)).map(|scheme| (scheme, None)),
+        }
+    }
+
+    /// The secrets of the flags, otherwise the one of the environment if the scheme needs a secret.
+    fn secrets(&self, scheme: &Scheme) -> anyhow::Result<Vec<Secret>> {
+        let files = self.webhook_secret_file.iter().map(|file| secret::read_file(file));
+        let mut texts = files.collect::<anyhow::Result<Vec<_>>>()?;
+        match self.webhook_secret.as_deref() {
+            None => {}
+            Some("-") => texts.push(secret::read_file("-".as_ref())?),
+            Some(_) if self.names_a_source() => {
+                return Err(usage(
+                    "give the webhook secret in a file (--webhook-secret-file), on stdin (-) or as WEBHOOK_SECRET: everyone who can \
+                     list processes sees arguments"
+                        .into(),
+                ));
+            }
+            text => texts.extend(secret::from_flags(text, None)?),
+        }
+        let needs_secret = !scheme.is_unverified() && !scheme.learns_secret();
+        if !texts.is_empty() || self.generate_secret || !needs_secret {
+            return Ok(texts.into_iter().map(Secret::new).collect());
+        }
+        let secret = secret::webhook_secret(None, None)?;
+        Ok(vec![secret.ok_or_else(|| usage(missing_secret(scheme)))?])
+    }
+
+    /// Whether a flag of sources is used, which older command lines do not have.
+    fn names_a_source(&self) -> bool {
+        self.scheme.is_some() || self.template.is_some() || !self.source.is_default()
+    }
+}
+
+fn missing_secret(scheme: &Scheme) -> String {
+    let flags = "--webhook-secret-file FILE, WEBHOOK_SECRET, or - for stdin";
+    match Sender::of(scheme.name()) {
+        Some(Sender { name, secret: SecretOrigin::Sender(place), .. }) => {
+            format!("give the secret that {name} shows ({place}): {flags}")
+        }
+        _ => format!("give the webhook secret: {flags}; --generate-secret makes one"),
+    }
+}
+
+/// Generates a secret, unless it is the sender that makes it.
+fn generate(scheme: &Scheme) -> anyhow::Result<Secret> {
+    if let Some(Sender { name, secret: SecretOrigin::Sender(place), .. }) = Sender::of(scheme.name()) {
+        return Err(usage(format!(
+            "{name} makes the secret itself: copy it from there ({place}) into a file, and give --webhook-secret-file FILE in place \
+             of --generate-secret"
+        )));
+    }
+    scheme.generate_secret().map_err(|error| usage(format!("--generate-secret cannot be used: {error}")))
+}
+
+/// Names the flags in place of the members of the settings.
+fn explain(error: InvalidSource, hook: &str) -> anyhow::Error {
+    let flag = |member| match member {
+        "challengeSecret" => "--challenge-secret-file".to_owned(),
+        "secrets" => "a webhook secret".to_owned(),
+        other => format!("--{other}"),
+    };
+    usage(match error {
+        InvalidSource::Member("secrets", why) => format!("the webhook secret cannot be used: {why}"),
+        InvalidSource::Member("url", why) => format!("--url {why}, such as {hook}"),
+        InvalidSource::Member(member, why) => format!("{} {why}", flag(member)),
+        InvalidSource::Foreign { member, scheme } => {
+            format!("{} does not belong to the scheme {scheme}: leave it out", flag(member))
+        }
+        InvalidSource::Template(error) if error.field == "tolerance" => {
+            format!("--tolerance {}", error.reason)
+        }
+        other => other.to_string(),
+    })
+}
+
+fn usage(text: String) -> anyhow::Error {
+    UsageError(text).into()
+}
