@@ -7,8 +7,9 @@ use crate::{
     access::Access,
     commands::{
         completions::Completions, get::Get, listen::Listen, login::Login, logout::Logout, man::Man,
-        profile::Profile, register::Register, replay::Replay, schemes::Schemes, send::Send, sign::Sign,
-        status::Status, tail::Tail, token::Token, unregister::Unregister, verify::Verify,
+        profile::Profile, refusals::Refusals, register::Register, replay::Replay, schemes::Schemes,
+        send::Send, sign::Sign, sources::Sources, status::Status, tail::Tail, token::Token,
+        unregister::Unregister, verify::Verify,
     },
 };
 
@@ -21,7 +22,8 @@ Exit codes:
   1  failed
   2  usage error
   3  the credentials were rejected
-  4  the app is not registered (send, listen --require-registered), or the path is unknown to the server
+  4  the app is not registered (send, listen --require-registered), the source does not exist
+     (sources), or the path is unknown to the server
   5  the server is unreachable or unavailable, or its certificate is not trusted
 
 Example:
@@ -49,7 +51,9 @@ pub(crate) enum Command {
     Login(Login),
     Logout(Logout),
     Profile(Profile),
-    Register(Register),
+    Register(Box<Register>),
+    Sources(Sources),
+    Refusals(Refusals),
     Unregister(Unregister),
     Get(Get),
     Listen(Box<Listen>),
@@ -74,6 +78,8 @@ impl Args {
             Command::Logout(logout) => logout.run(&access),
             Command::Profile(profile) => profile.run().await,
             Command::Register(register) => register.run(&client(&access)?).await,
+            Command::Sources(sources) => sources.run(&client(&access)?).await,
+            Command::Refusals(refusals) => refusals.run(&client(&access)?).await,
             Command::Unregister(unregister) => unregister.run(&client(&access)?).await,
             Command::Get(get) => get.run(&client(&access)?).await,
             Command::Listen(listen) => listen.run(access).await,

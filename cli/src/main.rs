@@ -20,6 +20,7 @@ mod scheme;
 mod secret;
 mod selection;
 mod shutdown;
+mod table;
 mod target;
 
 use std::{

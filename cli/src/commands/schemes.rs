@@ -14,6 +14,7 @@ use self::example::Example;
 use crate::{
     output::{Output, escape_json},
     scheme,
+    table::aligned,
 };
 
 /// List the senders whose webhooks can be verified, or show one in full
@@ -107,17 +108,7 @@ fn table() -> String {
             challenge(scheme).unwrap_or("-").into(),
         ]);
     }
-    let mut widths = [0; 6];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let line = |row: &[String; 6]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
+    aligned(&rows)
 }
 
 /// One scheme in full, as JSON.

@@ -7,6 +7,7 @@ mod forward;
 mod get;
 mod libraries;
 mod send;
+mod sources;
 mod tail;
 mod target;
 mod terminal;

@@ -26,7 +26,8 @@ pub(crate) fn terminal(world: &World, args: &[&str]) -> Command {
     command
 }
 
-fn screen(mut child: Child) -> String {
+/// What the child shows until it ends, which must succeed.
+pub(crate) fn screen(mut child: Child) -> String {
     let mut screen = String::new();
     child.stdout.take().unwrap().read_to_string(&mut screen).unwrap();
     assert!(child.wait().unwrap().success(), "{screen}");
@@ -182,7 +183,7 @@ fn login_asks_for_missing_values_with_echo_off_for_the_secret() {
 }
 
 /// The text of a screen without escape sequences.
-fn console_text(screen: &str) -> String {
+pub(crate) fn console_text(screen: &str) -> String {
     let mut text = String::new();
     let mut chars = screen.chars().peekable();
     while let Some(c) = chars.next() {

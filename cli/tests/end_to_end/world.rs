@@ -93,17 +93,22 @@ impl World {
     /// Posts a webhook with a query.
     pub(crate) fn post_to(&self, query: &str, body: &str) {
         let signature = sign_watson_work(&Secret::new(WEBHOOK_SECRET), body.as_bytes());
+        let token = format!("X-OUTBOUND-TOKEN: {signature}");
+        let answer = self.deliver(&format!("/hook/{APP}{query}"), &[&token], body);
+        assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    }
+
+    /// Posts a request to a hook, with each header as a line, and returns the whole answer.
+    pub(crate) fn deliver(&self, path: &str, headers: &[&str], body: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        write!(
-            stream,
-            "POST /hook/{APP}{query} HTTP/1.1\r\nHost: proxy\r\nX-OUTBOUND-TOKEN: {signature}\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
+        let length = format!("Content-Length: {}", body.len());
+        let request = format!("POST {path} HTTP/1.1");
+        let framing = ["Host: proxy", &length, "Connection: close", "", body];
+        let lines = [&[request.as_str()], headers, &framing].concat();
+        stream.write_all(lines.join("\r\n").as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+        answer
     }
 
     /// The address of a hook of the app.

@@ -1,0 +1,112 @@
+//! `wwproxy sources arm`
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use tokio::{
+    select,
+    time::{Instant, sleep, timeout_at},
+};
+use wwproxy_sdk::{ArmStatus, Client, Error, SourceName, sanitize};
+
+use super::hook;
+use crate::{
+    commands::register::steps::Sender,
+    output::{Output, escape_json, print_message},
+    shutdown::Shutdown,
+    table::to_the_second,
+};
+
+/// How often the server is asked whether the handshake took place.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest wait. The server itself disarms a source after 10 minutes.
+const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
+
+/// Wait for the handshake that sets the secret of a source
+///
+/// Asana and Notion send their secret when a webhook is created. The server accepts it only while the source is armed: for 10
+/// minutes, and once.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Waits until the handshake took place. Exit code 1: it did not take place in time, or the wait was
+stopped. For Notion it prints the verification token, which is entered at Notion.
+
+Examples:
+  wwproxy register --scheme asana --source asana
+  wwproxy sources arm asana")]
+pub(super) struct Arm {
+    /// The name of the source
+    #[arg(value_name = "NAME")]
+    name: SourceName,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arm {
+    pub(super) async fn run(self, client: &Client) -> anyhow::Result<()> {
+        let shutdown = Shutdown::on_signal()?;
+        let name = &self.name;
+        let scheme = client.source(name).await?.scheme;
+        let hook = hook(client, name).await;
+        let armed = client.arm_source(name).await?;
+        let until = armed
+            .armed_until
+            .as_deref()
+            .map_or_else(String::new, |until| format!(" until {}", to_the_second(until)));
+        print_message(&format!("source {name} is armed{until}; its webhooks go to {hook}"));
+        if let Some(sender) = Sender::of(&scheme) {
+            for step in sender.steps() {
+                print_message(&format!("at {}: {step}", sender.name));
+            }
+        }
+        print_message("waiting for the handshake; Ctrl-C stops waiting");
+        let done = select! {
+            done = timeout_at(Instant::now() + MAX_WAIT, handshake(client, name)) => done.ok().flatten(),
+            () = shutdown.requested() => {
+                return Err(anyhow!("stopped waiting; source {name} stays armed{until}"));
+            }
+        };
+        let status = done.transpose()?.ok_or_else(|| {
+            anyhow!(
+                "source {name} is no longer armed, and no handshake took place; run `wwproxy sources arm {name}`, then create the \
+                 webhook at the sender again"
+            )
+        })?;
+        self.report(&status).await
+    }
+
+    async fn report(&self, status: &ArmStatus) -> anyhow::Result<()> {
+        print_message(&format!(
+            "the handshake took place: the server has the secret of source {}, and accepts its webhooks",
+            self.name
+        ));
+        let text = match (&status.token, self.json) {
+            (_, true) => serde_json::to_string(status)?,
+            (Some(token), false) => {
+                print_message("enter this verification token at the sender:");
+                sanitize(token)
+            }
+            (None, false) => return Ok(()),
+        };
+        let mut output = Output::stdout();
+        let text = escape_json(text.as_bytes(), output.terminal).into_owned();
+        // A closed stdout is no error: the server shows the token until the ten minutes are over.
+        output.write(&[&text[..], b"\n"].concat()).await.map(drop)
+    }
+}
+
+/// Waits until the handshake took place. `None`: the source is no longer armed.
+async fn handshake(client: &Client, name: &SourceName) -> Option<Result<ArmStatus, Error>> {
+    loop {
+        sleep(POLL_INTERVAL).await;
+        match client.arm_status(name).await {
+            Ok(status) if status.done => return Some(Ok(status)),
+            Ok(status) if status.armed_until.is_none() => return None,
+            Ok(_) => {}
+            // The server may be restarting, or the network be away for a moment.
+            Err(error) if error.is_transient() => {}
+            Err(error) => return Some(Err(error)),
+        }
+    }
+}

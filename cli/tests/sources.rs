@@ -1,0 +1,369 @@
+//! `register` with a scheme, `sources` and `refusals`, against a fake server over a real port.
+
+#[path = "../../sdk/tests/common/mod.rs"]
+mod common;
+
+use std::{
+    fs,
+    process::{Output, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use common::{FakeServer, Reply, Request, platform};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::Command,
+    time::timeout,
+};
+
+/// The deadline of each wait.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn wwproxy(server: &FakeServer, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy"));
+    command
+        .args(args)
+        .env_clear()
+        .env("WWPROXY_SERVER", &server.url)
+        .env("APPID", "bot")
+        .env("SECRET", "app-hunter2")
+        .env("WWPROXY_CONFIG_DIR", "/nonexistent")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+async fn run(server: &FakeServer, args: &[&str]) -> Output {
+    wwproxy(server, args).output().await.unwrap()
+}
+
+/// A server with a token endpoint. The closure answers all other requests.
+async fn server(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> FakeServer {
+    FakeServer::start(move |request, own| {
+        platform(request, own, 3600, || 1).unwrap_or_else(|| answer(request))
+    })
+    .await
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Stderr of a command with this exit code. Neither stdout nor stderr has a secret.
+fn messages(output: &Output, code: i32) -> String {
+    let messages = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{messages}");
+    assert!(!messages.contains("hunter2") && !text(&output.stdout).contains("hunter2"), "{messages}");
+    messages
+}
+
+fn status(name: &str, scheme: &str) -> Value {
+    json!({
+        "name": name, "scheme": scheme, "covers": "body", "verified": scheme != "none", "secrets": 1,
+        "lastAccepted": null, "lastRefused": null,
+    })
+}
+
+/// The body of the last request that registers a source.
+fn registered(server: &FakeServer) -> Value {
+    let put = server.requests().into_iter().rfind(|request| request.line.starts_with("PUT ")).unwrap();
+    assert_eq!(put.line, "PUT /webhooks/bot/sources/repo");
+    serde_json::from_str(&put.body).unwrap()
+}
+
+fn is_registration(request: &Request) -> bool {
+    request.line.starts_with("PUT ")
+}
+
+#[tokio::test]
+async fn a_source_is_registered_with_a_secret_from_file_stdin_and_environment() {
+    let server = server(|request| match request.line.as_str() {
+        "PUT /webhooks/bot/sources/repo" => Reply::status(201),
+        "GET /webhooks/bot/sources/repo" => {
+            let mut status = status("repo", "github");
+            status["hook"] = "https://hooks.example.com/hook/bot/repo".into();
+            Reply::json(200, status)
+        }
+        _ => Reply::status(500),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret.txt");
+    fs::write(&file, "hook-hunter2\n").unwrap();
+    let file = file.to_str().unwrap();
+    let github = ["register", "--scheme", "github", "--source", "repo"];
+    let expected = json!({"scheme": "github", "secrets": ["hook-hunter2"]});
+
+    let output = run(&server, &[&github[..], &["--webhook-secret-file", file]].concat()).await;
+    let said = messages(&output, 0);
+    assert!(said.contains("its webhooks go to https://hooks.example.com/hook/bot/repo\n"), "{said}");
+    assert!(said.contains("at GitHub") && said.contains("Payload URL"), "{said}");
+    assert!(output.stdout.is_empty());
+    assert_eq!(registered(&server), expected);
+
+    for last in [&["-"][..], &["--webhook-secret-file", "-"]] {
+        let mut child =
+            wwproxy(&server, &[&github[..], last].concat()).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"hook-hunter2\n").await.unwrap();
+        messages(&child.wait_with_output().await.unwrap(), 0);
+        assert_eq!(registered(&server), expected);
+    }
+    for (name, value) in [("WEBHOOK_SECRET", "hook-hunter2\n"), ("WEBHOOK_SECRET_FILE", file)] {
+        messages(&wwproxy(&server, &github).env(name, value).output().await.unwrap(), 0);
+        assert_eq!(registered(&server), expected);
+    }
+    assert_eq!(server.requests().into_iter().filter(is_registration).count(), 5);
+}
+
+#[tokio::test]
+async fn a_generated_secret_is_printed_once_on_stdout_and_added_to_the_old_one() {
+    let server = server(|request| match request.line.as_str() {
+        "PUT /webhooks/bot/sources/repo" => Reply::status(200),
+        _ => Reply::json(200, status("repo", "github")),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old.txt");
+    fs::write(&old, "old-hunter2").unwrap();
+    let old = old.to_str().unwrap();
+    let github = ["register", "--scheme", "github", "--source", "repo", "--generate-secret"];
+    // The environment is for the case without a flag only.
+    let output = wwproxy(&server, &github).env("WEBHOOK_SECRET", "other").output().await.unwrap();
+    let secret = text(&output.stdout);
+    let secret = secret.strip_suffix('\n').unwrap();
+    assert!(secret.len() == 64 && secret.bytes().all(|byte| byte.is_ascii_hexdigit()), "{secret}");
+    assert!(!messages(&output, 0).contains(secret));
+    assert_eq!(registered(&server)["secrets"], json!([secret]));
+
+    let output = run(&server, &[&github[..], &["--webhook-secret-file", old, "--json"]].concat()).await;
+    let said = messages(&output, 0);
+    assert!(said.contains("replaced source repo") && said.contains("no longer accepted"), "{said}");
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed["secrets"], 2);
+    assert_eq!(printed["hook"], format!("{}/hook/bot/repo", server.url));
+    let generated = printed["generatedSecret"].as_str().unwrap();
+    assert_ne!(generated, secret);
+    assert_eq!(registered(&server)["secrets"], json!(["old-hunter2", generated]));
+
+    // A secret that the user did not get is an error.
+    let mut child = wwproxy(&server, &github).spawn().unwrap();
+    drop(child.stdout.take());
+    let said = messages(&child.wait_with_output().await.unwrap(), 1);
+    assert!(said.contains("register again"), "{said}");
+}
+
+#[tokio::test]
+async fn each_flag_sets_its_member() {
+    let server = server(|request| match request.line.as_str() {
+        "PUT /webhooks/bot/sources/repo" => Reply::status(201),
+        _ => Reply::status(404),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (secret, verify) = (write("secret", "hunter2-a\n"), write("verify", "hunter2-v\n"));
+    let template =
+        r#"{"algorithm":"hmac-sha256","signature":"header:X-Sig","encoding":"hex","content":"{body}"}"#;
+    let template_file = write("template", &format!("{template}\n"));
+    let secret_flags = ["--webhook-secret-file", &secret];
+    for (flags, expected) in [
+        (
+            &["--scheme", "slack", "--tolerance", "60"][..],
+            json!({"scheme": "slack", "secrets": ["hunter2-a"], "tolerance": 60}),
+        ),
+        (
+            &["--scheme", "square", "--url", "https://a.example/x"],
+            json!({"scheme": "square", "secrets": ["hunter2-a"], "url": "https://a.example/x"}),
+        ),
+        (
+            &["--scheme", "meta", "--challenge-secret-file", &verify],
+            json!({"scheme": "meta", "secrets": ["hunter2-a"], "challengeSecret": "hunter2-v"}),
+        ),
+        (
+            &["--template", &template_file],
+            json!({
+                "scheme": "template", "secrets": ["hunter2-a"],
+                "template": serde_json::from_str::<Value>(template).unwrap(),
+            }),
+        ),
+        (
+            &["--webhook-secret-file", &verify, "--scheme", "jira"],
+            json!({"scheme": "jira", "secrets": ["hunter2-a", "hunter2-v"]}),
+        ),
+        (&[], json!({"scheme": "watsonwork", "secrets": ["hunter2-a"]})),
+    ] {
+        let args = [&["register", "--source", "repo"], &secret_flags[..], flags].concat();
+        let said = messages(&run(&server, &args).await, 0);
+        // The server does not say where the hook is: it is below the address that is used.
+        assert!(said.contains(&format!("its webhooks go to {}/hook/bot/repo\n", server.url)), "{said}");
+        assert_eq!(registered(&server), expected);
+    }
+    // Without a signature, or with one whose secret comes later, no secret is read.
+    for (scheme, says) in [("none", "warning: nothing is verified"), ("asana", "`wwproxy sources arm repo`")]
+    {
+        let mut register = wwproxy(&server, &["register", "--source", "repo", "--scheme", scheme]);
+        let said = messages(&register.env("WEBHOOK_SECRET", "hunter2").output().await.unwrap(), 0);
+        assert!(said.contains(says), "{said}");
+        assert_eq!(registered(&server), json!({"scheme": scheme, "secrets": []}));
+    }
+}
+
+#[tokio::test]
+async fn wrong_input_is_a_usage_error_before_anything_is_sent() {
+    let server = server(|_| Reply::status(500)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hunter2.txt");
+    fs::write(&file, "top").unwrap();
+    let file = file.to_str().unwrap();
+    let given = ["--webhook-secret-file", file];
+    let too_many = [given; 5].concat();
+    let bad_template = folder.path().join("template.json");
+    fs::write(&bad_template, r#"{"algorithm":"md5"}"#).unwrap();
+    let bad_template = bad_template.to_str().unwrap();
+    for (args, says) in [
+        (&["--scheme", "gihub", "--generate-secret"][..], "'github'"),
+        (&["--scheme", "github"], "--generate-secret"),
+        (&["--scheme", "github", "--source", "a/b", "--generate-secret"], "1 to 64"),
+        (&["--scheme", "stripe"], "Stripe shows"),
+        (&["--scheme", "stripe", "--generate-secret"], "Workbench"),
+        (&["--scheme", "slack", "--generate-secret"], "Signing Secret"),
+        (&["--scheme", "shopify", "--generate-secret"], "Client secret"),
+        (&["--scheme", "discord", "--generate-secret"], "Public Key"),
+        (&["--scheme", "notion", "--generate-secret"], "arm it"),
+        (&["--scheme", "none", "--generate-secret"], "no secret"),
+        (&["--scheme", "github", "top"], "everyone who can list processes"),
+        (&["--source", "repo", "top"], "everyone who can list processes"),
+        (&["--scheme", "template", given[0], given[1]], "--template FILE"),
+        (&["--template", bad_template, given[0], given[1]], "\"algorithm\""),
+        (&["--scheme", "github", "--template", bad_template, given[0], given[1]], "leave out one"),
+        (&["--scheme", "square", given[0], given[1]], "/hook/bot"),
+        (&["--scheme", "github", "--url", "https://a.example", given[0], given[1]], "--url does not belong"),
+        (&["--scheme", "github", "--tolerance", "9", given[0], given[1]], "--tolerance needs"),
+        (&["--scheme", "slack", "--tolerance", "0", given[0], given[1]], "1..="),
+        (
+            &["--scheme", "slack", "--challenge-secret-file", file, given[0], given[1]],
+            "--challenge-secret-file does not belong",
+        ),
+        (&["--scheme", "standard-webhooks", given[0], given[1]], "the webhook secret cannot be used"),
+        (&["--scheme", "none", given[0], given[1]], "does not belong to the scheme none"),
+        (&["--scheme", "meta", "--challenge-secret-file", "-", "-"], "one thing only"),
+        (&too_many, "at most 4"),
+    ] {
+        let args = [&["register"], args].concat();
+        let output = run(&server, &args).await;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains(says), "{args:?}: {said}");
+        assert!(!said.contains("top ") && output.stdout.is_empty(), "{args:?}: {said}");
+    }
+    assert!(server.requests().is_empty(), "{:?}", server.requests());
+}
+
+#[tokio::test]
+async fn a_server_without_sources_is_named_as_too_old() {
+    const STATUS: &str = r#"{"registration":{"scheme":"watsonwork"},"stored":0,"leased":0,"dropped":0,"storedBytes":0,"oldestAgeMs":null,"clients":0}"#;
+    let server = server(|request| match request.line.as_str() {
+        "PUT /webhooks/bot" => Reply::status(201),
+        "GET /webhooks/bot/status" => Reply::json(200, STATUS),
+        "DELETE /webhooks/bot" => Reply::status(200),
+        _ => Reply::status(404),
+    })
+    .await;
+    let mut register = wwproxy(&server, &["register"]);
+    let said = messages(&register.env("WEBHOOK_SECRET", "hunter2").output().await.unwrap(), 0);
+    assert_eq!(said, format!("wwproxy: registered bot; its webhooks go to {}/hook/bot\n", server.url));
+    assert_eq!(text(&run(&server, &["status", "--json"]).await.stdout), format!("{STATUS}\n"));
+    let said = messages(&run(&server, &["unregister"]).await, 0);
+    assert_eq!(said, "wwproxy: unregistered bot; 0 stored events were deleted\n");
+    for args in [
+        &["register", "--scheme", "github", "--generate-secret"][..],
+        &["sources"],
+        &["sources", "show", "a"],
+        &["sources", "arm", "a"],
+        &["sources", "delete", "a"],
+        &["refusals"],
+    ] {
+        let output = run(&server, args).await;
+        let said = messages(&output, 1);
+        assert!(said.contains("too old") && output.stdout.is_empty(), "{args:?}: {said}");
+    }
+}
+
+/// A source of this scheme, which is armed for `polls` polls before it ends as `end` says.
+async fn arming(scheme: &'static str, polls: usize, end: Value) -> FakeServer {
+    let count = AtomicUsize::new(0);
+    server(move |request| match request.line.as_str() {
+        "GET /webhooks/bot/sources/a" => Reply::json(200, status("a", scheme)),
+        "GET /webhooks/bot/sources/a/arm" if count.fetch_add(1, Ordering::SeqCst) >= polls => {
+            Reply::json(200, &end)
+        }
+        "GET /webhooks/bot/sources/a/arm" | "POST /webhooks/bot/sources/a/arm" => {
+            Reply::json(200, json!({"armedUntil": "2026-01-31T12:10:00.000Z", "done": false}))
+        }
+        _ => Reply::status(404),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn arm_waits_for_the_handshake() {
+    let server = arming("asana", 1, json!({"armedUntil": null, "done": true})).await;
+    let output = timeout(PATIENCE, run(&server, &["sources", "arm", "a"])).await.unwrap();
+    let said = messages(&output, 0);
+    assert!(said.contains("armed until 2026-01-31T12:10:00Z"), "{said}");
+    assert!(said.contains("/hook/bot/a\n") && said.contains("at Asana"), "{said}");
+    assert!(said.contains("the handshake took place") && output.stdout.is_empty(), "{said}");
+    assert_eq!(server.count("POST /webhooks/bot/sources/a/arm"), 1);
+}
+
+#[tokio::test]
+async fn arm_prints_the_token_of_notion() {
+    let token = "secret_\u{1b}[2Jx\nwwproxy: y";
+    let server = arming("notion", 0, json!({"armedUntil": null, "done": true, "token": token})).await;
+    let output = timeout(PATIENCE, run(&server, &["sources", "arm", "a"])).await.unwrap();
+    assert!(messages(&output, 0).contains("enter this verification token"));
+    assert_eq!(text(&output.stdout), "secret_ [2Jx wwproxy: y\n");
+    let output = timeout(PATIENCE, run(&server, &["sources", "arm", "a", "--json"])).await.unwrap();
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed["token"], token);
+}
+
+#[tokio::test]
+async fn arm_fails_if_the_source_is_disarmed_or_the_wait_is_stopped() {
+    let server = arming("asana", 1, json!({"armedUntil": null, "done": false})).await;
+    let output = timeout(PATIENCE, run(&server, &["sources", "arm", "a"])).await.unwrap();
+    let said = messages(&output, 1);
+    assert!(said.contains("no handshake took place"), "{said}");
+
+    let server = arming("asana", usize::MAX, Value::Null).await;
+    let mut child = wwproxy(&server, &["sources", "arm", "a"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    while !lines.next_line().await.unwrap().unwrap().contains("waiting for the handshake") {}
+    let id = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().await.unwrap().success());
+    let said = lines.next_line().await.unwrap().unwrap();
+    assert!(said.contains("stopped waiting") && said.contains("stays armed"), "{said}");
+    assert_eq!(timeout(PATIENCE, child.wait()).await.unwrap().unwrap().code(), Some(1));
+}
+
+#[tokio::test]
+async fn an_app_with_a_source_other_than_default_is_registered() {
+    let status = json!({
+        "registration": null, "stored": 0, "leased": 0, "dropped": 0, "storedBytes": 0, "oldestAgeMs": null,
+        "clients": 0, "sources": [status("a", "none")],
+    });
+    let server = server(move |_| Reply::json(200, &status)).await;
+    let output = run(&server, &["status"]).await;
+    let said = messages(&output, 0);
+    assert!(said.contains("warning: source a is unverified") && !said.contains("not registered"), "{said}");
+    let said = messages(&run(&server, &["unregister"]).await, 0);
+    assert_eq!(said, "wwproxy: unregistered bot; 0 stored events were deleted\n");
+}
