@@ -116,7 +116,7 @@ impl Template {
         let document = Request { body: document.unwrap_or(request.body), ..*request };
         Ok(Verified {
             event_type: self.event.as_ref().and_then(|event| event.find(&document)),
-            delivery_id: self.id.as_ref().and_then(|id| self.delivery_id(id, request)),
+            delivery_id: self.id.as_ref().and_then(|id| self.delivery_id(id, &document)),
             secret,
             signed: self
                 .content
