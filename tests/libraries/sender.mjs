@@ -5,6 +5,8 @@ import { randomUUID } from "node:crypto";
 import { createServer } from "node:http";
 
 const [scheme, secret] = process.argv.slice(2);
+/** The URL as registered with a sender that signs it. */
+const registered = "https://proxy.example.test/hook";
 
 // For each scheme, `verify` and, if the library can, `sign`. `verify` is false or throws if the library refuses the webhook.
 const libraries = {
@@ -70,15 +72,36 @@ const libraries = {
       verify: (body, headers) => webhook.verify(body, headers),
     };
   },
+
+  async twilio() {
+    const twilio = (await import("twilio")).default;
+    const algorithm = (headers) => twilio.getSignatureAlgorithm(headers["x-twilio-webhooks-signature-settings"]);
+    const isForm = (headers) => headers["content-type"] === "application/x-www-form-urlencoded";
+    const fields = (body) => Object.fromEntries(new URLSearchParams(body.toString()));
+    return {
+      sign(body, headers, { url }) {
+        const form = isForm(headers) ? fields(body) : {};
+        const signature = twilio.getExpectedTwilioSignature(secret, registered + query(url), form, algorithm(headers));
+        return { "x-twilio-signature": signature };
+      },
+      verify(body, headers, { url }) {
+        const signed = [secret, headers["x-twilio-signature"], registered + query(url)];
+        if (isForm(headers)) return twilio.validateRequest(...signed, fields(body), algorithm(headers));
+        return twilio.validateRequestWithBody(...signed, body.toString(), algorithm(headers));
+      },
+    };
+  },
 };
 
+const query = (path) => new URL(path, registered).search;
 const { sign, verify } = await libraries[scheme]();
 
 const server = createServer(async (request, response) => {
   const body = Buffer.concat(await request.toArray());
-  if (request.url === "/sign") return response.end(JSON.stringify(await sign(body)));
+  const { headers, url } = request;
+  if (url.startsWith("/sign")) return response.end(JSON.stringify(await sign(body, headers, request)));
   try {
-    response.statusCode = (await verify(body, request.headers, request, response)) ? 204 : 422;
+    response.statusCode = (await verify(body, headers, request, response)) ? 204 : 422;
     response.end();
   } catch (error) {
     response.writeHead(422).end(error.message);

@@ -14,6 +14,7 @@ use std::{
 use wwproxy_sdk::{
     Client, Secret, SourceSettings,
     scheme::{Scheme, Unsigned},
+    sha256_hex,
 };
 
 use crate::world::World;
@@ -21,6 +22,8 @@ use crate::world::World;
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 /// The seed of an Ed25519 key pair, in hex.
 const PRIVATE_KEY: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+/// The URL of `tests/libraries/sender.mjs`.
+const URL: &str = "https://proxy.example.test/hook";
 const FORM: &[u8] = b"payload=%7B%22text%22%3A%22%C3%BC%22%7D&text=a+b&empty=";
 /// The size of the text in the largest webhook, in bytes.
 const LARGE: usize = 3 << 20;
@@ -72,8 +75,23 @@ fn standardwebhooks_accepts_standard_webhooks() {
     Library::node("standard-webhooks").check(&[json(1), json(LARGE)]);
 }
 
+#[test]
+fn twilio_accepts_twilio() {
+    let hashed = |webhook: Webhook| {
+        let query = format!("?bodySHA256={}", sha256_hex(&webhook.body));
+        Webhook { query, ..webhook }
+    };
+    let settings = ("X-Twilio-Webhooks-Signature-Settings", "key=webhooks_1,algorithm=HMAC_SHA256");
+    for headers in [&[][..], &[settings]] {
+        let library = Library { url: Some(URL), headers, ..Library::node("twilio") };
+        library.check(&[form(), hashed(json(1)), hashed(json(LARGE))]);
+    }
+}
+
 /// A webhook that is not signed yet.
 struct Webhook {
+    /// The query, with its `?`.
+    query: String,
     content_type: (&'static str, &'static str),
     body: Vec<u8>,
 }
@@ -86,11 +104,11 @@ fn json(bytes: usize) -> Webhook {
         "{{ \"id\":\"evt_{bytes}\",\r\n\"object\":\"event\", \"type\":\"issue\", \"n\":1.0, \"webhookTimestamp\":0,\
          \"text\":\"{text}\\u00fc\" }}\n"
     );
-    Webhook { content_type: JSON_TYPE, body: body.into_bytes() }
+    Webhook { query: String::new(), content_type: JSON_TYPE, body: body.into_bytes() }
 }
 
 fn form() -> Webhook {
-    Webhook { content_type: FORM_TYPE, body: FORM.to_vec() }
+    Webhook { query: String::new(), content_type: FORM_TYPE, body: FORM.to_vec() }
 }
 
 /// A library that verifies the webhooks of a scheme.
@@ -99,6 +117,8 @@ struct Library<'a> {
     scheme: &'static str,
     /// The secret of the source.
     secret: &'a str,
+    /// The URL as registered with the sender, if it is signed.
+    url: Option<&'static str>,
     /// Whether the library can sign. Otherwise the protocol crate signs.
     signs: bool,
     /// Headers of the sender which are not signed.
@@ -107,7 +127,7 @@ struct Library<'a> {
 
 impl Library<'_> {
     fn node(scheme: &'static str) -> Self {
-        Self { program: "node", scheme, secret: SECRET, signs: true, headers: &[] }
+        Self { program: "node", scheme, secret: SECRET, url: None, signs: true, headers: &[] }
     }
 
     fn python(scheme: &'static str) -> Self {
@@ -123,14 +143,21 @@ impl Library<'_> {
         let hook = format!("/hook/my-bot/{}", self.scheme);
         for webhook in webhooks {
             let (headers, body) = self.sign(&receiver, webhook);
+            let hook = format!("{hook}{}", webhook.query);
+            let verify = format!("/{}", webhook.query);
             let mut tampered = body.clone();
             tampered[body.len() / 2] ^= 1;
             assert_eq!(post(&world.address, &hook, &headers, &tampered).0, 401, "{} is forged", self.scheme);
-            assert_eq!(post(&receiver.address, "/", &headers, &tampered).0, 422, "{} is forged", self.scheme);
+            assert_eq!(
+                post(&receiver.address, &verify, &headers, &tampered).0,
+                422,
+                "{} is forged",
+                self.scheme
+            );
             let (status, answer) = post(&world.address, &hook, &headers, &body);
             assert!((200..=204).contains(&status), "{}: {status} {answer}", self.scheme);
         }
-        let (url, count) = (format!("http://{}/webhook", receiver.address), webhooks.len().to_string());
+        let (url, count) = (format!("http://{}/", receiver.address), webhooks.len().to_string());
         let until = ["--max-events", &count, "--exit-after-idle", "30s"];
         let listen = ["listen", "--forward-to", &url, "--max-attempts", "1", "--on-failure", "drop"];
         let printed = world.run(&[&listen[..], &until].concat());
@@ -141,6 +168,7 @@ impl Library<'_> {
         let settings = SourceSettings {
             scheme: self.scheme.into(),
             secrets: vec![Secret::new(self.secret)],
+            url: self.url.map(str::to_owned),
             ..SourceSettings::default()
         };
         let client = Client::builder(format!("http://{}", world.address)).app_id("my-bot");
@@ -154,7 +182,8 @@ impl Library<'_> {
         let kept = self.headers.iter().chain([&webhook.content_type]).copied();
         let mut headers: Headers = kept.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         if self.signs {
-            let (status, signed) = post(&receiver.address, "/sign", &[], &webhook.body);
+            let path = format!("/sign{}", webhook.query);
+            let (status, signed) = post(&receiver.address, &path, &headers, &webhook.body);
             assert_eq!(status, 200, "{signed}");
             headers.extend(serde_json::from_str::<BTreeMap<String, String>>(&signed).unwrap());
             return (headers, webhook.body.clone());
