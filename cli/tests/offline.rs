@@ -327,6 +327,11 @@ fn wrong_usage_is_explained() {
     }
     let (_, messages) = folder.run(2, &["sign", "--scheme", "github", "body"]);
     assert!(messages.contains("--webhook-secret-file FILE, or WEBHOOK_SECRET"), "{messages}");
+    let evil = ["sign", "--scheme", "github", "--webhook-secret-file", "secret", "-H", "A: b\nC: d", "body"];
+    let (_, messages) = folder.run(2, &evil);
+    assert!(messages.contains("the header a has control characters"), "{messages}");
+    let (_, messages) = folder.run(2, &verify("github", &["-H", "@-"]));
+    assert!(messages.contains("stdin can be read for one thing only"), "{messages}");
     let (_, messages) = folder.run(2, &["sign", "--scheme", "github", "--webhook-secret-file", "-", "-"]);
     assert!(messages.contains("stdin can be read for one thing only"), "{messages}");
 }

@@ -71,7 +71,7 @@ pub(crate) struct Send {
     source: Option<SourceName>,
     /// Send a sample of this type, with new ids and the current time; by default the sender's most common type. `wwproxy schemes NAME`
     /// lists them. With --data: the type in the header of senders that have one
-    #[arg(long = "type", value_name = "TYPE", conflicts_with = "challenge")]
+    #[arg(long = "type", value_name = "TYPE", conflicts_with_all = ["file", "challenge"])]
     kind: Option<String>,
     /// The public URL as registered with the sender, for senders that sign it; by default the destination
     #[arg(long, value_name = "URL")]
@@ -167,13 +167,11 @@ impl Send {
     }
 
     fn content(&self, saved: Option<EventMessage>, scheme: &Scheme) -> anyhow::Result<Content> {
-        if scheme.name() == "watsonwork"
-            && self.kind.is_some()
-            && (self.data.is_some() || self.file.is_some())
-        {
-            return Err(
-                UsageError("--type has no meaning beside --data and --file: leave it out".into()).into()
-            );
+        if scheme.name() == "watsonwork" && self.kind.is_some() && self.data.is_some() {
+            return Err(UsageError(
+                "--type cannot be used with --data: Watson Work has it in the body".into(),
+            )
+            .into());
         }
         if let Some(event) = saved {
             return Ok(Content::Saved(Box::new(event)));

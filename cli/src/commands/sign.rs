@@ -23,8 +23,10 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "\
 Needs no server and no credentials. The time is now and the delivery id is new, unless they are
-given. For senders that sign with a private key, such as Discord, the secret is the private key:
-for Ed25519 any 32 bytes, as `openssl rand -hex 32` makes them.
+given. For senders that sign with a private key, the secret is the private key. Discord (Ed25519):
+any 32 bytes, as `openssl rand -hex 32` makes them. SendGrid (ECDSA P-256): PKCS#8 in base64,
+  openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 |
+    openssl pkcs8 -topk8 -nocrypt -outform DER | base64 -w0 > private.txt
 
 Examples:
   wwproxy sign --scheme github --webhook-secret-file secret.txt --type push body.json
@@ -66,7 +68,7 @@ pub(crate) struct Sign {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// The file with the body; `-` is stdin
+    /// The file with the body; `-`, the default, is stdin
     #[arg(value_name = "BODY-FILE", default_value = "-")]
     body: PathBuf,
 }
@@ -87,6 +89,9 @@ impl Sign {
         let mut headers = read_headers(&self.headers)?;
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
             headers.insert(0, ("Content-Type".into(), content_type(&body).into()));
+        }
+        if let Some((name, _)) = headers.iter().find(|(_, value)| value.contains(char::is_control)) {
+            return Err(UsageError(format!("the header {name} has control characters")).into());
         }
         let given: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let id = self.id.unwrap_or_else(new_delivery_id);

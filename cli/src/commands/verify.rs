@@ -2,7 +2,10 @@
 
 mod report;
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use anyhow::anyhow;
 use wwproxy_sdk::{
@@ -60,8 +63,8 @@ pub(crate) struct Verify {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// The file with the body; `-` is stdin
-    #[arg(value_name = "BODY-FILE", required_unless_present = "event")]
+    /// The file with the body; `-`, the default, is stdin
+    #[arg(value_name = "BODY-FILE")]
     body: Option<PathBuf>,
 }
 
@@ -78,9 +81,9 @@ impl Verify {
             HeaderFlag::File(path) => Some(path),
             HeaderFlag::One(..) => None,
         });
-        check_stdin(
-            self.webhook_secret_file.iter().chain(&self.body).chain(header_files).map(PathBuf::as_path),
-        )?;
+        let body = if self.event.is_some() { None } else { Some(self.body_file()) };
+        let secrets = self.webhook_secret_file.iter().map(PathBuf::as_path);
+        check_stdin(secrets.chain(body).chain(header_files.map(PathBuf::as_path)))?;
         let event = self.event.as_deref().map(event_file::read).transpose()?;
         let scheme = self.scheme(event.as_ref())?;
         let secrets = read_secrets(&self.webhook_secret_file)?;
@@ -102,6 +105,10 @@ impl Verify {
             print_message(&hint);
         }
         Err(anyhow!("the webhook is not valid: {rejection}"))
+    }
+
+    fn body_file(&self) -> &Path {
+        self.body.as_deref().unwrap_or("-".as_ref())
     }
 
     /// The scheme of the flags, otherwise that by which the server verified the saved event.
@@ -143,7 +150,7 @@ impl Verify {
                 let headers = event.details.headers.iter().map(|(name, value)| (name.clone(), bytes(value)));
                 (headers.collect(), event.details.query, event.body)
             }
-            None => (Vec::new(), None, read_body(self.body.as_deref().unwrap_or("-".as_ref()))?),
+            None => (Vec::new(), None, read_body(self.body_file())?),
         };
         headers.retain(|(name, _): &(String, _)| {
             !given.iter().any(|(other, _)| other.eq_ignore_ascii_case(name))
