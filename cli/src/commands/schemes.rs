@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use wwproxy_sdk::scheme::{Covers, MAX_SECRETS, MAX_SIGNATURES, Preset, Scheme, preset, presets};
 
 use self::example::Example;
+use super::register::steps::{SecretOrigin, Sender};
 use crate::{
     output::{Output, escape_json},
     scheme,
@@ -119,6 +120,7 @@ fn full(preset: &Preset) -> Value {
     all["source"] = preset.source.as_str().into();
     all["template"] = serde_json::from_str(&preset.templates).unwrap_or_default();
     all["sampleTypes"] = json!(scheme.sample_types());
+    all["steps"] = json!(Sender::of(&preset.name).map(Sender::steps));
     all["example"] = Example::new(scheme).map_or(Value::Null, |example| example.json());
     all
 }
@@ -159,10 +161,17 @@ fn page(preset: &Preset) -> String {
             ("methods", Some(scheme.methods().join(", "))),
             ("challenge", challenge(scheme).map(str::to_owned)),
             ("limits", Some(format!("1 to {MAX_SECRETS} secrets, at most {MAX_SIGNATURES} signature items"))),
+            ("secret", Sender::of(&preset.name).map(|sender| origin(sender.secret))),
             ("samples", Some(types).filter(|types| !types.is_empty())),
             ("source", Some(preset.source.clone())),
         ],
     );
+    if let Some(sender) = Sender::of(&preset.name) {
+        let _ = write!(page, "\nAt {}, after `wwproxy register --scheme {}`\n", sender.name, preset.name);
+        for (number, step) in (1..).zip(sender.steps()) {
+            let _ = writeln!(page, "  {number}. {step}");
+        }
+    }
     if preset.templates != "null" {
         let _ = write!(page, "\nTemplate\n  {}\n", preset.templates);
     }
@@ -170,6 +179,17 @@ fn page(preset: &Preset) -> String {
         let _ = write!(page, "\nExample, for the secret {}\n{}", example.registered, example.text());
     }
     page
+}
+
+/// Who makes the secret, in words.
+fn origin(secret: SecretOrigin) -> String {
+    match secret {
+        SecretOrigin::Owner(field) => format!("yours, entered at the sender as {field}"),
+        SecretOrigin::Sender(place) => format!("the sender's: {place}"),
+        SecretOrigin::Handshake => {
+            "the sender's, which its handshake brings: `wwproxy sources arm`".to_owned()
+        }
+    }
 }
 
 fn push_rows(page: &mut String, rows: &[(&str, Option<String>)]) {

@@ -66,8 +66,13 @@ fn schemes_are_a_table_on_a_terminal() {
     assert_eq!(words(line("telegram")), ["telegram", "token", "nothing", "-", "201", "-"]);
 
     let page = console_text(&screen(terminal(&world, &["schemes", "stripe"]).spawn().unwrap()));
-    for part in ["signed     timestamp, body", "Template", "Example, for the secret", "Stripe-Signature: t="]
-    {
+    for part in [
+        "signed     timestamp, body",
+        "At Stripe",
+        "Template",
+        "Example, for the secret",
+        "Stripe-Signature: t=",
+    ] {
         assert!(page.contains(part), "{page}");
     }
 }
