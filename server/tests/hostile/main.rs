@@ -11,6 +11,7 @@ mod many;
 mod open_files;
 mod silent;
 mod slow;
+mod sources;
 mod unauthenticated;
 
 use crate::common::{App, Server};

@@ -2,6 +2,7 @@
 
 use std::{thread, time::Duration};
 
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -84,6 +85,7 @@ async fn hooks_are_answered_beside(request: &str, then: Then) {
     let name = format!("{:?}, {then:?}", request.lines().next());
     let server = Server::start(&["--max-connections", CONNECTIONS]);
     let app = server.app("bot").await;
+    app.new_source("files", json!({"scheme": "dropbox", "secrets": ["s"]})).await;
     let mut listener = app.listen("").await;
     let end = CancellationToken::new();
     let peers = attack(&server.address, request, then, end.clone());
@@ -104,6 +106,13 @@ async fn hooks_are_answered_beside(request: &str, then: Then) {
 #[tokio::test]
 async fn repeated_health_checks_do_not_hold_connections() {
     hooks_are_answered_beside("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", Then::Repeat).await;
+}
+
+/// Anyone can send a challenge that is not signed, and it is answered with 200.
+#[tokio::test]
+async fn repeated_challenges_without_a_signature_do_not_hold_connections() {
+    let request = "GET /hook/bot/files?challenge=a HTTP/1.1\r\nhost: x\r\n\r\n";
+    hooks_are_answered_beside(request, Then::Repeat).await;
 }
 
 #[tokio::test]
