@@ -13,7 +13,7 @@ use wwproxy_protocol::{
     hex,
 };
 
-use super::{Proxy, sources::rfc3339};
+use super::{Proxy, sources::rfc3339, webhook::in_pieces};
 
 /// The most refusals of an app.
 const MAX_PER_APP: usize = 100;
@@ -82,7 +82,11 @@ pub(crate) fn header_names(headers: &http::HeaderMap) -> Vec<String> {
 
 /// The hex SHA-256 of a body that is not too large.
 pub(crate) fn body_hash(body: &[u8]) -> Option<String> {
-    (body.len() <= MAX_HASHED).then(|| hex(&Sha256::digest(body)))
+    (body.len() <= MAX_HASHED).then(|| {
+        let mut hash = Sha256::new();
+        in_pieces(body, |piece| hash.update(piece));
+        hex(&hash.finalize())
+    })
 }
 
 impl Refused {

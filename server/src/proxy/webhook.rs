@@ -117,7 +117,7 @@ fn dedupe_key(source: &SourceName, id: &DeliveryId, body: &[u8]) -> DedupeKey {
 }
 
 /// Hashes a body in pieces, and yields cooperatively between the pieces of a large one.
-fn in_pieces(body: &[u8], mut hash: impl FnMut(&[u8])) {
+pub(super) fn in_pieces(body: &[u8], mut hash: impl FnMut(&[u8])) {
     for piece in body.chunks(PIECE_BYTES) {
         hash(piece);
         if piece.len() == PIECE_BYTES {
