@@ -217,6 +217,16 @@ async fn each_flag_sets_its_member() {
 }
 
 #[tokio::test]
+async fn a_missing_verify_token_is_warned_of() {
+    let server = server(|_| Reply::status(201)).await;
+    let mut register = wwproxy(&server, &["register", "--scheme", "meta", "-"]);
+    let mut child = register.stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"hunter2").await.unwrap();
+    let said = messages(&child.wait_with_output().await.unwrap(), 0);
+    assert!(said.contains("warning") && said.contains("--challenge-secret-file"), "{said}");
+}
+
+#[tokio::test]
 async fn wrong_input_is_a_usage_error_before_anything_is_sent() {
     let server = server(|_| Reply::status(500)).await;
     let folder = tempfile::tempdir().unwrap();
@@ -265,6 +275,21 @@ async fn wrong_input_is_a_usage_error_before_anything_is_sent() {
         assert!(!said.contains("top ") && output.stdout.is_empty(), "{args:?}: {said}");
     }
     assert!(server.requests().is_empty(), "{:?}", server.requests());
+}
+
+#[tokio::test]
+async fn flags_are_accepted_before_an_action() {
+    let server = arming("meta", usize::MAX, Value::Null).await;
+    for args in [
+        &["sources", "--app-id", "bot", "show", "a"][..],
+        &["sources", "--json", "show", "a"],
+        &["--app-id", "bot", "sources", "show", "a", "--json"],
+    ] {
+        let output = run(&server, args).await;
+        messages(&output, 0);
+        let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(shown["hook"], format!("{}/hook/bot/a", server.url), "{args:?}");
+    }
 }
 
 #[tokio::test]

@@ -125,14 +125,17 @@ impl Register {
         };
         print_message(&format!("{what}; its webhooks go to {hook}"));
         if is_new == Some(false) {
-            print_message(
-                "secrets that it had before, and that were not given again, are no longer accepted",
-            );
+            print_message("its former secrets are no longer accepted, unless they were given again");
         }
         if is_new.is_none() {
             return;
         }
         warn_of_coverage(scheme);
+        if scheme.has_challenge_secret() && source.settings().challenge_secret.is_none() {
+            print_message(
+                "warning: the sender checks the hook with a verify token, which will fail: register again with --challenge-secret-file",
+            );
+        }
         print_steps(source, name);
     }
 }

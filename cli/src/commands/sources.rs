@@ -22,9 +22,7 @@ use crate::{
 
 /// List the sources of the app, show or delete one, or wait for the handshake that sets its secret
 #[derive(clap::Args)]
-#[command(
-    args_conflicts_with_subcommands = true,
-    after_help = "\
+#[command(after_help = "\
 A source is a sender with its scheme and its secrets, which are never shown. On a terminal it prints
 a table, otherwise JSON, one source a line. The times are known since the server started.
 
@@ -32,8 +30,7 @@ Examples:
   wwproxy sources
   wwproxy sources --json | jq -r 'select(.verified | not) | .name'
   wwproxy sources show github
-  wwproxy sources delete github --yes"
-)]
+  wwproxy sources delete github --yes")]
 pub(crate) struct Sources {
     #[command(subcommand)]
     action: Option<Action>,
@@ -71,9 +68,9 @@ impl Sources {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
         match self.action {
             None => list(client, self.json).await,
-            Some(Action::Show { name, json }) => show(client, &name, json).await,
+            Some(Action::Show { name, json }) => show(client, &name, json || self.json).await,
             Some(Action::Delete { name, yes }) => delete(client, &name, yes).await,
-            Some(Action::Arm(arm)) => arm.run(client).await,
+            Some(Action::Arm(arm)) => arm.run(client, self.json).await,
         }
     }
 }

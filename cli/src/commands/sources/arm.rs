@@ -44,7 +44,7 @@ pub(super) struct Arm {
 }
 
 impl Arm {
-    pub(super) async fn run(self, client: &Client) -> anyhow::Result<()> {
+    pub(super) async fn run(self, client: &Client, as_json: bool) -> anyhow::Result<()> {
         let shutdown = Shutdown::on_signal()?;
         let name = &self.name;
         let scheme = client.source(name).await?.scheme;
@@ -73,15 +73,15 @@ impl Arm {
                  webhook at the sender again"
             )
         })?;
-        self.report(&status).await
+        self.report(&status, as_json || self.json).await
     }
 
-    async fn report(&self, status: &ArmStatus) -> anyhow::Result<()> {
+    async fn report(&self, status: &ArmStatus, as_json: bool) -> anyhow::Result<()> {
         print_message(&format!(
             "the handshake took place: the server has the secret of source {}, and accepts its webhooks",
             self.name
         ));
-        let text = match (&status.token, self.json) {
+        let text = match (&status.token, as_json) {
             (_, true) => serde_json::to_string(status)?,
             (Some(token), false) => {
                 print_message("enter this verification token at the sender:");
