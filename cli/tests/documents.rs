@@ -9,7 +9,17 @@ use std::{
 
 use serde_json::Value;
 
-const DOCUMENTS: [&str; 3] = ["README.md", "docs/cli.md", "docs/operating.md"];
+/// The documents with shell examples: files, and folders of them.
+const DOCUMENTS: [&str; 4] = ["README.md", "docs/cli.md", "docs/operating.md", "docs/senders"];
+
+/// The files of a document: itself, or all in this folder.
+fn documents(name: &str) -> Vec<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+    if path.is_file() {
+        return vec![path];
+    }
+    fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
 
 /// The help of a command.
 fn help(command: &str) -> String {
@@ -31,8 +41,8 @@ fn command_lines(document: &str) -> impl Iterator<Item = &str> {
 fn the_commands_in_the_documents_have_the_flags_that_they_use() {
     let mut helps = HashMap::new();
     let mut checked = 0;
-    for name in DOCUMENTS {
-        let document = fs::read_to_string(format!("{}/../{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    for path in DOCUMENTS.iter().flat_map(|name| documents(name)) {
+        let (document, name) = (fs::read_to_string(&path).unwrap(), path.display());
         for line in command_lines(&document) {
             let mut words = line.split_whitespace();
             let command = words.next().unwrap();
@@ -44,7 +54,7 @@ fn the_commands_in_the_documents_have_the_flags_that_they_use() {
             }
         }
     }
-    assert!(checked > 40, "only {checked} flags were found");
+    assert!(checked > 140, "only {checked} flags were found");
 }
 
 /// All files of the repository, with paths from its root, without those that are built.
