@@ -6,9 +6,10 @@ use std::{
 };
 
 use console::Style;
-use wwproxy_sdk::{EventMessage, sanitize};
+use indicatif::HumanBytes;
+use wwproxy_sdk::{Encoding, EventMessage, sanitize};
 
-use crate::{output::escape_json, target::TryOutcome};
+use crate::{error::UsageError, output::escape_json, target::TryOutcome};
 
 /// The format of stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -17,14 +18,27 @@ pub(crate) enum Format {
     Pretty,
     /// One JSON object per line: the metadata of the event, and its body under `data`
     Json,
-    /// One body per line, without metadata
+    /// One body per line, without metadata: JSON as it is, text as a JSON string, other bytes as
+    /// `{"encoding":"base64","data":"…"}`
     Data,
+    /// The bytes of each body, with nothing before or after them; not on a terminal
+    Raw,
 }
 
 impl Format {
-    /// `Pretty` on a terminal, otherwise `Json`.
-    pub(crate) fn default_for_stdout() -> Self {
-        if io::stdout().is_terminal() { Self::Pretty } else { Self::Json }
+    /// The chosen format; without one `Pretty` on a terminal, otherwise `Json`.
+    ///
+    /// # Errors
+    /// Raw bytes would reach a terminal, which obeys control characters in them.
+    pub(crate) fn for_stdout(chosen: Option<Self>) -> Result<Self, UsageError> {
+        match (chosen, io::stdout().is_terminal()) {
+            (Some(Self::Raw), true) => Err(UsageError(
+                "--format raw writes bytes of strangers: redirect stdout, it is a terminal".into(),
+            )),
+            (Some(format), _) => Ok(format),
+            (None, true) => Ok(Self::Pretty),
+            (None, false) => Ok(Self::Json),
+        }
     }
 }
 
@@ -37,34 +51,46 @@ pub(crate) fn event(event: &EventMessage, format: Format, terminal: bool) -> Vec
     match format {
         Format::Pretty => {
             text.extend_from_slice(arrival_line(event).as_bytes());
-            text.extend_from_slice(indented(&event.body).as_bytes());
+            text.extend_from_slice(readable(event).as_bytes());
         }
         Format::Json => push_line(&mut text, &object(event, &[]), terminal),
-        Format::Data => push_line(&mut text, &event.body, terminal),
+        Format::Data => push_line(&mut text, event.json_value().as_bytes(), terminal),
+        Format::Raw => text.extend_from_slice(&event.body),
     }
     text
 }
 
-/// Formats an event as one JSON object: its metadata, the members in `more`, and last the body byte for byte under `data`. The
-/// event message of the websocket has the same members, so [`EventMessage::parse`] reads it.
+/// Formats an event as one JSON object: its metadata, the members in `more`, and last the body byte for byte as `data`. The event
+/// message of the websocket has the same members, so [`EventMessage::parse`] reads it.
 pub(crate) fn object(event: &EventMessage, more: &[(&str, serde_json::Value)]) -> Vec<u8> {
     let details = &event.details;
+    let (encoding, data) = event.data();
     let received_at = details.received_at.map(|time| humantime::format_rfc3339_millis(time).to_string());
-    let known = [
+    let origin = details.has_origin.then(|| serde_json::json!(details.origin));
+    let origin = origin.as_ref().and_then(serde_json::Value::as_object).into_iter().flatten();
+    let before = [
         Some(("id", serde_json::json!(event.id))),
         details.attempt.map(|attempt| ("attempt", attempt.into())),
         received_at.map(|time| ("receivedAt", time.into())),
+    ];
+    let after = [
         // A server that sends the attempt also sends headers.
         details.attempt.map(|_| ("headers", serde_json::json!(details.headers))),
         details.query.as_deref().map(|query| ("query", query.into())),
+        event.content_type().filter(|_| details.has_origin).map(|value| ("contentType", value.into())),
+        // A server of version 0.1 stores JSON only, and does not name the encoding.
+        (details.has_origin || encoding != Encoding::Json).then(|| ("encoding", encoding.name().into())),
     ];
-    let mut text = Vec::with_capacity(event.body.len() + 1024);
+    let mut text = Vec::with_capacity(data.len() + 1024);
     text.push(b'{');
-    for (name, value) in known.iter().flatten().chain(more) {
+    let mut push = |name: &str, value: &serde_json::Value| {
         text.extend_from_slice(format!("\"{name}\":{value},").as_bytes());
-    }
+    };
+    before.iter().flatten().for_each(|(name, value)| push(name, value));
+    origin.for_each(|(name, value)| push(name, value));
+    after.iter().flatten().chain(more).for_each(|(name, value)| push(name, value));
     text.extend_from_slice(b"\"data\":");
-    text.extend_from_slice(&event.body);
+    text.extend_from_slice(data.as_bytes());
     text.push(b'}');
     text
 }
@@ -81,11 +107,19 @@ pub(crate) fn push_line(line: &mut Vec<u8>, json: &[u8], terminal: bool) {
     line.push(b'\n');
 }
 
-/// The line of an event that arrived: time, type, id, and an arrow.
+/// The line of an event that arrived: time, type, id, an arrow, the source, size and content type of the body, and whether the event
+/// is unverified.
 pub(crate) fn arrival_line(event: &EventMessage) -> String {
+    let source = event.details.has_origin.then(|| format!("{}, ", event.source()));
+    let size = HumanBytes(event.body.len() as u64);
+    let kind = event.content_type().map_or_else(String::new, |kind| format!(" of {}", sanitize(kind)));
+    let unverified =
+        event.is_unverified().then(|| format!(", {}", Style::new().yellow().apply_to("unverified")));
     let again = event.details.attempt.filter(|attempt| *attempt > 1);
-    let again = again.map_or_else(String::new, |attempt| format!(" (attempt {attempt})"));
-    format!("{} {}{again}\n", head(event), Style::new().cyan().apply_to("-->"))
+    let again = again.map(|attempt| format!(" (attempt {attempt})"));
+    let (source, unverified) = (source.unwrap_or_default(), unverified.unwrap_or_default());
+    let arrow = Style::new().cyan().apply_to("-->");
+    format!("{} {arrow} {source}{size}{kind}{unverified}{}\n", head(event), again.unwrap_or_default())
 }
 
 /// The line of a try: the response of the target.
@@ -103,6 +137,18 @@ fn head(event: &EventMessage) -> String {
     let kind = event.event_type().unwrap_or_else(|| "(no type)".into());
     let (kind, id) = (sanitize(&kind), sanitize(event.id.as_str()));
     format!("{} {} {}", Style::new().dim().apply_to(time), Style::new().bold().apply_to(kind), id)
+}
+
+/// The body for people: JSON is indented. Each line of any other text begins with two spaces, so that it cannot pass for a line of this
+/// program, and has no control characters.
+fn readable(event: &EventMessage) -> String {
+    match (event.data().0, event.text()) {
+        (Encoding::Json, _) => indented(&event.body),
+        (_, Ok(text)) => {
+            text.lines().flat_map(|line| ["  ".to_owned(), sanitize(line), "\n".into()]).collect()
+        }
+        (_, Err(_)) => "  (not text: --format raw or --save keeps the bytes)\n".into(),
+    }
 }
 
 /// Indents JSON. Each token stays as it is.
@@ -203,6 +249,46 @@ mod tests {
     fn a_type_cannot_forge_a_line() {
         let line = arrival_line(&event(r#"{"id":"7","attempt":2,"data":{"type":"a\nb\u001b[2J"}}"#));
         let line = console::strip_ansi_codes(&line).into_owned();
-        assert!(line.ends_with(" a b [2J 7 --> (attempt 2)\n"), "{line:?}");
+        assert!(line.ends_with(" a b [2J 7 --> 24 B (attempt 2)\n"), "{line:?}");
+    }
+
+    #[test]
+    fn members_of_the_wire_and_every_body_are_read_back() {
+        let text = r#"{"id":"7","attempt":2,"receivedAt":"2018-10-03T09:46:40.123Z","deliveryId":"d","eventType":"push","source":"repo","tail":"/a","verification":null,"headers":[["content-type","x/y"]],"query":"a=1","contentType":"x/y","encoding":"base64","data":"//4="}"#;
+        assert_eq!(std::str::from_utf8(&object(&event(text), &[])).unwrap(), text);
+        for body in [
+            &b"{\"n\": 1.0}\n"[..],
+            b"\"text\"",
+            b"",
+            b"a=1&b=%20",
+            b"\x1b[2J\0\n",
+            b"\xef\xbb\xbf{}",
+            b"\xff\xfe",
+            b"\x1f\x8b\x08\x00",
+        ] {
+            let mut sent = event(text);
+            sent.body = body.to_vec().into();
+            assert_eq!(event(std::str::from_utf8(&object(&sent, &[])).unwrap()), sent);
+            assert_eq!(super::event(&sent, Format::Raw, false), body);
+            let line = super::event(&sent, Format::Data, true);
+            assert!(serde_json::from_slice::<serde_json::Value>(&line).is_ok() && line.ends_with(b"\n"));
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_not_json_cannot_forge_a_line_or_control_the_terminal() {
+        let of = |encoding: &str, data: &str| {
+            let head =
+                r#""id":"7","source":"repo","verification":null,"headers":[["content-type","text/\u001bx"]]"#;
+            let shown = event(&format!(r#"{{{head},"encoding":"{encoding}","data":"{data}"}}"#));
+            let shown = String::from_utf8(super::event(&shown, Format::Pretty, true)).unwrap();
+            let (first, body) = shown.split_once('\n').unwrap();
+            (console::strip_ansi_codes(first).into_owned(), body.to_owned())
+        };
+        let (first, body) = of("text", "a=1\\u001b[2J\\r\\n2018 push 8 --> \\u202e\\n");
+        assert!(first.ends_with(" (no type) 7 --> repo, 29 B of text/ x, unverified"), "{first}");
+        assert_eq!(body, "  a=1 [2J\n  2018 push 8 -->  \n");
+        assert_eq!(of("base64", "//4=").1, "  (not text: --format raw or --save keeps the bytes)\n");
+        assert_eq!(of("text", "").1, "");
     }
 }

@@ -1,9 +1,12 @@
 //! Selects events by type and by jq filter.
 
-use std::fmt;
+use std::{borrow::Cow, fmt, sync::LazyLock};
 
 use wildmatch::WildMatch;
-use wwproxy_sdk::EventMessage;
+use wwproxy_sdk::{
+    EventMessage,
+    scheme::{self, Scheme},
+};
 
 use crate::filter::Filter;
 
@@ -31,10 +34,15 @@ pub(crate) const WATSON_WORK_TYPES: [&str; 11] = [
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Selection")]
 pub(crate) struct Selection {
-    /// Take only events of this type (the `type` in the body); `*` matches any text, `?` any character. Repeatable
+    /// Take only events of this type, as the sender's scheme gives it, such as `issues.opened`; `*` matches any text, `?` any
+    /// character. Repeatable
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<Glob>,
-    /// Take only events for which the first output of this jq filter, run on the body, is neither missing, `false` nor `null`
+    /// Take only events of this source; wildcards as in --type. Repeatable
+    #[arg(long = "source", value_name = "NAME")]
+    sources: Vec<Glob>,
+    /// Take only events for which the first output of this jq filter, run on the body, is neither missing, `false` nor `null`. A
+    /// body that is not JSON is a string if it is text, otherwise `{"encoding":"base64","data":"…"}`
     #[arg(long, value_name = "JQ", value_parser = Filter::parse)]
     filter: Option<Filter>,
     /// If the filter fails on an event: `deliver` it as if it matched, `leave` it on the server (it is redelivered later), or `drop`
@@ -63,12 +71,16 @@ pub(crate) enum Selected {
 impl Selection {
     /// Whether every event is selected.
     pub(crate) fn is_all(&self) -> bool {
-        self.types.is_empty() && self.filter.is_none()
+        self.types.is_empty() && self.sources.is_empty() && self.filter.is_none()
     }
 
-    /// The reason why an event of this type is not selected, with the pattern that may have a typo.
-    pub(crate) fn explain_mismatch(&self, kind: &str) -> String {
-        if self.types.is_empty() || self.types.iter().any(|glob| glob.matches(kind)) {
+    /// The reason why an event of this source and type is not selected, with the pattern that may have a typo.
+    pub(crate) fn explain_mismatch(&self, source: &str, kind: &str) -> String {
+        if !selects(&self.sources, source) {
+            let near = self.sources.iter().find_map(|glob| glob.hint_at(source)).unwrap_or_default();
+            return format!("no --source matches {source}{near}");
+        }
+        if selects(&self.types, kind) {
             return "--filter does not select it".into();
         }
         let hint = self.types.iter().find_map(|glob| glob.hint(kind)).unwrap_or_default();
@@ -80,20 +92,35 @@ impl Selection {
     /// # Errors
     /// The filter does not end.
     pub(crate) async fn select(&self, event: &EventMessage) -> anyhow::Result<Selected> {
-        if !self.types.is_empty() {
-            let kind = event.event_type().unwrap_or_default();
-            if !self.types.iter().any(|glob| glob.matches(&kind)) {
-                return Ok(Selected::No);
-            }
+        let kind = || event.event_type().unwrap_or_default();
+        if !selects(&self.sources, event.source().as_str())
+            || !self.types.is_empty() && !selects(&self.types, &kind())
+        {
+            return Ok(Selected::No);
         }
         let Some(filter) = &self.filter else { return Ok(Selected::Yes) };
-        Ok(match filter.evaluate(&event.body).await? {
+        let input = match event.json_value() {
+            Cow::Borrowed(json) => event.body.slice_ref(json.as_bytes()),
+            Cow::Owned(json) => json.into(),
+        };
+        Ok(match filter.evaluate(&input).await? {
             Ok(true) => Selected::Yes,
             Ok(false) => Selected::No,
             Err(why) => Selected::FilterFailed(why),
         })
     }
 }
+
+/// Whether there are no patterns, or one of them matches.
+fn selects(patterns: &[Glob], text: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|glob| glob.matches(text))
+}
+
+/// The types of the most used senders, to find typos in patterns.
+static KNOWN_TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let schemes = scheme::presets().filter_map(|preset| Scheme::preset(&preset.name));
+    schemes.flat_map(|scheme| scheme.sample_types()).collect()
+});
 
 /// A pattern in which `*` matches any text and `?` any character.
 #[derive(Debug, Clone)]
@@ -124,13 +151,16 @@ impl Glob {
     /// Names the type that a pattern with a typo probably means: the event's type or, if the pattern matches no known type, a known
     /// one.
     pub(crate) fn hint(&self, kind: &str) -> Option<String> {
-        if self.is_near(kind) {
-            return Some(format!(" (`{}` is near it; a typo?)", self.text));
-        }
-        let known = WATSON_WORK_TYPES.into_iter().find(|known| self.is_near(known));
-        known
-            .filter(|_| !WATSON_WORK_TYPES.iter().any(|known| self.matches(known)))
-            .map(|known| format!(" (`{}` is near the known type `{known}`; a typo?)", self.text))
+        self.hint_at(kind).or_else(|| {
+            let known = KNOWN_TYPES.iter().find(|known| self.is_near(known))?;
+            let is_known = KNOWN_TYPES.iter().any(|known| self.matches(known));
+            (!is_known).then(|| format!(" (`{}` is near the known type `{known}`; a typo?)", self.text))
+        })
+    }
+
+    /// Hints at a pattern that differs from this text by typos only.
+    fn hint_at(&self, text: &str) -> Option<String> {
+        self.is_near(text).then(|| format!(" (`{}` is near it; a typo?)", self.text))
     }
 
     /// Whether the pattern differs from a text by typos only. A pattern that ends in `*` is compared with the start of the text.
@@ -196,6 +226,8 @@ mod tests {
             ("issue.opened", "issues.opened", Some(near)),
             ("mesage-created", "space-deleted", Some(known)),
             ("space-updated", "message-created", None),
+            ("invoice.payed", "push", Some(" is near the known type `invoice.paid`; a typo?)")),
+            ("issues.*", "push", None),
             ("message-*", "space-deleted", None),
             ("push", "message-created", None),
             ("*", "x", None),
@@ -208,8 +240,60 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_source_and_the_type_of_the_scheme_select_events() {
+        let globs = |texts: &[&str]| texts.iter().copied().map(Glob::from).collect();
+        let selection = |sources: &[&str], types: &[&str]| Selection {
+            types: globs(types),
+            sources: globs(sources),
+            filter: None,
+            on_filter_error: OnFilterError::Deliver,
+        };
+        let event = EventMessage::parse(
+            r#"{"id":"1","source":"repo","eventType":"issues.opened","verification":null,"data":{"type":"a"}}"#,
+        );
+        let event = event.unwrap();
+        for (sources, types, selected) in [
+            (&["repo"][..], &[][..], Selected::Yes),
+            (&["shop", "r*"], &["issues.*"], Selected::Yes),
+            (&["shop"], &["issues.*"], Selected::No),
+            (&[], &["a"], Selected::No),
+        ] {
+            assert_eq!(
+                selection(sources, types).select(&event).await.unwrap(),
+                selected,
+                "{sources:?} {types:?}"
+            );
+        }
+        let why = selection(&["rep0"], &[]).explain_mismatch("repo", "issues.opened");
+        assert_eq!(why, "no --source matches repo (`rep0` is near it; a typo?)");
+        let why = selection(&["repo"], &["push"]).explain_mismatch("repo", "issues.opened");
+        assert_eq!(why, "no --type matches");
+        assert!(!selection(&["repo"], &[]).is_all());
+    }
+
+    #[tokio::test]
+    async fn a_filter_reads_a_body_that_is_not_json_as_a_string_or_as_base64() {
+        for (body, filter) in [
+            (r#""encoding":"text","data":"a=1&b=2""#, r#"test("b=2")"#),
+            (r#""encoding":"base64","data":"//4=""#, r#".encoding == "base64" and .data == "//4=""#),
+            (r#""encoding":"base64","data":"77u/eyJhIjoxfQ==""#, ".a == 1"),
+            (r#""encoding":"text","data":"""#, r#". == """#),
+        ] {
+            let selection = Selection {
+                types: Vec::new(),
+                sources: Vec::new(),
+                filter: Some(Filter::parse(filter).unwrap()),
+                on_filter_error: OnFilterError::Drop,
+            };
+            let event = EventMessage::parse(&format!(r#"{{"id":"1",{body}}}"#)).unwrap();
+            assert_eq!(selection.select(&event).await.unwrap(), Selected::Yes, "{body}");
+        }
+    }
+
+    #[tokio::test]
     async fn type_and_filter_must_both_match() {
         let selection = |types: &[&str], filter: Option<&str>| Selection {
+            sources: Vec::new(),
             types: types.iter().copied().map(Glob::from).collect(),
             filter: filter.map(|filter| Filter::parse(filter).unwrap()),
             on_filter_error: OnFilterError::Deliver,

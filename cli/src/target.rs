@@ -8,6 +8,8 @@ mod outcome;
 mod retry;
 mod routes;
 
+use wwproxy_sdk::EventMessage;
+
 pub(crate) use self::{
     address::Address,
     forward::{is_framing, sender_headers},
@@ -16,3 +18,8 @@ pub(crate) use self::{
     retry::{Offer, OfferOutcome, Origin, Policy},
     routes::{Routes, Target, Targets},
 };
+
+/// The scheme by which the server verified an event, for targets: `none` if it did not, and nothing from a server of version 0.1.
+fn verification(event: &EventMessage) -> Option<&str> {
+    event.details.has_origin.then(|| event.verification().map_or("none", |verified| &verified.scheme))
+}

@@ -30,6 +30,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Print the stored events as one JSON object, `{"<id>":<body>,...}`, and take them from the server
 ///
+/// A body that is JSON is printed byte for byte, text as a JSON string, other bytes as `{"encoding":"base64","data":"…"}`.
 /// Events are acknowledged only after they were written: a failed write loses none. Without --max it prints the events that were
 /// stored when it started, so that it ends even if more arrive.
 #[derive(clap::Args)]
@@ -211,7 +212,7 @@ fn text(events: &[LeasedEvent], first: bool, terminal: bool) -> Vec<u8> {
         text.push(if first && n == 0 { b'{' } else { b',' });
         text.extend_from_slice(serde_json::Value::from(event.id.as_str()).to_string().as_bytes());
         text.push(b':');
-        text.extend_from_slice(&escape_json(&event.body, terminal));
+        text.extend_from_slice(&escape_json(event.json_value().as_bytes(), terminal));
     }
     text
 }

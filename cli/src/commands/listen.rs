@@ -64,6 +64,7 @@ Examples:
   wwproxy listen | jq --unbuffered .data
   wwproxy listen --forward-to 3000
   wwproxy listen --forward-to http://localhost:3000/ --type 'message-*' --filter '.userName != \"me\"'
+  wwproxy listen --source github --type 'issues.*' --exec './handle.sh'
   wwproxy listen --route 'message-*=3000' --route 'space-*=http://localhost:4000/spaces'
   wwproxy listen --exec './handle.sh' --concurrency 4 --on-failure save=failed
   wwproxy listen --format data --ready-file ready --max-events 1 --exit-after-idle 30s";
@@ -125,9 +126,10 @@ impl Listen {
     }
 
     async fn listen(self, client: &Client, http: &HttpOptions) -> anyhow::Result<()> {
+        let format = Format::for_stdout(self.format)?;
         let hook = wwproxy_sdk::hook_path(client.app_id());
-        let routes =
-            self.targets.open(&http.clone().connect_timeout(self.policy.connect_timeout()), Some(&hook))?;
+        let target_http = http.clone().connect_timeout(self.policy.connect_timeout());
+        let routes = self.targets.open(&target_http, Some(client.app_id()))?;
         let save = self.save.as_deref().map(EventFolder::open).transpose()?;
         let shutdown = Shutdown::on_signal()?;
         let ready_file = self.ready_file.map(ReadyFile::prepare).transpose()?;
@@ -159,7 +161,7 @@ impl Listen {
             selection: self.selection,
             leave_unmatched: self.leave_unmatched,
             save,
-            printer: worker::Printer::new(self.format, reporter.progress().clone(), shutdown.clone()),
+            printer: worker::Printer::new(format, reporter.progress().clone(), shutdown.clone()),
             reporter: reporter.clone(),
             shutdown,
             failed_tries: FailedTries::default(),

@@ -35,9 +35,9 @@ pub(crate) struct Replay {
 impl Replay {
     pub(crate) async fn run(self, access: Access) -> anyhow::Result<()> {
         self.targets.required()?;
-        let hook = access.app_id()?.map(|app| wwproxy_sdk::hook_path(&app));
+        let app = access.app_id()?;
         let http = access.http()?.connect_timeout(self.policy.connect_timeout());
-        let routes = self.targets.open(&http, hook.as_deref())?;
+        let routes = self.targets.open(&http, app.as_ref())?;
         let shutdown = Shutdown::on_signal()?;
         let mut output = Output::stdout();
         let mut failed = 0;

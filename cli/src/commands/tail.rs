@@ -37,6 +37,7 @@ pub(crate) struct Tail {
 
 impl Tail {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
+        let format = Format::for_stdout(self.format)?;
         let shutdown = Shutdown::on_signal()?;
         let server = client.server().to_owned();
         let undecodable = Mutex::new(LogLimit::default());
@@ -56,16 +57,15 @@ impl Tail {
         });
         let mut tap = client.tap(options);
         let result = select! {
-            result = self.show_all(&mut tap) => result,
+            result = self.show_all(&mut tap, format) => result,
             () = shutdown.requested() => Ok(()),
         };
         tap.close().await;
         result
     }
 
-    async fn show_all(&self, tap: &mut Tap) -> anyhow::Result<()> {
+    async fn show_all(&self, tap: &mut Tap, format: Format) -> anyhow::Result<()> {
         let mut output = Output::stdout();
-        let format = self.format.unwrap_or_else(Format::default_for_stdout);
         let mut shown = 0;
         let mut filter_errors = LogLimit::default();
         while shown < self.max_events.unwrap_or(u64::MAX)

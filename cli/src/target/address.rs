@@ -19,7 +19,7 @@ const UNIX: &str = "unix:";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) url: Url,
-    /// Whether the path of the original request is appended: the address ends in `/`.
+    /// Whether the whole path of the original request is appended: the address ends in `/`.
     pub(super) append: bool,
     /// The Unix socket to connect to, in place of the URL's host.
     pub(super) socket: Option<PathBuf>,

@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use reqwest::{Response, StatusCode, Url};
 use tokio::time::{Instant, timeout_at};
-use wwproxy_sdk::{EventMessage, HttpOptions};
+use wwproxy_sdk::{AppId, EventMessage, HttpOptions};
 
 pub(crate) use self::headers::{is_framing, sender_headers};
 use self::{
@@ -43,22 +43,21 @@ pub(crate) struct Forward {
     last_response: Mutex<Option<Instant>>,
     /// Whether the protocol of the target has been probed.
     probed: AtomicBool,
-    /// The path of the original request without its first slash, if it is appended to the URL.
-    append: Option<String>,
+    /// The app whose hook's path is appended to a URL that ends in `/`.
+    app: Option<AppId>,
 }
 
 impl Forward {
-    /// `server` has the HTTP options for the server. `path` is the path of the hook, which is appended to a URL that ends in `/`.
+    /// `server` has the HTTP options for the server. The path of the app's hook is appended to a URL that ends in `/`.
     pub(crate) fn new(
         address: Address,
         flags: TargetHttp,
         server: &HttpOptions,
-        path: Option<&str>,
+        app: Option<&AppId>,
     ) -> anyhow::Result<Self> {
         let options = flags.options(&address, server);
         let (http, unpooled) =
             (flags.client(&address, &options)?, flags.unpooled_client(&address, &options)?);
-        let append = address.append.then(|| path.unwrap_or_default().trim_start_matches('/').to_owned());
         Ok(Self {
             address,
             options,
@@ -67,7 +66,7 @@ impl Forward {
             unpooled,
             last_response: Mutex::default(),
             probed: AtomicBool::new(false),
-            append,
+            app: app.cloned(),
         })
     }
 
@@ -140,16 +139,35 @@ impl Forward {
         answered.is_some_and(|answered| start.duration_since(answered) < MAX_IDLE)
     }
 
+    /// The target's URL with the query of the original request, and its path: all of it if the URL ends in `/`, otherwise what is
+    /// after the hook of the source.
     fn url_for(&self, event: &EventMessage) -> Url {
         let mut url = self.address.url.clone();
-        if let Some(path) = &self.append {
-            url.set_path(&format!("{}{path}", url.path()));
-            if let Some(query) = &event.details.query {
-                url.set_query(Some(query));
-            }
+        let hook = self.app.as_ref().filter(|_| self.address.append);
+        let hook = hook.map(|app| wwproxy_sdk::source_hook_path(app, event.source())).unwrap_or_default();
+        let tail = event.tail().filter(|tail| stays_below(tail)).unwrap_or_default();
+        if !hook.is_empty() || !tail.is_empty() {
+            let path = url.path().strip_suffix('/').unwrap_or(url.path());
+            url.set_path(&format!("{path}{hook}{tail}"));
+        }
+        if let Some(query) = &event.details.query {
+            let own = url.query().map(|own| format!("{own}&")).unwrap_or_default();
+            url.set_query(Some(&(own + query)));
         }
         url
     }
+}
+
+/// Whether a path that the sender chose stays below the one that it is appended to, also if the target decodes it: no segment is `.` or
+/// `..`, with or without parameters (`..;a`).
+fn stays_below(tail: &str) -> bool {
+    let decoded = tail.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/");
+    let mut segments =
+        decoded.split(['/', '\\']).map(|segment| segment.split(';').next().unwrap_or_default());
+    // `Url` removes tabs and line breaks.
+    tail.starts_with('/')
+        && !tail.contains(char::is_control)
+        && segments.all(|part| part != "." && part != "..")
 }
 
 /// Whether the connection broke before a response arrived.
@@ -176,17 +194,61 @@ fn advice(status: StatusCode) -> &'static str {
 mod tests {
     use super::*;
 
+    /// The URL for an event with these members.
+    fn url(target: &str, members: &str) -> String {
+        let event =
+            EventMessage::parse(&format!(r#"{{"id":"1","attempt":1,{members},"data":{{}}}}"#)).unwrap();
+        let (address, app) = (Address::parse(target).unwrap(), "my-bot".parse().unwrap());
+        let forward = Forward::new(address, TargetHttp::default(), &HttpOptions::new(), Some(&app));
+        forward.unwrap().url_for(&event).to_string()
+    }
+
     #[test]
-    fn path_and_query_are_appended_only_after_a_slash() {
-        let event = EventMessage::parse(r#"{"id":"1","attempt":1,"query":"a=1&b=%20","data":{}}"#).unwrap();
-        let url = |text| {
-            let address = Address::parse(text).unwrap();
-            let forward =
-                Forward::new(address, TargetHttp::default(), &HttpOptions::new(), Some("/hook/my-bot"));
-            forward.unwrap().url_for(&event).to_string()
-        };
-        assert_eq!(url("http://h/x/"), "http://h/x/hook/my-bot?a=1&b=%20");
-        assert_eq!(url("http://h/x"), "http://h/x");
-        assert_eq!(url("3000"), "http://localhost:3000/");
+    fn the_query_and_the_path_after_the_hook_are_appended_and_after_a_slash_the_whole_path() {
+        let old = r#""query":"a=1&b=%20""#;
+        assert_eq!(url("http://h/x/", old), "http://h/x/hook/my-bot?a=1&b=%20");
+        assert_eq!(url("http://h/x", old), "http://h/x?a=1&b=%20");
+        assert_eq!(url("http://h/x?own=1", old), "http://h/x?own=1&a=1&b=%20");
+        assert_eq!(url("3000", r#""source":"default""#), "http://localhost:3000/");
+        let new = r#""source":"repo","tail":"/a%20b/c""#;
+        assert_eq!(url("3000", new), "http://localhost:3000/a%20b/c");
+        assert_eq!(url("http://h/x", new), "http://h/x/a%20b/c");
+        assert_eq!(url("http://h/x/", new), "http://h/x/hook/my-bot/repo/a%20b/c");
+        assert_eq!(url("http://h/x/", r#""source":"default""#), "http://h/x/hook/my-bot");
+    }
+
+    #[test]
+    fn a_path_of_the_sender_cannot_leave_the_path_of_the_target_or_its_host() {
+        for tail in [
+            "/..",
+            "/../admin",
+            "/a/../../admin",
+            "/%2e%2E/admin",
+            "/.%2e/admin",
+            "/..%2fadmin",
+            "/..%5Cadmin",
+            "/..;x/admin",
+            "/a/.",
+            "..",
+            "@evil/",
+            "evil.example",
+            "/.\\t./admin",
+            "/..\\\\admin",
+        ] {
+            let shown = url("http://h/hooks", &format!(r#""source":"repo","tail":"{tail}""#));
+            assert_eq!(shown, "http://h/hooks", "{tail}");
+        }
+        for (tail, path) in [
+            ("//evil.example/x", "//evil.example/x"),
+            ("/@evil.example", "/@evil.example"),
+            ("/a?b#c", "/a%3Fb%23c"),
+            ("/a..b/...", "/a..b/..."),
+        ] {
+            let shown = url("http://h/hooks", &format!(r#""source":"repo","tail":"{tail}""#));
+            assert_eq!(shown, format!("http://h/hooks{path}"));
+            let shown = url("3000", &format!(r#""source":"repo","tail":"{tail}""#));
+            assert_eq!(shown, format!("http://localhost:3000{path}"));
+        }
+        assert_eq!(url("http://h/x", r#""query":"a#b c""#), "http://h/x?a%23b%20c");
     }
 }

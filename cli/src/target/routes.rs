@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use wwproxy_sdk::{EventMessage, HttpOptions};
+use wwproxy_sdk::{AppId, EventMessage, HttpOptions};
 
 use super::{address::Address, exec::Exec, forward::Forward, http::TargetHttp, outcome::TryOutcome};
 use crate::{error::UsageError, selection::Glob};
@@ -30,13 +30,14 @@ pub(crate) struct Targets {
     /// Post events to this URL, byte for byte and with the sender's headers
     ///
     /// A port alone is on this machine (127.0.0.1, then `::1`), `HOST:PORT` and `HOST/PATH` are http, and `unix:/run/app.sock` or
-    /// `unix:/run/app.sock:/PATH` is a Unix socket. To a URL that ends in `/`, the path and query of the original request are appended
+    /// `unix:/run/app.sock:/PATH` is a Unix socket. The query of the original request and its path after the source's hook are appended; to
+    /// a URL that ends in `/`, its whole path. A path with `..` is not
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     forward_to: Option<Address>,
     /// Run this command for each event, in the shell, with the body on stdin; exit 0 accepts the event
     ///
-    /// The environment has `WWPROXY_EVENT_ID`, `WWPROXY_EVENT_TYPE`, `WWPROXY_ATTEMPT` and, for each header,
-    /// `WWPROXY_HEADER_NAME` in capitals with `_` for `-` (other characters as `x` and two hex digits, so `x_a` is `Xx5fA`; a
+    /// The environment has `WWPROXY_EVENT_ID`, `WWPROXY_ATTEMPT`, `WWPROXY_EVENT_TYPE`, `WWPROXY_SOURCE`, `WWPROXY_VERIFICATION`,
+    /// `WWPROXY_DELIVERY_ID`, `WWPROXY_CONTENT_TYPE`, `WWPROXY_TAIL`, `WWPROXY_QUERY` and, for each header, `WWPROXY_HEADER_NAME` in capitals with `_` for `-` (other characters as `x` and two hex digits, so `x_a` is `Xx5fA`; a
     /// repeated header as `NAME_n2`, `NAME_n3`). Variables that do not fit are omitted, and `WWPROXY_TRUNCATED=1` is set. The
     /// command inherits all variables except `SECRET`, `WWPROXY_TOKEN`, `WEBHOOK_SECRET` and their `_FILE` forms. The command and
     /// all processes that it started are killed if it fails, exceeds --timeout, or wwproxy ends, except for those that start a session
@@ -73,11 +74,11 @@ impl Targets {
         Ok(())
     }
 
-    /// Creates the targets from the HTTP options for the server and the path of the hook.
-    pub(crate) fn open(&self, server: &HttpOptions, hook: Option<&str>) -> anyhow::Result<Routes> {
+    /// Creates the targets from the HTTP options for the server and the app, whose hook's path may be appended.
+    pub(crate) fn open(&self, server: &HttpOptions, app: Option<&AppId>) -> anyhow::Result<Routes> {
         self.http.warn();
         let forward = |address: &Address| {
-            let forward = Forward::new(address.clone(), self.http, server, hook);
+            let forward = Forward::new(address.clone(), self.http, server, app);
             forward.map(|forward| Target::Forward(Box::new(forward)))
         };
         let mut routes = Vec::with_capacity(self.routes.len() + 1);

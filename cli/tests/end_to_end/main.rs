@@ -1,6 +1,7 @@
 //! The real command line against the real server, on disk, over a real port.
 
 mod blocked;
+mod bodies;
 mod exec;
 mod files;
 mod forward;

@@ -44,7 +44,7 @@ fn events_and_responses_are_shown_on_a_terminal() {
     let lines: Vec<_> = plain.lines().filter(|line| line.contains("message-created")).collect();
     assert_eq!(lines.len(), 3, "{plain}");
     let url = format!("POST http://{}/", target.address);
-    assert!(lines[0].ends_with("-->"), "{plain}");
+    assert!(lines[0].ends_with("--> default, 26 B"), "{plain}");
     assert!(lines[1].contains(&format!("<-- 500 {url} ")) && lines[1].contains("ms, again in "), "{plain}");
     assert!(lines[2].contains(&format!("<-- 204 {url} ")) && lines[2].ends_with("ms"), "{plain}");
     assert!(plain.contains("waiting for events · 1 handled · 1 retried"), "{plain}");

@@ -45,17 +45,24 @@ pub(crate) struct World {
     pub(crate) address: String,
     pub(crate) app_secret: String,
     server: Option<Child>,
+    /// More flags of the server.
+    flags: &'static [&'static str],
 }
 
 impl World {
     /// Starts a server with a registered app.
     pub(crate) fn new() -> Self {
+        Self::with_flags(&[])
+    }
+
+    /// Starts a server with these flags and a registered app.
+    pub(crate) fn with_flags(flags: &'static [&'static str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let apps = folder.path().join("apps.toml");
         let added = Command::new(&*SERVER).args(["app", "add", APP, "--apps"]).arg(apps).output().unwrap();
         assert!(added.status.success());
         let app_secret = String::from_utf8(added.stdout).unwrap().trim().to_owned();
-        let mut world = Self { folder, address: "127.0.0.1:0".into(), app_secret, server: None };
+        let mut world = Self { folder, address: "127.0.0.1:0".into(), app_secret, server: None, flags };
         world.start();
         world.run_with_input(&["register", "-"], WEBHOOK_SECRET);
         world
@@ -68,6 +75,7 @@ impl World {
             .arg(format!("file:{}", self.folder.path().join("store").display()))
             .arg("--apps")
             .arg(self.folder.path().join("apps.toml"))
+            .args(self.flags)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

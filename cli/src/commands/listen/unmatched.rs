@@ -33,7 +33,10 @@ impl Worker {
         let (disposition, why) = match selected {
             Selected::Yes if has_target() => return Disposition::Handle,
             Selected::Yes => (unmatched, Some(format!("no --route matches{}", self.routes.hint(&kind())))),
-            Selected::No => (unmatched, Some(self.selection.explain_mismatch(&kind()))),
+            Selected::No => {
+                let why = self.selection.explain_mismatch(event.source().as_str(), &kind());
+                (unmatched, Some(why))
+            }
             Selected::FilterFailed(why) => {
                 let disposition = match self.selection.on_filter_error {
                     OnFilterError::Deliver if has_target() => Disposition::Handle,

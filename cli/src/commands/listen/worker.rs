@@ -184,13 +184,8 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    pub(super) fn new(format: Option<Format>, progress: Progress, shutdown: Shutdown) -> Self {
-        Self {
-            format: format.unwrap_or_else(Format::default_for_stdout),
-            output: Mutex::new(Output::stdout()),
-            progress,
-            shutdown,
-        }
+    pub(super) fn new(format: Format, progress: Progress, shutdown: Shutdown) -> Self {
+        Self { format, output: Mutex::new(Output::stdout()), progress, shutdown }
     }
 
     /// Prints an event without a target. `false`, here and below: stdout is closed, or is not read until the end of the grace period.
@@ -203,7 +198,7 @@ impl Printer {
     async fn print_arrival(&self, event: &EventMessage) -> anyhow::Result<bool> {
         match self.format {
             Format::Pretty => self.write(format::arrival_line(event).as_bytes()).await,
-            Format::Json | Format::Data => Ok(true),
+            Format::Json | Format::Data | Format::Raw => Ok(true),
         }
     }
 
@@ -238,8 +233,8 @@ impl Printer {
                 ];
                 self.line(&format::object(event, &more)).await
             }
-            Format::Data if last.accepted => self.line(&event.body).await,
-            Format::Data => Ok(true),
+            Format::Data | Format::Raw if last.accepted => self.print_event(event).await,
+            Format::Data | Format::Raw => Ok(true),
         }
     }
 

@@ -5,13 +5,25 @@ use std::{collections::HashMap, env, ffi::OsString, fmt::Write as _};
 use tokio::process::Command;
 use wwproxy_sdk::EventMessage;
 
+use crate::target::verification;
+
 /// The credentials of the command line, which are not inherited. Each also has a `_FILE` form.
 const SECRETS: [&str; 3] = ["SECRET", "WWPROXY_TOKEN", "WEBHOOK_SECRET"];
 const EVENT_ID: &str = "WWPROXY_EVENT_ID";
 const EVENT_TYPE: &str = "WWPROXY_EVENT_TYPE";
 const ATTEMPT: &str = "WWPROXY_ATTEMPT";
+const SOURCE: &str = "WWPROXY_SOURCE";
+const VERIFICATION: &str = "WWPROXY_VERIFICATION";
+const DELIVERY_ID: &str = "WWPROXY_DELIVERY_ID";
+const CONTENT_TYPE: &str = "WWPROXY_CONTENT_TYPE";
+/// The path of the sender's request after the source's hook.
+const TAIL: &str = "WWPROXY_TAIL";
+const QUERY: &str = "WWPROXY_QUERY";
 /// Set to 1 if a variable was omitted because it does not fit.
 const TRUNCATED: &str = "WWPROXY_TRUNCATED";
+/// All variables of an event except those of its headers.
+const OWN: [&str; 10] =
+    [EVENT_ID, EVENT_TYPE, ATTEMPT, SOURCE, VERIFICATION, DELIVERY_ID, CONTENT_TYPE, TAIL, QUERY, TRUNCATED];
 /// The prefix prevents senders from setting variables with another meaning, such as `HTTP_PROXY`.
 const HEADER_PREFIX: &str = "WWPROXY_HEADER_";
 /// The longest `NAME=VALUE` in bytes, with the terminating NUL: `MAX_ARG_STRLEN` of Linux.
@@ -40,16 +52,15 @@ fn inherited() -> impl Iterator<Item = OsString> {
 /// Whether a variable is not inherited: a secret, or a variable of an event, which an outer command may have.
 fn is_withheld(name: &str) -> bool {
     SECRETS.contains(&name.strip_suffix("_FILE").unwrap_or(name))
-        || [EVENT_ID, EVENT_TYPE, ATTEMPT, TRUNCATED].contains(&name)
+        || OWN.contains(&name)
         || name.starts_with(HEADER_PREFIX)
 }
 
-/// The variables of the type and of the headers that fit, and whether these are all.
+/// The variables of the metadata and of the headers that fit, and whether these are all.
 fn fitting(event: &EventMessage, max_bytes: usize) -> (Vec<(String, String)>, bool) {
-    let kind = event.event_type().map(|kind| (EVENT_TYPE.to_owned(), kind));
     let mut left = max_bytes;
     let mut complete = true;
-    let variables = kind.into_iter().chain(headers(event)).filter(|(name, value)| {
+    let variables = metadata(event).chain(headers(event)).filter(|(name, value)| {
         let bytes = name.len() + value.len() + 2;
         // A variable cannot contain NUL.
         let fits = bytes <= left.min(MAX_VARIABLE_BYTES) && !value.contains('\0');
@@ -60,6 +71,21 @@ fn fitting(event: &EventMessage, max_bytes: usize) -> (Vec<(String, String)>, bo
         fits
     });
     (variables.collect(), complete)
+}
+
+/// The variables of an event that are neither required nor headers. The short ones are first.
+fn metadata(event: &EventMessage) -> impl Iterator<Item = (String, String)> {
+    let source = event.details.has_origin.then(|| event.source().to_string());
+    let variables = [
+        (SOURCE, source),
+        (VERIFICATION, verification(event).map(str::to_owned)),
+        (EVENT_TYPE, event.event_type()),
+        (DELIVERY_ID, event.delivery_id().map(str::to_owned)),
+        (CONTENT_TYPE, event.content_type().map(str::to_owned)),
+        (TAIL, event.tail().map(str::to_owned)),
+        (QUERY, event.details.query.clone()),
+    ];
+    variables.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)))
 }
 
 /// A variable for each header line; the second line of one name ends in `_n2`, the third in `_n3`.
@@ -112,6 +138,26 @@ mod tests {
         );
         assert_eq!(variable("proxy"), "WWPROXY_HEADER_PROXY");
         assert_eq!(variable("a=b é"), "WWPROXY_HEADER_Ax3dBx20xc3xa9");
+    }
+
+    #[test]
+    fn the_metadata_of_an_event_has_its_variables() {
+        let event = EventMessage::parse(
+            r#"{"id":"1","attempt":1,"source":"repo","eventType":"push","deliveryId":"d","tail":"/a","query":"b=1",
+            "verification":null,"headers":[["content-type","x/y"]],"encoding":"text","data":"a"}"#,
+        );
+        let variables: Vec<_> = metadata(&event.unwrap()).map(|(name, value)| name + "=" + &value).collect();
+        let expected = [
+            "WWPROXY_SOURCE=repo",
+            "WWPROXY_VERIFICATION=none",
+            "WWPROXY_EVENT_TYPE=push",
+            "WWPROXY_DELIVERY_ID=d",
+            "WWPROXY_CONTENT_TYPE=x/y",
+            "WWPROXY_TAIL=/a",
+            "WWPROXY_QUERY=b=1",
+        ];
+        assert_eq!(variables, expected);
+        assert!(variables.iter().all(|variable| is_withheld(variable.split_once('=').unwrap().0)));
     }
 
     #[test]

@@ -1,10 +1,20 @@
 //! The headers of a forwarded event.
 
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use wwproxy_sdk::{EventMessage, hook::HOP_BY_HOP};
+use wwproxy_sdk::{Encoding, EventMessage, hook::HOP_BY_HOP};
+
+use crate::target::verification;
 
 /// The event's id.
 const EVENT_ID: HeaderName = HeaderName::from_static("wwproxy-event-id");
+/// The sender's type of the event.
+const EVENT_TYPE: HeaderName = HeaderName::from_static("wwproxy-event-type");
+/// The source that received the event.
+const SOURCE: HeaderName = HeaderName::from_static("wwproxy-source");
+/// The sender's id of the delivery.
+const DELIVERY_ID: HeaderName = HeaderName::from_static("wwproxy-delivery-id");
+/// The scheme by which the server verified the event, or `none`.
+const VERIFICATION: HeaderName = HeaderName::from_static("wwproxy-verification");
 /// How often the target may have received the event, this time included.
 const ATTEMPT: HeaderName = HeaderName::from_static("wwproxy-attempt");
 /// The host that the sender posted to.
@@ -46,12 +56,23 @@ pub(super) fn headers(event: &EventMessage, attempt: u32) -> HeaderMap {
     if let Some(host) = host.and_then(|(_, host)| HeaderValue::from_str(host).ok()) {
         headers.insert(FORWARDED_HOST, host);
     }
-    if event.details.attempt.is_none() {
-        // A legacy server sends no headers; its bodies are JSON.
+    if event.details.attempt.is_none() && event.data().0 == Encoding::Json {
+        // A legacy server sends no headers.
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
-    if let Ok(id) = HeaderValue::from_str(event.id.as_str()) {
-        headers.insert(EVENT_ID, id);
+    let source = event.details.has_origin.then(|| event.source().as_str());
+    let kind = event.event_type();
+    for (name, value) in [
+        (EVENT_ID, Some(event.id.as_str())),
+        (EVENT_TYPE, kind.as_deref()),
+        (SOURCE, source),
+        (DELIVERY_ID, event.delivery_id()),
+        (VERIFICATION, verification(event)),
+    ] {
+        // A value with control characters is omitted: it would end the header.
+        headers.extend(
+            value.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok()).map(|it| (name, it)),
+        );
     }
     headers.insert(ATTEMPT, attempt.into());
     headers
@@ -60,6 +81,44 @@ pub(super) fn headers(event: &EventMessage, attempt: u32) -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn sorted(headers: &HeaderMap) -> Vec<(&str, &[u8])> {
+        let mut all: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn metadata_is_added_and_cannot_inject_a_header() {
+        let event = |members: &str| {
+            EventMessage::parse(&format!(r#"{{"id":"7","attempt":1,"source":"repo",{members},"data":{{}}}}"#))
+                .unwrap()
+        };
+        let verified = r#""eventType":"issues.opened","deliveryId":"d 1","headers":[["wwproxy-source","forged"],
+            ["content-type","a/b"],["content-encoding","gzip"],["authorization","Bearer x"]],
+            "verification":{"scheme":"github","secret":1,"signed":"body","covers":"body"}"#;
+        let expected: [(&str, &[u8]); 9] = [
+            ("authorization", b"Bearer x"),
+            ("content-encoding", b"gzip"),
+            ("content-type", b"a/b"),
+            ("wwproxy-attempt", b"1"),
+            ("wwproxy-delivery-id", b"d 1"),
+            ("wwproxy-event-id", b"7"),
+            ("wwproxy-event-type", b"issues.opened"),
+            ("wwproxy-source", b"repo"),
+            ("wwproxy-verification", b"github"),
+        ];
+        assert_eq!(sorted(&headers(&event(verified), 1)), expected);
+        let evil = r#""eventType":"a\r\nx: 1","deliveryId":"\u0000","verification":null"#;
+        let got = headers(&event(evil), 1);
+        assert!(got.get("wwproxy-event-type").is_none() && got.get("wwproxy-delivery-id").is_none());
+        assert_eq!(got["wwproxy-verification"], "none");
+        // A legacy server sends no content type.
+        let legacy =
+            |data: &str| headers(&EventMessage::parse(&format!(r#"{{"id":"7",{data}}}"#)).unwrap(), 1);
+        assert_eq!(legacy(r#""data":[]"#)["content-type"], "application/json");
+        assert!(legacy(r#""data":"a=1""#).get("content-type").is_none());
+    }
 
     #[test]
     fn headers_of_the_sender_are_kept_and_cannot_set_those_of_the_proxy() {
@@ -70,8 +129,7 @@ mod tests {
         )
         .unwrap();
         let got = headers(&event, 3);
-        let mut got: Vec<_> = got.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-        got.sort_unstable();
+        let got = sorted(&got);
         let expected: [(&str, &[u8]); 6] = [
             ("wwproxy-attempt", b"3"),
             ("wwproxy-event-id", b"7"),
