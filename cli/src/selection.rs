@@ -15,21 +15,6 @@ const MAX_COMPARED_CHARS: usize = 200;
 /// One typo is tolerated per this number of characters of a pattern.
 const CHARS_PER_TYPO: usize = 5;
 
-/// The types of Watson Work's webhooks.
-pub(crate) const WATSON_WORK_TYPES: [&str; 11] = [
-    "message-created",
-    "message-edited",
-    "message-deleted",
-    "message-annotation-added",
-    "message-annotation-removed",
-    "reaction-added",
-    "reaction-removed",
-    "space-members-added",
-    "space-members-removed",
-    "space-updated",
-    "space-deleted",
-];
-
 /// The conditions that an event must meet to be handled.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Selection")]
@@ -249,7 +234,7 @@ mod tests {
             on_filter_error: OnFilterError::Deliver,
         };
         let event = EventMessage::parse(
-            r#"{"id":"1","source":"repo","eventType":"issues.opened","verification":null,"data":{"type":"a"}}"#,
+            r#"{"id":"1","source":"repo","eventType":"issues.opened","data":{"type":"a"}}"#,
         );
         let event = event.unwrap();
         for (sources, types, selected) in [

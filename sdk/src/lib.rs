@@ -47,6 +47,10 @@
 //! # }
 //! ```
 //!
+//! An app receives from any sender: [`Client::put_source`] registers one with its signature scheme. Each event has its body as
+//! [bytes](EventMessage::bytes), [JSON](EventMessage::json), [text](EventMessage::text) or a [form](EventMessage::form), with its
+//! [type](EventMessage::event_type), [source](EventMessage::source) and [verification](EventMessage::verification).
+//!
 //! A tokio runtime is required. State changes are reported as [`tracing`] events and to
 //! [`ListenOptions::on_state`]. TLS is rustls with ring and the system's certificates.
 //! Proxies come from the environment, as in curl, or from [`HttpOptions`]. Redirects are not followed.

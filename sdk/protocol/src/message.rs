@@ -282,12 +282,13 @@ impl EventMessage {
         form_urlencoded::parse(&self.body)
     }
 
-    /// The sender's type of the event, as in `issues.opened`. `None` if the source's scheme gives none. A server of version 0.1
-    /// does not send it: then it is the string member `type` of the body, the event type of Watson Work.
+    /// The sender's type of the event, as in `issues.opened`. `None` if the source's scheme gives none. Without a scheme, that is for an
+    /// unverified event and from a server of version 0.1, it is the string member `type` of the body, as in Watson Work's webhooks.
     #[must_use]
     pub fn event_type(&self) -> Option<String> {
-        if self.details.has_origin {
-            return self.details.origin.event_type.clone();
+        let Origin { event_type, verification, .. } = &self.details.origin;
+        if event_type.is_some() || verification.is_some() {
+            return event_type.clone();
         }
         let [kind] = json::members(self.text().ok()?, ["type"]).ok()?;
         json::string(kind?).map(Into::into)

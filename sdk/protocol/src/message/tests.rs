@@ -135,14 +135,18 @@ fn a_body_has_its_readings() {
 }
 
 #[test]
-fn the_type_comes_from_the_scheme_if_the_server_names_the_source() {
+fn the_type_comes_from_the_scheme_that_verified_the_event() {
     let parse = |members: &str| {
         EventMessage::parse(&format!(r#"{{"id":"1",{members},"data":{{"type":"of-body"}}}}"#)).unwrap()
     };
     let old = parse(r#""attempt":1"#);
     assert_eq!((old.event_type().as_deref(), old.is_unverified()), (Some("of-body"), false));
-    let untyped = parse(r#""source":"hook","verification":null"#);
-    assert_eq!((untyped.event_type(), untyped.is_unverified()), (None, true));
+    let unverified = parse(r#""source":"hook","verification":null"#);
+    assert_eq!((unverified.event_type().as_deref(), unverified.is_unverified()), (Some("of-body"), true));
+    let untyped = parse(
+        r#""source":"hook","verification":{"scheme":"github","secret":1,"signed":"body","covers":"body"}"#,
+    );
+    assert_eq!((untyped.event_type(), untyped.is_unverified()), (None, false));
     assert_eq!((untyped.source().as_str(), untyped.tail(), untyped.delivery_id()), ("hook", None, None));
     let typed = parse(
         r#""source":"repo","eventType":"issues.opened","deliveryId":"7","tail":"/a",
