@@ -176,12 +176,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_known_types_are_those_of_the_samples() {
-        let scheme = wwproxy_sdk::scheme::Scheme::preset("watsonwork").unwrap();
-        assert_eq!(scheme.sample_types(), WATSON_WORK_TYPES);
-    }
-
-    #[test]
     fn wildcards_match_any_text_or_one_character() {
         for (glob, text, fits) in [
             ("message-created", "message-created", true),
