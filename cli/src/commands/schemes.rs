@@ -176,7 +176,13 @@ fn page(preset: &Preset) -> String {
         let _ = write!(page, "\nTemplate\n  {}\n", preset.templates);
     }
     if let Some(example) = Example::new(scheme) {
-        let _ = write!(page, "\nExample, for the secret {}\n{}", example.registered, example.text());
+        let _ = write!(
+            page,
+            "\nExample, for the secret {} at {}\n{}",
+            example.registered,
+            Example::TIME,
+            example.text()
+        );
     }
     page
 }

@@ -21,12 +21,14 @@ pub(super) struct Example {
 
 impl Example {
     /// The time of the example, in Unix seconds: it is the same in each call.
-    const TIME: u64 = 1_764_363_600;
+    const SECONDS: u64 = 1_764_363_600;
+    /// The same in RFC 3339.
+    pub(super) const TIME: &'static str = "2025-11-28T21:00:00Z";
     const URL: &'static str = "https://proxy.example.com/hook/my-app";
 
     /// Signs a sample. `None` if the scheme needs a key that cannot be invented.
     pub(super) fn new(scheme: &Scheme) -> Option<Self> {
-        let time = UNIX_EPOCH + Duration::from_secs(Self::TIME);
+        let time = UNIX_EPOCH + Duration::from_secs(Self::SECONDS);
         let (secret, registered) = Self::keys(scheme)?;
         let event_type = scheme.sample_types().first().copied();
         let sample = event_type.and_then(|event_type| scheme.sample(event_type, time));
@@ -67,7 +69,7 @@ impl Example {
     }
 
     pub(super) fn text(&self) -> String {
-        let mut text = String::new();
+        let mut text = format!("  POST {}\n", Self::URL);
         for (name, value) in &self.headers {
             let _ = writeln!(text, "  {name}: {}", sanitize(value));
         }
@@ -76,6 +78,6 @@ impl Example {
     }
 
     pub(super) fn json(&self) -> Value {
-        json!({"secret": self.registered, "url": Self::URL, "time": Self::TIME, "headers": self.headers, "body": self.body})
+        json!({"secret": self.registered, "url": Self::URL, "time": Self::SECONDS, "headers": self.headers, "body": self.body})
     }
 }

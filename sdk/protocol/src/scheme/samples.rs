@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     sync::LazyLock,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::Deserialize;
@@ -94,7 +94,9 @@ struct Fill {
 }
 
 impl Fill {
+    /// Later times than the year 2286 have no timestamp of 10 digits.
     fn new(now: SystemTime) -> Self {
+        let now = now.clamp(UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(9_999_999_999));
         Self { now, labelled: HashMap::new() }
     }
 
@@ -211,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_placeholder_in_quotes_becomes_a_number_and_a_label_repeats_its_value() {
-        let mut fill = Fill::new(UNIX_EPOCH + std::time::Duration::from_millis(1_764_363_600_500));
+        let mut fill = Fill::new(UNIX_EPOCH + Duration::from_millis(1_764_363_600_500));
         assert_eq!(
             fill.fill(r#"{"a":"{{unix}}","b":"{{unix}}.1"}"#),
             r#"{"a":1764363600,"b":"1764363600.1"}"#
@@ -221,5 +223,8 @@ mod tests {
         assert_eq!(twice[..40], twice[40..]);
         assert_ne!(fill.fill("{{hex:40}}"), fill.fill("{{hex:40}}"));
         assert_eq!(fill.fill("{{uuid}}").len(), 36);
+        let far = Duration::from_secs(1 << 40);
+        assert_eq!(Fill::new(UNIX_EPOCH + far).fill("{{rfc3339}}"), "2286-11-20T17:46:39Z");
+        assert_eq!(Fill::new(UNIX_EPOCH - far).fill("{{rfc3339}}"), "1970-01-01T00:00:00Z");
     }
 }

@@ -108,6 +108,32 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn no_input_of_sign_panics(
+        body in prop::collection::vec(any::<u8>(), 0..80), secret in "\\PC{0,60}", text in "\\PC{0,40}",
+        seconds in any::<u32>(), form in any::<bool>(),
+    ) {
+        let kind = if form { "application/x-www-form-urlencoded" } else { "application/json" };
+        for preset in presets() {
+            let unsigned = Unsigned {
+                method: &text,
+                url: Some(&text),
+                headers: &[("content-type", kind), (&text, &text)],
+                body: &body,
+                delivery_id: &text,
+                event_type: Some(&text),
+                time: UNIX_EPOCH + Duration::from_secs(u64::from(seconds) << 20),
+            };
+            let secret = Secret::new(secret.as_str());
+            if let Err(error) = preset.scheme.sign(&secret, &unsigned) {
+                prop_assert!(secret.expose().len() < 8 || !error.to_string().contains(secret.expose()));
+            }
+            let _ = preset.scheme.public_key(&secret);
+        }
+    }
+}
+
 /// The times that the vector names: its clock, and each timestamp in its headers and body.
 fn times(vector: &Vector) -> Vec<SystemTime> {
     let mut times = vec![vector.now()];
