@@ -6,7 +6,7 @@ mod request;
 
 use std::{
     io::{self, IsTerminal},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -25,7 +25,7 @@ use crate::{
     error::{Refusal, UsageError},
     event_file,
     output::print_message,
-    scheme::{SchemeFlags, nearest, preset, read_body},
+    scheme::{SchemeFlags, check_stdin, nearest, preset, read_body},
     secret,
     shutdown::Shutdown,
     target::{Address, TargetHttp, is_framing},
@@ -129,6 +129,9 @@ impl Send {
             let source = self.source.clone().unwrap_or_default();
             (Address::from_url(access.hook(&source)?), server)
         };
+        let data = self.data.as_deref().filter(|data| *data == "-").map(Path::new);
+        let files = [data, self.webhook_secret_file.as_deref(), self.challenge_secret_file.as_deref()];
+        check_stdin(files.into_iter().flatten())?;
         let secret =
             secret::webhook_secret(self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref())?;
         let saved = self.file.as_deref().map(event_file::read).transpose()?;
@@ -162,6 +165,7 @@ impl Send {
             (None, Some(verification)) => {
                 Ok(Scheme::preset(&verification.scheme).unwrap_or_else(Scheme::unverified))
             }
+            (None, None) if saved.is_some_and(EventMessage::is_unverified) => Ok(Scheme::unverified()),
             (None, None) => preset("watsonwork"),
         }
     }

@@ -174,6 +174,7 @@ fn wrong_flags_of_a_scheme_are_explained() {
         (&["--scheme", "meta", "--challenge"], "--challenge-secret-file FILE"),
         (&["--scheme", "slack", "--challenge", "--challenge-secret-file", "x"], "no secret of its own"),
         (&["--source", "a/b"], "source"),
+        (&["--data", "-", "--webhook-secret-file", "-"], "stdin can be read for one thing only"),
     ] {
         let output = world.command(&["send"]).args(args).env("WEBHOOK_SECRET", "hunter2").output().unwrap();
         let messages = text(output.stderr);
@@ -226,6 +227,39 @@ fn a_saved_event_is_sent_again_byte_for_byte() {
     let signature = sign_watson_work(&Secret::new(WEBHOOK_SECRET), body.as_bytes());
     assert_eq!(request.header("x-outbound-token"), Some(&*signature));
     assert_eq!(target.next().body, fs::read(file).unwrap());
+}
+
+#[test]
+fn a_saved_event_of_another_sender_is_sent_as_that_sender_would() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    let scheme = Scheme::preset("github").unwrap();
+    let secret = register(&world, &scheme);
+    let send = |args: &[&str], secret: &str| {
+        let mut send = world.command(&["send", "--source", "github"]);
+        let output = send.args(args).env("WEBHOOK_SECRET", secret).output().unwrap();
+        assert!(output.status.success(), "{}", text(output.stderr));
+    };
+    send(&["--scheme", "github", "--type", "issues.opened"], &secret);
+    let path = folder.path().join("saved");
+    world.run(&["listen", "-n1", "--save", path.to_str().unwrap()]);
+    let file = fs::read_dir(&path).unwrap().next().unwrap().unwrap().path();
+    let file = file.to_str().unwrap();
+    // With its original signature, and signed again: each with an id of its own, otherwise it would be a duplicate.
+    send(&["--file", file], "");
+    send(&["--file", file], &secret);
+    let events = world.lease();
+    assert_eq!(events.len(), 2);
+    let ids: BTreeSet<_> =
+        events.iter().map(|event| event.details.origin.delivery_id.clone().unwrap()).collect();
+    assert_eq!(ids.len(), 2);
+    for event in &events {
+        assert_eq!(event.details.origin.event_type.as_deref(), Some("issues.opened"));
+        assert!(!event.details.headers.iter().any(|(name, _)| name.starts_with("x-outbound")));
+    }
+    // The saved event can be verified offline.
+    let mut verify = world.command(&["verify", "--event", file]);
+    let output = verify.env("WEBHOOK_SECRET", &secret).output().unwrap();
+    assert!(output.status.success() && text(output.stdout).contains("scheme    github"));
 }
 
 #[test]
