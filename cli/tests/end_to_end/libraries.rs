@@ -12,7 +12,7 @@ use std::{
 };
 
 use wwproxy_sdk::{
-    Client, Secret, SourceSettings,
+    Secret,
     scheme::{Scheme, Unsigned},
     sha256_hex,
 };
@@ -165,16 +165,10 @@ impl Library<'_> {
     }
 
     fn register(&self, world: &World) {
-        let settings = SourceSettings {
-            scheme: self.scheme.into(),
-            secrets: vec![Secret::new(self.secret)],
-            url: self.url.map(str::to_owned),
-            ..SourceSettings::default()
-        };
-        let client = Client::builder(format!("http://{}", world.address)).app_id("my-bot");
-        let client = client.app_secret(&*world.app_secret).build().unwrap();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(client.put_source(&self.scheme.parse().unwrap(), &settings)).unwrap();
+        let mut register = vec!["register", "--scheme", self.scheme, "--source", self.scheme];
+        register.extend(self.url.iter().flat_map(|url| ["--url", url]));
+        register.push("-");
+        world.run_with_input(&register, self.secret);
     }
 
     /// The headers and the body of a signed request.
