@@ -27,11 +27,11 @@ use wwproxy_protocol::AppId;
 
 use self::{
     plot::Plot,
-    scenario::{Apps, Backlog, Fairness, Growth, Idle, Ingest, Live},
+    scenario::{Apps, Backlog, Fairness, Growth, Idle, Ingest, Live, Verify},
     server::{ServerOptions, TestServer},
 };
 
-/// Benchmarks a wwproxy server: throughput, latency percentiles, memory, recovery time and fairness
+/// Benchmarks a wwproxy server: throughput, latency percentiles, memory, recovery time, fairness and verification
 ///
 /// Prints Markdown tables. Latencies are in milliseconds. Fails if an accepted event is lost or delivered out of order.
 #[derive(Debug, Parser)]
@@ -72,6 +72,7 @@ enum Command {
     Idle(Idle),
     Apps(Apps),
     Fairness(Fairness),
+    Verify(Verify),
     /// Run all benchmarks, one after the other
     All {
         /// Small runs: a smoke test, not for its figures
@@ -91,7 +92,7 @@ enum Command {
 }
 
 /// The benchmarks of `all --short`.
-const SHORT: [&str; 7] = [
+const SHORT: [&str; 8] = [
     "ingest --senders 1,16 --seconds 1 --rounds 1",
     "live --rates 100,300 --seconds 1",
     "backlog --events 5000",
@@ -99,8 +100,9 @@ const SHORT: [&str; 7] = [
     "idle --sockets 200",
     "apps --apps 500",
     "fairness --rate 500 --seconds 0.3 --backlog 10000 --rounds 1",
+    "verify --rounds 2",
 ];
-const LONG: [&str; 7] = ["ingest", "live", "backlog", "growth", "idle", "apps", "fairness"];
+const LONG: [&str; 8] = ["ingest", "live", "backlog", "growth", "idle", "apps", "fairness", "verify"];
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -153,6 +155,7 @@ async fn run(bench: &Bench, command: &Command) -> anyhow::Result<()> {
         Command::Idle(idle) => idle.run(bench).await,
         Command::Apps(apps) => apps.run(bench).await,
         Command::Fairness(fairness) => fairness.run(bench).await,
+        Command::Verify(verify) => verify.run(),
         Command::All { .. } | Command::Serve { .. } => unreachable!("handled by the callers"),
     }
 }
