@@ -46,6 +46,8 @@ async fn the_signature_is_the_hex_hmac_of_the_raw_body() {
     let with_token = app.bare_hook().bearer_auth(&app.token).body(EVENT);
     problem(with_token.send().await.unwrap(), 401).await;
     assert_eq!(app.poll_text("").await, "{}", "an unverified body is not stored");
+    let upper = app.bare_hook().header("X-OUTBOUND-TOKEN", valid.to_uppercase()).body(EVENT);
+    empty(upper.send().await.unwrap(), 201).await;
     app.post(EVENT).await;
 }
 

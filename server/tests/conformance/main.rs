@@ -35,6 +35,7 @@ mod senders;
 mod shapes;
 mod sharing;
 mod shutdown;
+mod signatures;
 mod sizes;
 mod sources;
 mod startup;

@@ -55,6 +55,10 @@ async fn an_invalid_app_id_is_404_with_and_without_a_token() {
             ("POST", format!("/webhooks/{id}/lease")),
             ("POST", format!("/webhooks/{id}/ack")),
             ("GET", format!("/webhooks/{id}/status")),
+            ("GET", format!("/webhooks/{id}/sources")),
+            ("PUT", format!("/webhooks/{id}/sources/a")),
+            ("GET", format!("/webhooks/{id}/refusals")),
+            ("POST", format!("/hook/{id}/default")),
         ] {
             for token in [format!("authorization: Bearer {}\r\n", app.token), String::new()] {
                 let request =
@@ -82,9 +86,16 @@ async fn one_trailing_slash_is_accepted_and_two_are_404() {
     problem(post("/hook/bot//".into()).unwrap().await.unwrap(), 404).await;
     problem(post("/hook//bot".into()).unwrap().await.unwrap(), 404).await;
     problem(post("//hook/bot".into()).unwrap().await.unwrap(), 404).await;
-    for (method, rest) in
-        [(Method::HEAD, ""), (Method::GET, "/status"), (Method::POST, "/lease"), (Method::GET, "")]
-    {
+    for (method, rest) in [
+        (Method::HEAD, ""),
+        (Method::GET, "/status"),
+        (Method::GET, "/sources"),
+        (Method::GET, "/sources/default"),
+        (Method::GET, "/sources/default/arm"),
+        (Method::GET, "/refusals"),
+        (Method::POST, "/lease"),
+        (Method::GET, ""),
+    ] {
         let slashes = |slashes: &str| app.request(method.clone(), &format!("{rest}{slashes}")).send();
         assert_eq!(slashes("//").await.unwrap().status(), 404, "{method} {rest}");
         assert_eq!(slashes("/").await.unwrap().status(), 200, "{method} {rest}");
@@ -122,6 +133,12 @@ async fn an_unsupported_method_is_405_with_allow() {
         ("/webhooks/bot/lease", vec!["POST"]),
         ("/webhooks/bot/ack", vec!["POST"]),
         ("/webhooks/bot/status", vec!["GET", "HEAD"]),
+        ("/webhooks/bot/sources", vec!["GET", "HEAD"]),
+        ("/webhooks/bot/sources/default", vec!["GET", "HEAD", "PUT", "DELETE"]),
+        ("/webhooks/bot/sources/default/arm", vec!["GET", "HEAD", "POST"]),
+        ("/webhooks/bot/refusals", vec!["GET", "HEAD"]),
+        ("/hook/bot/default", vec!["POST"]),
+        ("/hook/bot/default/a", vec!["POST"]),
         ("/oauth/token", vec!["POST"]),
         ("/graphql", vec!["POST"]),
         ("/.well-known/oauth-authorization-server", vec!["GET", "HEAD"]),
@@ -164,6 +181,9 @@ async fn an_unknown_path_is_404() {
         "/webhooks/bot/x",
         "/Webhooks/bot",
         "/webhooks/bot/lease/x",
+        "/webhooks/bot/sources/default/x",
+        "/webhooks/bot/sources/default/arm/x",
+        "/webhooks/bot/refusals/x",
         "/oauth",
         "/oauth/token/x",
         "/metrics",
