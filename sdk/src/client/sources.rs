@@ -28,7 +28,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidRequest`]: the settings are invalid, and [`Error::detail`] names the member; or the app has 32
-    /// sources. [`ErrorKind::Unavailable`]: the scheme is `none`, which the server does not allow.
+    /// sources. [`ErrorKind::Refused`]: the scheme is `none`, which the server does not allow.
     /// [`ErrorKind::Protocol`]: the server is older than sources.
     pub async fn put_source(&self, name: &SourceName, settings: &SourceSettings) -> Result<bool, Error> {
         let url = self.api.url(&path::source(self.app_id(), name))?;

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
+use serde_json::json;
 use tokio::{io::AsyncBufReadExt, time::timeout};
 
-use crate::common::{Raw, Server, eventually, number, sign};
+use crate::common::{App, Raw, Server, eventually, number, sign};
 
 /// The head of a webhook request, without its body.
 fn head(path: &str, signature: &str, length: usize) -> String {
@@ -28,6 +30,61 @@ async fn a_body_signed_with_a_secret_replaced_during_its_upload_is_401() {
     slow.send(&body).await;
     assert_eq!(slow.response().await.status, 401);
     assert_eq!(app.gauge("stored").await, 0);
+}
+
+/// Begins a webhook to the source `repo`, and returns once the server has looked up the source and asks for the body.
+async fn begin_upload(app: &App, signature: &str, length: usize) -> Raw {
+    let mut slow = app.raw().await;
+    slow.send(format!(
+        "POST {}/repo HTTP/1.1\r\nHost: proxy\r\nX-Hub-Signature-256: sha256={signature}\r\n\
+         Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n",
+        app.hook_path()
+    ))
+    .await;
+    assert_eq!(slow.response().await.status, 100);
+    slow
+}
+
+#[tokio::test]
+async fn a_webhook_is_verified_with_the_settings_after_its_upload() {
+    let server = Server::start(&[]);
+    let app = server.new_app("bot").await;
+    let settings = |scheme: &str, secret: &str| json!({"scheme": scheme, "secrets": [secret]});
+    let signature = sign("new", "{}");
+    for (replacement, status) in [
+        (settings("github", "new"), 201),
+        (settings("github", "other"), 401),
+        (settings("gitlab-token", "new"), 401),
+        (settings("meta", "new"), 200),
+    ] {
+        empty_body(app.put_source("repo", settings("github", "old")).await).await;
+        let mut slow = begin_upload(&app, &signature, 2).await;
+        empty_body(app.put_source("repo", replacement.clone()).await).await;
+        slow.send("{}").await;
+        assert_eq!(slow.response().await.status, status, "{replacement}");
+    }
+    assert_eq!(app.poll_bodies().await, ["{}"; 2]);
+}
+
+async fn empty_body(response: reqwest::Response) {
+    assert!(response.status().is_success(), "{}", response.status());
+    assert_eq!(response.text().await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_webhook_whose_source_is_deleted_during_its_upload_is_404() {
+    let server = Server::start(&[]);
+    let app = server.new_app("bot").await;
+    let settings = json!({"scheme": "github", "secrets": ["s"]});
+    for unregisters in [false, true] {
+        app.new_source("repo", settings.clone()).await;
+        let mut slow = begin_upload(&app, &sign("s", "{}"), 2).await;
+        let rest = if unregisters { "" } else { "/sources/repo" };
+        empty_body(app.request(Method::DELETE, rest).send().await.unwrap()).await;
+        slow.send("{}").await;
+        assert_eq!(slow.response().await.status, 404);
+        assert_eq!(app.gauge("stored").await, 0);
+    }
 }
 
 #[tokio::test]
