@@ -14,7 +14,7 @@ const bearer = "Bearer " + (await post("/oauth/token", basic, form)).access_toke
 for (;;) {
   const { events } = await post(`/webhooks/${app}/lease`, bearer, JSON.stringify({ max: 10, waitMs: 50_000 }));
   for (const event of events) {
-    console.log(event.id, event.data.type); // handle the event here; an id that was seen before is a redelivery
+    console.log(event.id, event.eventType); // handle the event here; an id that was seen before is a redelivery
     await post(`/webhooks/${app}/ack`, bearer, JSON.stringify({ ack: [event.receipt] }));
   }
 }

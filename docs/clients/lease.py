@@ -21,5 +21,5 @@ bearer = "Bearer " + post("/oauth/token", basic, "grant_type=client_credentials"
 while True:
     leased = post(f"/webhooks/{app}/lease", bearer, json.dumps({"max": 10, "waitMs": 50000}))
     for event in leased["events"]:
-        print(event["id"], event["data"]["type"], flush=True)  # handle the event here; a known id is a redelivery
+        print(event["id"], event.get("eventType"), flush=True)  # handle the event here; a known id is a redelivery
         post(f"/webhooks/{app}/ack", bearer, json.dumps({"ack": [event["receipt"]]}))
