@@ -45,6 +45,9 @@ impl Format {
 /// The deepest indentation, in levels: it bounds the output for a deeply nested body of an attacker.
 const MAX_INDENT: usize = 32;
 
+/// How much of a media type is shown, in characters.
+const MAX_MEDIA_TYPE: usize = 64;
+
 /// Formats an event that has no target.
 pub(crate) fn event(event: &EventMessage, format: Format, terminal: bool) -> Vec<u8> {
     let mut text = Vec::new();
@@ -107,19 +110,21 @@ pub(crate) fn push_line(line: &mut Vec<u8>, json: &[u8], terminal: bool) {
     line.push(b'\n');
 }
 
-/// The line of an event that arrived: time, type, id, an arrow, the source, size and content type of the body, and whether the event
+/// The line of an event that arrived: time, type, id, an arrow, the source, size and media type of the body, and whether the event
 /// is unverified.
 pub(crate) fn arrival_line(event: &EventMessage) -> String {
     let source = event.details.has_origin.then(|| format!("{}, ", event.source()));
     let size = HumanBytes(event.body.len() as u64);
-    let kind = event.content_type().map_or_else(String::new, |kind| format!(" of {}", sanitize(kind)));
+    let media_type = event.content_type().and_then(|value| value.split(';').next());
+    let media_type = media_type.map(|it| it.chars().take(MAX_MEDIA_TYPE).collect::<String>());
+    let of = media_type.map_or_else(String::new, |media_type| format!(" of {}", sanitize(media_type.trim())));
     let unverified =
         event.is_unverified().then(|| format!(", {}", Style::new().yellow().apply_to("unverified")));
     let again = event.details.attempt.filter(|attempt| *attempt > 1);
     let again = again.map(|attempt| format!(" (attempt {attempt})"));
     let (source, unverified) = (source.unwrap_or_default(), unverified.unwrap_or_default());
     let arrow = Style::new().cyan().apply_to("-->");
-    format!("{} {arrow} {source}{size}{kind}{unverified}{}\n", head(event), again.unwrap_or_default())
+    format!("{} {arrow} {source}{size}{of}{unverified}{}\n", head(event), again.unwrap_or_default())
 }
 
 /// The line of a try: the response of the target.
@@ -278,8 +283,7 @@ mod tests {
     #[test]
     fn a_body_that_is_not_json_cannot_forge_a_line_or_control_the_terminal() {
         let of = |encoding: &str, data: &str| {
-            let head =
-                r#""id":"7","source":"repo","verification":null,"headers":[["content-type","text/\u001bx"]]"#;
+            let head = r#""id":"7","source":"repo","verification":null,"headers":[["content-type","text/\u001bx; charset=\u001b"]]"#;
             let shown = event(&format!(r#"{{{head},"encoding":"{encoding}","data":"{data}"}}"#));
             let shown = String::from_utf8(super::event(&shown, Format::Pretty, true)).unwrap();
             let (first, body) = shown.split_once('\n').unwrap();
