@@ -151,7 +151,7 @@ impl Activity {
 }
 
 impl State {
-    /// The times of a source. A webhook that is still being stored when its source is deleted would be listed for ever, so
+    /// The times of a source. A webhook that is still being stored when its source is deleted would be listed forever, so
     /// the source that was used least recently is removed for a new one.
     fn times(&mut self, app: &AppId, source: &SourceName) -> &mut Times {
         let sources = self.times.entry(app.clone()).or_default();

@@ -334,11 +334,10 @@ fn asana_and_notion_set_the_secret() {
         ("notion", &[], r#"{"verification_token":"new-secret"}"#),
     ] {
         for old in ["", "old-secret"] {
-            let Ok(Reception::Secret { secret, .. }) =
-                receive(&source(scheme, old), "POST", None, headers, body.as_bytes())
-            else {
-                panic!("{scheme}")
-            };
+            let received = receive(&source(scheme, old), "POST", None, headers, body.as_bytes());
+            let debug = format!("{received:?}");
+            assert!(!debug.contains("new-secret"), "{debug}");
+            let Ok(Reception::Secret { secret, .. }) = received else { panic!("{scheme}") };
             assert_eq!(secret.expose(), "new-secret");
         }
         let vector = valid(scheme, "valid");
