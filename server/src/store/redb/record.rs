@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 use wwproxy_protocol::{
-    AppId, Encoding, Event, InvalidSource, Origin, Secret, Source, SourceName, SourceSettings,
+    AppId, Encoding, Event, InvalidSource, Origin, Secret, Source, SourceName, SourceSettings, Verification,
+    json, scheme::Covers,
 };
 
 #[cfg(fuzzing)]
@@ -89,7 +90,8 @@ pub(super) fn decode_event(record: &Bytes) -> Result<Event, InvalidRecord> {
     reader.app()?;
     let uuid = Uuid::from_bytes(reader.array()?);
     let received_at = UNIX_EPOCH + Duration::from_micros(u64::from_be_bytes(reader.array()?));
-    let Meta { origin, encoding } = if record.first() == Some(&1) {
+    let is_version_1 = record.first() == Some(&1);
+    let Meta { origin, encoding } = if is_version_1 {
         Meta::default()
     } else {
         serde_json::from_str(&reader.counted_text()?).map_err(|_| InvalidRecord::Damaged)?
@@ -104,8 +106,25 @@ pub(super) fn decode_event(record: &Bytes) -> Result<Event, InvalidRecord> {
         length => Some(reader.text(length - 1)?),
     };
     let body = record.slice_ref(reader.0);
-    let event = NewEvent { origin: origin.into_owned(), headers, query, body, encoding };
+    let origin = if is_version_1 { watson_work_origin(&body) } else { origin.into_owned() };
+    let event = NewEvent { origin, headers, query, body, encoding };
     Ok(event.into_event(sequence::event_id(uuid), received_at))
+}
+
+/// The origin of an event of version 1, in which all events were verified as those of Watson Work.
+fn watson_work_origin(body: &[u8]) -> Origin {
+    let kind = std::str::from_utf8(body).ok().and_then(|text| json::members(text, ["type"]).ok()?[0]);
+    let verification = Verification {
+        scheme: "watsonwork".to_owned(),
+        secret: 1,
+        signed: "body".to_owned(),
+        covers: Covers::Body,
+    };
+    Origin {
+        event_type: kind.and_then(json::string).map(Cow::into_owned),
+        verification: Some(verification),
+        ..Origin::default()
+    }
 }
 
 /// The parts of an event that are stored as JSON.
@@ -315,14 +334,18 @@ mod tests {
     #[test]
     fn an_event_of_the_first_format_can_be_read() {
         let app: AppId = "my.bot".parse().unwrap();
-        let event = NewEvent::new(vec![("x".into(), "y".into())], Some("a=b".into()), "{}".into());
+        let event =
+            NewEvent::new(vec![("x".into(), "y".into())], Some("a=b".into()), "{\"type\":\"t\"}".into());
         let (uuid, received_at) = (sequence::new_uuid(7), sequence::time(7));
         let record = encode_event(&app, uuid, received_at, &event);
         let meta = 2 + app.as_str().len() + 16 + 8;
         let length = u32::from_be_bytes(*record[meta..].first_chunk().unwrap()) as usize;
         let old = [&[1], &record[1..meta], &record[meta + 4 + length..]].concat();
         assert_eq!(decode_app(&old).unwrap(), app);
+        let decoded = decode_event(&old.into()).unwrap();
+        assert_eq!(decoded.origin.verification.as_ref().unwrap().scheme, "watsonwork");
+        assert_eq!(decoded.origin.event_type.as_deref(), Some("t"));
         let expected = event.into_event(sequence::event_id(uuid), received_at);
-        assert_eq!(decode_event(&old.into()).unwrap(), expected);
+        assert_eq!(decoded, Event { origin: decoded.origin.clone(), ..expected });
     }
 }
