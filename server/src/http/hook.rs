@@ -118,8 +118,8 @@ async fn receive(path: Tail, context: Context, request: Request) -> Result<Respo
     body.keep()?;
     let refuse = |error| recorder.refuse(error, &bytes);
     let verified = context.proxy.verify(&app, &source, webhook, permit).await.map_err(refuse)?;
-    if let Verified::Event { .. } = verified {
-        // Not for a challenge, which may have no signature.
+    // Not for a challenge or an event of the scheme `none`: anyone can send them.
+    if matches!(&verified, Verified::Event { event, .. } if event.origin.verification.is_some()) {
         connection.authorise()?;
     }
     match context.proxy.receive(&app, &source, verified).await.map_err(refuse)? {

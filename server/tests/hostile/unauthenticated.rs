@@ -83,9 +83,10 @@ async fn hook(app: &App, body: &str) -> Duration {
 
 async fn hooks_are_answered_beside(request: &str, then: Then) {
     let name = format!("{:?}, {then:?}", request.lines().next());
-    let server = Server::start(&["--max-connections", CONNECTIONS]);
-    let app = server.app("bot").await;
+    let server = Server::start(&["--max-connections", CONNECTIONS, "--allow-unverified"]);
+    let (app, open) = (server.app("bot").await, server.new_app("open").await);
     app.new_source("files", json!({"scheme": "dropbox", "secrets": ["s"]})).await;
+    open.new_source("any", json!({"scheme": "none"})).await;
     let mut listener = app.listen("").await;
     let end = CancellationToken::new();
     let peers = attack(&server.address, request, then, end.clone());
@@ -112,6 +113,12 @@ async fn repeated_health_checks_do_not_hold_connections() {
 #[tokio::test]
 async fn repeated_challenges_without_a_signature_do_not_hold_connections() {
     let request = "GET /hook/bot/files?challenge=a HTTP/1.1\r\nhost: x\r\n\r\n";
+    hooks_are_answered_beside(request, Then::Repeat).await;
+}
+
+#[tokio::test]
+async fn repeated_events_without_verification_do_not_hold_connections() {
+    let request = "POST /hook/open/any HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}";
     hooks_are_answered_beside(request, Then::Repeat).await;
 }
 
