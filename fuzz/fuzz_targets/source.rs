@@ -9,6 +9,7 @@ use std::{
 };
 
 use libfuzzer_sys::fuzz_target;
+use serde_json::value::RawValue;
 use wwproxy_protocol::{
     Encoding, Event, Origin, Secret, Source, SourceSettings,
     message::EventMessage,
@@ -77,8 +78,6 @@ fn check_encoding(body: &[u8]) {
     };
     let parsed = EventMessage::parse(&event.encode_v2(1)).expect("a message of the server is valid");
     assert_eq!(parsed.body, body);
-    serde_json::from_str::<serde_json::Value>(&event.encode_legacy())
-        .map(drop)
-        .or_else(|error| if error.to_string().contains("recursion") { Ok(()) } else { Err(error) })
-        .expect("a legacy message is JSON");
+    let legacy = event.encode_legacy();
+    serde_json::from_str::<&RawValue>(&legacy).expect("a legacy message is JSON");
 }
