@@ -88,6 +88,12 @@ pub(crate) fn log_start(config: &Config, settings: &Settings, address: SocketAdd
              proxies with --trusted-proxy"
         );
     }
+    if settings.allow_unverified {
+        tracing::warn!(
+            "sources of the scheme none accept any request without verification: start without --allow-unverified if no app \
+             needs them"
+        );
+    }
     tracing::info!(
         max_body = config.max_body.0,
         max_buffered_bytes = config.max_buffered_bytes.0,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use reqwest::{Method, Response};
 use serde_json::json;
 
-use crate::common::{Home, Server, empty, problem};
+use crate::common::{Home, Server, empty, eventually, problem};
 
 /// Checks that a browser interprets no part of an answer.
 pub(crate) fn assert_harmless(response: &Response) {
@@ -31,6 +31,7 @@ async fn the_scheme_none_cannot_be_registered_unless_the_operator_allows_it() {
 #[tokio::test]
 async fn the_scheme_none_stores_every_request_as_unverified() {
     let server = Server::start(&["--allow-unverified"]);
+    eventually("it is logged", async || server.log().contains("--allow-unverified")).await;
     let app = server.new_app("bot").await;
     app.new_source("any", json!({"scheme": "none"})).await;
     let source = app.source("any").await;
@@ -58,6 +59,8 @@ async fn the_hook_of_an_unverified_source_is_503_while_the_server_does_not_allow
     let app = server.known_app("bot", &app.app_secret, &app.token);
     let detail = problem(app.source_hook(Method::POST, "any").body("{}").send().await.unwrap(), 503).await;
     assert!(detail.contains("--allow-unverified"), "{detail}");
+    eventually("it is logged", async || server.log().contains("rejected app=bot webhooks=1 source=any"))
+        .await;
     assert_eq!(app.gauge("stored").await, 0);
     assert_eq!(app.source("any").await["verified"], false);
     empty(app.request(Method::DELETE, "/sources/any").send().await.unwrap(), 200).await;
