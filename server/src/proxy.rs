@@ -25,7 +25,7 @@ use self::{arming::Armed, clients::Clients, refusals::Activity, sources::Locks};
 pub(crate) use self::{
     delivery::Unsettled,
     receive::Received,
-    refusals::{Refused, body_hash, header_names},
+    refusals::{MAX_NAMED_HEADERS, Refused, body_hash, header_names},
     rejected::Rejected,
     webhook::{Verified, Webhook},
 };

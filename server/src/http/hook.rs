@@ -4,7 +4,7 @@ use futures_util::FutureExt as _;
 use warp::{
     Filter as _,
     filters::{BoxedFilter, path::Tail},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     reply::Response,
 };
 use wwproxy_protocol::{AppId, SourceName, scheme::Answer};
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     log_limit::LogLimit,
-    proxy::{ProxyError, Received, Refused, Verified, Webhook, body_hash, header_names},
+    proxy::{MAX_NAMED_HEADERS, ProxyError, Received, Refused, Verified, Webhook, body_hash, header_names},
 };
 
 /// How often each reason for a rejection is logged in a minute: anyone can cause one.
@@ -101,8 +101,9 @@ async fn receive(path: Tail, context: Context, request: Request) -> Result<Respo
         return Err(request.refuse(error.into()).await);
     }
     let Request { method, headers, query, body, connection, .. } = request;
-    let recorder =
-        Recorder { context: &context, app: &app, source: &source, headers: header_names(&headers) };
+    // Copied to text only for a refusal.
+    let names = headers.keys().take(MAX_NAMED_HEADERS).cloned().collect();
+    let recorder = Recorder { context: &context, app: &app, source: &source, headers: names };
     let limit = context.settings.max_body;
     let mut body = match body.collect(limit, &context.budgets.hooks, Some(app.clone())).await {
         Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
@@ -137,7 +138,7 @@ struct Recorder<'a> {
     app: &'a AppId,
     source: &'a SourceName,
     /// The names of the webhook's headers.
-    headers: Vec<String>,
+    headers: Vec<HeaderName>,
 }
 
 impl Recorder<'_> {
@@ -158,7 +159,7 @@ impl Recorder<'_> {
             detail,
             status: error.status().as_u16(),
             bytes: body.map_or(0, <[u8]>::len) as u64,
-            headers: self.headers.clone(),
+            headers: header_names(&self.headers),
             sha256: body.and_then(body_hash),
         };
         self.context.proxy.record_refused(self.app, refused);

@@ -22,7 +22,7 @@ const MAX_BYTES: usize = 4 << 20;
 /// The largest body whose hash is kept, in bytes.
 const MAX_HASHED: usize = 64 << 10;
 /// The most header names of a refusal.
-const MAX_HEADERS: usize = 32;
+pub(crate) const MAX_NAMED_HEADERS: usize = 32;
 /// The most bytes of a header name that are kept.
 const MAX_NAME: usize = 64;
 
@@ -74,10 +74,10 @@ pub(crate) struct Refused {
     pub(crate) sha256: Option<String>,
 }
 
-/// The names of a webhook's headers, in case it is refused.
-pub(crate) fn header_names(headers: &http::HeaderMap) -> Vec<String> {
-    let name = |name: &http::HeaderName| name.as_str().chars().take(MAX_NAME).collect();
-    headers.keys().take(MAX_HEADERS).map(name).collect()
+/// The names of a refused webhook's headers, each cut to 64 bytes.
+pub(crate) fn header_names(names: &[http::HeaderName]) -> Vec<String> {
+    let cut = |name: &http::HeaderName| name.as_str().chars().take(MAX_NAME).collect();
+    names.iter().take(MAX_NAMED_HEADERS).map(cut).collect()
 }
 
 /// The hex SHA-256 of a body that is not too large.
