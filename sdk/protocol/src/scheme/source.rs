@@ -216,6 +216,10 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
     }
 }
 
+/// The name of a member: borrowed from the document unless it has escapes.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
 impl<'de> Visitor<'de> for Walk<'_> {
     type Value = Found<'de>;
 
@@ -226,7 +230,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let (first, rest) = self.step();
         let mut found = None;
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+        while let Some(Name(name)) = map.next_key()? {
             if name != first {
                 map.next_value::<IgnoredAny>()?;
             } else if found.is_some() {
