@@ -32,26 +32,36 @@ pub(crate) struct SchemeFlags {
 impl SchemeFlags {
     /// The scheme, `None` if neither flag is given.
     pub(crate) fn scheme(&self) -> anyhow::Result<Option<scheme::Scheme>> {
-        Ok(match (self.scheme.as_deref(), &self.template) {
-            (None | Some("template"), Some(file)) => Some(read_template(file)?.0),
-            (Some("template"), None) => {
-                return Err(usage("the scheme template needs --template FILE"));
-            }
-            (Some(_), Some(_)) => {
-                return Err(usage("--template belongs to the scheme template; leave out one of the two"));
-            }
-            (Some("none"), None) => {
-                return Err(usage("the scheme none has no signature; give the scheme of a sender"));
-            }
-            (Some(name), None) => Some(preset(name)?),
-            (None, None) => None,
-        })
+        let chosen = choose(self.scheme.as_deref(), self.template.as_deref())?;
+        if chosen.as_ref().is_some_and(|(scheme, _)| scheme.is_unverified()) {
+            return Err(usage("the scheme none has no signature; give the scheme of a sender"));
+        }
+        Ok(chosen.map(|(scheme, _)| scheme))
     }
 
     pub(crate) fn required(&self) -> anyhow::Result<scheme::Scheme> {
         let missing =
             "give the sender's scheme: --scheme NAME (`wwproxy schemes` lists them), or --template FILE";
         self.scheme()?.ok_or_else(|| usage(missing))
+    }
+}
+
+/// The scheme of `--scheme` and `--template`, and the text of the template. `None` if neither flag is given.
+pub(crate) fn choose(
+    scheme: Option<&str>,
+    template: Option<&Path>,
+) -> anyhow::Result<Option<(scheme::Scheme, Option<String>)>> {
+    match (scheme, template) {
+        (None | Some("template"), Some(file)) => {
+            read_template(file).map(|(scheme, text)| Some((scheme, Some(text))))
+        }
+        (Some("template"), None) => Err(usage("the scheme template needs --template FILE")),
+        (Some(_), Some(_)) => {
+            Err(usage("--template belongs to the scheme template; leave out one of the two"))
+        }
+        (Some("none"), None) => Ok(Some((scheme::Scheme::unverified(), None))),
+        (Some(name), None) => Ok(Some((preset(name)?, None))),
+        (None, None) => Ok(None),
     }
 }
 
@@ -72,7 +82,7 @@ pub(crate) fn preset(name: &str) -> anyhow::Result<scheme::Scheme> {
         let names = scheme::presets().map(|preset| preset.name.as_str());
         let near = nearest(name, names).map(|near| format!("did you mean '{near}'? "));
         let near = near.unwrap_or_default();
-        usage(&format!("there is no scheme '{name}'; {near}`wwproxy schemes` lists them"))
+        usage(format!("there is no scheme '{name}'; {near}`wwproxy schemes` lists them"))
     })
 }
 
@@ -88,12 +98,12 @@ pub(crate) fn nearest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> O
 }
 
 /// Reads a template, and checks it.
-pub(crate) fn read_template(path: &Path) -> anyhow::Result<(scheme::Scheme, String)> {
+fn read_template(path: &Path) -> anyhow::Result<(scheme::Scheme, String)> {
     let name = path.display();
     let text = read_file(path, scheme::MAX_TEMPLATE_BYTES as u64)?;
-    let text = std::str::from_utf8(&text).map_err(|_| usage(&format!("the template {name} is not UTF-8")))?;
+    let text = std::str::from_utf8(&text).map_err(|_| usage(format!("the template {name} is not UTF-8")))?;
     let scheme = scheme::Scheme::template(text)
-        .map_err(|error| usage(&format!("the template {name} is not valid: {error}")))?;
+        .map_err(|error| usage(format!("the template {name} is not valid: {error}")))?;
     Ok((scheme, text.to_owned()))
 }
 
@@ -128,7 +138,7 @@ pub(crate) fn read_headers(flags: &[HeaderFlag]) -> anyhow::Result<Vec<(String, 
                         continue;
                     }
                     let header = parse_header(line).map_err(|why| {
-                        usage(&format!("line {number} of {} is not a header: {why}", path.display()))
+                        usage(format!("line {number} of {} is not a header: {why}", path.display()))
                     })?;
                     headers.push(header);
                 }
@@ -192,11 +202,12 @@ fn read(input: impl Read, name: &str, limit: u64) -> anyhow::Result<Bytes> {
     let mut data = Vec::new();
     input.take(limit + 1).read_to_end(&mut data).with_context(|| format!("cannot read {name}"))?;
     if data.len() as u64 > limit {
-        return Err(usage(&format!("{name} is larger than {limit} bytes")));
+        return Err(usage(format!("{name} is larger than {limit} bytes")));
     }
     Ok(data.into())
 }
 
-fn usage(text: &str) -> anyhow::Error {
+/// A usage error with this message.
+pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
     UsageError(text.into()).into()
 }

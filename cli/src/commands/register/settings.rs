@@ -12,12 +12,11 @@ use super::{
     steps::{SecretOrigin, Sender},
 };
 use crate::{
-    error::UsageError,
-    scheme::{check_stdin, preset, read_template},
+    scheme::{check_stdin, choose, preset, usage},
     secret,
 };
 
-/// The scheme if none is given.
+/// The scheme without `--scheme` and `--template`.
 const DEFAULT_SCHEME: &str = "watsonwork";
 
 /// The settings to register.
@@ -56,16 +55,9 @@ impl Register {
 
     /// The scheme, and its template if it has one of its own.
     fn scheme(&self) -> anyhow::Result<(Scheme, Option<String>)> {
-        match (self.scheme.as_deref(), &self.template) {
-            (None | Some("template"), Some(file)) => {
-                read_template(file).map(|(scheme, text)| (scheme, Some(text)))
-            }
-            (Some("template"), None) => Err(usage("the scheme template needs --template FILE".into())),
-            (Some(_), Some(_)) => {
-                Err(usage("--template belongs to the scheme template; leave out one of the two".into()))
-            }
-            (Some("none"), None) => Ok((Scheme::unverified(), None)),
-            (name, None) => preset(name.unwrap_or(DEFAULT_SCHEME)).map(|scheme| (scheme, None)),
+        match choose(self.scheme.as_deref(), self.template.as_deref())? {
+            Some(chosen) => Ok(chosen),
+            None => Ok((preset(DEFAULT_SCHEME)?, None)),
         }
     }
 
@@ -79,8 +71,7 @@ impl Register {
             Some(_) if self.names_a_source() => {
                 return Err(usage(
                     "give the webhook secret in a file (--webhook-secret-file), on stdin (-) or as WEBHOOK_SECRET: everyone who can \
-                     list processes sees arguments"
-                        .into(),
+                     list processes sees arguments",
                 ));
             }
             text => texts.extend(secret::from_flags(text, None)?),
@@ -139,8 +130,4 @@ fn explain(error: InvalidSource, hook: &str) -> anyhow::Error {
         }
         other => other.to_string(),
     })
-}
-
-fn usage(text: String) -> anyhow::Error {
-    UsageError(text).into()
 }
