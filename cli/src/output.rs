@@ -37,6 +37,13 @@ impl<W: AsyncWrite + Unpin> Output<W> {
     }
 }
 
+/// Writes a text to stdout. On a terminal it is escaped as by [`escape_json`]. `false`: the reader has closed the pipe, which is no
+/// error.
+pub(crate) async fn print_data(text: &str) -> anyhow::Result<bool> {
+    let mut output = Output::stdout();
+    output.write(&escape_json(text.as_bytes(), output.terminal)).await
+}
+
 /// Prints one line on stderr.
 pub(crate) fn print_message(text: &str) {
     // One write, so that lines of other processes are not mixed in. A closed stderr is no error.

@@ -4,7 +4,7 @@ use serde_json::json;
 use wwproxy_sdk::sanitize;
 
 use crate::{
-    output::{Output, escape_json, print_message},
+    output::{print_data, print_message},
     profiles::{Profiles, parse_name},
 };
 
@@ -70,7 +70,5 @@ async fn list(as_json: bool) -> anyhow::Result<()> {
         };
         all.iter().map(line).collect()
     };
-    let mut output = Output::stdout();
-    // A closed stdout is no error.
-    output.write(&escape_json(text.as_bytes(), output.terminal)).await.map(drop)
+    print_data(&text).await.map(drop)
 }

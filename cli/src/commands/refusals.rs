@@ -9,7 +9,7 @@ use console::Style;
 use wwproxy_sdk::{Client, Refusal, SourceName, sanitize};
 
 use crate::{
-    output::{Output, counted, escape_json, print_message},
+    output::{counted, print_data, print_message},
     table::to_the_second,
 };
 
@@ -73,9 +73,7 @@ impl Refusals {
         } else {
             refusals.iter().map(lines).collect()
         };
-        let mut output = Output::stdout();
-        // A closed stdout is no error.
-        output.write(&escape_json(text.as_bytes(), output.terminal)).await?;
+        print_data(&text).await?;
         for (check, advice) in ADVICE {
             if refusals.iter().any(|refusal| refusal.check == check) {
                 print_message(&format!("{check}: {advice}"));

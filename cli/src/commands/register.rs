@@ -14,7 +14,7 @@ use wwproxy_sdk::{
 };
 
 use self::{settings::Settings, steps::Sender};
-use crate::output::{Output, escape_json, print_message};
+use crate::output::{print_data, print_message};
 
 /// Register a source of webhooks: the sender's scheme and its secret
 ///
@@ -188,8 +188,7 @@ pub(crate) fn own_hook(client: &Client, name: &SourceName) -> String {
 }
 
 async fn print(text: &str, is_secret: bool) -> anyhow::Result<()> {
-    let mut output = Output::stdout();
-    let is_open = output.write(&escape_json(text.as_bytes(), output.terminal)).await?;
+    let is_open = print_data(text).await?;
     if !is_open && is_secret {
         return Err(anyhow!("the generated secret could not be written: stdout is closed; register again"));
     }

@@ -12,11 +12,7 @@ use wwproxy_sdk::scheme::{Covers, MAX_SECRETS, MAX_SIGNATURES, Preset, Scheme, p
 
 use self::example::Example;
 use super::register::steps::{SecretOrigin, Sender};
-use crate::{
-    output::{Output, escape_json},
-    scheme,
-    table::aligned,
-};
+use crate::{output::print_data, scheme, table::aligned};
 
 /// List the senders whose webhooks can be verified, or show one in full
 #[derive(clap::Args)]
@@ -46,9 +42,7 @@ impl Schemes {
                 if as_json { format!("{}\n", full(preset)) } else { page(preset) }
             }
         };
-        let mut output = Output::stdout();
-        // A closed stdout is no error.
-        output.write(&escape_json(text.as_bytes(), output.terminal)).await.map(drop)
+        print_data(&text).await.map(drop)
     }
 }
 

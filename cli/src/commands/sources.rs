@@ -15,7 +15,7 @@ use super::{
     status::warn_if_unverified,
 };
 use crate::{
-    output::{Output, escape_json, print_message},
+    output::{print_data, print_message},
     prompt::{self, Prompt},
     table::{ago, aligned, to_the_second},
 };
@@ -92,7 +92,7 @@ async fn list(client: &Client, as_json: bool) -> anyhow::Result<()> {
     } else {
         table(&sources, SystemTime::now())
     };
-    print(&text).await?;
+    print_data(&text).await?;
     sources.iter().for_each(warn_if_unverified);
     Ok(())
 }
@@ -101,7 +101,7 @@ async fn show(client: &Client, name: &SourceName, as_json: bool) -> anyhow::Resu
     let mut source = client.source(name).await?;
     complete(&mut source, client);
     let is_json = as_json || !io::stdout().is_terminal();
-    print(&if is_json { json(&source) } else { page(&source, SystemTime::now()) }).await?;
+    print_data(&if is_json { json(&source) } else { page(&source, SystemTime::now()) }).await?;
     warn_if_unverified(&source);
     Ok(())
 }
@@ -128,12 +128,6 @@ fn complete(source: &mut SourceStatus, client: &Client) {
 
 fn json(source: &SourceStatus) -> String {
     serde_json::to_string(source).expect("texts and numbers have a JSON form") + "\n"
-}
-
-async fn print(text: &str) -> anyhow::Result<()> {
-    let mut output = Output::stdout();
-    // A closed stdout is no error.
-    output.write(&escape_json(text.as_bytes(), output.terminal)).await.map(drop)
 }
 
 /// What a valid signature vouches for, in words.

@@ -4,7 +4,7 @@ use wwproxy_sdk::{Client, SourceStatus};
 
 use crate::{
     error::NotRegistered,
-    output::{Output, escape_json, print_message},
+    output::{print_data, print_message},
 };
 
 /// Print the state of the app's sources and queue as JSON
@@ -23,10 +23,7 @@ impl Status {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
         let status = client.status().await?;
         let print = if self.json { serde_json::to_string } else { serde_json::to_string_pretty };
-        let mut output = Output::stdout();
-        let json = print(&status)? + "\n";
-        // A closed stdout is no error.
-        output.write(&escape_json(json.as_bytes(), output.terminal)).await?;
+        print_data(&(print(&status)? + "\n")).await?;
         if !status.is_registered() {
             print_message(&NotRegistered::new(client).to_string());
         }

@@ -12,7 +12,7 @@ use wwproxy_sdk::{ArmStatus, Client, Error, SourceName, sanitize};
 use super::hook;
 use crate::{
     commands::register::steps::Sender,
-    output::{Output, escape_json, print_message},
+    output::{print_data, print_message},
     shutdown::Shutdown,
     table::to_the_second,
 };
@@ -89,10 +89,8 @@ impl Arm {
             }
             (None, false) => return Ok(()),
         };
-        let mut output = Output::stdout();
-        let text = escape_json(text.as_bytes(), output.terminal).into_owned();
         // A closed stdout is no error: the server shows the token until the ten minutes are over.
-        output.write(&[&text[..], b"\n"].concat()).await.map(drop)
+        print_data(&format!("{text}\n")).await.map(drop)
     }
 }
 
