@@ -3,10 +3,7 @@
 use std::{borrow::Cow, fmt, sync::LazyLock};
 
 use wildmatch::WildMatch;
-use wwproxy_sdk::{
-    EventMessage,
-    scheme::{self, Scheme},
-};
+use wwproxy_sdk::{EventMessage, scheme};
 
 use crate::filter::Filter;
 
@@ -102,10 +99,8 @@ fn selects(patterns: &[Glob], text: &str) -> bool {
 }
 
 /// The types of the most used senders, to find typos in patterns.
-static KNOWN_TYPES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
-    let schemes = scheme::presets().filter_map(|preset| Scheme::preset(&preset.name));
-    schemes.flat_map(|scheme| scheme.sample_types()).collect()
-});
+static KNOWN_TYPES: LazyLock<Vec<&'static str>> =
+    LazyLock::new(|| scheme::presets().flat_map(|preset| preset.scheme.sample_types()).collect());
 
 /// A pattern in which `*` matches any text and `?` any character.
 #[derive(Debug, Clone)]

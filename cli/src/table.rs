@@ -25,6 +25,13 @@ pub(crate) fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> Strin
     text
 }
 
+/// Formats a line for each name that has a text: the name, in a column of this width, and the text, sanitized.
+pub(crate) fn labelled(width: usize, rows: &[(&str, Option<String>)]) -> String {
+    let shown = rows.iter().filter_map(|(name, text)| Some((name, text.as_ref()?)));
+    let lines: Vec<_> = shown.map(|(name, text)| format!("  {name:width$} {}\n", sanitize(text))).collect();
+    lines.concat()
+}
+
 /// Formats how long ago an RFC 3339 time was, such as `5m ago`. A text that is no time is returned as it is.
 pub(crate) fn ago(time: &str, now: SystemTime) -> String {
     let Ok(time) = humantime::parse_rfc3339_weak(time) else { return time.to_owned() };

@@ -12,7 +12,14 @@ use wwproxy_sdk::scheme::{Covers, MAX_SECRETS, MAX_SIGNATURES, Preset, Scheme, p
 
 use self::example::Example;
 use super::register::steps::{SecretOrigin, Sender};
-use crate::{output::print_data, scheme, table::aligned};
+use crate::{
+    output::print_data,
+    scheme,
+    table::{aligned, labelled},
+};
+
+/// The width of the column of names, in characters.
+const NAME_WIDTH: usize = 10;
 
 /// List the senders whose webhooks can be verified, or show one in full
 #[derive(clap::Args)]
@@ -141,13 +148,13 @@ fn page(preset: &Preset) -> String {
             ("id", one.id.clone()),
             ("type", one.event.clone()),
         ];
-        push_rows(&mut page, &rows);
+        page.push_str(&labelled(NAME_WIDTH, &rows));
     }
     let url = "the public URL as registered with the sender: --url".to_owned();
     let types = scheme.sample_types().join(", ");
     page.push('\n');
-    push_rows(
-        &mut page,
+    page.push_str(&labelled(
+        NAME_WIDTH,
         &[
             ("covers", Some(scheme::covers_in_words(scheme.covers()).to_owned())),
             ("needs", scheme.needs_url().then_some(url)),
@@ -159,7 +166,7 @@ fn page(preset: &Preset) -> String {
             ("samples", Some(types).filter(|types| !types.is_empty())),
             ("source", Some(preset.source.clone())),
         ],
-    );
+    ));
     if let Some(sender) = Sender::of(&preset.name) {
         let _ = write!(page, "\nAt {}, after `wwproxy register --scheme {}`\n", sender.name, preset.name);
         for (number, step) in (1..).zip(sender.steps()) {
@@ -188,14 +195,6 @@ fn origin(secret: SecretOrigin) -> String {
         SecretOrigin::Sender(place) => format!("the sender's: {place}"),
         SecretOrigin::Handshake => {
             "the sender's, which its handshake brings: `wwproxy sources arm`".to_owned()
-        }
-    }
-}
-
-fn push_rows(page: &mut String, rows: &[(&str, Option<String>)]) {
-    for (name, text) in rows {
-        if let Some(text) = text {
-            let _ = writeln!(page, "  {name:10} {text}");
         }
     }
 }

@@ -9,7 +9,10 @@ use wwproxy_sdk::{
     sha256_hex,
 };
 
-use crate::scheme::covers_in_words;
+use crate::{scheme::covers_in_words, table::labelled};
+
+/// The width of the column of names, in characters.
+const NAME_WIDTH: usize = 9;
 
 /// What was verified.
 pub(super) struct Report<'a> {
@@ -26,12 +29,15 @@ impl Report<'_> {
             Ok(verified) => self.valid(verified),
             Err(rejection) => self.invalid(rejection),
         };
-        let common = rows(&[
-            ("scheme", Some(self.scheme.name().to_owned())),
-            ("secrets", Some(self.secrets.to_string())),
-            ("time", Some(self.time())),
-            ("body", Some(format!("{} bytes, SHA-256 {}", self.body.len(), sha256_hex(self.body)))),
-        ]);
+        let common = labelled(
+            NAME_WIDTH,
+            &[
+                ("scheme", Some(self.scheme.name().to_owned())),
+                ("secrets", Some(self.secrets.to_string())),
+                ("time", Some(self.time())),
+                ("body", Some(format!("{} bytes, SHA-256 {}", self.body.len(), sha256_hex(self.body)))),
+            ],
+        );
         outcome + &common
     }
 
@@ -40,12 +46,15 @@ impl Report<'_> {
             let signed = if id.covered { "signed" } else { "not signed" };
             format!("{} ({signed})", id.value)
         });
-        let rows = rows(&[
-            ("signed", Some(verified.signed.clone())),
-            ("covers", Some(covers_in_words(verified.covers).to_owned())),
-            ("type", verified.event_type.clone()),
-            ("id", id),
-        ]);
+        let rows = labelled(
+            NAME_WIDTH,
+            &[
+                ("signed", Some(verified.signed.clone())),
+                ("covers", Some(covers_in_words(verified.covers).to_owned())),
+                ("type", verified.event_type.clone()),
+                ("id", id),
+            ],
+        );
         format!("valid: signed with secret {} of {}\n{rows}", verified.secret, self.secrets)
     }
 
@@ -53,11 +62,14 @@ impl Report<'_> {
         let alternatives = self.scheme.describe();
         let signatures = alternatives.iter().map(|one| one.signature.as_str()).collect();
         let signed = alternatives.iter().map(|one| one.signed.as_str()).collect();
-        let rows = rows(&[
-            ("check", json!(rejection.check).as_str().map(str::to_owned)),
-            ("expected", Some(distinct(signatures))),
-            ("signed", Some(distinct(signed))),
-        ]);
+        let rows = labelled(
+            NAME_WIDTH,
+            &[
+                ("check", json!(rejection.check).as_str().map(str::to_owned)),
+                ("expected", Some(distinct(signatures))),
+                ("signed", Some(distinct(signed))),
+            ],
+        );
         format!("not valid: {}\n{rows}", sanitize(&rejection.detail))
     }
 
@@ -92,10 +104,4 @@ impl Report<'_> {
 fn distinct(mut texts: Vec<&str>) -> String {
     texts.dedup();
     texts.join("; or ")
-}
-
-fn rows(rows: &[(&str, Option<String>)]) -> String {
-    let shown = rows.iter().filter_map(|(name, text)| Some((name, text.as_ref()?)));
-    let lines: Vec<_> = shown.map(|(name, text)| format!("  {name:9} {}\n", sanitize(text))).collect();
-    lines.concat()
 }
