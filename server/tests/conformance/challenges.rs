@@ -167,6 +167,10 @@ async fn x_gets_the_hmac_of_a_plain_token() {
     let (status, _, body) = answer(get("MDExYjYx-00")).await;
     let expected = json!({"response_token": format!("sha256={token}")});
     assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()), (200, expected));
+    // X makes the new secret itself, so it has it before the source does.
+    let rotation = json!({"scheme": "x", "secrets": ["old", "s"]});
+    assert_eq!(app.put_source("x", rotation).await.status(), 200);
+    assert_eq!(answer(get("MDExYjYx-00")).await.2, body);
     // Otherwise anyone could have a webhook signed.
     problem(get("%7B%22event%22%3A1%7D").send().await.unwrap(), 403).await;
     assert_empty(&app).await;

@@ -108,7 +108,8 @@ impl Scheme {
         challenges(self.name())
     }
 
-    /// Verifies a request, and answers it if it is a challenge.
+    /// Verifies a request, and answers it if it is a challenge. The secrets are in order, the newest is the last one: an answer
+    /// is computed with the secret that signed the request, or with the newest if the sender does not sign its challenge.
     pub(crate) fn receive(
         &self,
         secrets: &[Secret],
@@ -167,7 +168,8 @@ impl Scheme {
                 return Err(reject("the challenge does not have the \"challengeSecret\" of the source"));
             }
         }
-        let answer = challenge.answer(secrets.first(), request)?;
+        // The sender signs nothing that would tell which secret it uses, so the answer needs the newest.
+        let answer = challenge.answer(secrets.last(), request)?;
         let Some(place) = &challenge.sets else { return Ok(Reception::Answer(answer)) };
         let secret = Secret::new(challenge.text(place, request)?);
         self.check_secret(&secret)

@@ -21,7 +21,7 @@ const MEMBERS: &str = "scheme, secret, secrets, tolerance, url, template, challe
 pub struct SourceSettings {
     /// The name of the scheme: a preset, `template` or `none`.
     pub scheme: String,
-    /// The webhook secrets, 1 to 4. A webhook of any of them is valid, so that a secret can be rotated.
+    /// The webhook secrets, 1 to 4, the newest last. A webhook of any of them is valid, so that a secret can be rotated.
     pub secrets: Vec<Secret>,
     /// How far a signed timestamp may be from the clock, in seconds: the preset's default if `None`.
     pub tolerance: Option<u64>,
