@@ -87,3 +87,65 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt as _, future::BoxFuture};
+    use http::{HeaderMap, Method};
+    use tokio::time::sleep;
+    use wwproxy_protocol::SourceSettings;
+
+    use super::super::*;
+    use super::*;
+    use crate::{
+        identity::{IdentityError, IdentityProvider},
+        store::{Limits, RedbStore},
+    };
+
+    /// Accepts every token as one of the app `bot`.
+    #[derive(Debug)]
+    struct Anyone;
+
+    impl IdentityProvider for Anyone {
+        fn identify<'a>(&'a self, _: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
+            Box::pin(std::future::ready(Ok("bot".into())))
+        }
+
+        fn is_suspended(&self, _: &AppId) -> bool {
+            false
+        }
+    }
+
+    async fn handshake(proxy: &Proxy, app: &AppId, name: &SourceName, secret: &'static str) -> Verified {
+        let headers: HeaderMap =
+            [("x-hook-secret".parse().unwrap(), secret.parse().unwrap())].into_iter().collect();
+        let webhook = Webhook { method: Method::POST, tail: None, query: None, headers, body: "{}".into() };
+        let permit = proxy.verification_permit(&webhook).await;
+        proxy.verify(app, name, webhook, permit).await.unwrap()
+    }
+
+    /// A handshake whose sender disconnects while its secret is being stored takes place as a whole.
+    #[tokio::test]
+    async fn a_cancelled_handshake_leaves_no_source_armed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = RedbStore::open(folder.path(), Limits::default()).unwrap();
+        let proxy = Arc::new(Proxy::new(Arc::new(store), Arc::new(Anyone), &Settings::default()));
+        let token = Secret::new("token");
+        let (app, name): (AppId, SourceName) = ("bot".parse().unwrap(), "asana".parse().unwrap());
+        let settings = SourceSettings { scheme: "asana".into(), secrets: Vec::new(), ..Default::default() };
+        proxy.put_source(&app, &token, &name, settings.clone()).await.unwrap();
+        proxy.arm(&app, &token, &name).await.unwrap();
+        let verified = handshake(&proxy, &app, &name, "first").await;
+        assert!(proxy.receive(&app, &name, verified).now_or_never().is_none(), "it waits for the store");
+        while proxy.sources(&app).await.unwrap()[0].secrets == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let second = handshake(&proxy, &app, &name, "second").await;
+        let second = proxy.receive(&app, &name, second).await;
+        assert!(matches!(second, Err(ProxyError::NotArmed)), "a second handshake is refused");
+        assert!(proxy.arm_status(&app, &name).done);
+        proxy.arm(&app, &token, &name).await.unwrap();
+        assert!(proxy.put_source(&app, &token, &name, settings).now_or_never().is_none());
+        assert_eq!(proxy.arm_status(&app, &name), ArmStatus::default(), "a cancelled PUT disarms");
+    }
+}

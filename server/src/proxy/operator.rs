@@ -41,8 +41,9 @@ impl Proxy {
         let _exclusive = self.registration_changes.write().await;
         self.recheck_tokens();
         let stored = self.inspect(app).await?;
+        self.armed.disarm(app, None);
         self.store.remove_registration(app).await?;
-        self.forget(app, None);
+        self.activity.forget(app, None);
         tracing::info!(%app, registered = stored.registered, events = stored.events, "purged by the operator");
         Ok(stored)
     }

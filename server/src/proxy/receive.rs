@@ -64,7 +64,7 @@ impl Proxy {
 
     /// Stores a verified webhook, or answers its challenge.
     pub(crate) async fn receive(
-        &self,
+        self: &Arc<Self>,
         app: &AppId,
         name: &SourceName,
         verified: Verified,

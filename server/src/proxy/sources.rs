@@ -10,10 +10,11 @@ use tokio::sync::{Mutex, MutexGuard};
 use wwproxy_protocol::{
     AppId, Secret, Source, SourceName, SourceSettings,
     api::{ArmStatus, MAX_SOURCES, SourceStatus},
+    scheme::MAX_SECRETS,
 };
 
 use super::{Proxy, ProxyError};
-use crate::store::Registration;
+use crate::store::{Registration, StoreError};
 
 /// The number of locks: apps with the same hash share one.
 const LOCKS: usize = 32;
@@ -48,9 +49,9 @@ impl Proxy {
         }
         let scheme = source.scheme().name().to_owned();
         let _lock = self.source_locks.lock(app).await;
-        let is_new = self.store_source(app, name, source).await?;
-        // The handshake was expected by the replaced settings.
+        // The handshake was expected by the replaced settings. Before the store, as a client that disconnects cancels this.
         self.armed.disarm(app, Some(name));
+        let is_new = self.store_source(app, name, source).await?;
         if let Some(count) = self.registered.add(1) {
             tracing::info!(%app, source = %name, scheme, count, "registered");
         }
@@ -79,8 +80,9 @@ impl Proxy {
         let _lock = self.source_locks.lock(app).await;
         let mut registration = self.stored_registration(app).await?;
         registration.sources.remove(name).ok_or(ProxyError::NoSource)?;
+        self.armed.disarm(app, Some(name));
         self.store.put_registration(app, registration).await?;
-        self.forget(app, Some(name));
+        self.activity.forget(app, Some(name));
         if let Some(count) = self.unregistered.add(1) {
             tracing::info!(%app, source = %name, count, "source removed");
         }
@@ -91,18 +93,13 @@ impl Proxy {
     pub(crate) async fn unregister(&self, app: &AppId, token: &Secret) -> Result<(), ProxyError> {
         let _shared = self.registration_change(app, token).await?;
         let _lock = self.source_locks.lock(app).await;
+        self.armed.disarm(app, None);
         self.store.remove_registration(app).await?;
-        self.forget(app, None);
+        self.activity.forget(app, None);
         if let Some(count) = self.unregistered.add(1) {
             tracing::info!(%app, count, "unregistered");
         }
         Ok(())
-    }
-
-    /// Removes from memory what belongs to a source, or to all sources of an app.
-    pub(super) fn forget(&self, app: &AppId, name: Option<&SourceName>) {
-        self.activity.forget(app, name);
-        self.armed.disarm(app, name);
     }
 
     /// Returns the source that receives a request of this method. Without one the body is not even read.
@@ -184,26 +181,43 @@ impl Proxy {
 
     /// Stores the secret that a sender's handshake brings, if the owner of the source expects it. Under the app's lock, so that
     /// only one of two handshakes sets a secret, and none undoes a change of the source.
+    ///
+    /// In a task of its own: otherwise a sender that disconnects could cancel it between the store and the disarming, and the
+    /// source would accept a second handshake.
     pub(super) async fn learn_secret(
-        &self,
+        self: &Arc<Self>,
         app: &AppId,
         name: &SourceName,
         secret: Secret,
     ) -> Result<(), ProxyError> {
-        let _shared = self.registration_changes.read().await;
-        let _lock = self.source_locks.lock(app).await;
-        if !self.armed.expects_handshake(app, name) {
-            return Err(ProxyError::NotArmed);
-        }
-        let registration = self.stored_registration(app).await?;
-        let source = registration.sources.get(name).ok_or(ProxyError::NotRegistered)?;
-        let shown = source.scheme().name() == "notion";
-        let settings = SourceSettings { secrets: vec![secret.clone()], ..source.settings().clone() };
-        self.store_source(app, name, Source::new(settings)?).await?;
-        self.armed.set_done(app, name, shown.then_some(secret));
-        tracing::info!(%app, source = %name, "a handshake has set the secret of the source");
-        Ok(())
+        let (proxy, app, name) = (Arc::clone(self), app.clone(), name.clone());
+        let task = tokio::spawn(async move {
+            let _shared = proxy.registration_changes.read().await;
+            let _lock = proxy.source_locks.lock(&app).await;
+            if !proxy.armed.expects_handshake(&app, &name) {
+                return Err(ProxyError::NotArmed);
+            }
+            let registration = proxy.stored_registration(&app).await?;
+            let source = registration.sources.get(&name).ok_or(ProxyError::NotRegistered)?;
+            let shown = source.scheme().name() == "notion";
+            let mut settings = source.settings().clone();
+            add_secret(&mut settings.secrets, secret.clone());
+            proxy.store_source(&app, &name, Source::new(settings)?).await?;
+            proxy.armed.set_done(&app, &name, shown.then_some(secret));
+            tracing::info!(%app, source = %name, "a handshake has set a secret of the source");
+            Ok(())
+        });
+        task.await.map_err(StoreError::engine)?
     }
+}
+
+/// Adds the newest secret to a source's list. Without room the oldest one is removed.
+fn add_secret(secrets: &mut Vec<Secret>, newest: Secret) {
+    secrets.retain(|secret| *secret != newest);
+    if secrets.len() >= MAX_SECRETS {
+        secrets.remove(0);
+    }
+    secrets.push(newest);
 }
 
 /// Formats a time for a response.

@@ -67,6 +67,27 @@ async fn asana_sets_the_secret_once_while_the_source_is_armed() {
     empty(asana_event(&app, "hush-2").send().await.unwrap(), 200).await;
 }
 
+/// Asana has a secret for each webhook: that of a second webhook must not break the first.
+#[tokio::test]
+async fn a_handshake_adds_its_secret_and_without_room_removes_the_oldest() {
+    let server = Server::start(&[]);
+    let app = server.new_app("bot").await;
+    app.new_source("asana", json!({"scheme": "asana", "secrets": ["hush-0"]})).await;
+    for n in 1..=4 {
+        arm(&app, "asana").await;
+        empty(asana(&app, &format!("hush-{n}")).send().await.unwrap(), 200).await;
+        assert_eq!(app.source("asana").await["secrets"], (n + 1).min(4));
+        empty(asana_event(&app, "hush-1").send().await.unwrap(), 200).await;
+    }
+    problem(asana_event(&app, "hush-0").send().await.unwrap(), 401).await;
+    for n in 1..=4 {
+        empty(asana_event(&app, &format!("hush-{n}")).send().await.unwrap(), 200).await;
+    }
+    arm(&app, "asana").await;
+    empty(asana(&app, "hush-4").send().await.unwrap(), 200).await;
+    empty(asana_event(&app, "hush-1").send().await.unwrap(), 200).await;
+}
+
 #[tokio::test]
 async fn the_owner_of_a_notion_source_is_shown_the_token() {
     let server = Server::start(&[]);
