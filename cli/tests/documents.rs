@@ -112,16 +112,12 @@ fn place(source: &str) -> String {
     format!("`{}{path}`", if path.starts_with('.') { "" } else { "." })
 }
 
-/// What a duplicate has in common with the stored webhook: the id, and the body unless the id is signed and unique.
-fn identity(template: &Value) -> Option<String> {
+/// Where the delivery id is, and whether the signature covers it.
+fn delivery_id(template: &Value) -> Option<String> {
     let id = template["id"].as_str()?;
     let content = template["content"].as_str().unwrap_or_default();
-    let in_list = id
-        .strip_prefix("json:")
-        .is_some_and(|path| path.split('.').any(|name| name.parse::<usize>().is_ok()));
     let is_signed = content.contains("{id}") || (id.starts_with("json:") && content.contains("{body}"));
-    let body = if is_signed && !in_list { "" } else { " and body" };
-    Some(place(id) + body)
+    Some(place(id) + if is_signed { " (signed)" } else { "" })
 }
 
 fn algorithm(template: &Value) -> Option<String> {
@@ -158,7 +154,7 @@ fn cells(preset: &Value) -> [String; 6] {
     let event = |template: &Value| template["event"].as_str().map(place);
     let covers = |template: &Value| template["covers"].as_str().map(str::to_owned);
     let success = preset["success"].to_string();
-    [cell(&covers), cell(&algorithm), cell(&tolerance), cell(&identity), cell(&event), success]
+    [cell(&covers), cell(&algorithm), cell(&tolerance), cell(&delivery_id), cell(&event), success]
 }
 
 #[test]

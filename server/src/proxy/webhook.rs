@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, header};
 use sha2::{Digest, Sha256};
 use wwproxy_protocol::{
     Encoding, Headers, Origin, Secret, Source, SourceName, Verification, api,
-    scheme::{self, Answer, DeliveryId, Reception, Request},
+    scheme::{self, Answer, Reception, Request},
 };
 
 use super::{ProxyError, rejected::Rejected};
@@ -62,7 +62,6 @@ impl Webhook {
             Reception::Answer(answer) => return Ok(Verified::Challenge(answer)),
             Reception::Secret { secret, answer } => return Ok(Verified::Handshake { secret, answer }),
         };
-        let dedupe = verified.delivery_id.as_ref().map(|id| dedupe_key(name, id, &self.body));
         let Self { tail, query, headers, body, .. } = self;
         let origin = Origin {
             source: name.clone(),
@@ -71,6 +70,7 @@ impl Webhook {
             event_type: verified.event_type,
             delivery_id: verified.delivery_id.map(|id| id.value),
         };
+        let dedupe = dedupe_key(&origin, query.as_deref(), &body);
         let headers = kept_headers(&headers, scheme.keeps_authorization());
         let event = NewEvent { origin, headers, query, encoding: Encoding::of(&body), body };
         Ok(Verified::Event { event, dedupe, success: scheme.success() })
@@ -101,19 +101,22 @@ fn verification(scheme: &scheme::Scheme, verified: &scheme::Verified) -> Option<
     (!scheme.is_unverified()).then(verification)
 }
 
-/// The dedupe key (idempotency key) of a webhook: a hash of its source and delivery id. The body is hashed too, unless the
-/// signature covers the id and the id names the whole delivery: otherwise another webhook could have the same id.
-fn dedupe_key(source: &SourceName, id: &DeliveryId, body: &[u8]) -> DedupeKey {
+/// The dedupe key (idempotency key) of a webhook, `None` without a delivery id: a hash of all that the client gets but the
+/// headers, which differ between the attempts of a sender. The id alone would not do, whether it is signed or not: it may name an
+/// object, a batch's first item, or an event that the sender delivers to several endpoints.
+fn dedupe_key(origin: &Origin, query: Option<&str>, body: &[u8]) -> Option<DedupeKey> {
+    let Origin { source, tail, event_type, delivery_id, verification } = origin;
+    let id = delivery_id.as_deref()?;
     let mut hash = Sha256::new();
-    for text in [source.as_str(), &id.value] {
-        hash.update((text.len() as u64).to_be_bytes());
-        hash.update(text);
+    for part in [Some(source.as_str()), tail.as_deref(), query, event_type.as_deref(), Some(id)] {
+        hash.update(part.map_or(u64::MAX, |text| text.len() as u64).to_be_bytes());
+        hash.update(part.unwrap_or_default());
     }
-    if !(id.whole && id.covered) {
-        in_pieces(body, |piece| hash.update(piece));
-    }
+    let secret = verification.as_ref().map_or(0, |verification| verification.secret);
+    hash.update((secret as u64).to_be_bytes());
+    in_pieces(body, |piece| hash.update(piece));
     let hash: [u8; 32] = hash.finalize().into();
-    *hash.first_chunk().expect("32 bytes have a first 16")
+    Some(*hash.first_chunk().expect("32 bytes have a first 16"))
 }
 
 /// Hashes a body in pieces, and yields cooperatively between the pieces of a large one.
@@ -146,7 +149,7 @@ fn kept_headers(headers: &HeaderMap, keeps_authorization: bool) -> Headers {
 #[cfg(test)]
 mod tests {
     use http::HeaderName;
-    use wwproxy_protocol::sign_watson_work;
+    use wwproxy_protocol::{scheme::Covers, sign_watson_work};
 
     use super::*;
 
@@ -175,28 +178,37 @@ mod tests {
     }
 
     #[test]
-    fn the_dedupe_key_is_a_hash_of_source_id_and_body() {
-        let key = |source: &str, value: &str, body: &str| {
-            let id = DeliveryId { value: value.into(), whole: true, covered: false };
-            dedupe_key(&source.parse().unwrap(), &id, body.as_bytes())
+    fn every_part_of_the_dedupe_key_counts_on_its_own() {
+        let text = |text: &str| Some(text.to_owned());
+        let origin = |tail, event_type, delivery_id, secret| Origin {
+            source: "a".parse().unwrap(),
+            tail,
+            event_type,
+            delivery_id,
+            verification: Some(Verification {
+                scheme: "github".into(),
+                secret,
+                signed: "body".into(),
+                covers: Covers::Body,
+            }),
         };
-        assert_eq!(key("a", "7", "{}"), key("a", "7", "{}"));
-        assert_ne!(key("a", "7", "{}"), key("b", "7", "{}"));
-        assert_ne!(key("a", "7", "{}"), key("a", "8", "{}"));
-        assert_ne!(key("a", "7", "{}"), key("a", "7", "{} "));
-        assert_ne!(key("a", "7", "7{}"), key("a", "77", "{}"));
-    }
-
-    #[test]
-    fn an_id_that_is_signed_and_names_the_delivery_is_the_dedupe_key() {
-        let key = |whole, covered, body: &str| {
-            let id = DeliveryId { value: "evt_1".into(), whole, covered };
-            dedupe_key(&SourceName::default(), &id, body.as_bytes())
-        };
-        assert_eq!(key(true, true, "a"), key(true, true, "b"));
-        for (whole, covered) in [(true, false), (false, true)] {
-            assert_ne!(key(whole, covered, "a"), key(whole, covered, "b"));
-        }
+        let first = || origin(None, None, text("7"), 1);
+        let keys = [
+            dedupe_key(&first(), None, b"{}"),
+            dedupe_key(&Origin { source: "b".parse().unwrap(), ..first() }, None, b"{}"),
+            dedupe_key(&Origin { verification: None, ..first() }, None, b"{}"),
+            dedupe_key(&origin(text("/a"), None, text("7"), 1), None, b"{}"),
+            dedupe_key(&origin(None, text("/a"), text("7"), 1), None, b"{}"),
+            dedupe_key(&origin(None, None, text("8"), 1), None, b"{}"),
+            dedupe_key(&origin(None, None, text("7"), 2), None, b"{}"),
+            dedupe_key(&first(), Some("/a"), b"{}"),
+            dedupe_key(&first(), Some(""), b"{}"),
+            dedupe_key(&first(), None, b"{} "),
+        ];
+        assert_eq!(dedupe_key(&first(), None, b"{}"), keys[0]);
+        let distinct: std::collections::BTreeSet<_> = keys.iter().flatten().collect();
+        assert_eq!(distinct.len(), keys.len());
+        assert_eq!(dedupe_key(&origin(None, None, None, 1), None, b"{}"), None);
     }
 
     #[test]

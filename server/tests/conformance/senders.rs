@@ -27,9 +27,21 @@ pub(crate) fn slack(app: &App, secret: &str, time: u64, body: &str) -> RequestBu
     post.header("X-Slack-Signature", signature).body(body.to_owned())
 }
 
-/// A webhook that the protocol crate signs as the sender does, now.
+/// A webhook to the source with the scheme's name, which the protocol crate signs as the sender does, now.
 pub(crate) fn signed(
     app: &App,
+    scheme: &str,
+    secret: &str,
+    url: Option<&str>,
+    body: &[u8],
+) -> RequestBuilder {
+    signed_to(app, scheme, scheme, secret, url, body)
+}
+
+/// As [`signed`], to a path after the app's hook: a source's name, tail and query.
+pub(crate) fn signed_to(
+    app: &App,
+    path: &str,
     scheme: &str,
     secret: &str,
     url: Option<&str>,
@@ -49,7 +61,7 @@ pub(crate) fn signed(
     };
     let signed = Scheme::preset(scheme).unwrap().sign(&Secret::new(secret), &unsigned);
     let signed = signed.unwrap_or_else(|error| panic!("{scheme}: {error}"));
-    let mut post = app.source_hook(Method::POST, scheme);
+    let mut post = app.source_hook(Method::POST, path);
     for (name, value) in &signed.headers {
         post = post.header(name, value);
     }
@@ -259,44 +271,4 @@ async fn a_method_that_the_scheme_does_not_use_is_405_with_allow() {
     let huge = app.source_hook(Method::PUT, "github").body(vec![b' '; 1 << 20]);
     problem(huge.send().await.unwrap(), 405).await;
     problem(app.source_hook(Method::PUT, "none").send().await.unwrap(), 404).await;
-}
-
-#[tokio::test]
-async fn a_delivery_id_that_is_not_signed_names_a_duplicate_only_with_the_same_body() {
-    let server = Server::start(&[]);
-    let app = server.new_app("bot").await;
-    for name in ["one", "two"] {
-        app.new_source(name, json!({"scheme": "github", "secrets": ["s"]})).await;
-    }
-    let post = async |source: &str, id: &str, body: &'static str| {
-        let post = app.github(source, "s", body).header("X-GitHub-Delivery", id);
-        empty(post.send().await.unwrap(), 201).await;
-    };
-    for _ in 0..2 {
-        post("one", "7", "[1]").await;
-    }
-    post("one", "7", "[2]").await;
-    post("one", "8", "[1]").await;
-    post("two", "7", "[1]").await;
-    for _ in 0..2 {
-        empty(app.github("one", "s", "[3]").send().await.unwrap(), 201).await;
-    }
-    assert_eq!(app.poll_bodies().await, ["[1]", "[2]", "[1]", "[1]", "[3]", "[3]"]);
-}
-
-#[tokio::test]
-async fn a_delivery_id_that_is_signed_names_a_duplicate_whatever_the_rest() {
-    let server = Server::start(&[]);
-    let app = server.new_app("bot").await;
-    app.new_source("stripe", json!({"scheme": "stripe", "secrets": ["s"]})).await;
-    for (n, id) in ["evt_1", "evt_1", "evt_2"].into_iter().enumerate() {
-        let body = json!({"id": id, "n": n}).to_string();
-        empty(stripe(&app, "s", seconds(0), &body).send().await.unwrap(), 201).await;
-    }
-    assert_eq!(app.poll_bodies().await, [r#"{"id":"evt_1","n":0}"#, r#"{"id":"evt_2","n":2}"#]);
-    // An id cannot be claimed by somebody who cannot sign.
-    let forged = stripe(&app, "wrong", seconds(0), r#"{"id":"evt_3"}"#);
-    problem(forged.send().await.unwrap(), 401).await;
-    empty(stripe(&app, "s", seconds(0), r#"{"id":"evt_3"}"#).send().await.unwrap(), 201).await;
-    assert_eq!(app.poll_bodies().await, [r#"{"id":"evt_3"}"#]);
 }

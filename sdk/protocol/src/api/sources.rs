@@ -42,7 +42,7 @@ pub struct SourceStatus {
     /// The hook to which the sender posts, if the server knows its public URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<String>,
-    /// When the last event was stored, since the server started (RFC 3339).
+    /// When the last event was answered as a success, stored or a duplicate, since the server started (RFC 3339).
     pub last_accepted: Option<String>,
     /// When a webhook was refused last, since the server started (RFC 3339).
     pub last_refused: Option<String>,

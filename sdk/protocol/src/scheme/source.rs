@@ -125,11 +125,6 @@ impl JsonPath {
         &self.0
     }
 
-    /// Whether the path picks one element of an array, and so does not speak for the whole body.
-    pub(super) fn has_index(&self) -> bool {
-        self.0.iter().any(|segment| segment.parse::<usize>().is_ok())
-    }
-
     /// Returns the text of a string, or a number or boolean as received. `None` if it is absent or null.
     ///
     /// A name that is repeated beside the path is an error: another parser could read the other value.

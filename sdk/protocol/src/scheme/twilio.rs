@@ -228,5 +228,5 @@ fn with_port(url: &str) -> String {
 /// The token is not signed.
 fn delivery_id(request: &Request<'_>) -> Option<DeliveryId> {
     let value = text_label(header(request, DELIVERY_ID).ok()??.to_vec())?;
-    Some(DeliveryId { value, whole: true, covered: false })
+    Some(DeliveryId { value, covered: false })
 }

@@ -44,13 +44,12 @@ pub struct Verified {
     pub covers: Covers,
 }
 
-/// The sender's id of a delivery, for the detection of duplicates.
+/// The sender's id of a delivery. It need not be unique: some senders give one id to an event that they deliver to several
+/// endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryId {
     /// The id.
     pub value: String,
-    /// Whether it names the whole delivery, not the first event of a batch.
-    pub whole: bool,
     /// Whether the signature covers it. Otherwise a stored request can be sent again under another id.
     pub covered: bool,
 }
@@ -221,7 +220,7 @@ impl Template {
                     Source::Header(name) => content.has_header(name),
                 }
         });
-        Some(DeliveryId { value, whole: !matches!(source, Source::Json(path) if path.has_index()), covered })
+        Some(DeliveryId { value, covered })
     }
 }
 
