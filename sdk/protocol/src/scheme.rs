@@ -251,13 +251,6 @@ impl Scheme {
         self.as_templates().iter().any(|template| template.uses_header("Authorization"))
     }
 
-    /// The names of headers whose value is the secret itself. Only the app may see them.
-    #[must_use]
-    pub fn secret_headers(&self) -> Vec<&str> {
-        let tokens = self.as_templates().iter().filter_map(Template::token_header);
-        tokens.chain(self.secret_setting_headers()).collect()
-    }
-
     /// Whether the request has a signature, valid or not.
     fn has_signature(&self, request: &Request<'_>) -> bool {
         let has = |name| !matches!(source::header(request, name), Ok(None));

@@ -35,6 +35,31 @@ async fn a_refused_webhook_is_listed_with_its_check_and_without_its_values() {
     }
 }
 
+/// The token of these senders is the secret itself: a wrong one may be a right one of another source.
+#[tokio::test]
+async fn a_refused_token_is_not_shown() {
+    let server = Server::start(&["--log-level", "trace"]);
+    let app = server.new_app("bot").await;
+    let own = json!({"algorithm": "token", "signature": "header:X-Own", "prefix": "Bearer "});
+    app.new_source("own", json!({"scheme": "template", "secrets": ["s"], "template": own})).await;
+    app.new_source("lab", json!({"scheme": "gitlab-token", "secrets": ["s"]})).await;
+    app.new_source("graph", json!({"scheme": "msgraph", "secrets": ["a-client-state"]})).await;
+    let graph = r#"{"value":[{"clientState":"hush-3"}]}"#;
+    let post = |source| app.source_hook(Method::POST, source).body("{}");
+    for request in [
+        post("own").header("X-Own", "Bearer hush-1"),
+        post("own").header("X-Own", "hush-1"),
+        post("lab").header("X-Gitlab-Token", "hush-2"),
+        app.source_hook(Method::POST, "graph").body(graph),
+    ] {
+        let detail = problem(request.send().await.unwrap(), 401).await;
+        assert!(!detail.contains("hush"), "{detail}");
+    }
+    let refusals = json!(app.refusals().await).to_string();
+    assert!(refusals.contains("x-own") && !refusals.contains("hush"), "{refusals}");
+    assert!(!server.log().contains("hush"), "{}", server.log());
+}
+
 #[tokio::test]
 async fn each_reason_is_listed_newest_first() {
     let server = Server::start(&["--max-body", "1KiB", "--max-queued-events", "1"]);

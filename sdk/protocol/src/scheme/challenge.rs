@@ -96,14 +96,6 @@ impl Scheme {
         self.challenges().iter().any(|challenge| challenge.sets.is_some())
     }
 
-    /// The header by which the sender's handshake sets the secret.
-    pub(super) fn secret_setting_headers(&self) -> impl Iterator<Item = &str> {
-        self.challenges().iter().filter_map(|challenge| match &challenge.sets {
-            Some(Place::Source(source)) => source.header(),
-            _ => None,
-        })
-    }
-
     fn challenges(&self) -> &'static [Challenge] {
         challenges(self.name())
     }

@@ -37,14 +37,6 @@ impl Source {
             Self::Json(path) => Ok(path.find(request)?.map(|text| Cow::Owned(text.into_bytes()))),
         }
     }
-
-    /// The name of the header, if it is one.
-    pub(super) fn header(&self) -> Option<&str> {
-        match self {
-            Self::Header(name) => Some(name),
-            Self::Json(_) => None,
-        }
-    }
 }
 
 impl fmt::Display for Source {

@@ -129,11 +129,6 @@ impl Template {
         }
     }
 
-    /// The header whose value is the secret itself.
-    pub(super) fn token_header(&self) -> Option<&str> {
-        self.signature_header().filter(|_| self.algorithm == Algorithm::Token)
-    }
-
     /// Whether a header is a part of the verification.
     pub(super) fn uses_header(&self, header: &str) -> bool {
         self.signature_header().is_some_and(|name| name.eq_ignore_ascii_case(header))
