@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use tokio::io::AsyncReadExt;
 
-use crate::common::{Server, Socket, eventually, handshake_text, parse_legacy_event};
+use crate::common::{Server, Socket, eventually, handshake_text, parse_legacy_event, sign};
 
 const NO_MESSAGES: [&str; 0] = [];
 
@@ -84,8 +84,7 @@ async fn an_event_has_attempt_received_at_and_end_to_end_headers() {
         .header("X-OUTBOUND-RETRY-COUNT", "2")
         .header("X-Twice", "a")
         .header("X-Twice", "b")
-        .header("Connection", "close, X-Hop")
-        .header("X-Hop", "hop")
+        .header("Connection", "close, X-OUTBOUND-TOKEN")
         .header("TE", "trailers")
         .header("Proxy-Authorization", "Basic eDp5")
         .header("Keep-Alive", "5")
@@ -101,6 +100,7 @@ async fn an_event_has_attempt_received_at_and_end_to_end_headers() {
     let headers: Vec<(String, String)> = serde_json::from_value(event["headers"].clone()).unwrap();
     let has = |name: &str, value: &str| headers.contains(&(name.into(), value.into()));
     assert!(has("x-outbound-index", "7") && has("x-outbound-retry-count", "2"), "{headers:?}");
+    assert!(has("x-outbound-token", &sign(&app.secret, "{\"a\" : 1}")), "named by Connection: {headers:?}");
     assert!(has("x-twice", "a") && has("x-twice", "b"), "{headers:?}");
     assert!(has("content-type", "application/json;charset=UTF-8"), "{headers:?}");
     for removed in [
@@ -109,7 +109,6 @@ async fn an_event_has_attempt_received_at_and_end_to_end_headers() {
         "te",
         "transfer-encoding",
         "upgrade",
-        "x-hop",
         "authorization",
         "proxy-authorization",
     ] {
