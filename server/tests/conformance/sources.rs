@@ -205,7 +205,7 @@ async fn sources_survive_a_restart() {
         ("repo", json!({"scheme": "github", "secrets": ["old", GITHUB]})),
         ("own", json!({"scheme": "template", "secrets": ["a\"\u{1}é"], "template": template})),
         ("pay", json!({"scheme": "stripe", "secrets": ["x"], "tolerance": 77})),
-        ("calls", json!({"scheme": "twilio", "secrets": ["x"], "url": "https://proxy.example/a?b=c"})),
+        ("calls", json!({"scheme": "twilio", "secrets": ["x"], "url": "https://proxy.example/a?b=c@d"})),
         ("pages", json!({"scheme": "meta", "secrets": ["x"], "challengeSecret": "verify"})),
         ("notes", json!({"scheme": "notion"})),
     ];
@@ -260,6 +260,9 @@ async fn an_invalid_setting_is_400_names_the_member_and_changes_nothing() {
         (json!({"scheme": "square", "secret": "hush-hush"}), "\"url\""),
         (json!({"scheme": "square", "secret": "hush-hush", "url": "ftp://x"}), "\"url\""),
         (json!({"scheme": "square", "secret": "hush-hush", "url": format!("https://{long}")}), "\"url\""),
+        (json!({"scheme": "square", "secret": "s", "url": "https://bot:hush-hush@x.example/a"}), "password"),
+        (json!({"scheme": "square", "secret": "s", "url": "http://hush-hush@x.example"}), "user name"),
+        (json!({"scheme": "square", "secret": "s", "url": "https:///bot:hush-hush@x.example"}), "host"),
         (json!({"scheme": "template", "secret": "hush-hush"}), "\"template\""),
         (json!({"scheme": "template", "secret": "hush-hush", "template": {"algorithm": "md5"}}), "algorithm"),
         (json!({"scheme": "template", "secret": "hush-hush", "template": "x"}), "template"),

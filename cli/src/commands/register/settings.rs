@@ -120,7 +120,7 @@ fn explain(error: InvalidSource, hook: &str) -> anyhow::Error {
     };
     usage(match error {
         InvalidSource::Member("secrets", why) => format!("the webhook secret cannot be used: {why}"),
-        InvalidSource::Member("url", why) => format!("--url {why}, such as {hook}"),
+        InvalidSource::Member("url", why) => format!("--url {why}; for example {hook}"),
         InvalidSource::Member(member, why) => format!("{} {why}", flag(member)),
         InvalidSource::Foreign { member, scheme } => {
             format!("{} does not belong to the scheme {scheme}: leave it out", flag(member))

@@ -214,17 +214,26 @@ impl SourceSettings {
             )),
             None => Ok(()),
             Some(_) if !scheme.needs_url() => Err(self.foreign("url")),
+            Some(url) if url.len() > MAX_URL_BYTES || !url.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Err(InvalidSource::Member(
+                    "url",
+                    "must have at most 2048 characters of ASCII, without spaces",
+                ))
+            }
             Some(url) => {
-                let valid = url.len() <= MAX_URL_BYTES
-                    && (url.starts_with("https://") || url.starts_with("http://"))
-                    && url.bytes().all(|byte| byte.is_ascii_graphic());
-                if valid {
-                    Ok(())
-                } else {
-                    Err(InvalidSource::Member(
+                let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+                let rest = rest.ok_or(InvalidSource::Member("url", "must begin with https:// or http://"))?;
+                let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+                if authority.contains('@') {
+                    return Err(InvalidSource::Member(
                         "url",
-                        "must be an http or https URL of at most 2048 characters",
-                    ))
+                        "must not have a user name or password, as the URL is shown: leave them out, also at the sender",
+                    ));
+                }
+                if authority.is_empty() {
+                    Err(InvalidSource::Member("url", "must have a host"))
+                } else {
+                    Ok(())
                 }
             }
         }
