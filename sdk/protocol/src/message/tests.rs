@@ -1,8 +1,11 @@
+use std::time::SystemTime;
+
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Event, SourceName, Verification,
+    Encoding, Event, Origin, SourceName, Verification,
     api::{LeaseResponse, PollResponse, Receipt, decode_each_leased, decode_lease, decode_poll},
     scheme::Covers,
 };
