@@ -6,6 +6,8 @@ mod challenges;
 mod every_preset;
 #[path = "schemes/flips.rs"]
 mod flips;
+#[path = "schemes/key_kinds.rs"]
+mod key_kinds;
 #[path = "schemes/mutants.rs"]
 mod mutants;
 #[path = "schemes/rules.rs"]

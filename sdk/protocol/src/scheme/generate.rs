@@ -56,13 +56,13 @@ impl Scheme {
         }
         let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
         SystemRandom::new().fill(bytes.as_mut()).map_err(|_| GenerateError::Random)?;
-        let text = match template.map(|template| &template.key) {
-            Some(key) if key.encoding == Encoding::Base64 => {
-                let encoded = Zeroizing::new(STANDARD.encode(bytes.as_ref()));
-                format!("{}{}", key.strip, encoded.as_str())
-            }
+        let key = template.map(|template| &template.key);
+        let encoded = Zeroizing::new(match key {
+            Some(key) if key.encoding == Encoding::Base64 => STANDARD.encode(bytes.as_ref()),
             _ => hex(bytes.as_ref()),
-        };
+        });
+        let prefix = key.map_or("", |key| &key.strip);
+        let text = format!("{prefix}{}", encoded.as_str());
         Ok(Secret::new(text))
     }
 }

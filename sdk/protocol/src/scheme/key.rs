@@ -137,8 +137,10 @@ pub(super) enum Encoding {
 /// How the key is made from the secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KeyFormat {
-    /// Removed from the secret if it begins so. A public key must begin so.
+    /// The prefix that is removed from the secret.
     pub(super) strip: String,
+    /// Whether the secret must have the prefix.
+    pub(super) requires_prefix: bool,
     pub(super) encoding: Encoding,
 }
 
@@ -146,7 +148,8 @@ impl KeyFormat {
     /// Parses `[strip:PREFIX] [text|base64|hex]`.
     pub(super) fn parse(text: &str, algorithm: Algorithm) -> Result<Self, TemplateError> {
         let invalid = |reason| TemplateError::new("key", reason);
-        let mut format = Self { strip: String::new(), encoding: Encoding::Text };
+        let requires_prefix = algorithm.is_public_key();
+        let mut format = Self { strip: String::new(), requires_prefix, encoding: Encoding::Text };
         let mut words = text.split_ascii_whitespace().peekable();
         if let Some(prefix) = words.peek().and_then(|word| word.strip_prefix("strip:")) {
             prefix.clone_into(&mut format.strip);
@@ -181,9 +184,8 @@ impl KeyFormat {
             return Err("a public key of whpk_ is not a shared secret");
         }
         let stripped = text.strip_prefix(&self.strip);
-        // Without its prefix a public key could also be taken for a shared secret, which everybody would know.
-        if algorithm.is_public_key() && stripped.is_none() {
-            return Err("a public key must have its prefix, such as whpk_");
+        if self.requires_prefix && stripped.is_none() {
+            return Err("it must begin with the prefix of its kind, such as whsec_ or whpk_");
         }
         let text = stripped.unwrap_or(text);
         let key = match self.encoding {

@@ -193,7 +193,9 @@ impl Templates {
             Template::from_value(value)
                 .map_err(|error| TemplateError::new(format!("{}.{}", at, error.field), error.reason))
         };
-        list.iter().enumerate().map(numbered).collect::<Result<_, _>>().map(Self)
+        let mut templates = list.iter().enumerate().map(numbered).collect::<Result<Vec<_>, _>>()?;
+        separate_key_kinds(&mut templates)?;
+        Ok(Self(templates))
     }
 
     /// The templates, in the order in which they are tried.
@@ -248,11 +250,41 @@ impl Templates {
     pub(super) fn check_secret(&self, secret: &Secret) -> Result<(), &'static str> {
         let mut result = Ok(());
         for template in &self.0 {
-            result = template.key.decode(template.algorithm, secret).map(drop);
-            if result.is_ok() {
-                break;
+            match template.key.decode(template.algorithm, secret) {
+                Ok(_) => return Ok(()),
+                // The error of the template whose prefix the secret has says more.
+                Err(reason) if result.is_ok() || secret.expose().starts_with(&template.key.strip) => {
+                    result = Err(reason);
+                }
+                Err(_) => {}
             }
         }
         result
     }
+}
+
+/// Ensures that no secret is a public key in one template and a shared secret in another: everybody knows the public key, and
+/// could sign with it. In a list with both kinds each secret says its kind by its prefix.
+fn separate_key_kinds(templates: &mut [Template]) -> Result<(), TemplateError> {
+    let is_public = |template: &Template| template.algorithm.is_public_key();
+    if templates.iter().all(is_public) || !templates.iter().any(is_public) {
+        return Ok(());
+    }
+    for (at, template) in templates.iter().enumerate() {
+        let prefix = &template.key.strip;
+        let is_ambiguous = |other: &Template| {
+            is_public(other) != is_public(template)
+                && (other.key.strip.starts_with(prefix) || prefix.starts_with(&other.key.strip))
+        };
+        if templates.iter().any(is_ambiguous) {
+            return Err(TemplateError::new(
+                format!("{at}.key"),
+                "must be strip:PREFIX with a prefix that tells shared secrets and public keys apart",
+            ));
+        }
+    }
+    for template in templates {
+        template.key.requires_prefix = true;
+    }
+    Ok(())
 }

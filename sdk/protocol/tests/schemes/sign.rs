@@ -75,7 +75,7 @@ fn verify(
 proptest! {
     #[test]
     fn what_is_signed_is_accepted_with_its_secret_only(
-        text in "\\PC{0,40}", id in "[A-Za-z0-9-]{1,40}", event in "[a-z_]{1,20}",
+        text in "\\PC{0,40}", id in "[A-Z0-9][A-Za-z0-9-]{0,39}", event in "[a-z_]{1,20}",
         seconds in 1_000_000_000..9_999_999_999_u64,
     ) {
         for preset in presets() {
