@@ -19,13 +19,18 @@ const VERIFICATION: HeaderName = HeaderName::from_static("wwproxy-verification")
 const ATTEMPT: HeaderName = HeaderName::from_static("wwproxy-attempt");
 /// The host that the sender posted to.
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// The most headers of the sender that are forwarded: ten times as many as a wwproxy server accepts. `HeaderMap` panics at 32,768.
+const MAX_SENDER_HEADERS: usize = 1000;
+/// The longest value of a header that describes the event, in bytes. A longer one is omitted: targets limit the size of the headers.
+const MAX_METADATA_BYTES: usize = 1024;
 /// The prefix of headers that only wwproxy sets.
 const OWN_PREFIX: &str = "wwproxy-";
 
-/// The headers of the event's sender, signature included, without framing headers and those that are set here.
+/// The first [`MAX_SENDER_HEADERS`] headers of the event's sender, signature included, without framing headers and those that are set
+/// here.
 pub(crate) fn sender_headers(event: &EventMessage) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(event.details.headers.len() + 3);
-    for (name, value) in &event.details.headers {
+    let mut headers = HeaderMap::new();
+    for (name, value) in event.details.headers.iter().take(MAX_SENDER_HEADERS) {
         // Characters stand for bytes (see `Headers`). An invalid header is omitted: it cannot have arrived over HTTP.
         let bytes: Option<Vec<u8>> = value.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
         let (Ok(name), Some(Ok(value))) =
@@ -52,17 +57,15 @@ pub(crate) fn is_framing(name: &HeaderName) -> bool {
 /// The sender's headers, and those of the proxy.
 pub(super) fn headers(event: &EventMessage, attempt: u32) -> HeaderMap {
     let mut headers = sender_headers(event);
-    let host = event.details.headers.iter().find(|(name, _)| name == "host");
-    if let Some(host) = host.and_then(|(_, host)| HeaderValue::from_str(host).ok()) {
-        headers.insert(FORWARDED_HOST, host);
-    }
     if event.details.attempt.is_none() && event.data().0 == Encoding::Json {
         // A legacy server sends no headers.
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
+    let host = event.details.headers.iter().find(|(name, _)| name == "host");
     let source = event.details.has_origin.then(|| event.source().as_str());
     let kind = event.event_type();
     for (name, value) in [
+        (FORWARDED_HOST, host.map(|(_, host)| host.as_str())),
         (EVENT_ID, Some(event.id.as_str())),
         (EVENT_TYPE, kind.as_deref()),
         (SOURCE, source),
@@ -70,8 +73,9 @@ pub(super) fn headers(event: &EventMessage, attempt: u32) -> HeaderMap {
         (VERIFICATION, verification(event)),
     ] {
         // A value with control characters is omitted: it would end the header.
+        let short = value.filter(|value| value.len() <= MAX_METADATA_BYTES);
         headers.extend(
-            value.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok()).map(|it| (name, it)),
+            short.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok()).map(|it| (name, it)),
         );
     }
     headers.insert(ATTEMPT, attempt.into());
@@ -118,6 +122,24 @@ mod tests {
             |data: &str| headers(&EventMessage::parse(&format!(r#"{{"id":"7",{data}}}"#)).unwrap(), 1);
         assert_eq!(legacy(r#""data":[]"#)["content-type"], "application/json");
         assert!(legacy(r#""data":"a=1""#).get("content-type").is_none());
+    }
+
+    #[test]
+    fn headers_without_limit_are_cut_off() {
+        let (many, long) = (r#"["x","1"],"#.repeat(40_000), "a".repeat(2000));
+        let event = EventMessage::parse(&format!(
+            r#"{{"id":"7","attempt":1,"source":"repo","eventType":"{long}","deliveryId":"{long}","verification":null,
+            "headers":[["host","{long}"],{many}["y","2"]],"data":{{}}}}"#
+        ))
+        .unwrap();
+        let got = headers(&event, 1);
+        assert_eq!(got.get_all("x").iter().count(), MAX_SENDER_HEADERS - 1);
+        let mut names: Vec<_> = got.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            ["wwproxy-attempt", "wwproxy-event-id", "wwproxy-source", "wwproxy-verification", "x"]
+        );
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::{
     json,
 };
 
+/// The longest event type, in bytes, as for those that a server reads.
+const MAX_EVENT_TYPE_BYTES: usize = 256;
+
 /// An event received over the websocket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventMessage {
@@ -100,14 +103,17 @@ impl EventMessage {
 
     /// The sender's type of the event, as in `issues.opened`. `None` if the source's scheme gives none. Without a scheme, that is for an
     /// unverified event and from a server of version 0.1, it is the string member `type` of the body, as in Watson Work's webhooks.
+    /// At most 256 bytes and without control characters: any other is left out.
     #[must_use]
     pub fn event_type(&self) -> Option<String> {
         let Origin { event_type, verification, .. } = &self.details.origin;
-        if event_type.is_some() || verification.is_some() {
-            return event_type.clone();
-        }
-        let [kind] = json::members(self.text().ok()?, ["type"]).ok()?;
-        json::string(kind?).map(Into::into)
+        let event_type = if event_type.is_some() || verification.is_some() {
+            event_type.clone()
+        } else {
+            let [kind] = json::members(self.text().ok()?, ["type"]).ok()?;
+            json::string(kind?).map(Into::into)
+        };
+        event_type.filter(|kind| kind.len() <= MAX_EVENT_TYPE_BYTES && !kind.contains(char::is_control))
     }
 
     /// The source that received the event. `default` if the server did not say.

@@ -161,6 +161,25 @@ fn the_type_comes_from_the_scheme_that_verified_the_event() {
 }
 
 #[test]
+fn a_type_that_is_long_or_has_control_characters_is_left_out() {
+    for (kind, read) in [
+        ("a".repeat(256), true),
+        ("a".repeat(257), false),
+        (r"a\nb".into(), false),
+        (r"a\u009bb".into(), false),
+    ] {
+        for members in [
+            format!(r#""data":{{"type":"{kind}"}}"#),
+            format!(r#""source":"hook","verification":null,"data":{{"type":"{kind}"}}"#),
+            format!(r#""source":"hook","eventType":"{kind}","verification":null,"data":{{}}"#),
+        ] {
+            let event = EventMessage::parse(&format!(r#"{{"id":"1",{members}}}"#)).unwrap();
+            assert_eq!(event.event_type().is_some(), read, "{members}");
+        }
+    }
+}
+
+#[test]
 fn an_encoding_that_is_unknown_or_does_not_fit_is_an_error() {
     for (event, says) in [
         (r#"{"id":"1","encoding":"cbor\n","data":"a"}"#, r#"unknown encoding "cbor\n"; update"#),
