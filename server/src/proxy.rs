@@ -25,7 +25,7 @@ use self::{arming::Armed, clients::Clients, refusals::Activity, sources::Locks};
 pub(crate) use self::{
     delivery::Unsettled,
     receive::Received,
-    refusals::{MAX_NAMED_HEADERS, Refused, body_hash, header_names},
+    refusals::{Refused, UNKNOWN_SOURCE, header_names},
     rejected::Rejected,
     webhook::{Verified, Webhook},
 };
@@ -72,8 +72,10 @@ pub(crate) enum ProxyError {
     Suspended,
     #[error("the identity provider is unavailable")]
     IdentityUnavailable(#[source] IdentityError),
-    #[error("the app has no such source")]
+    #[error("the app is not registered")]
     NotRegistered,
+    #[error("the app has no source of this name, which is in the hook's URL")]
+    UnknownSource,
     #[error(transparent)]
     InvalidSource(#[from] InvalidSource),
     #[error("the app has no source of this name")]
@@ -84,7 +86,7 @@ pub(crate) enum ProxyError {
     UnverifiedNotAllowed,
     #[error("a source that is not verified cannot be registered, as the operator does not allow it")]
     UnverifiedForbidden,
-    #[error("the scheme of the source has no such method")]
+    #[error("the hook of this source accepts {} only", .0.join(" and "))]
     Method(&'static [&'static str]),
     #[error("the scheme of the source has no handshake that sets the secret")]
     NoHandshake,

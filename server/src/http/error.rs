@@ -99,7 +99,7 @@ impl From<ProxyError> for ApiError {
                 }
                 Self::unavailable("The platform that checks tokens is unavailable: try again later.")
             }
-            ProxyError::NotRegistered => Self::new(
+            ProxyError::NotRegistered | ProxyError::UnknownSource => Self::new(
                 StatusCode::NOT_FOUND,
                 "No source is registered for this hook: check the app id and the source in its URL. The app's client must register it first.",
             ),
@@ -110,7 +110,7 @@ impl From<ProxyError> for ApiError {
             }
             ProxyError::NoSource => Self::new(
                 StatusCode::NOT_FOUND,
-                "The app has no source of this name: GET /webhooks/{appId}/sources lists them.",
+                "The app has no source of this name: register it, or list the sources.",
             ),
             ProxyError::TooManySources => {
                 Self::new(StatusCode::CONFLICT, "The app has 32 sources already: delete one of them first.")

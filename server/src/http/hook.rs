@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     log_limit::LogLimit,
-    proxy::{MAX_NAMED_HEADERS, ProxyError, Received, Refused, Verified, Webhook, body_hash, header_names},
+    proxy::{ProxyError, Received, Refused, UNKNOWN_SOURCE, Verified, Webhook, header_names},
 };
 
 /// How often each reason for a rejection is logged in a minute: anyone can cause one.
@@ -96,14 +96,12 @@ async fn receive(path: Tail, context: Context, request: Request) -> Result<Respo
     let Some(Target { app, source, tail }) = Target::parse(path.as_str()) else {
         return Err(request.refuse(ApiError::not_found()).await);
     };
+    let names = header_names(&request.headers);
+    let recorder = Recorder { context: &context, app: &app, source: &source, headers: names };
     if let Err(error) = context.proxy.receiving_source(&app, &source, &request.method).await {
-        context.rejections.log(&app, &source, &error);
-        return Err(request.refuse(error.into()).await);
+        return Err(request.refuse(recorder.refuse(error, None)).await);
     }
     let Request { method, headers, query, body, connection, .. } = request;
-    // Copied to text only for a refusal.
-    let names = headers.keys().take(MAX_NAMED_HEADERS).cloned().collect();
-    let recorder = Recorder { context: &context, app: &app, source: &source, headers: names };
     let limit = context.settings.max_body;
     let mut body = match body.collect(limit, &context.budgets.hooks, Some(app.clone())).await {
         Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
@@ -117,7 +115,7 @@ async fn receive(path: Tail, context: Context, request: Request) -> Result<Respo
     // A body that waits for verification can still be evicted for other bodies.
     let permit = body.unless_evicted(context.proxy.verification_permit(&webhook)).await?;
     body.keep()?;
-    let refuse = |error| recorder.refuse(error, &bytes);
+    let refuse = |error| recorder.refuse(error, Some(&bytes));
     let verified = context.proxy.verify(&app, &source, webhook, permit).await.map_err(refuse)?;
     // Not for a challenge or an event of the scheme `none`: anyone can send them.
     if matches!(&verified, Verified::Event { event, .. } if event.origin.verification.is_some()) {
@@ -142,33 +140,30 @@ struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    fn refuse(&self, error: ProxyError, body: &[u8]) -> ApiError {
+    /// `body` is `None` if it was not read.
+    fn refuse(&self, error: ProxyError, body: Option<&[u8]>) -> ApiError {
         self.context.rejections.log(self.app, self.source, &error);
         let (check, detail) = (failed_check(&error), error.to_string());
         let error = error.into();
         if let Some(check) = check {
-            self.record(check, detail, &error, Some(body));
+            self.record(check, detail, &error, body);
         }
         error
     }
 
     fn record(&self, check: &'static str, detail: String, error: &ApiError, body: Option<&[u8]>) {
-        let refused = Refused {
-            source: self.source.clone(),
-            check,
-            detail,
-            status: error.status().as_u16(),
-            bytes: body.map_or(0, <[u8]>::len) as u64,
-            headers: header_names(&self.headers),
-            sha256: body.and_then(body_hash),
-        };
+        let status = error.status().as_u16();
+        let refused = Refused::new(self.source, (check, detail), status, &self.headers, body);
         self.context.proxy.record_refused(self.app, refused);
     }
 }
 
-/// The name of the check that a webhook failed, for the owner of the source.
+/// The name of the check that a webhook of a registered app failed, for the owner of the source.
 fn failed_check(error: &ProxyError) -> Option<&'static str> {
     match error {
+        ProxyError::UnknownSource => Some(UNKNOWN_SOURCE),
+        ProxyError::UnverifiedNotAllowed => Some("scheme"),
+        ProxyError::Method(_) => Some("method"),
         ProxyError::Rejected(rejected) => Some(rejected.rejection.check.name()),
         ProxyError::NotArmed => Some("handshake"),
         ProxyError::Full => Some("queue"),

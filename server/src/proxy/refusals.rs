@@ -5,6 +5,7 @@ use std::{
     time::SystemTime,
 };
 
+use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use wwproxy_protocol::{
@@ -22,9 +23,12 @@ const MAX_BYTES: usize = 4 << 20;
 /// The largest body whose hash is kept, in bytes.
 const MAX_HASHED: usize = 64 << 10;
 /// The most header names of a refusal.
-pub(crate) const MAX_NAMED_HEADERS: usize = 32;
+const MAX_NAMED_HEADERS: usize = 32;
 /// The most bytes of a header name that are kept.
 const MAX_NAME: usize = 64;
+
+/// The check that a webhook for a source failed that the app does not have.
+pub(crate) const UNKNOWN_SOURCE: &str = "source";
 
 /// The times of a source's last webhooks: of the last event that was stored, and of the last webhook that was refused.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,23 +69,22 @@ struct Entry {
 /// A refused webhook, without its body and the values of its headers.
 #[derive(Debug, Clone)]
 pub(crate) struct Refused {
-    pub(crate) source: SourceName,
-    pub(crate) check: &'static str,
-    pub(crate) detail: String,
-    pub(crate) status: u16,
-    pub(crate) bytes: u64,
-    pub(crate) headers: Vec<String>,
-    pub(crate) sha256: Option<String>,
+    source: SourceName,
+    check: &'static str,
+    detail: String,
+    status: u16,
+    bytes: u64,
+    headers: Vec<String>,
+    sha256: Option<String>,
 }
 
-/// The names of a refused webhook's headers, each cut to 64 bytes.
-pub(crate) fn header_names(names: &[http::HeaderName]) -> Vec<String> {
-    let cut = |name: &http::HeaderName| name.as_str().chars().take(MAX_NAME).collect();
-    names.iter().take(MAX_NAMED_HEADERS).map(cut).collect()
+/// The names of a webhook's headers that a refusal shows. Cheap: they are copied to text only for a refusal.
+pub(crate) fn header_names(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers.keys().take(MAX_NAMED_HEADERS).cloned().collect()
 }
 
 /// The hex SHA-256 of a body that is not too large.
-pub(crate) fn body_hash(body: &[u8]) -> Option<String> {
+fn body_hash(body: &[u8]) -> Option<String> {
     (body.len() <= MAX_HASHED).then(|| {
         let mut hash = Sha256::new();
         in_pieces(body, |piece| hash.update(piece));
@@ -90,6 +93,26 @@ pub(crate) fn body_hash(body: &[u8]) -> Option<String> {
 }
 
 impl Refused {
+    /// A refused webhook with this answer. `body` is `None` if it was not read.
+    pub(crate) fn new(
+        source: &SourceName,
+        (check, detail): (&'static str, String),
+        status: u16,
+        headers: &[HeaderName],
+        body: Option<&[u8]>,
+    ) -> Self {
+        let cut = |name: &HeaderName| name.as_str().chars().take(MAX_NAME).collect();
+        Self {
+            source: source.clone(),
+            check,
+            detail,
+            status,
+            bytes: body.map_or(0, <[u8]>::len) as u64,
+            headers: headers.iter().map(cut).collect(),
+            sha256: body.and_then(body_hash),
+        }
+    }
+
     /// Whether it is the same webhook, refused for the same reason. The detail is not compared, as it may contain the age of a
     /// timestamp. What differs most often is compared first: a sender can cause 100 comparisons.
     fn repeats(&self, other: &Self) -> bool {
@@ -120,7 +143,10 @@ impl Activity {
     fn refused(&self, app: &AppId, refused: Refused) {
         let now = SystemTime::now();
         let mut state = self.0.lock();
-        state.times(app, &refused.source).refused = Some(now);
+        // A source that does not exist has no times: anyone can make up names, and they would replace those of real sources.
+        if refused.check != UNKNOWN_SOURCE {
+            state.times(app, &refused.source).refused = Some(now);
+        }
         let earlier = state.apps.get(app).and_then(|numbers| {
             numbers.iter().rev().copied().find(|number| state.refusals[number].refused.repeats(&refused))
         });
@@ -231,15 +257,9 @@ mod tests {
     use super::*;
 
     fn refused(n: usize) -> Refused {
-        Refused {
-            source: SourceName::default(),
-            check: "signature",
-            detail: format!("wrong {n}"),
-            status: 401,
-            bytes: n as u64,
-            headers: vec!["host".into()],
-            sha256: body_hash(b"{}"),
-        }
+        let host = [HeaderName::from_static("host")];
+        let failed = ("signature", format!("wrong {n}"));
+        Refused { bytes: n as u64, ..Refused::new(&SourceName::default(), failed, 401, &host, Some(b"{}")) }
     }
 
     #[test]
@@ -266,6 +286,11 @@ mod tests {
         }
         assert!(activity.times(&app, &sources[99]).accepted.is_some());
         assert_eq!(activity.0.lock().times[&app].len(), MAX_SOURCES);
+        for n in 0..100 {
+            let source = format!("unknown-{n}").parse().unwrap();
+            activity.refused(&app, Refused { source, check: UNKNOWN_SOURCE, ..refused(n) });
+        }
+        assert!(activity.times(&app, &sources[99]).accepted.is_some(), "unknown sources have no times");
     }
 
     #[test]

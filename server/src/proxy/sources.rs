@@ -113,7 +113,7 @@ impl Proxy {
             return Err(ProxyError::NotRegistered);
         }
         let registration = self.store.registration(app).await?.ok_or(ProxyError::NotRegistered)?;
-        let source = registration.sources.get(name).ok_or(ProxyError::NotRegistered)?;
+        let source = registration.sources.get(name).ok_or(ProxyError::UnknownSource)?;
         if self.identity.is_suspended(app) {
             return Err(ProxyError::Suspended);
         }

@@ -1,9 +1,11 @@
 //! The refused webhooks of an app.
 
+use std::sync::Arc;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::common::{App, Server, empty, problem, sign};
+use crate::common::{App, Home, Server, empty, problem, sign};
 
 async fn app(server: &Server, id: &str) -> App {
     let app = server.new_app(id).await;
@@ -155,12 +157,47 @@ async fn the_body_of_a_large_webhook_has_no_hash() {
     }
 }
 
+/// The owner finds a wrong URL at the sender, and a source that is not served.
 #[tokio::test]
-async fn a_webhook_for_no_source_is_not_listed() {
-    let server = Server::start(&[]);
+async fn a_webhook_that_reaches_no_source_is_listed() {
+    let home = Arc::new(Home::new());
+    let server = Server::start_in(&home, &["--allow-unverified"]);
     let app = app(&server, "bot").await;
-    problem(app.github("none", "s", "{}").send().await.unwrap(), 404).await;
-    problem(app.source_hook(Method::PUT, "repo").send().await.unwrap(), 405).await;
-    assert_eq!(app.refusals().await, [] as [Value; 0]);
+    app.new_source("any", json!({"scheme": "none"})).await;
+    server.kill();
+    let server = Server::start_in(&home, &[]);
+    let app = server.known_app("bot", &app.app_secret, &app.token);
+    problem(app.github("rep?hush", "s", "{}").header("X-Name", "hush").send().await.unwrap(), 404).await;
+    assert_eq!(app.source("repo").await["lastRefused"], Value::Null);
+    for request in [
+        app.source_hook(Method::PUT, "repo").body("hush"),
+        app.source_hook(Method::POST, "any").body("hush"),
+        app.github("rep", "s", "{}").header("X-Name", "hush"),
+    ] {
+        request.send().await.unwrap();
+    }
+    let refusals = app.refusals().await;
+    let shown: Vec<_> = refusals
+        .iter()
+        .map(|refusal| json!([refusal["source"], refusal["check"], refusal["status"], refusal["count"]]))
+        .collect();
+    let expected = [
+        json!(["rep", "source", 404, 2]),
+        json!(["any", "scheme", 503, 1]),
+        json!(["repo", "method", 405, 1]),
+    ];
+    assert_eq!(shown, expected);
+    assert!(refusals[2]["detail"].as_str().unwrap().contains("POST only"), "{refusals:?}");
+    assert!(!json!(refusals).to_string().contains("hush"), "{refusals:?}");
+    assert!(app.source("repo").await["lastRefused"].is_string());
     assert_eq!(app.request(Method::POST, "/refusals").send().await.unwrap().status(), 405);
+}
+
+#[tokio::test]
+async fn a_webhook_of_an_app_that_is_not_registered_is_not_listed() {
+    let server = Server::start(&[]);
+    let app = server.new_app("bot").await;
+    problem(app.github("repo", "s", "{}").send().await.unwrap(), 404).await;
+    app.new_source("repo", json!({"scheme": "github", "secrets": ["s"]})).await;
+    assert_eq!(app.refusals().await, [] as [Value; 0]);
 }
