@@ -78,7 +78,7 @@ async fn a_server_of_version_0_1_is_reported_as_one_without_sources() {
 }
 
 #[tokio::test]
-async fn a_missing_source_is_told_apart_from_an_old_server() {
+async fn a_missing_source_is_distinguished_from_an_old_server() {
     let (_fake, client) = start(|request| match request.line.as_str() {
         "GET /webhooks/bot/sources" => Reply::json(200, r#"{"sources":[]}"#),
         _ => Reply::json(404, r#"{"detail":"no such source"}"#),
@@ -86,7 +86,7 @@ async fn a_missing_source_is_told_apart_from_an_old_server() {
     .await;
     let error = client.source(&"repo".parse().unwrap()).await.unwrap_err();
     assert_eq!((error.kind(), error.status()), (ErrorKind::NotRegistered, Some(404)));
-    assert!(error.to_string().contains("no source of this name"), "{error}");
+    assert_eq!(error.to_string(), "the source was not found (HTTP 404: no such source)");
 }
 
 #[tokio::test]

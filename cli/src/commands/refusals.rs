@@ -34,7 +34,13 @@ pub(crate) struct Refusals {
 }
 
 /// What to do after a check failed.
-const ADVICE: [(&str, &str); 11] = [
+const ADVICE: [(&str, &str); 14] = [
+    ("source", "correct the hook's URL at the sender, or register a source of this name"),
+    ("scheme", "register another scheme, or ask the operator of the server for --allow-unverified"),
+    (
+        "method",
+        "check that the source has the sender's scheme; a browser that opens the hook's URL has this result too",
+    ),
     ("header", "set the webhook secret at the sender, and check that the source has the sender's scheme"),
     ("encoding", "check that the source has the sender's scheme"),
     (
@@ -61,6 +67,10 @@ impl Refusals {
         // The server has the newest first; a reader of a terminal sees the end.
         refusals.reverse();
         if refusals.is_empty() {
+            if let Some(source) = &self.source {
+                // A webhook for a source that does not exist is listed, too: so only an empty list is a typo.
+                client.source(source).await?;
+            }
             let of = self.source.as_ref().map_or_else(String::new, |source| format!(" for source {source}"));
             print_message(&format!(
                 "no webhook of {}{of} was refused since the server started",

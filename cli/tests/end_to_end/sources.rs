@@ -191,6 +191,7 @@ fn refusals_say_which_check_failed_and_what_to_do() {
         github(&world, "wrong", "{\"hunter2\":2}");
     }
     world.deliver("/hook/my-bot", &[], "{}");
+    world.deliver("/hook/my-bot/rep", &[], "{}");
 
     let output = world.command(&["refusals"]).output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -200,11 +201,20 @@ fn refusals_say_which_check_failed_and_what_to_do() {
         .iter()
         .map(|refusal| (refusal["source"].as_str().unwrap(), refusal["check"].as_str().unwrap()))
         .collect();
-    assert_eq!(shown, [("repo", "header"), ("repo", "signature"), ("default", "header")]);
+    let expected = [("repo", "header"), ("repo", "signature"), ("default", "header"), ("rep", "source")];
+    assert_eq!(shown, expected);
     assert_eq!((&refusals[1]["count"], &refusals[1]["status"]), (&3.into(), &401.into()));
     assert!(!printed.contains("hunter2") && !messages.contains("hunter2"), "{printed}{messages}");
     assert!(messages.contains("wwproxy: signature: ") && messages.contains("`wwproxy verify`"), "{messages}");
+    assert!(messages.contains("wwproxy: source: correct the hook's URL"), "{messages}");
     assert_eq!(world.run(&["refusals", "--source", "repo"]).lines().count(), 2);
+    assert_eq!(world.run(&["refusals", "--source", "rep"]).lines().count(), 1);
+    let gone = world.command(&["refusals", "--source", "gone"]).output().unwrap();
+    let messages = String::from_utf8(gone.stderr).unwrap();
+    assert!(
+        gone.status.code() == Some(4) && messages.matches("no source of this name").count() == 1,
+        "{messages}"
+    );
 
     let shown = console_text(&screen(terminal(&world, &["refusals", "--source", "repo"]).spawn().unwrap()));
     assert!(shown.contains(" repo 401 header: header X-Hub-Signature-256 is missing\n"), "{shown}");

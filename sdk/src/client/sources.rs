@@ -109,7 +109,8 @@ impl Client {
         match self.api.send(|http| method(http, url.clone())).await {
             Err(error) if error.kind() == ErrorKind::NotRegistered => {
                 self.sources().await?;
-                let message = "the app has no source of this name; register it, or list the sources";
+                // The server's detail says what to do.
+                let message = "the source was not found";
                 Err(error.with_kind(ErrorKind::NotRegistered, message))
             }
             result => result,
