@@ -132,12 +132,15 @@ impl NewEvent {
         Event { id, received_at, origin, headers, query, body, encoding }
     }
 
-    /// The stored size, in bytes.
+    /// The size of what is stored but for the framing, in bytes.
     pub(crate) fn size(&self) -> usize {
-        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        let query = self.query.as_ref().map_or(0, String::len);
-        let tail = self.origin.tail.as_ref().map_or(0, String::len);
-        self.body.len() + headers + query + tail
+        let Self { origin, headers, query, body, encoding: _ } = self;
+        let Origin { source, tail, event_type, delivery_id, verification } = origin;
+        let optional = [query, tail, event_type, delivery_id].into_iter().flatten();
+        let verification = verification.iter().flat_map(|verified| [&verified.scheme, &verified.signed]);
+        let headers = headers.iter().flat_map(|(name, value)| [name, value]);
+        let texts: usize = optional.chain(verification).chain(headers).map(String::len).sum();
+        body.len() + source.as_str().len() + texts
     }
 }
 
@@ -282,5 +285,37 @@ impl StoreError {
             Self::Engine(source) => Self::Engine(Arc::clone(source)),
             Self::Closed => Self::Closed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wwproxy_protocol::{Verification, scheme::Covers};
+
+    use super::*;
+
+    #[test]
+    fn the_size_of_an_event_counts_all_of_its_texts() {
+        let text = |length: usize| "x".repeat(length);
+        // Powers of two: the sum shows which one is missing.
+        let event = NewEvent {
+            origin: Origin {
+                source: text(1).parse().unwrap(),
+                tail: Some(text(2)),
+                event_type: Some(text(4)),
+                delivery_id: Some(text(8)),
+                verification: Some(Verification {
+                    scheme: text(16),
+                    secret: 1,
+                    signed: text(32),
+                    covers: Covers::Body,
+                }),
+            },
+            headers: vec![(text(64), text(128))],
+            query: Some(text(256)),
+            body: text(512).into(),
+            encoding: Encoding::Text,
+        };
+        assert_eq!(event.size(), 1023);
     }
 }

@@ -194,6 +194,11 @@ mod tests {
         waiting.add((app.parse().unwrap(), event, None), reply, Room::none());
     }
 
+    fn add_size(waiting: &mut Waiting, app: &str, size: usize) {
+        let without_body = NewEvent::new(Vec::new(), None, Bytes::new()).size();
+        add_one(waiting, app, vec![0; size - without_body]);
+    }
+
     fn anything(_: &AppId) -> u64 {
         u64::MAX
     }
@@ -238,17 +243,17 @@ mod tests {
         assert!(waiting.is_empty() && waiting.apps.is_empty());
     }
 
-    /// The bodies of a batch, in halves of a share.
+    /// The sizes of a batch's events, in halves of a share.
     fn sizes(batch: &Batch) -> Vec<usize> {
-        batch.appends().iter().map(|(_, event, _)| event.body.len() / (BYTES / 2)).collect()
+        batch.appends().iter().map(|(_, event, _)| event.size() / (BYTES / 2)).collect()
     }
 
     #[test]
     fn large_events_use_up_a_share_sooner() {
         let (mut waiting, now) = (Waiting::default(), Instant::now());
         for _ in 0..4 {
-            add_one(&mut waiting, "large", vec![0; BYTES / 2]);
-            add_one(&mut waiting, "other", vec![0; BYTES / 2]);
+            add_size(&mut waiting, "large", BYTES / 2);
+            add_size(&mut waiting, "other", BYTES / 2);
         }
         assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1, 1, 1]);
         assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1, 1, 1]);
@@ -259,10 +264,10 @@ mod tests {
     fn an_event_larger_than_a_share_stands_back_until_it_has_saved_enough() {
         let (mut waiting, now) = (Waiting::default(), Instant::now());
         for _ in 0..3 {
-            add_one(&mut waiting, "huge", vec![0; 3 * BYTES]);
+            add_size(&mut waiting, "huge", 3 * BYTES);
         }
         for _ in 0..12 {
-            add_one(&mut waiting, "other", vec![0; BYTES / 2]);
+            add_size(&mut waiting, "other", BYTES / 2);
         }
         assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1]);
         assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1]);
@@ -279,9 +284,9 @@ mod tests {
     #[test]
     fn an_event_larger_than_a_share_does_not_go_behind_a_small_one() {
         let (mut waiting, now) = (Waiting::default(), Instant::now());
-        add_one(&mut waiting, "flood", vec![0; BYTES / 2]);
-        add_one(&mut waiting, "flood", vec![0; 2 * BYTES]);
-        add_one(&mut waiting, "other", vec![0; BYTES / 2]);
+        add_size(&mut waiting, "flood", BYTES / 2);
+        add_size(&mut waiting, "flood", 2 * BYTES);
+        add_size(&mut waiting, "other", BYTES / 2);
         assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1]);
         assert_eq!(sizes(&waiting.batch(now, anything)), [4]);
     }
@@ -302,8 +307,8 @@ mod tests {
     fn a_share_of_large_events_does_not_grow_with_the_time_that_they_take() {
         let (mut waiting, now) = (Waiting::default(), Instant::now());
         for _ in 0..100 {
-            add_one(&mut waiting, "large", vec![0; SHARE_BYTES / 4]);
-            add_one(&mut waiting, "other", vec![0; SHARE_BYTES / 4]);
+            add_size(&mut waiting, "large", SHARE_BYTES / 4);
+            add_size(&mut waiting, "other", SHARE_BYTES / 4);
         }
         waiting.commit = Duration::from_millis(100);
         assert_eq!(waiting.batch(now, anything).appends().len(), 8);
