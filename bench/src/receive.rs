@@ -203,7 +203,7 @@ async fn lease(
     let request = LeaseRequest { max: Some(api::MAX_LEASE_EVENTS), ..LeaseRequest::default() };
     while recorder.report.events < events {
         let leased = server.post(app, &api::path::lease(&app.id), serde_json::to_string(&request)?).await?;
-        let leased = api::decode_lease(&leased)?;
+        let leased = api::decode_lease(&leased)?.events;
         if leased.is_empty() {
             break;
         }

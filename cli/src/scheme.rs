@@ -70,6 +70,7 @@ pub(crate) fn covers_in_words(covers: scheme::Covers) -> &'static str {
     match covers {
         scheme::Covers::Body => "the body",
         scheme::Covers::Url => "the URL, not the body",
+        scheme::Covers::Unknown => "something that this version does not know: update this client",
         scheme::Covers::Nothing => {
             "not the body: anyone who has seen one valid request can send another body"
         }

@@ -7,16 +7,16 @@ use std::fmt;
 use wwproxy_protocol::{
     AppId, Secret,
     api::{
-        AckRequest, AckResponse, LeasedEvent, MAX_LEASE_WAIT, MAX_RECEIPTS, Receipt, Status,
-        decode_each_leased, decode_poll, path,
+        AckRequest, AckResponse, LeasedEvents, MAX_LEASE_WAIT, MAX_RECEIPTS, Receipt, Status, decode_lease,
+        decode_poll, path,
     },
-    message::{EventDetails, EventMessage, InvalidMessage},
+    message::{EventDetails, EventMessage},
 };
 
 use crate::{
     Error, HandlerError, LeaseOptions, ListenOptions, Run, Subscription, Tap,
     api_client::ApiClient,
-    response::{read_json, read_text, undecodable, unreadable},
+    response::{read_json, read_text, unreadable},
 };
 
 /// The largest response without events, in bytes. A response to an ack request may list every receipt as stale.
@@ -35,7 +35,8 @@ const MAX_SMALL_RESPONSE_BYTES: usize = 4 << 20;
 ///
 /// # async fn run() -> Result<(), wwproxy_sdk::Error> {
 /// let client = Client::builder("https://proxy.example.com").app_id("my.bot").token("…").build()?;
-/// for event in client.lease(LeaseOptions::new().max(10).wait(Duration::from_secs(20))).await? {
+/// let leased = client.lease(LeaseOptions::new().max(10).wait(Duration::from_secs(20))).await?;
+/// for event in leased.events {
 ///     println!("{}: {} bytes", event.id, event.body.len());
 ///     client.ack([event.receipt]).await?;
 /// }
@@ -99,14 +100,14 @@ impl Client {
     /// Waits for the first event as long as the options say.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol): no event of the response can be decoded, as their encoding is unknown. If
-    /// some of them can, these are returned; the others stay leased until their lease expires, and are logged.
-    pub async fn lease(&self, options: LeaseOptions) -> Result<Vec<LeasedEvent>, Error> {
+    /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol): the response is not that of a wwproxy server. An event that this client
+    /// cannot decode is no error: see [`LeasedEvents::undecodable`].
+    pub async fn lease(&self, options: LeaseOptions) -> Result<LeasedEvents, Error> {
         let (url, body) = (self.api.url(&path::lease(self.app_id()))?, options.request());
         let timeout = self.api.request_timeout() + options.wait.min(MAX_LEASE_WAIT);
         let response = self.api.send(|http| http.post(url.clone()).timeout(timeout).json(&body)).await?;
         let text = read_text(response, self.api.max_response_bytes()).await?;
-        readable(decode_each_leased(&text).map_err(unreadable)?)
+        decode_lease(&text).map_err(unreadable)
     }
 
     /// Acknowledges leased events: the server deletes them. Receipts of expired leases are returned as
@@ -194,28 +195,6 @@ impl Client {
     #[must_use = "dropping the tap ends it"]
     pub fn tap(&self, options: ListenOptions) -> Tap {
         Tap::start(self.api.clone(), options)
-    }
-}
-
-/// The events of a lease that can be decoded, or the first error if there is none. The server has leased all of them to this client,
-/// so that one of a later version must not withhold the others again and again.
-fn readable(events: Vec<Result<LeasedEvent, InvalidMessage>>) -> Result<Vec<LeasedEvent>, Error> {
-    let (mut readable, mut errors) = (Vec::with_capacity(events.len()), Vec::new());
-    for event in events {
-        match event {
-            Ok(event) => readable.push(event),
-            Err(error) => errors.push(error),
-        }
-    }
-    if !readable.is_empty() {
-        for error in errors {
-            tracing::warn!(%error, "a leased event cannot be decoded and will be redelivered");
-        }
-        return Ok(readable);
-    }
-    match errors.into_iter().next() {
-        Some(error) => Err(undecodable(error)),
-        None => Ok(readable),
     }
 }
 

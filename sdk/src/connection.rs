@@ -15,7 +15,7 @@ use tokio_tungstenite::{
 };
 use wwproxy_protocol::{
     ClientMessage, EventId, ServerMessage,
-    message::{EventMessage, Hello},
+    message::{EventMessage, Hello, UndecodableEvent},
 };
 
 pub(crate) use self::handshake::connect;
@@ -270,9 +270,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
                 }
                 item
             }
-            ServerMessage::Undecodable { id, reason } => {
+            ServerMessage::Undecodable(event) => {
                 self.report_ready();
-                self.leave_undecodable(&id, &reason)?;
+                self.leave_undecodable(&event)?;
                 None
             }
             ServerMessage::Gap { missed } => self.handler.on_gap(missed),
@@ -285,7 +285,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
     }
 
     /// Leaves an event that cannot be decoded on the server, so that it does not hold up the events after it.
-    fn leave_undecodable(&mut self, id: &EventId, reason: &str) -> Result<(), Error> {
+    fn leave_undecodable(&mut self, event: &UndecodableEvent) -> Result<(), Error> {
+        let UndecodableEvent { id, reason } = event;
         tracing::warn!(%id, reason, "an event cannot be decoded and will be redelivered");
         let message = format!("event {id} cannot be decoded and stays on the server: {reason}");
         (self.on_state)(&State::Undecodable { error: Error::new(ErrorKind::Protocol, message) });

@@ -105,10 +105,10 @@ pub use wwproxy_protocol::{
     AppId, Encoding, EventId, Headers, InvalidId, InvalidSource, Origin, Secret, Source, SourceName,
     SourceSettings, Verification,
     api::{
-        AckRequest, AckResponse, ArmStatus, LeasedEvent, Receipt, Refusal, RegistrationStatus, SourceStatus,
-        Status, path::hook as hook_path, path::source_hook as source_hook_path,
+        AckRequest, AckResponse, ArmStatus, LeasedEvent, LeasedEvents, Receipt, Refusal, RegistrationStatus,
+        SourceStatus, Status, path::hook as hook_path, path::source_hook as source_hook_path,
     },
-    message::{EventDetails, EventMessage},
+    message::{EventDetails, EventMessage, UndecodableEvent},
     scheme, sha256_hex, sign_watson_work,
     text::{is_unsafe_to_show, sanitize},
     verify_watson_work,

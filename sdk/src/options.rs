@@ -170,7 +170,7 @@ pub enum State {
         /// The delay before the next attempt.
         delay: Duration,
     },
-    /// An event cannot be decoded, as its encoding is of a later version, and is skipped. It stays on the server, which redelivers
+    /// An event cannot be decoded, as its encoding or metadata is of a later version, and is skipped. It stays on the server, which redelivers
     /// it after a minute; the connection stays open.
     #[non_exhaustive]
     Undecodable {

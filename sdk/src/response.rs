@@ -4,7 +4,7 @@ use std::{error::Error as StdError, time::Duration};
 
 use reqwest::{Response, header};
 use serde::de::DeserializeOwned;
-use wwproxy_protocol::{api::Problem, message::InvalidMessage};
+use wwproxy_protocol::api::Problem;
 
 use crate::{Error, ErrorKind, error::sanitize, failure::transport_error};
 
@@ -38,16 +38,6 @@ pub(crate) async fn read_json<T: DeserializeOwned>(response: Response, limit: us
 /// The error for a body that violates the protocol.
 pub(crate) fn unreadable(error: impl StdError + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Protocol, NOT_A_WWPROXY_SERVER).with_source(error)
-}
-
-/// The error for an event that cannot be decoded. Permanent, as the same event would come again.
-pub(crate) fn undecodable(error: InvalidMessage) -> Error {
-    match error {
-        InvalidMessage::Encoding(_) | InvalidMessage::UnknownEncoding(_) => {
-            Error::new(ErrorKind::Protocol, format!("an event cannot be decoded: {error}"))
-        }
-        InvalidMessage::Json(_) | InvalidMessage::Missing(_) => unreadable(error),
-    }
 }
 
 const NOT_A_WWPROXY_SERVER: &str = "this does not look like a wwproxy server; check the server's address";

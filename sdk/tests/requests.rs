@@ -13,7 +13,7 @@ use std::{
 
 use common::{FakeServer, Reply, Request, platform};
 use futures_util::future::join_all;
-use wwproxy_sdk::{AckRequest, Client, ErrorKind, LeaseOptions, Receipt, Secret};
+use wwproxy_sdk::{AckRequest, Client, ErrorKind, LeaseOptions, Receipt, Secret, scheme::Covers};
 
 const STATUS: &str = r#"{"registration":{"scheme":"watsonwork"},"stored":1,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
 const DISCOVERY: &str = "GET /.well-known/oauth-authorization-server";
@@ -276,6 +276,7 @@ async fn events_keep_their_bytes_and_order() {
     let drained: Vec<_> = drained.iter().map(|event| (event.id.as_str(), event.body.as_ref())).collect();
     assert_eq!(drained, [("b", &b" {\"n\" : 1.50}\n"[..]), ("a", b"[]")]);
     let leased = client.lease(LeaseOptions::new().max(5).wait(Duration::from_millis(1500))).await.unwrap();
+    let leased = leased.events;
     assert_eq!(leased[0].body.as_ref(), b" {\"n\" : 1.50}\n");
     assert_eq!(leased[0].details.attempt, Some(2));
     let settled = client.ack([leased[0].receipt.clone()]).await.unwrap();
@@ -308,7 +309,7 @@ async fn bodies_that_are_not_json_are_decoded() {
     })
     .await;
     let client = client(&fake);
-    let leased = client.lease(LeaseOptions::new()).await.unwrap();
+    let leased = client.lease(LeaseOptions::new()).await.unwrap().events;
     assert_eq!((leased[0].text().unwrap(), &leased[1].bytes()[..]), ("a=%C3%A9", &b"\xff\xfe"[..]));
     assert_eq!(leased[0].form().next().unwrap(), ("a".into(), "é".into()));
     assert_eq!(leased[0].content_type(), Some("application/x-www-form-urlencoded"));
@@ -321,21 +322,44 @@ async fn bodies_that_are_not_json_are_decoded() {
 }
 
 #[tokio::test]
-async fn an_event_of_an_unknown_encoding_does_not_withhold_the_others() {
-    let unknown = r#"{"id":"1","receipt":"a","encoding":"cbor","data":"?"}"#;
-    let known = r#"{"id":"2","receipt":"b","encoding":"json","data":{}}"#;
+async fn events_that_cannot_be_decoded_are_named_and_do_not_withhold_the_others() {
+    let bad = [
+        r#"{"id":"1","receipt":"a","encoding":"cbor","data":"?"}"#,
+        r#"{"id":"2","receipt":"b","attempt":-1,"encoding":"json","data":{}}"#,
+        r#"{"id":"3","receipt":"c","source":"a/b","encoding":"json","data":{}}"#,
+    ];
+    let newer = r#"{"id":"4","receipt":"d","source":"repo","verification":{"scheme":"new","secret":1,"signed":"headers",
+        "covers":"headers"},"encoding":"json","data":{}}"#;
     let is_first = AtomicUsize::new(0);
-    let fake = proxy(3600, move |_| match is_first.fetch_add(1, Ordering::SeqCst) {
-        0 => Reply::json(200, format!(r#"{{"events":[{unknown},{known}]}}"#)),
-        _ => Reply::json(200, format!(r#"{{"events":[{unknown}]}}"#)),
+    let fake = proxy(3600, move |request| match is_first.fetch_add(1, Ordering::SeqCst) {
+        _ if request.line == "GET /webhooks/bot" => {
+            Reply::json(200, r#"{"1":{"encoding":"cbor","data":"?"},"2":{"attempt":-1}}"#)
+        }
+        0 => Reply::json(200, format!(r#"{{"events":[{},{newer}]}}"#, bad.join(","))),
+        1 => Reply::json(200, format!(r#"{{"events":[{}]}}"#, bad[0])),
+        _ => Reply::json(200, r#"{"events":[{"receipt":"a","data":{}}]}"#),
     })
     .await;
     let client = client(&fake);
     let leased = client.lease(LeaseOptions::new()).await.unwrap();
-    assert_eq!(leased.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(), ["2"]);
-    let error = client.lease(LeaseOptions::new()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Protocol);
-    assert!(error.to_string().contains("unknown encoding \"cbor\"; update this client"), "{error}");
+    assert_eq!(leased.events.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(), ["4"]);
+    assert_eq!(leased.events[0].verification().unwrap().covers, Covers::Unknown);
+    let left: Vec<_> = leased.undecodable.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        left,
+        [
+            "event 1 cannot be decoded: the data of the message has the unknown encoding \"cbor\"; update this client",
+            "event 2 cannot be decoded: the message has an unreadable attempt; update this client",
+            "event 3 cannot be decoded: the message has an unreadable source; update this client",
+        ]
+    );
+    let none = client.lease(LeaseOptions::new()).await.unwrap();
+    assert_eq!((none.events.len(), none.undecodable.len()), (0, 1));
+    assert_eq!(client.lease(LeaseOptions::new()).await.unwrap_err().kind(), ErrorKind::Protocol);
+    // A poll has no metadata: what looks like it is the body.
+    let polled = client.drain(None).await.unwrap();
+    let bodies: Vec<_> = polled.iter().map(|event| &event.body[..]).collect();
+    assert_eq!(bodies, [&br#"{"encoding":"cbor","data":"?"}"#[..], br#"{"attempt":-1}"#]);
 }
 
 #[tokio::test]

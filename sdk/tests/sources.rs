@@ -3,7 +3,7 @@
 mod common;
 
 use common::{FakeServer, Reply, Request};
-use wwproxy_sdk::{Client, Error, ErrorKind, Secret, SourceSettings};
+use wwproxy_sdk::{Client, Error, ErrorKind, Secret, SourceSettings, scheme::Covers};
 
 const SOURCE: &str = r#"{"name":"repo","scheme":"github","covers":"body","verified":true,"secrets":1,"hook":"https://p/hook/bot/repo","lastAccepted":null,"lastRefused":null,"later":1}"#;
 const ARMED: &str = r#"{"armedUntil":"2026-01-31T12:00:00.000Z","done":false}"#;
@@ -51,6 +51,22 @@ async fn sources_are_registered_listed_armed_and_deleted() {
     assert_eq!(fake.count("DELETE /webhooks/bot/sources/repo"), 1);
     let refusals = client.refusals().await.unwrap();
     assert_eq!((refusals[0].count, refusals[0].sha256.as_deref()), (2, None));
+}
+
+#[tokio::test]
+async fn a_source_of_a_newer_server_is_read() {
+    let source = SOURCE.replace(r#""covers":"body""#, r#""covers":"headers""#);
+    let status = r#""registration":null,"stored":0,"leased":0,"dropped":0,"storedBytes":0,"oldestAgeMs":null,"clients":0"#;
+    let (_fake, client) = start(move |request| match request.line.as_str() {
+        "GET /webhooks/bot/status" => Reply::json(200, format!(r#"{{{status},"sources":[{source}]}}"#)),
+        "GET /webhooks/bot/sources" => Reply::json(200, format!(r#"{{"sources":[{source}]}}"#)),
+        _ => Reply::json(200, &source),
+    })
+    .await;
+    let one = client.source(&"repo".parse().unwrap()).await.unwrap();
+    assert_eq!((one.covers, one.verified), (Covers::Unknown, true));
+    assert_eq!(client.sources().await.unwrap(), std::slice::from_ref(&one));
+    assert_eq!(client.status().await.unwrap().sources, Some(vec![one]));
 }
 
 /// All calls, each with the error that the server caused.

@@ -3,7 +3,10 @@
 //! `GET /webhooks/{appId}` removes events before they are printed. So events are leased, printed, and acknowledged after the write.
 //! Events that cannot be written are released.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -25,13 +28,16 @@ const LEASE_EVENTS: u32 = 100;
 const MAX_RECEIPTS: usize = 1000;
 /// How long one lease request waits for events: the limit of the server.
 const MAX_WAIT: Duration = Duration::from_secs(50);
+/// How many events that cannot be decoded the report names.
+const MAX_NAMED: usize = 10;
 /// The minimum interval between requests to a server that answers at once although it should wait.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Print the stored events as one JSON object, `{"<id>":<body>,...}`, and take them from the server
 ///
 /// A body that is JSON is printed byte for byte, text as a JSON string, other bytes as `{"encoding":"base64","data":"…"}`.
-/// Events are acknowledged only after they were written: a failed write loses none. Without --max it prints the events that were
+/// Events are acknowledged only after they were written: a failed write loses none. Events that this version cannot decode stay on the
+/// server: they are reported, and the exit code is 1. Without --max it prints the events that were
 /// stored when it started, so that it ends even if more arrive.
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -64,6 +70,7 @@ impl Get {
             keep: self.keep,
             printed: 0,
             seen: HashSet::new(),
+            undecodable: BTreeMap::new(),
             unsettled: Vec::new(),
         };
         let result = printer.print_all(self.max, self.wait.unwrap_or_default()).await;
@@ -75,7 +82,16 @@ impl Get {
         };
         let ended = if end.is_empty() { Ok(false) } else { printer.write(end).await };
         printer.release().await;
-        result.and(ended).map(drop)
+        let result = result.and(ended).map(drop);
+        if printer.undecodable.is_empty() {
+            return result;
+        }
+        let left = left_events(&printer.undecodable);
+        if result.is_err() {
+            print_message(&left);
+            return result;
+        }
+        Err(anyhow::anyhow!(left))
     }
 }
 
@@ -88,6 +104,8 @@ struct Printer<'a, W = Stdout> {
     printed: u32,
     /// With `keep`: the printed events. An event is redelivered if its lease expires before it is released.
     seen: HashSet<EventId>,
+    /// Why events cannot be decoded. They are not printed, and stay on the server.
+    undecodable: BTreeMap<EventId, String>,
     unsettled: Vec<Receipt>,
 }
 
@@ -116,14 +134,20 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
             let options =
                 LeaseOptions::new().max(LEASE_EVENTS.min(max - self.printed)).wait(wait.min(MAX_WAIT));
             let asked = Instant::now();
-            let events = select! {
+            let leased = select! {
                 // The server releases the events of a response that it cannot write.
                 () = self.shutdown.requested() => return Ok(true),
-                events = self.client.lease(options) => events.map_err(explain)?,
+                leased = self.client.lease(options) => leased.map_err(explain)?,
             };
+            let known = self.undecodable.len();
+            self.undecodable.extend(leased.undecodable.into_iter().map(|event| (event.id, event.reason)));
+            let events = leased.events;
+            if events.is_empty() && self.undecodable.len() > known {
+                continue;
+            }
             if events.is_empty() {
                 if wait.is_zero() {
-                    if self.printed == 0 {
+                    if self.printed == 0 && self.undecodable.is_empty() {
                         self.report_unavailable().await;
                     }
                     break;
@@ -215,6 +239,16 @@ fn text(events: &[LeasedEvent], first: bool, terminal: bool) -> Vec<u8> {
         text.extend_from_slice(&escape_json(event.json_value().as_bytes(), terminal));
     }
     text
+}
+
+/// Reports the events that cannot be decoded.
+fn left_events(events: &BTreeMap<EventId, String>) -> String {
+    let (one, many) = ("event cannot be decoded and stays", "events cannot be decoded and stay");
+    let left = counted(events.len() as u64, one, many);
+    let named = events.iter().take(MAX_NAMED).map(|(id, reason)| format!("{id} ({reason})"));
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = if events.len() > MAX_NAMED { ", …" } else { "" };
+    format!("{left} on the server: {named}{more}")
 }
 
 /// Adds advice if the server has no lease endpoint: `404` or `405` without a problem document is an older proxy.

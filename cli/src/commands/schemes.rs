@@ -92,6 +92,7 @@ fn covers(scheme: &Scheme) -> &'static str {
         Covers::Body => "body",
         Covers::Url => "url",
         Covers::Nothing => "nothing",
+        Covers::Unknown => "unknown",
     }
 }
 

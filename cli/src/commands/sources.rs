@@ -137,6 +137,7 @@ fn verifies(source: &SourceStatus) -> &'static str {
         Covers::Body => "body",
         Covers::Url => "URL, not the body",
         Covers::Nothing => "not the body",
+        Covers::Unknown => "unknown",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -19,6 +19,27 @@ use crate::{
 /// More than a pipe holds (Linux: 64 KiB).
 fn large() -> String {
     format!("{{\"text\":\"{}\"}}", "x".repeat(200_000))
+}
+
+const STATUS: &str = r#"{"registration":{"scheme":"watsonwork"},"stored":9,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
+const SETTLED: &str = r#"{"acked":1,"released":0,"stale":[]}"#;
+
+/// Accepts a connection, and reads the head of its request.
+fn accept(proxy: &TcpListener) -> (TcpStream, String) {
+    let mut request = BufReader::new(proxy.accept().unwrap().0);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(request.read_line(&mut head).unwrap(), 0, "{head}");
+    }
+    (request.into_inner(), head)
+}
+
+/// Answers a request to this path.
+fn answer(proxy: &TcpListener, path: &str, body: &str) {
+    let (mut stream, head) = accept(proxy);
+    assert!(head.lines().next().unwrap().contains(path), "{head}");
+    let length = body.len();
+    write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
 }
 
 fn events(printed: &str) -> BTreeMap<String, Value> {
@@ -140,31 +161,58 @@ fn a_signal_between_two_leases_leaves_valid_json() {
     let args = ["get", "--server", &server, "--token", "t"];
     let get = world.command(&args).stdout(Stdio::piped()).spawn().unwrap();
     let event = r#"{"events":[{"id":"1","attempt":1,"receipt":"r","receivedAt":0,"headers":[],"data":{}}]}"#;
-    let settled = r#"{"acked":1,"released":0,"stale":[]}"#;
-    let status = r#"{"registration":null,"stored":9,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
-    let asked = || {
-        let mut request = BufReader::new(proxy.accept().unwrap().0);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert_ne!(request.read_line(&mut head).unwrap(), 0, "{head}");
-        }
-        (request.into_inner(), head)
-    };
-    for (path, answer) in [("/status ", status), ("/lease ", event), ("/ack ", settled)] {
-        let (mut stream, head) = asked();
-        assert!(head.lines().next().unwrap().contains(path), "{head}");
-        write!(
-            stream,
-            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{answer}",
-            answer.len()
-        )
-        .unwrap();
+    for (path, body) in [("/status ", STATUS), ("/lease ", event), ("/ack ", SETTLED)] {
+        answer(&proxy, path, body);
     }
-    let _unanswered = asked();
+    let _unanswered = accept(&proxy);
     interrupt(&get);
     let output = get.wait_with_output().unwrap();
     assert!(output.status.success());
     assert_eq!(output.stdout, b"{\"1\":{}}\n");
+}
+
+#[test]
+fn events_that_cannot_be_decoded_are_reported_and_stay() {
+    let world = World::new();
+    let bad = |n| format!(r#"{{"id":"bad{n}","receipt":"b","source":"hunter2/a","data":{{}}}}"#);
+    let leased = |events: &[String]| format!(r#"{{"events":[{}]}}"#, events.join(","));
+    let good = r#"{"id":"good","receipt":"r","data":{"n":1}}"#.to_owned();
+    // Each lease, the output, and how many events stay.
+    let all: Vec<_> = (0..12).map(bad).collect();
+    for (leases, printed, count) in [
+        (
+            vec![leased(&[bad(0), good.clone()]), leased(&[])],
+            "{\"good\":{\"n\":1}}\n",
+            "1 event cannot be decoded and stays",
+        ),
+        // The same events again, whose leases have expired.
+        (
+            vec![leased(&all), leased(&[good]), leased(&all)],
+            "{\"good\":{\"n\":1}}\n",
+            "12 events cannot be decoded and stay",
+        ),
+        (vec![leased(&all), leased(&[])], "{}\n", "12 events cannot be decoded and stay"),
+    ] {
+        let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = format!("http://{}", proxy.local_addr().unwrap());
+        let mut get = world.command(&["get", "--server", &server, "--token", "t"]);
+        let get = get.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        answer(&proxy, "/status ", STATUS);
+        for lease in leases {
+            answer(&proxy, "/lease ", &lease);
+            if lease.contains("good") {
+                answer(&proxy, "/ack ", SETTLED);
+            }
+        }
+        let output = get.wait_with_output().unwrap();
+        let messages = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{messages}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), printed);
+        let first = "on the server: bad0 (the message has an unreadable source; update this client)";
+        assert!(messages.contains(&format!("{count} {first}")), "{messages}");
+        assert_eq!(messages.contains(", …"), count.starts_with("12"), "{messages}");
+        assert!(!messages.contains("hunter2"), "{messages}");
+    }
 }
 
 #[test]

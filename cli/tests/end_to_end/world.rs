@@ -131,7 +131,7 @@ impl World {
 
     /// Leases the stored events, with their metadata.
     pub(crate) fn lease(&self) -> Vec<LeasedEvent> {
-        self.with_client(async |client| client.lease(LeaseOptions::new().max(1000)).await)
+        self.with_client(async |client| Ok(client.lease(LeaseOptions::new().max(1000)).await?.events))
     }
 
     fn with_client<T>(&self, call: impl AsyncFnOnce(Client) -> Result<T, Error>) -> T {

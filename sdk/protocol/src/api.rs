@@ -9,8 +9,8 @@ mod oauth;
 mod sources;
 
 pub use events::{
-    AckRequest, AckResponse, LeaseRequest, LeaseResponse, LeasedEvent, PollResponse, Receipt,
-    decode_each_leased, decode_lease, decode_poll,
+    AckRequest, AckResponse, LeaseRequest, LeaseResponse, LeasedEvent, LeasedEvents, PollResponse, Receipt,
+    decode_lease, decode_poll,
 };
 pub use oauth::{AuthorizationServer, TokenResponse};
 pub use sources::{ARMED_SECONDS, ArmStatus, MAX_SOURCES, Refusal, Refusals, SourceStatus, Sources};

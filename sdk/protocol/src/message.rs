@@ -14,8 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use self::event::event_id;
-pub use self::event::{EventDetails, EventMessage};
+pub use self::event::{EventDetails, EventMessage, UndecodableEvent};
 use crate::{AppId, EventId, json};
 
 /// A websocket message from a client.
@@ -143,13 +142,8 @@ pub enum ServerMessage {
     Hello(Hello),
     /// An event.
     Event(Box<EventMessage>),
-    /// An event whose body cannot be decoded: its encoding is unknown, or the body is not of its encoding.
-    Undecodable {
-        /// The event's id.
-        id: EventId,
-        /// Why not.
-        reason: String,
-    },
+    /// An event that cannot be decoded.
+    Undecodable(UndecodableEvent),
     /// To a tap: events were skipped.
     Gap {
         /// The number of skipped events.
@@ -178,10 +172,7 @@ impl ServerMessage {
     fn parse_event(text: &str) -> Result<Self, InvalidMessage> {
         match EventMessage::parse(text) {
             Ok(event) => Ok(Self::Event(Box::new(event))),
-            Err(error @ (InvalidMessage::Encoding(_) | InvalidMessage::UnknownEncoding(_))) => {
-                Ok(Self::Undecodable { id: event_id(text)?, reason: error.to_string() })
-            }
-            Err(error) => Err(error),
+            Err(error) => UndecodableEvent::new(text, error).map(Self::Undecodable),
         }
     }
 
@@ -201,6 +192,10 @@ pub enum InvalidMessage {
     /// A required member is missing or invalid.
     #[error("the message has no {0}")]
     Missing(&'static str),
+    /// A member of the metadata of an event has the wrong type, or a value of a later version. The value is not shown, as it may be
+    /// secret.
+    #[error("the message has an unreadable {0}; update this client")]
+    Metadata(&'static str),
     /// The body is not a string of its encoding.
     #[error("the data of the message is not {0}")]
     Encoding(&'static str),

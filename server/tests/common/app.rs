@@ -142,7 +142,9 @@ impl App {
         let response = self.lease_response(wanted).await;
         let (status, body) = (response.status(), response.text().await.unwrap());
         assert_eq!(status, 200, "{body}");
-        api::decode_lease(&body).unwrap()
+        let leased = api::decode_lease(&body).unwrap();
+        assert_eq!(leased.undecodable, []);
+        leased.events
     }
 
     /// Settles receipts, and returns the response.

@@ -48,7 +48,7 @@ async fn check(app: &App, encoding: &str, kind: Option<&str>, body: &[u8]) {
         "{name}"
     );
     let client = wwproxy_protocol::api::decode_lease(&text).unwrap();
-    assert!(client[0].body == body, "the client's parser: {name}");
+    assert!(client.events[0].body == body, "the client's parser: {name}");
     app.settle(json!({"release": [leased["receipt"]]})).await;
 
     let (mut v2, _) = app.listen_v2("").await;

@@ -185,7 +185,7 @@ async fn lease(workload: &Workload, app: &App) -> Option<()> {
     let response = response.error_for_status().ok()?.text().await.ok()?;
     let mut receipts: Vec<Receipt> = Vec::new();
     let mut keys = Vec::new();
-    for event in api::decode_lease(&response).unwrap() {
+    for event in api::decode_lease(&response).unwrap().events {
         if let Some(key) = workload.deliver_unless_skipped(event.id.as_str(), &event.body) {
             receipts.push(event.receipt);
             keys.push(key);

@@ -101,8 +101,8 @@ async fn check_lease_wait(app: &App) {
     tokio::pin!(lease);
     assert!(timeout(WAITING, lease.as_mut()).await.is_err(), "the queue is empty");
     app.post_stored(r#"{"n":2}"#).await;
-    let events = timeout(DEADLINE, lease).await.unwrap().unwrap();
-    let receipts: Vec<_> = events.into_iter().map(|event| event.receipt).collect();
+    let leased = timeout(DEADLINE, lease).await.unwrap().unwrap();
+    let receipts: Vec<_> = leased.events.into_iter().map(|event| event.receipt).collect();
     assert_eq!(app.client.ack(receipts).await.unwrap().acked, 1);
 }
 

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     Event, EventId, encoding, json,
-    message::{EventMessage, InvalidMessage},
+    message::{EventMessage, InvalidMessage, UndecodableEvent},
 };
 
 /// Body of `POST /webhooks/{appId}/lease`. An empty body is `{}`.
@@ -78,6 +78,15 @@ impl LeasedEvent {
     }
 }
 
+/// The events of a lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeasedEvents {
+    /// The events, in order of arrival.
+    pub events: Vec<LeasedEvent>,
+    /// The events that cannot be decoded. They are leased as well, and redelivered when their lease expires.
+    pub undecodable: Vec<UndecodableEvent>,
+}
+
 /// Builds the response of a lease, event by event: `{"events":[…]}`.
 pub struct LeaseResponse(String);
 
@@ -107,21 +116,25 @@ impl LeaseResponse {
     }
 }
 
-/// Parses the response of a lease.
-pub fn decode_lease(text: &str) -> Result<Vec<LeasedEvent>, InvalidMessage> {
-    decode_each_leased(text)?.into_iter().collect()
-}
-
-/// Parses the response of a lease, each event on its own: one that cannot be decoded does not withhold the others, which are
-/// leased to the client as well.
-pub fn decode_each_leased(text: &str) -> Result<Vec<Result<LeasedEvent, InvalidMessage>>, InvalidMessage> {
+/// Parses the response of a lease. An event that cannot be decoded does not withhold the others.
+///
+/// # Errors
+/// The response is not that of a lease, or an event has no valid id.
+pub fn decode_lease(text: &str) -> Result<LeasedEvents, InvalidMessage> {
     #[derive(Deserialize)]
     struct Response<'a> {
         #[serde(borrow)]
         events: Vec<&'a RawValue>,
     }
     let response: Response<'_> = serde_json::from_str(text)?;
-    Ok(response.events.into_iter().map(|event| LeasedEvent::parse(event.get())).collect())
+    let mut leased = LeasedEvents::default();
+    for event in response.events {
+        match LeasedEvent::parse(event.get()) {
+            Ok(event) => leased.events.push(event),
+            Err(error) => leased.undecodable.push(UndecodableEvent::new(event.get(), error)?),
+        }
+    }
+    Ok(leased)
 }
 
 /// Builds the response of a poll, event by event: `{"<eventId>":<body>,…}` in order of arrival. A body that is text is a JSON
@@ -240,13 +253,13 @@ mod tests {
         }
         let response = response.finish();
         let decoded = decode_lease(&response).unwrap();
-        assert_eq!(decoded.len(), 2);
-        for (got, sent) in decoded.iter().zip(&events) {
+        assert_eq!((decoded.events.len(), &decoded.undecodable[..]), (2, &[][..]));
+        for (got, sent) in decoded.events.iter().zip(&events) {
             assert_eq!((&got.id, &got.body, &got.receipt), (&sent.id, &sent.body, &receipt));
             assert_eq!(got.details.headers, sent.headers);
             assert_eq!(got.details.query, sent.query);
             assert_eq!(got.details.attempt, Some(2));
         }
-        assert_eq!(decode_lease(&LeaseResponse::default().finish()).unwrap(), []);
+        assert_eq!(decode_lease(&LeaseResponse::default().finish()).unwrap(), LeasedEvents::default());
     }
 }

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, str::Utf8Error, time::SystemTime};
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::{InvalidMessage, id_text};
@@ -26,6 +26,27 @@ pub struct EventMessage {
     pub body: Bytes,
     /// The metadata, which only a `wwproxy.v2` server sends.
     pub details: EventDetails,
+}
+
+/// An event whose metadata or body this client cannot decode, for example because its encoding is of a later version. It does not
+/// hold up other events, and stays on the server, which redelivers it when its lease expires.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("event {id} cannot be decoded: {reason}")]
+pub struct UndecodableEvent {
+    /// The event's id.
+    pub id: EventId,
+    /// Why it cannot be decoded.
+    pub reason: String,
+}
+
+impl UndecodableEvent {
+    /// The event of this message, whose parsing failed. If it has no valid id either, the error is returned.
+    pub(crate) fn new(text: &str, error: InvalidMessage) -> Result<Self, InvalidMessage> {
+        match event_id(text) {
+            Ok(id) => Ok(Self { id, reason: error.to_string() }),
+            Err(_) => Err(error),
+        }
+    }
 }
 
 /// The metadata of an event. Empty in a legacy message, and in a poll.
@@ -187,24 +208,32 @@ impl EventDetails {
         let text = |raw: Option<&RawValue>| raw.and_then(json::string).map(Cow::into_owned);
         let has_origin = source.is_some();
         let origin = Origin {
-            source: source.map(|raw| serde_json::from_str(raw.get())).transpose()?.unwrap_or_default(),
+            source: metadata("source", source)?.unwrap_or_default(),
             tail: text(tail),
             event_type: text(event_type),
             delivery_id: text(delivery_id),
-            verification: verification.map(|raw| serde_json::from_str(raw.get())).transpose()?.flatten(),
+            verification: metadata("verification", verification)?.flatten(),
         };
         Ok(Self {
             origin,
             has_origin,
-            attempt: attempt.map(|raw| serde_json::from_str(raw.get())).transpose()?,
+            attempt: metadata("attempt", attempt)?,
             received_at: received_at.and_then(|text| humantime::parse_rfc3339(&text).ok()),
-            headers: headers.map(|raw| serde_json::from_str(raw.get())).transpose()?.unwrap_or_default(),
+            headers: metadata("headers", headers)?.unwrap_or_default(),
             query: text(query),
         })
     }
 }
 
-pub(super) fn event_id(text: &str) -> Result<EventId, InvalidMessage> {
+/// Deserializes a member of the metadata.
+fn metadata<'a, T: Deserialize<'a>>(
+    name: &'static str,
+    value: Option<&'a RawValue>,
+) -> Result<Option<T>, InvalidMessage> {
+    value.map(|raw| serde_json::from_str(raw.get())).transpose().map_err(|_| InvalidMessage::Metadata(name))
+}
+
+fn event_id(text: &str) -> Result<EventId, InvalidMessage> {
     let [id] = json::members(text, ["id"])?;
     id.and_then(id_text).and_then(|id| id.parse().ok()).ok_or(InvalidMessage::Missing("id"))
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     Encoding, Event, Origin, SourceName, Verification,
-    api::{LeaseResponse, PollResponse, Receipt, decode_each_leased, decode_lease, decode_poll},
+    api::{LeaseResponse, PollResponse, Receipt, decode_lease, decode_poll},
     scheme::Covers,
 };
 
@@ -51,7 +51,8 @@ fn bodies_that_are_not_json_round_trip() {
     }
     let undecodable = ServerMessage::parse(r#"{"type":"event","id":"a","encoding":"base64","data":"?"}"#);
     let reason = "the data of the message is not base64".to_owned();
-    assert_eq!(undecodable.unwrap(), ServerMessage::Undecodable { id: "a".parse().unwrap(), reason });
+    let expected = UndecodableEvent { id: "a".parse().unwrap(), reason };
+    assert_eq!(undecodable.unwrap(), ServerMessage::Undecodable(expected));
 }
 
 /// Bodies of every kind that survives a legacy message and a poll.
@@ -83,7 +84,7 @@ fn bodies_of_any_kind_survive_every_carrier() {
         }
         let mut lease = LeaseResponse::default();
         lease.push(&sent, &Receipt::new("r"), 1);
-        assert!(decode_lease(&lease.finish()).unwrap()[0].body == sent.body);
+        assert!(decode_lease(&lease.finish()).unwrap().events[0].body == sent.body);
         let mut poll = PollResponse::default();
         poll.push(&sent);
         let poll = String::from_utf8(poll.finish()).unwrap();
@@ -107,7 +108,7 @@ fn what_a_poll_cannot_tell_apart_survives_a_lease() {
         assert_eq!(decode_poll(&poll).unwrap()[0].1, polled);
         let mut lease = LeaseResponse::default();
         lease.push(&sent, &Receipt::new("r"), 1);
-        assert_eq!(decode_lease(&lease.finish()).unwrap()[0].body, body);
+        assert_eq!(decode_lease(&lease.finish()).unwrap().events[0].body, body);
     }
     // JSON that only resembles the form is JSON.
     for body in [
@@ -191,10 +192,46 @@ fn an_encoding_that_is_unknown_or_does_not_fit_is_an_error() {
         let error = EventMessage::parse(event).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
-    let lease = r#"{"events":[{"id":"1","receipt":"a","encoding":"cbor","data":""},{"id":"2","receipt":"b","data":{}}]}"#;
-    assert!(decode_lease(lease).is_err());
-    let each = decode_each_leased(lease).unwrap();
-    assert!(each[0].is_err() && each[1].as_ref().is_ok_and(|event| event.id.as_str() == "2"));
+}
+
+#[test]
+fn an_event_with_unreadable_metadata_is_undecodable_and_says_which() {
+    let says = |name: &str| format!("the message has an unreadable {name}; update this client");
+    let verification = |covers: &str| {
+        format!(r#""verification":{{"scheme":"github","secret":1,"signed":"body","covers":{covers}}}"#)
+    };
+    for (members, reason) in [
+        (r#""attempt":4294967296"#, says("attempt")),
+        (r#""attempt":-1"#, says("attempt")),
+        (r#""attempt":"hunter2""#, says("attempt")),
+        (r#""source":"hunter2/a""#, says("source")),
+        (r#""source":7"#, says("source")),
+        (r#""headers":["hunter2"]"#, says("headers")),
+        (r#""headers":[["a","hunter2",1]]"#, says("headers")),
+        (r#""verification":"hunter2""#, says("verification")),
+        (r#""verification":{"scheme":"hunter2"}"#, says("verification")),
+        (&verification("7"), says("verification")),
+        (&verification("{}"), says("verification")),
+        (
+            r#""encoding":7"#,
+            "the data of the message has the unknown encoding \"7\"; update this client".into(),
+        ),
+    ] {
+        let event = format!(r#"{{"type":"event","id":"a","receipt":"r",{members},"data":{{}}}}"#);
+        let expected = UndecodableEvent { id: "a".parse().unwrap(), reason };
+        assert_eq!(ServerMessage::parse(&event).unwrap(), ServerMessage::Undecodable(expected.clone()));
+        let good = r#"{"id":"b","receipt":"s","data":{}}"#;
+        let leased = decode_lease(&format!(r#"{{"events":[{event},{good}]}}"#)).unwrap();
+        assert_eq!((&leased.events[0].id.as_str(), leased.events.len()), (&"b", 1));
+        assert_eq!(leased.undecodable, [expected]);
+    }
+    // A value of a later version is not an error.
+    let event = EventMessage::parse(&format!(r#"{{"id":"a",{},"data":{{}}}}"#, verification(r#""headers""#)));
+    assert_eq!(event.unwrap().verification().unwrap().covers, Covers::Unknown);
+    // Without an id an event can neither be named nor acknowledged.
+    assert!(decode_lease(r#"{"events":[{"receipt":"r","data":{}}]}"#).is_err());
+    let no_data = r#"{"type":"event","id":"a"}"#;
+    assert!(matches!(ServerMessage::parse(no_data).unwrap(), ServerMessage::Undecodable(_)));
 }
 
 #[test]
@@ -307,7 +344,7 @@ proptest! {
         let sent = Event { encoding: Encoding::of(&body), body, ..event("{}") };
         let mut lease = LeaseResponse::default();
         lease.push(&sent, &Receipt::new("r"), 1);
-        prop_assert_eq!(&decode_lease(&lease.finish()).unwrap()[0].body, &sent.body);
+        prop_assert_eq!(&decode_lease(&lease.finish()).unwrap().events[0].body, &sent.body);
         let parsed = |text: String| match ServerMessage::parse(&text) {
             Ok(ServerMessage::Event(got)) => got.body,
             other => panic!("{other:?}"),

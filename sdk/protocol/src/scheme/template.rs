@@ -84,6 +84,9 @@ pub enum Covers {
     Url,
     /// Neither: a token, or single fields.
     Nothing,
+    /// A value of a later version, which a server may send. No scheme of this version has it.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A field of a template is missing, unknown or wrong.
@@ -158,6 +161,7 @@ impl Template {
             Covers::Body => content.contains(&Part::Body) || content.has_form(),
             Covers::Url => content.contains(&Part::Url),
             Covers::Nothing => !content.contains(&Part::Body),
+            Covers::Unknown => false,
         };
         if covered { Ok(self) } else { Err(TemplateError::new("covers", "must say what the content covers")) }
     }
