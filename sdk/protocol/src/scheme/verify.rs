@@ -312,10 +312,11 @@ impl Unit {
 }
 
 impl EventSource {
+    /// The type, or type and action. Together they are as short as a single label.
     fn find(&self, request: &Request<'_>) -> Option<String> {
         let first = label(&self.0, request)?;
         match self.1.as_ref().and_then(|source| label(source, request)) {
-            Some(second) => Some(format!("{first}.{second}")),
+            Some(second) => Some(format!("{first}.{second}")).filter(|text| text.len() <= MAX_LABEL_BYTES),
             None => Some(first),
         }
     }

@@ -221,6 +221,24 @@ fn the_type_of_a_form_has_the_action_of_its_payload() {
 }
 
 #[test]
+fn a_type_of_more_than_256_bytes_is_left_out_also_if_its_parts_are_shorter() {
+    let secret = Secret::new("s");
+    for (action, is_kept) in [(155, true), (156, false)] {
+        let body = format!(r#"{{"action":"{}"}}"#, "a".repeat(action));
+        let event = "e".repeat(100);
+        let signature = format!("sha256={}", wwproxy_protocol::sign_watson_work(&secret, body.as_bytes()));
+        let headers = [("X-Hub-Signature-256", signature.as_bytes()), ("X-GitHub-Event", event.as_bytes())];
+        let request = Request::new("POST", &headers, body.as_bytes());
+        let verified = preset("github")
+            .unwrap()
+            .scheme
+            .verify(std::slice::from_ref(&secret), &request, std::time::UNIX_EPOCH)
+            .unwrap();
+        assert_eq!(verified.event_type.map(|text| text.len()), is_kept.then_some(256));
+    }
+}
+
+#[test]
 fn a_signature_in_authorization_and_a_secret_of_a_handshake_are_known() {
     let with_authorization: Vec<_> =
         presets().filter(|preset| preset.scheme.keeps_authorization()).map(|preset| &preset.name).collect();
