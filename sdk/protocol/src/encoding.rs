@@ -76,7 +76,7 @@ impl Encoding {
     }
 
     /// The encoding of a `data` whose message does not name one: of a legacy message, or in a poll. A string is text: a JSON
-    /// body that is one string cannot be told apart from it.
+    /// body that is one string cannot be distinguished from it.
     pub(crate) fn of_unmarked(data: &RawValue) -> Self {
         if json::string(data).is_some() { Self::Text } else { Self::Json }
     }

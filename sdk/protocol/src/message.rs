@@ -5,7 +5,7 @@
 //! server sends a hello first.
 //!
 //! A legacy message does not name the encoding of a body that is JSON or text. A string is taken as text, so a JSON body that is one
-//! string cannot be told apart, and a byte order mark before JSON is lost. A `wwproxy.v2` message has neither ambiguity.
+//! string cannot be distinguished, and a byte order mark before JSON is lost. A `wwproxy.v2` message has neither ambiguity.
 
 mod event;
 

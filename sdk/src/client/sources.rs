@@ -99,7 +99,7 @@ impl Client {
     }
 
     /// Sends a request to a path of one source. A 404 means that there is no such source, or that the server knows no sources
-    /// at all, which the list of sources tells apart.
+    /// at all, which a request for the list of sources distinguishes.
     async fn send_to_source(
         &self,
         path: &str,

@@ -10,7 +10,7 @@ use super::{
     sources,
 };
 
-/// The answer is `201`, whether the source is new or not, as ever.
+/// The answer is `201`, whether the source is new or not, as in the original contract.
 pub(super) async fn register(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
     sources::put(app, &SourceName::default(), context, request).await?;
     Ok(empty(StatusCode::CREATED))

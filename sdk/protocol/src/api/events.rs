@@ -170,7 +170,7 @@ impl PollResponse {
 /// Parses the response of a poll: ids and exact bodies, in order of arrival.
 ///
 /// A poll does not say how a body is encoded. A string is taken as text, and exactly `{"encoding":"base64","data":"…"}` as other
-/// bytes, so a JSON body of one of these forms cannot be told apart. A byte order mark before JSON is lost. A lease has
+/// bytes, so a JSON body of one of these forms cannot be distinguished. A byte order mark before JSON is lost. A lease has
 /// neither ambiguity.
 pub fn decode_poll(text: &str) -> Result<Vec<(EventId, Bytes)>, InvalidMessage> {
     let mut events = Vec::new();
