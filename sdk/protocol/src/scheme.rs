@@ -21,14 +21,17 @@ mod challenge;
 mod content;
 mod describe;
 mod generate;
+mod json_path;
 mod key;
 mod msgraph;
 mod presets;
+mod reader;
 mod samples;
 mod sign;
 mod signing_key;
 mod source;
 mod template;
+mod timestamp;
 mod twilio;
 mod verify;
 
@@ -46,8 +49,8 @@ pub use template::{
     Covers, MAX_ALTERNATIVES, MAX_TEMPLATE_BYTES, MAX_TOLERANCE_SECONDS, Template, TemplateError, Templates,
 };
 pub use verify::{
-    DeliveryId, MAX_PUBLIC_KEY_SIGNATURES, MAX_SECRET_BYTES, MAX_SECRETS, MAX_SIGNATURE_BYTES,
-    MAX_SIGNATURE_HEADERS, MAX_SIGNATURES, Verified,
+    DeliveryId, MAX_BODY_PASSES, MAX_PUBLIC_KEY_SIGNATURES, MAX_SECRET_BYTES, MAX_SECRETS,
+    MAX_SIGNATURE_BYTES, MAX_SIGNATURE_HEADERS, MAX_SIGNATURES, Verified,
 };
 
 /// A webhook as it was received.

@@ -1,7 +1,11 @@
 //! Verification of webhooks against deliveries and challenges of their senders.
 
+#[path = "schemes/boundaries.rs"]
+mod boundaries;
 #[path = "schemes/challenges.rs"]
 mod challenges;
+#[path = "schemes/cost.rs"]
+mod cost;
 #[path = "schemes/every_preset.rs"]
 mod every_preset;
 #[path = "schemes/flips.rs"]

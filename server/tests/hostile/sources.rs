@@ -94,14 +94,21 @@ async fn settings_with_many_or_deep_members_are_refused() {
 async fn the_most_expensive_templates_are_refused_or_stay_cheap() {
     let server = Server::start(&[]);
     let app = server.app("bot").await;
-    let template = |content: &str| json!({"algorithm": "hmac-sha256", "signature": "header:X-Sig", "encoding": "hex", "content": content});
+    let template = |content: &str| {
+        let covers = if content.contains("{body}") { "body" } else { "nothing" };
+        json!({"algorithm": "hmac-sha256", "signature": "header:X-Sig", "encoding": "hex", "content": content, "covers": covers})
+    };
     let put = async |name: &str, template: Value| {
         let settings = json!({"scheme": "template", "secrets": ["a", "b", "c", "d"], "template": template});
         app.put_source(name, settings).await
     };
-    let parts = |count: usize| template(&("{json:a.499999}:".repeat(count) + "{body}"));
+    let parts = |count: usize| {
+        let parts: Vec<_> = (0..count).map(|n| format!("{{json:a.{}}}", 499_000 + n)).collect();
+        template(&parts.join(":"))
+    };
     for refused in [
-        parts(16),
+        parts(17),
+        template(&"{body}.".repeat(16)),
         template(&"{".repeat(800)),
         template(&format!("{{json:a{}}}{{body}}", ".a".repeat(8))),
         json!([
@@ -118,7 +125,11 @@ async fn the_most_expensive_templates_are_refused_or_stay_cheap() {
         assert!(detail.to_lowercase().contains("template"), "{detail}");
     }
     let large = format!(r#"{{"a":[{}0]}}"#, "0,".repeat(500_000));
-    for accepted in [parts(15), json!([parts(6), parts(6), parts(6), parts(6)])] {
+    for accepted in [
+        parts(16),
+        json!([parts(6), parts(6), parts(6), parts(6)]),
+        json!([template("{body}"), template("{body}"), template("{body}"), template("{body}")]),
+    ] {
         let answer = put("own", accepted).await;
         assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
         let start = Instant::now();

@@ -1,19 +1,27 @@
 //! The content that a signature covers.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cmp::Ordering};
 
 use super::{
-    Check, Rejection, Request, TemplateError,
-    source::{JsonPath, form, header, header_name},
+    Check, Rejection, TemplateError,
+    json_path::JsonPath,
+    reader::{Field, Reader},
+    source::{header, header_name},
     template::Template,
 };
 
-/// The most placeholders in a content: each may cost a pass over the body.
+/// The most placeholders in a content.
 const MAX_PLACEHOLDERS: usize = 16;
 
-/// The signed content as its parts in order.
+/// The signed content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Content(Vec<Part>);
+pub(super) struct Content {
+    /// The parts in order.
+    parts: Vec<Part>,
+    /// The part whose value may contain separators: the body, otherwise the one marked with `*` or the last one of variable
+    /// length. All others are told from their neighbours by a separator.
+    free: Option<usize>,
+}
 
 /// A part of the signed content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +82,7 @@ impl Content {
     /// Parses a text with placeholders in braces.
     pub(super) fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
+        let mut marked = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
             let (literal, after) = rest.split_once('{').unwrap_or((rest, ""));
@@ -88,82 +97,164 @@ impl Content {
             }
             let (placeholder, after) =
                 after.split_once('}').ok_or_else(|| invalid("has a { without its }"))?;
-            parts.push(Part::parse(placeholder)?);
+            if placeholder.ends_with('*') {
+                marked.push(parts.len());
+            }
+            parts.push(Part::parse(placeholder.strip_suffix('*').unwrap_or(placeholder))?);
             rest = after;
         }
         match parts.iter().filter(|part| !matches!(part, Part::Literal(_))).count() {
-            0 => Err(invalid("must have a placeholder such as {body}")),
-            1..=MAX_PLACEHOLDERS => Ok(Self(parts)),
-            _ => Err(invalid("has more than 16 placeholders")),
+            0 => return Err(invalid("must have a placeholder such as {body}")),
+            1..=MAX_PLACEHOLDERS => {}
+            _ => return Err(invalid("has more than 16 placeholders")),
+        }
+        let body = parts.iter().position(|part| *part == Part::Body);
+        let free = match (body, &marked[..]) {
+            (_, []) => body.or_else(|| parts.iter().rposition(Part::is_variable)),
+            (None, [one]) if parts[*one].is_variable() => Some(*one),
+            _ => {
+                return Err(invalid(
+                    "must have at most one *, in a {header:…*}, {json:…*} or {form:…*}, and none beside {body}",
+                ));
+            }
+        };
+        let content = Self { parts, free };
+        content.check_repeats()?;
+        content.check_boundaries()?;
+        Ok(content)
+    }
+
+    /// Refuses a content that has a part of the request twice: a pass over it would be a multiple of one over the body.
+    fn check_repeats(&self) -> Result<(), TemplateError> {
+        for (at, part) in self.parts.iter().enumerate() {
+            let is_same = |other: &Part| other.describe() == part.describe();
+            if !matches!(part, Part::Literal(_)) && self.parts[..at].iter().any(is_same) {
+                return Err(invalid("must have each placeholder once"));
+            }
+        }
+        let in_body = |part: &Part| matches!(part, Part::Json { .. } | Part::Form { .. });
+        if self.contains(&Part::Body) && self.parts.iter().any(in_body) {
+            return Err(invalid("must not have {json:…} or {form:…} beside {body}, which has them already"));
+        }
+        Ok(())
+    }
+
+    /// The parts that a separator tells from the free part or from each other: each with its separator, and whether the
+    /// separator is after it.
+    fn separated_parts(&self) -> impl Iterator<Item = (usize, Option<&str>, bool)> {
+        let literal = |at: usize| match self.parts.get(at) {
+            Some(Part::Literal(text)) => Some(text.as_str()),
+            _ => None,
+        };
+        let separated = move |at: usize| match Some(at).cmp(&self.free) {
+            Ordering::Equal => None,
+            Ordering::Less => Some((at, literal(at + 1), true)),
+            Ordering::Greater => Some((at, at.checked_sub(1).and_then(literal), false)),
+        };
+        (0..self.parts.len()).filter(|at| self.parts[*at].is_variable()).filter_map(separated)
+    }
+
+    /// Refuses a content in which two parts of variable length have no separator between them: bytes could be moved from
+    /// one to the other, and the signature would still be valid.
+    fn check_boundaries(&self) -> Result<(), TemplateError> {
+        match self.separated_parts().find(|(_, separator, _)| separator.is_none()) {
+            Some((at, _, is_after)) => {
+                let side = if is_after { "after" } else { "before" };
+                let part = self.parts[at].describe();
+                let reason = format!(
+                    "needs a separator, such as a dot, right {side} the {part}: otherwise bytes could be \
+                     moved between it and its neighbour without changing the signed content"
+                );
+                Err(TemplateError::new("content", reason))
+            }
+            None => Ok(()),
         }
     }
 
+    pub(super) fn json_paths(&self) -> impl Iterator<Item = &JsonPath> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Json { path, .. } => Some(path),
+            _ => None,
+        })
+    }
+
+    pub(super) fn form_names(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Form { name, .. } => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
     pub(super) fn contains(&self, part: &Part) -> bool {
-        self.0.contains(part)
+        self.parts.contains(part)
     }
 
     /// Whether a value of the header is signed.
     pub(super) fn has_header(&self, header: &str) -> bool {
-        self.0
+        self.parts
             .iter()
             .any(|part| matches!(part, Part::Header { name, .. } if name.eq_ignore_ascii_case(header)))
     }
 
     pub(super) fn has_form(&self) -> bool {
-        self.0.iter().any(|part| matches!(part, Part::Form { .. }))
+        self.parts.iter().any(|part| matches!(part, Part::Form { .. }))
     }
 
     /// The signed value of a form field, of the `content` that was collected: the JSON document in place of the body.
     pub(super) fn form_document<'c>(&self, content: &'c [Cow<'_, [u8]>]) -> Option<&'c [u8]> {
-        let at = self.0.iter().position(|part| matches!(part, Part::Form { .. }))?;
+        let at = self.parts.iter().position(|part| matches!(part, Part::Form { .. }))?;
         content.get(at).map(AsRef::as_ref)
     }
 
     /// What is signed, in words.
     pub(super) fn describe(&self) -> String {
-        let words: Vec<_> = self.0.iter().map(Part::describe).filter(|words| !words.is_empty()).collect();
+        let words: Vec<_> = self.parts.iter().map(Part::describe).filter(|words| !words.is_empty()).collect();
         words.join(", ")
     }
 
     /// Whether the body follows the timestamp without a separator.
     fn joins_timestamp_and_body(&self) -> bool {
-        self.0.windows(2).any(|pair| pair == [Part::Timestamp, Part::Body])
+        self.parts.windows(2).any(|pair| pair == [Part::Timestamp, Part::Body])
     }
 
     /// Collects the signed bytes, without a copy of the body. `timestamp` is its text as received.
-    pub(super) fn collect<'a>(
-        &'a self,
+    pub(super) fn collect<'r>(
+        &'r self,
         template: &Template,
-        request: &Request<'a>,
-        timestamp: Option<&'a [u8]>,
-    ) -> Result<Vec<Cow<'a, [u8]>>, Rejection> {
+        reader: &'r Reader<'_>,
+        timestamp: Option<&'r [u8]>,
+    ) -> Result<Vec<Cow<'r, [u8]>>, Rejection> {
         // Otherwise a digit could move between the timestamp and the body.
-        if self.joins_timestamp_and_body()
-            && !request.body.starts_with(b"{")
-            && !request.body.starts_with(b"[")
-        {
+        let body = reader.request.body;
+        if self.joins_timestamp_and_body() && !body.starts_with(b"{") && !body.starts_with(b"[") {
             return Err(Rejection::new(
                 Check::Content,
                 "the body must begin with { or [, for it follows the timestamp",
             ));
         }
-        let names: Vec<&str> = self.0.iter().filter_map(Part::form_name).collect();
-        let fields =
-            if names.is_empty() { Vec::new() } else { form(request, &names).map_err(Rejection::content)? };
-        let value = |part| value(part, template, request, timestamp, &fields);
-        let values = self.0.iter().map(value).collect::<Result<Vec<_>, _>>()?;
+        let names: Vec<&str> = self.form_names().collect();
+        let fields = if names.is_empty() { &[] } else { reader.form(&names).map_err(Rejection::content)? };
+        let value = |part| value(part, template, reader, timestamp, fields);
+        let values = self.parts.iter().map(value).collect::<Result<Vec<_>, _>>()?;
         self.check_separators(&values)?;
         Ok(values)
     }
 
-    /// Refuses a delivery id or header that contains the separator after it: the boundary between it and the next part
-    /// could be moved into the body, to a digit sequence that reads as a fresh timestamp.
+    /// Refuses a value that contains its separator: the boundary between it and the next part could be moved into the body,
+    /// to a digit sequence that reads as a fresh timestamp.
     fn check_separators(&self, values: &[Cow<'_, [u8]>]) -> Result<(), Rejection> {
-        for (pair, value) in self.0.windows(2).zip(values) {
-            if let [part @ (Part::Id | Part::Header { .. }), Part::Literal(separator)] = pair
-                && value.windows(separator.len()).any(|window| window == separator.as_bytes())
-            {
-                let detail = format!("the {} contains the separator {separator:?}", part.describe());
+        for (at, separator, is_after) in self.separated_parts() {
+            let (value, separator) = (&values[at], separator.unwrap_or_default());
+            let joined = if is_after {
+                [value, separator.as_bytes()].concat()
+            } else {
+                [separator.as_bytes(), value].concat()
+            };
+            // A separator that only begins in the value counts as well, as in `x.` before `..`.
+            let found = joined.windows(separator.len()).filter(|window| *window == separator.as_bytes());
+            if found.count() != 1 {
+                let detail =
+                    format!("the {} contains the separator {separator:?}", self.parts[at].describe());
                 return Err(Rejection::new(Check::Content, detail));
             }
         }
@@ -172,21 +263,24 @@ impl Content {
 }
 
 impl Part {
-    fn form_name(&self) -> Option<&str> {
+    /// Whether the length of its value is chosen by the sender of a request. The URL is configured, the method of an event
+    /// is `POST`, and a timestamp is followed by nothing that could be a part of it.
+    fn is_variable(&self) -> bool {
         match self {
-            Self::Form { name, .. } => Some(name),
-            _ => None,
+            Self::Literal(_) | Self::Timestamp | Self::Url | Self::Method => false,
+            Self::Body | Self::Id | Self::Header { .. } | Self::Json { .. } | Self::Form { .. } => true,
         }
     }
 }
 
-fn value<'a>(
-    part: &'a Part,
+fn value<'r>(
+    part: &'r Part,
     template: &Template,
-    request: &Request<'a>,
-    timestamp: Option<&'a [u8]>,
-    fields: &[(String, Vec<u8>)],
-) -> Result<Cow<'a, [u8]>, Rejection> {
+    reader: &'r Reader<'_>,
+    timestamp: Option<&'r [u8]>,
+    fields: &'r [Field],
+) -> Result<Cow<'r, [u8]>, Rejection> {
+    let request = &reader.request;
     let (found, optional) = match part {
         Part::Literal(text) => (Some(text.as_bytes().into()), false),
         Part::Body => (Some(request.body.into()), false),
@@ -194,24 +288,27 @@ fn value<'a>(
         Part::Url => (request.url.map(|url| url.as_bytes().into()), false),
         Part::Timestamp => (timestamp.map(Cow::Borrowed), false),
         Part::Id => match &template.id {
-            Some(id) => (id.find(request).map_err(Rejection::content)?.filter(|id| !id.is_empty()), false),
+            Some(id) => (reader.find(id).map_err(Rejection::content)?.filter(|id| !id.is_empty()), false),
             None => (None, false),
         },
         Part::Header { name, optional } => {
             (header(request, name).map_err(Rejection::content)?.map(Cow::Borrowed), *optional)
         }
         Part::Json { path, optional } => {
-            let found = path.find_signed(request).map_err(Rejection::content)?;
+            let found = reader.find_signed(path).map_err(Rejection::content)?;
             (found.map(|text| text.into_bytes().into()), *optional)
         }
         Part::Form { name, optional } => {
             let found = fields.iter().find(|(other, _)| other == name);
-            (found.map(|(_, value)| value.clone().into()), *optional)
+            (found.map(|(_, value)| value.as_slice().into()), *optional)
         }
     };
-    match found {
-        Some(value) => Ok(value),
-        None if optional => Ok(Cow::Borrowed(b"")),
-        None => Err(Rejection::new(Check::Content, format!("the request has no {}", part.describe()))),
+    match (found, part, &template.id) {
+        (Some(value), ..) => Ok(value),
+        (None, ..) if optional => Ok(Cow::Borrowed(b"")),
+        (None, Part::Id, Some(id)) => {
+            Err(Rejection::new(Check::Content, format!("the delivery id is missing: {id}")))
+        }
+        (None, ..) => Err(Rejection::new(Check::Content, format!("the request has no {}", part.describe()))),
     }
 }

@@ -11,8 +11,8 @@ use serde::{
 use subtle::ConstantTimeEq as _;
 
 use super::{
-    Check, Covers, Description, Rejection, Request, SignError, Signed, Unsigned, Verified, sign::replaced,
-    source::JsonPath, verify::text_label,
+    Check, Covers, Description, Rejection, Request, SignError, Signed, Unsigned, Verified,
+    json_path::JsonPath, sign::replaced, verify::text_label,
 };
 use crate::Secret;
 

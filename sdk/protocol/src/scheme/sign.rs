@@ -9,10 +9,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{
     MAX_SECRET_BYTES, Rejection, Request, Scheme, Template, Templates, Verification,
+    json_path::JsonPath,
     key::Encoding,
     msgraph,
+    reader::Reader,
     signing_key::SigningKey,
-    source::{JsonPath, Source},
+    source::Source,
     template::{EventSource, Place, TimestampPlace, Unit},
     twilio,
 };
@@ -198,9 +200,10 @@ impl Template {
         let signature = {
             let mut all_headers = Vec::new();
             let request = unsigned.with(&headers, &body, &mut all_headers);
+            let reader = Reader::new(std::slice::from_ref(self), request);
             let timestamp = timestamp.as_ref().map(String::as_bytes);
             let content = match &self.content {
-                Some(content) => content.collect(self, &request, timestamp)?,
+                Some(content) => content.collect(self, &reader, timestamp)?,
                 None => Vec::new(),
             };
             let content: Vec<&[u8]> = content.iter().map(AsRef::as_ref).collect();

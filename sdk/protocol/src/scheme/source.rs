@@ -2,15 +2,10 @@
 
 use std::{borrow::Cow, fmt};
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
-
-use super::{Request, TemplateError};
+use super::{Request, TemplateError, json_path::JsonPath};
 
 /// The longest name of a header or of a form field, in bytes.
 const MAX_NAME_BYTES: usize = 64;
-/// The most segments of a JSON path.
-const MAX_PATH_SEGMENTS: usize = 8;
 
 /// Where a value is found in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +30,14 @@ impl Source {
         match self {
             Self::Header(name) => Ok(header(request, name)?.map(Cow::Borrowed)),
             Self::Json(path) => Ok(path.find(request)?.map(|text| Cow::Owned(text.into_bytes()))),
+        }
+    }
+
+    /// The path into the JSON body, if it is one.
+    pub(super) fn json(&self) -> Option<&JsonPath> {
+        match self {
+            Self::Header(_) => None,
+            Self::Json(path) => Some(path),
         }
     }
 }
@@ -98,178 +101,6 @@ pub(super) fn query(query: &str, name: &str) -> Result<Option<Vec<u8>>, LookupEr
         }
     }
     Ok(value)
-}
-
-/// A path into a JSON document: names of members and indexes of arrays, joined by dots.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct JsonPath(Vec<String>);
-
-impl JsonPath {
-    pub(super) fn parse(field: &'static str, text: &str) -> Result<Self, TemplateError> {
-        let segments: Vec<_> = text.split('.').map(str::to_owned).collect();
-        if segments.len() > MAX_PATH_SEGMENTS || segments.iter().any(String::is_empty) {
-            return Err(TemplateError::new(field, "must have a JSON path of 1 to 8 segments joined by dots"));
-        }
-        Ok(Self(segments))
-    }
-
-    pub(super) fn segments(&self) -> &[String] {
-        &self.0
-    }
-
-    /// Returns the text of a string, or a number or boolean as received. `None` if it is absent or null.
-    ///
-    /// A name that is repeated beside the path is an error: another parser could read the other value.
-    pub(super) fn find(&self, request: &Request<'_>) -> Result<Option<String>, LookupError> {
-        self.value(request, false)
-    }
-
-    /// As [`JsonPath::find`], for a value that is signed: an array on the path must have this one element, since the
-    /// signature says nothing about others.
-    pub(super) fn find_signed(&self, request: &Request<'_>) -> Result<Option<String>, LookupError> {
-        self.value(request, true)
-    }
-
-    fn value(&self, request: &Request<'_>, single: bool) -> Result<Option<String>, LookupError> {
-        let invalid = || LookupError::Json(self.to_string());
-        let found = self.walk(request.body, single)?;
-        (request.pause)();
-        match found {
-            Found::Several => Err(LookupError::Unsigned(self.to_string())),
-            Found::One(None) => Ok(None),
-            Found::One(Some(value)) => match value.get() {
-                "null" => Ok(None),
-                text if text.starts_with('"') => serde_json::from_str(text).map(Some).map_err(|_| invalid()),
-                text if text.starts_with(['{', '[']) => Err(invalid()),
-                text => Ok(Some(text.to_owned())),
-            },
-        }
-    }
-
-    /// Returns the JSON text of the value as a slice of the body.
-    pub(super) fn raw<'a>(&self, body: &'a [u8]) -> Result<Option<&'a str>, LookupError> {
-        match self.walk(body, false)? {
-            Found::One(value) => Ok(value.map(RawValue::get)),
-            Found::Several => Ok(None),
-        }
-    }
-
-    fn walk<'a>(&self, body: &'a [u8], single: bool) -> Result<Found<'a>, LookupError> {
-        let invalid = || LookupError::Json(self.to_string());
-        let body = std::str::from_utf8(body).map_err(|_| invalid())?;
-        let mut json = serde_json::Deserializer::from_str(body);
-        let found = Walk { path: &self.0, single }.deserialize(&mut json).map_err(|_| invalid())?;
-        json.end().map_err(|_| invalid())?;
-        Ok(found)
-    }
-}
-
-impl fmt::Display for JsonPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("."))
-    }
-}
-
-/// Follows a path through a document without building the rest of it.
-#[derive(Clone, Copy)]
-struct Walk<'p> {
-    path: &'p [String],
-    /// Whether an array on the path must have one element.
-    single: bool,
-}
-
-/// What is at the end of a path.
-enum Found<'de> {
-    One(Option<&'de RawValue>),
-    /// What must be an array with one element has more, or is an object.
-    Several,
-}
-
-impl Walk<'_> {
-    /// The first segment, and the walk below it.
-    fn step(&self) -> (&str, Self) {
-        (&self.path[0], Self { path: &self.path[1..], ..*self })
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
-    type Value = Found<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        if self.path.is_empty() {
-            return serde::Deserialize::deserialize(deserializer).map(Some).map(Found::One);
-        }
-        deserializer.deserialize_any(self)
-    }
-}
-
-/// The name of a member: borrowed from the document unless it has escapes.
-#[derive(serde::Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'de> Visitor<'de> for Walk<'_> {
-    type Value = Found<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (first, rest) = self.step();
-        let mut found = None;
-        while let Some(Name(name)) = map.next_key()? {
-            if name != first {
-                map.next_value::<IgnoredAny>()?;
-            } else if found.is_some() {
-                return Err(A::Error::custom("repeated name"));
-            } else {
-                found = Some(map.next_value_seed(rest)?);
-            }
-        }
-        let is_index = first.parse::<usize>().is_ok();
-        Ok(if self.single && is_index { Found::Several } else { found.unwrap_or(Found::One(None)) })
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let (first, rest) = self.step();
-        let first = first.parse::<usize>().ok();
-        let (mut found, mut others) = (Found::One(None), false);
-        for at in 0_usize.. {
-            if Some(at) == first {
-                let Some(item) = items.next_element_seed(rest)? else { break };
-                found = item;
-            } else if items.next_element::<IgnoredAny>()?.is_some() {
-                others = true;
-            } else {
-                break;
-            }
-        }
-        Ok(if self.single && others { Found::Several } else { found })
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(Found::One(None))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Found::One(None))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Found::One(None))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Found::One(None))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Found::One(None))
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Found::One(None))
-    }
 }
 
 /// Whether the content type is that of a form.

@@ -9,8 +9,9 @@ use serde_json::Value;
 use self::parse::Fields;
 use super::{
     content::{Content, Part},
+    json_path::JsonPath,
     key::{Algorithm, Encoding, KeyFormat},
-    source::{JsonPath, Source},
+    source::Source,
 };
 use crate::Secret;
 
@@ -96,12 +97,12 @@ pub struct TemplateError {
     /// The name of the field.
     pub field: String,
     /// What is wrong, and what it must be.
-    pub reason: &'static str,
+    pub reason: String,
 }
 
 impl TemplateError {
-    pub(super) fn new(field: impl Into<String>, reason: &'static str) -> Self {
-        Self { field: field.into(), reason }
+    pub(super) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { field: field.into(), reason: reason.into() }
     }
 }
 
@@ -130,6 +131,27 @@ impl Template {
             Place::Header(name) => Some(name),
             Place::Headers(_) | Place::Json(_) => None,
         }
+    }
+
+    /// The paths into the JSON body that the template reads.
+    pub(super) fn json_paths(&self) -> impl Iterator<Item = &JsonPath> {
+        let signature = match &self.signature {
+            Place::Json(path) => Some(path),
+            Place::Header(_) | Place::Headers(_) => None,
+        };
+        let timestamp = self.timestamp.as_ref().and_then(|timestamp| match &timestamp.place {
+            TimestampPlace::Source(source) => Some(source),
+            TimestampPlace::Item(_) => None,
+        });
+        let event = self.event.iter().flat_map(|EventSource(first, second)| [Some(first), second.as_ref()]);
+        let sources = [timestamp, self.id.as_ref()].into_iter().chain(event).flatten();
+        let content = self.content.iter().flat_map(Content::json_paths);
+        signature.into_iter().chain(sources.filter_map(Source::json)).chain(content)
+    }
+
+    /// The fields of the form body that the template reads.
+    pub(super) fn form_names(&self) -> impl Iterator<Item = &str> {
+        self.content.iter().flat_map(Content::form_names)
     }
 
     /// Whether a header is a part of the verification.

@@ -1,16 +1,16 @@
 //! Verification of a request by templates. Pure: the clock is given.
 
-use std::{
-    borrow::Cow,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{borrow::Cow, time::SystemTime};
+
+use zeroize::Zeroizing;
 
 use super::{
     Check, Covers, Rejection, Request, Template, Templates,
     content::{Content, Part},
     key::{Encoding, decode},
+    reader::Reader,
     source::{Source, header},
-    template::{EventSource, Place, Timestamp, TimestampPlace, Unit},
+    template::{EventSource, Place},
 };
 use crate::Secret;
 
@@ -22,12 +22,18 @@ pub const MAX_SECRET_BYTES: usize = 4096;
 pub const MAX_SIGNATURES: usize = 16;
 /// The most signatures that are verified with a public key: each costs a pass over the body.
 pub const MAX_PUBLIC_KEY_SIGNATURES: usize = 4;
+/// The most passes over the signed content in one verification: one for each alternative and secret, and with public keys for
+/// each signature as well.
+pub const MAX_BODY_PASSES: usize = 16;
 /// The most signature headers of a scheme that uses a header per key.
 pub const MAX_SIGNATURE_HEADERS: usize = 100;
 /// The longest item of a signature header, in bytes.
 pub const MAX_SIGNATURE_BYTES: usize = 8192;
 /// The longest delivery id or event type, in bytes. A longer one is left out.
 const MAX_LABEL_BYTES: usize = 256;
+
+/// The number of a secret, from 1, and the key that it is decoded to.
+type Key = (usize, Zeroizing<Vec<u8>>);
 
 /// A request whose signature is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +76,7 @@ impl Verified {
 impl Templates {
     /// Verifies a request: the first template that accepts it decides. `now` is compared with signed timestamps.
     ///
-    /// Costs at most one pass over the body for each template, secret and, for public keys, signature.
+    /// Costs at most [`MAX_BODY_PASSES`] passes over the body, and one to parse it.
     pub(super) fn verify(
         &self,
         secrets: &[Secret],
@@ -79,8 +85,10 @@ impl Templates {
     ) -> Result<Verified, Rejection> {
         // Reports the template that came furthest: it is most likely the one that was meant.
         let mut furthest: Option<Rejection> = None;
+        let reader = Reader::new(self.as_slice(), *request);
+        let mut passes = MAX_BODY_PASSES;
         for template in self.as_slice() {
-            match template.verify(secrets, request, now) {
+            match template.verify(secrets, &reader, now, &mut passes) {
                 Ok(verified) => return Ok(verified),
                 Err(rejection) if furthest.as_ref().is_none_or(|other| other.check < rejection.check) => {
                     furthest = Some(rejection);
@@ -93,73 +101,93 @@ impl Templates {
 }
 
 impl Template {
+    /// Verifies a request. `passes` is what is left of [`MAX_BODY_PASSES`].
     fn verify(
         &self,
         secrets: &[Secret],
-        request: &Request<'_>,
+        reader: &Reader<'_>,
         now: SystemTime,
+        passes: &mut usize,
     ) -> Result<Verified, Rejection> {
-        let items = self.items(request)?;
+        let items = self.items(reader)?;
         let signatures = self.signatures(&items)?;
         let timestamp = match &self.timestamp {
-            Some(timestamp) => Some(timestamp.check(&items, request, now)?),
+            Some(timestamp) => Some(timestamp.check(&items, reader, now)?),
             None => None,
         };
         let content = match &self.content {
-            Some(content) => content.collect(self, request, timestamp.as_deref())?,
+            Some(content) => content.collect(self, reader, timestamp.as_deref())?,
             None => Vec::new(),
         };
         let parts: Vec<&[u8]> = content.iter().map(AsRef::as_ref).collect();
-        let secret = self.try_secrets(secrets, &parts, &signatures, request.pause)?;
+        let keys = self.keys(secrets)?;
+        let secret = self.try_keys(&keys, &parts, &signatures, passes, reader.request.pause)?;
         let document = self.content.as_ref().and_then(|template| template.form_document(&content));
-        let document = Request { body: document.unwrap_or(request.body), ..*request };
-        Ok(Verified {
-            event_type: self.event.as_ref().and_then(|event| event.find(&document)),
-            delivery_id: self.id.as_ref().and_then(|id| self.delivery_id(id, &document)),
-            secret,
-            signed: self
-                .content
-                .as_ref()
-                .map_or_else(|| "nothing, a token was compared".into(), Content::describe),
-            covers: self.covers,
+        Ok(match document {
+            Some(document) => self.verified(secret, &reader.with_body(document)),
+            None => self.verified(secret, reader),
         })
     }
 
-    /// Returns the number of the secret that made one of the signatures.
-    fn try_secrets(
-        &self,
-        secrets: &[Secret],
-        content: &[&[u8]],
-        signatures: &[Vec<u8>],
-        pause: fn(),
-    ) -> Result<usize, Rejection> {
-        let mut unusable = Vec::new();
-        // `ring` verifies a signature of contiguous bytes.
-        let joined = self.algorithm.is_public_key().then(|| content.concat());
-        let joined = joined.as_deref().map(|joined| [joined]);
-        let content = joined.as_ref().map_or(content, |joined| &joined[..]);
+    fn verified(&self, secret: usize, reader: &Reader<'_>) -> Verified {
+        let signed = self.content.as_ref().map(Content::describe);
+        Verified {
+            event_type: self.event.as_ref().and_then(|event| event.find(reader)),
+            delivery_id: self.id.as_ref().and_then(|id| self.delivery_id(id, reader)),
+            secret,
+            signed: signed.unwrap_or_else(|| "nothing, a token was compared".into()),
+            covers: self.covers,
+        }
+    }
+
+    /// Decodes the secrets that can be keys of the template, each with its number.
+    fn keys(&self, secrets: &[Secret]) -> Result<Vec<Key>, Rejection> {
+        let (mut keys, mut unusable) = (Vec::new(), Vec::new());
         for (number, secret) in (1..).zip(secrets) {
             let key = match secret.expose().len() {
                 1..=MAX_SECRET_BYTES => self.key.decode(self.algorithm, secret),
                 _ => Err("it must have 1 to 4096 bytes"),
             };
             match key {
-                Ok(key) if self.algorithm.verify(&key, content, signatures, pause) => return Ok(number),
-                Ok(_) => {}
+                Ok(key) => keys.push((number, key)),
                 Err(reason) => unusable.push(format!("secret {number} cannot be a key: {reason}")),
             }
         }
-        if unusable.len() == secrets.len() {
-            return Err(Rejection::new(Check::Secret, unusable.join("; ")));
-        }
-        Err(Rejection::new(
-            Check::Signature,
-            "the signature does not match the request under any secret of the source",
-        ))
+        if keys.is_empty() { Err(Rejection::new(Check::Secret, unusable.join("; "))) } else { Ok(keys) }
+    }
+
+    /// Returns the number of the key that made one of the signatures.
+    fn try_keys(
+        &self,
+        keys: &[Key],
+        content: &[&[u8]],
+        signatures: &[Vec<u8>],
+        passes: &mut usize,
+        pause: fn(),
+    ) -> Result<usize, Rejection> {
+        let reject = |detail: String| Rejection::new(Check::Signature, detail);
+        let is_public_key = self.algorithm.is_public_key();
+        let needed = keys.len() * if is_public_key { signatures.len() } else { 1 };
+        *passes = passes.checked_sub(needed).ok_or_else(|| {
+            reject(format!(
+                "there are too many signatures: to verify them under each secret takes more than {MAX_BODY_PASSES} passes \
+                 over the body"
+            ))
+        })?;
+        // `ring` verifies a signature of contiguous bytes.
+        let joined = is_public_key.then(|| content.concat());
+        let joined = joined.as_deref().map(|joined| [joined]);
+        let content = joined.as_ref().map_or(content, |joined| &joined[..]);
+        let is_right = |key: &[u8]| self.algorithm.verify(key, content, signatures, pause);
+        let right = keys.iter().find(|(_, key)| is_right(key));
+        right.map(|(number, _)| *number).ok_or_else(|| {
+            reject("the signature does not match the request under any secret of the source".into())
+        })
     }
 
     /// Returns the items of the signature header or headers that are not empty.
-    fn items<'a>(&self, request: &Request<'a>) -> Result<Vec<Cow<'a, [u8]>>, Rejection> {
+    fn items<'a>(&self, reader: &Reader<'a>) -> Result<Vec<Cow<'a, [u8]>>, Rejection> {
+        let request = &reader.request;
         let reject = |detail: String| Rejection::new(Check::Header, detail);
         let (items, limit): (Vec<Cow<'a, [u8]>>, usize) = match &self.signature {
             Place::Header(name) => {
@@ -169,7 +197,7 @@ impl Template {
             }
             Place::Headers(prefix) => (signature_headers(request, prefix)?, MAX_SIGNATURE_HEADERS),
             Place::Json(path) => {
-                let value = path.find_signed(request).map_err(|error| reject(error.to_string()))?;
+                let value = reader.find_signed(path).map_err(|error| reject(error.to_string()))?;
                 let value = value.ok_or_else(|| reject(format!("JSON member {path} is missing")))?;
                 (vec![value.into_bytes().into()], 1)
             }
@@ -210,8 +238,8 @@ impl Template {
         Ok(signatures)
     }
 
-    fn delivery_id(&self, source: &Source, request: &Request<'_>) -> Option<DeliveryId> {
-        let value = label(source, request)?;
+    fn delivery_id(&self, source: &Source, reader: &Reader<'_>) -> Option<DeliveryId> {
+        let value = label(source, reader)?;
         let content = self.content.as_ref();
         let covered = content.is_some_and(|content| {
             content.contains(&Part::Id)
@@ -249,73 +277,11 @@ fn split(value: &[u8], separator: Option<char>) -> Vec<Cow<'_, [u8]>> {
     value.split(|byte| char::from(*byte) == separator).map(|item| item.trim_ascii().into()).collect()
 }
 
-impl Timestamp {
-    /// Returns the only timestamp as received, once it is well formed and near `now`.
-    fn check<'a>(
-        &self,
-        items: &[Cow<'a, [u8]>],
-        request: &Request<'a>,
-        now: SystemTime,
-    ) -> Result<Cow<'a, [u8]>, Rejection> {
-        let reject = |detail: String| Rejection::new(Check::Timestamp, detail);
-        let text = match &self.place {
-            TimestampPlace::Source(source) => {
-                let found = source.find(request).map_err(|error| reject(error.to_string()))?;
-                found.ok_or_else(|| reject(format!("the timestamp is missing: {source}")))?
-            }
-            TimestampPlace::Item(prefix) => {
-                let mut found = items.iter().filter_map(|item| item.strip_prefix(prefix.as_bytes()));
-                match (found.next(), found.next()) {
-                    (Some(text), None) => Cow::Owned(text.to_vec()),
-                    _ => return Err(reject(format!("the signature header must have one item {prefix}"))),
-                }
-            }
-        };
-        let time = self
-            .unit
-            .parse(&text)
-            .ok_or_else(|| reject(format!("the timestamp is not {}", self.unit.name())))?;
-        let Some(tolerance) = self.tolerance else { return Ok(text) };
-        let (age, side) = match now.duration_since(time) {
-            Ok(age) => (age, "old"),
-            Err(error) => (error.duration(), "ahead of the clock"),
-        };
-        if age > tolerance {
-            let (age, tolerance) = (age.as_secs(), tolerance.as_secs());
-            return Err(reject(format!("the timestamp is {age} s {side}, the tolerance is {tolerance} s")));
-        }
-        Ok(text)
-    }
-}
-
-impl Unit {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Seconds => "10 digits (Unix seconds)",
-            Self::Milliseconds => "13 digits (Unix milliseconds)",
-            Self::Rfc3339 => "a time of RFC 3339 in UTC",
-        }
-    }
-
-    fn parse(self, text: &[u8]) -> Option<SystemTime> {
-        let text = std::str::from_utf8(text).ok()?;
-        let digits = |count| {
-            let valid = text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
-            valid.then(|| text.parse().ok()).flatten()
-        };
-        match self {
-            Self::Seconds => UNIX_EPOCH.checked_add(Duration::from_secs(digits(10)?)),
-            Self::Milliseconds => UNIX_EPOCH.checked_add(Duration::from_millis(digits(13)?)),
-            Self::Rfc3339 => humantime::parse_rfc3339(text).ok(),
-        }
-    }
-}
-
 impl EventSource {
     /// The type, or type and action. Together they are as short as a single label.
-    fn find(&self, request: &Request<'_>) -> Option<String> {
-        let first = label(&self.0, request)?;
-        match self.1.as_ref().and_then(|source| label(source, request)) {
+    fn find(&self, reader: &Reader<'_>) -> Option<String> {
+        let first = label(&self.0, reader)?;
+        match self.1.as_ref().and_then(|source| label(source, reader)) {
             Some(second) => Some(format!("{first}.{second}")).filter(|text| text.len() <= MAX_LABEL_BYTES),
             None => Some(first),
         }
@@ -323,8 +289,8 @@ impl EventSource {
 }
 
 /// Returns a short text without control characters, for the id and the type. They are never part of the verdict.
-fn label(source: &Source, request: &Request<'_>) -> Option<String> {
-    text_label(source.find(request).ok()??.into_owned())
+fn label(source: &Source, reader: &Reader<'_>) -> Option<String> {
+    text_label(reader.find(source).ok()??.into_owned())
 }
 
 /// Returns a value as text if it is short and has no control characters.

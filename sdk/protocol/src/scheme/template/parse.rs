@@ -14,6 +14,9 @@ use crate::scheme::{
     source::{Source, header_name},
 };
 
+/// How far a timestamp may be from the clock if the template does not say it.
+const DEFAULT_TOLERANCE: Duration = Duration::from_secs(300);
+
 /// The fields that are not parsed yet.
 pub(super) struct Fields(Map<String, Value>);
 
@@ -138,10 +141,16 @@ impl Fields {
             Some(_) => return Err(TemplateError::new("unit", "must be s, ms or rfc3339")),
         };
         let tolerance = match self.0.remove("tolerance") {
-            None => None,
+            None => Some(DEFAULT_TOLERANCE),
+            Some(Value::Null) => None,
             Some(value) => match value.as_u64() {
                 Some(seconds @ 1..=MAX_TOLERANCE_SECONDS) => Some(Duration::from_secs(seconds)),
-                _ => return Err(TemplateError::new("tolerance", "must be 1 to 86400 seconds")),
+                _ => {
+                    return Err(TemplateError::new(
+                        "tolerance",
+                        "must be 1 to 86400 seconds, or null for no limit",
+                    ));
+                }
             },
         };
         Ok(Some(Timestamp { place, unit, tolerance }))

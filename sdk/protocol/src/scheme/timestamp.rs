@@ -1,0 +1,74 @@
+//! Checks of signed timestamps.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    Check, Rejection,
+    reader::Reader,
+    template::{Timestamp, TimestampPlace, Unit},
+};
+
+impl Timestamp {
+    /// Returns the only timestamp as received, once it is well formed and near `now`.
+    pub(super) fn check<'a>(
+        &self,
+        items: &[Cow<'a, [u8]>],
+        reader: &Reader<'a>,
+        now: SystemTime,
+    ) -> Result<Cow<'a, [u8]>, Rejection> {
+        let reject = |detail: String| Rejection::new(Check::Timestamp, detail);
+        let text = match &self.place {
+            TimestampPlace::Source(source) => {
+                let found = reader.find(source).map_err(|error| reject(error.to_string()))?;
+                found.ok_or_else(|| reject(format!("the timestamp is missing: {source}")))?
+            }
+            TimestampPlace::Item(prefix) => {
+                let mut found = items.iter().filter_map(|item| item.strip_prefix(prefix.as_bytes()));
+                match (found.next(), found.next()) {
+                    (Some(text), None) => Cow::Owned(text.to_vec()),
+                    _ => return Err(reject(format!("the signature header must have one item {prefix}"))),
+                }
+            }
+        };
+        let time = self
+            .unit
+            .parse(&text)
+            .ok_or_else(|| reject(format!("the timestamp is not {}", self.unit.name())))?;
+        let Some(tolerance) = self.tolerance else { return Ok(text) };
+        let (age, side) = match now.duration_since(time) {
+            Ok(age) => (age, "old"),
+            Err(error) => (error.duration(), "ahead of the clock"),
+        };
+        if age > tolerance {
+            let (age, tolerance) = (age.as_secs(), tolerance.as_secs());
+            return Err(reject(format!("the timestamp is {age} s {side}, the tolerance is {tolerance} s")));
+        }
+        Ok(text)
+    }
+}
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Seconds => "10 digits (Unix seconds)",
+            Self::Milliseconds => "13 digits (Unix milliseconds)",
+            Self::Rfc3339 => "a time of RFC 3339 in UTC",
+        }
+    }
+
+    fn parse(self, text: &[u8]) -> Option<SystemTime> {
+        let text = std::str::from_utf8(text).ok()?;
+        let digits = |count| {
+            let valid = text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+            valid.then(|| text.parse().ok()).flatten()
+        };
+        match self {
+            Self::Seconds => UNIX_EPOCH.checked_add(Duration::from_secs(digits(10)?)),
+            Self::Milliseconds => UNIX_EPOCH.checked_add(Duration::from_millis(digits(13)?)),
+            Self::Rfc3339 => humantime::parse_rfc3339(text).ok(),
+        }
+    }
+}

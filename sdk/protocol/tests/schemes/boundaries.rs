@@ -1,0 +1,136 @@
+//! The signed content of a request belongs to no other request: no byte can be moved from one part of it to the next.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use wwproxy_protocol::{
+    Secret,
+    scheme::{Check, Request, Scheme, presets},
+    sign_watson_work,
+};
+
+fn template(content: &str) -> Value {
+    json!({
+        "algorithm": "hmac-sha256", "signature": "header:X-Sig", "encoding": "hex", "content": content,
+        "covers": if content.contains("{body}") { "body" } else { "nothing" },
+    })
+}
+
+/// A template with an id and a timestamp.
+fn full(content: &str) -> Value {
+    let mut template = template(content);
+    template["id"] = "header:X-Id".into();
+    if content.contains("{timestamp}") {
+        template["timestamp"] = "header:X-Time".into();
+    }
+    template
+}
+
+fn parse(template: &Value) -> Result<Scheme, String> {
+    Scheme::template(&template.to_string()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn parts_of_variable_length_need_a_separator_between_them() {
+    for content in [
+        "{id}{body}",
+        "{body}{id}",
+        "{header:X-A}{header:X-B}.{body}",
+        "{id}{timestamp}.{body}",
+        "{id}{timestamp}{body}",
+        "{id}.{body}{header:X-A}",
+        "{json:a}{json:b}",
+        "{url}{header:X-A}{method}.{body}",
+    ] {
+        let error = parse(&full(content)).expect_err(content);
+        assert!(error.contains("\"content\" needs a separator"), "{content}: {error}");
+    }
+    for content in [
+        "{id}.{body}",
+        "{body}.{id}",
+        "{id}.{timestamp}{body}",
+        "{timestamp}{body}",
+        "{body}{timestamp}",
+        "{method}{url}{body}{timestamp}",
+        "{method}{url}{timestamp}{header:X-A}.{body}.{header:X-B}",
+        "{json:a}.{json:b*}.{json:c}",
+    ] {
+        parse(&full(content)).unwrap_or_else(|error| panic!("{content}: {error}"));
+    }
+    assert_eq!(presets().count(), 47, "all presets are parsed");
+}
+
+#[test]
+fn only_one_value_may_contain_separators() {
+    for content in
+        ["{json:a*}.{json:b*}", "{header:X-A*}.{body}", "{id*}.{body}", "{body*}", "{url*}.{json:a}"]
+    {
+        let error = parse(&full(content)).expect_err(content);
+        assert!(error.contains("at most one *"), "{content}: {error}");
+    }
+}
+
+/// Whether a request of these headers and this body is accepted, if `signed` was signed.
+fn verify(template: &Value, headers: &[(&str, &str)], body: &str, signed: &str) -> Result<(), Check> {
+    let secret = Secret::new("secret");
+    let signature = sign_watson_work(&secret, signed.as_bytes());
+    let signature = ("X-Sig", signature.as_bytes());
+    let headers: Vec<_> =
+        headers.iter().map(|(name, value)| (*name, value.as_bytes())).chain([signature]).collect();
+    let request = Request::new("POST", &headers, body.as_bytes());
+    let verified = parse(template).unwrap().verify(&[secret], &request, UNIX_EPOCH);
+    verified.map(drop).map_err(|rejection| rejection.check)
+}
+
+#[test]
+fn a_value_with_its_separator_is_refused_on_both_sides_of_the_body() {
+    for (content, id, body, signed, expected) in [
+        ("{id}.{body}", "7", "a.b", "7.a.b", Ok(())),
+        ("{id}.{body}", "7.a", "b", "7.a.b", Err(Check::Content)),
+        ("{body}.{id}", "7", "a.b", "a.b.7", Ok(())),
+        ("{body}.{id}", "b.7", "a", "a.b.7", Err(Check::Content)),
+        // The separator begins in the value.
+        ("{id}..{body}", "7", ".a", "7...a", Ok(())),
+        ("{id}..{body}", "7.", "a", "7...a", Err(Check::Content)),
+        ("{body}..{id}", "7", "a.", "a...7", Ok(())),
+        ("{body}..{id}", ".7", "a", "a...7", Err(Check::Content)),
+    ] {
+        assert_eq!(verify(&full(content), &[("X-Id", id)], body, signed), expected, "{content} {id} {body}");
+    }
+}
+
+#[test]
+fn a_signed_member_of_the_body_may_not_contain_its_separator_unless_it_is_the_last_or_marked() {
+    for (content, a, b, c, expected) in [
+        ("{json:a}:{json:b}:{json:c}", "1", "2", "3:4", Ok(())),
+        ("{json:a}:{json:b}:{json:c}", "1", "2:3", "4", Err(Check::Content)),
+        ("{json:a}:{json:b}:{json:c}", "1:2", "3", "4", Err(Check::Content)),
+        ("{json:a}:{json:b*}:{json:c}", "1", "2:3", "4", Ok(())),
+        ("{json:a}:{json:b*}:{json:c}", "1", "2", "3:4", Err(Check::Content)),
+        ("{json:a}:{json:b*}:{json:c}", "1:2", "3", "4", Err(Check::Content)),
+    ] {
+        let body = json!({"a": a, "b": b, "c": c}).to_string();
+        assert_eq!(verify(&template(content), &[], &body, "1:2:3:4"), expected, "{content} {body}");
+    }
+}
+
+#[test]
+fn a_timestamp_is_compared_with_the_clock_unless_the_template_says_no_limit() {
+    let verify = |tolerance: Option<Value>, age: u64| {
+        let mut template = full("{timestamp}.{body}");
+        if let Some(tolerance) = tolerance {
+            template["tolerance"] = tolerance;
+        }
+        let scheme = parse(&template).unwrap();
+        let secret = Secret::new("secret");
+        let signature = sign_watson_work(&secret, b"1764363600.{}");
+        let headers: [(&str, &[u8]); 2] = [("X-Sig", signature.as_bytes()), ("X-Time", b"1764363600")];
+        let now: SystemTime = UNIX_EPOCH + Duration::from_secs(1_764_363_600 + age);
+        let verified = scheme.verify(&[secret], &Request::new("POST", &headers, b"{}"), now);
+        verified.map(drop).map_err(|rejection| rejection.check)
+    };
+    assert_eq!(verify(None, 300), Ok(()));
+    assert_eq!(verify(None, 301), Err(Check::Timestamp));
+    assert_eq!(verify(Some(json!(60)), 61), Err(Check::Timestamp));
+    assert_eq!(verify(Some(Value::Null), 1_000_000), Ok(()));
+}
