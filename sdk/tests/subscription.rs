@@ -152,12 +152,14 @@ async fn an_event_with_unreadable_metadata_is_left_and_the_connection_stays() {
         socket.send(Message::text(event)).await.unwrap();
     }
     let newer = r#"{"type":"event","id":"newer","attempt":1,"source":"repo",
-        "verification":{"scheme":"new","secret":1,"signed":"headers","covers":"headers"},"data":{}}"#;
+        "verification":{"scheme":"new","secret":1,"signed":"headers","covers":"headers"},
+        "headers":[["x-token","hunter2"]],"query":"hunter2","tail":"/hunter2","data":{"token":"hunter2"}}"#;
     socket.send(Message::text(newer)).await.unwrap();
     send(&mut socket, "last").await;
     for id in ["first", "newer", "last"] {
         let event = events.next().await.unwrap().unwrap();
         assert_eq!(event.id().as_str(), id);
+        assert!(!format!("{event:?} {:?}", event.event()).contains("hunter2"));
         let covers = event.verification().map(|verified| verified.covers);
         assert_eq!(covers, (id == "newer").then_some(Covers::Unknown));
     }

@@ -60,6 +60,23 @@ async fn a_tap_shows_events_and_gaps_and_acknowledges_nothing() {
 }
 
 #[tokio::test]
+async fn debug_redacts_headers_query_path_and_body() {
+    let mut fake = proxy(Some("wwproxy.v2")).await;
+    let mut tap = tap(&fake);
+    let mut socket = fake.socket().await;
+    send(&mut socket, HELLO).await;
+    let event = r#"{"type":"event","id":"7","attempt":0,"source":"repo","tail":"/hunter2","verification":null,
+        "headers":[["x-token","hunter2"]],"query":"token=hunter2","data":{"token":"hunter2"}}"#;
+    send(&mut socket, event).await;
+    let item = tap.next().await.unwrap().unwrap();
+    let shown = format!("{item:?} {tap:?}");
+    assert!(
+        shown.contains("x-token") && shown.contains("body_bytes") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+}
+
+#[tokio::test]
 async fn a_reconnect_reports_a_gap() {
     let mut fake = proxy(Some("wwproxy.v2")).await;
     let mut tap = tap(&fake);

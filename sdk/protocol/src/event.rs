@@ -1,6 +1,6 @@
 //! A stored event and its encodings.
 
-use std::time::SystemTime;
+use std::{fmt, time::SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ const MAX_CONTENT_TYPE: usize = 1024;
 pub type Headers = Vec<(String, String)>;
 
 /// A stored webhook, as its sender sent it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Event {
     /// The event's id.
     pub id: EventId,
@@ -37,7 +37,7 @@ pub struct Event {
 }
 
 /// Where an event came from, and how it was verified.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Origin {
     /// The source that received it.
@@ -53,6 +53,34 @@ pub struct Origin {
     pub delivery_id: Option<String>,
     /// How the event was verified: `None` if it was not.
     pub verification: Option<Verification>,
+}
+
+impl fmt::Debug for Event {
+    /// Leaves out the values of headers, the query and the body, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("id", &self.id)
+            .field("received_at", &self.received_at)
+            .field("origin", &self.origin)
+            .field("headers", &names(&self.headers))
+            .field("query_bytes", &self.query.as_ref().map(String::len))
+            .field("encoding", &self.encoding)
+            .field("body_bytes", &self.body.len())
+            .finish()
+    }
+}
+
+impl fmt::Debug for Origin {
+    /// Leaves out the tail: a sender's path may have a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origin")
+            .field("source", &self.source)
+            .field("tail_bytes", &self.tail.as_ref().map(String::len))
+            .field("event_type", &self.event_type)
+            .field("delivery_id", &self.delivery_id)
+            .field("verification", &self.verification)
+            .finish()
+    }
 }
 
 /// How an event was verified.
@@ -137,6 +165,11 @@ impl Event {
         message.push_str(&self.encoding.encode(&self.body));
         message.push('}');
     }
+}
+
+/// The names of headers or of parameters, for `Debug`: the values may be secret.
+pub(crate) fn names<N: AsRef<str>, V>(pairs: &[(N, V)]) -> Vec<&str> {
+    pairs.iter().map(|(name, _)| name.as_ref()).collect()
 }
 
 /// The content type among a request's headers.

@@ -37,7 +37,7 @@ mod verify;
 
 use std::{fmt, time::SystemTime};
 
-use crate::{Secret, json};
+use crate::{Secret, event::names, json};
 
 pub use challenge::{Answer, ChallengeRequest, Reception};
 pub use describe::Description;
@@ -79,11 +79,12 @@ impl<'a> Request<'a> {
 }
 
 impl fmt::Debug for Request<'_> {
-    /// Leaves out the values of headers, which may be tokens, and the body.
+    /// Leaves out the URL, the query, the values of headers and the body, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
             .field("method", &self.method)
-            .field("bytes", &self.body.len())
+            .field("headers", &names(self.headers))
+            .field("body_bytes", &self.body.len())
             .finish_non_exhaustive()
     }
 }

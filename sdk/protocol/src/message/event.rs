@@ -1,6 +1,6 @@
 //! Received events: their bodies and metadata.
 
-use std::{borrow::Cow, str::Utf8Error, time::SystemTime};
+use std::{borrow::Cow, fmt, str::Utf8Error, time::SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -10,7 +10,7 @@ use super::{InvalidMessage, id_text};
 use crate::{
     Encoding, EventId, Origin, SourceName, Verification,
     encoding::{encode_value, without_byte_order_mark},
-    event::{Headers, content_type},
+    event::{Headers, content_type, names},
     json,
 };
 
@@ -18,7 +18,7 @@ use crate::{
 const MAX_EVENT_TYPE_BYTES: usize = 256;
 
 /// An event received over the websocket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct EventMessage {
     /// The event's id.
     pub id: EventId,
@@ -50,7 +50,7 @@ impl UndecodableEvent {
 }
 
 /// The metadata of an event. Empty in a legacy message, and in a poll.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EventDetails {
     /// The number of deliveries, this one included: 1 the first time, 0 on a tap.
@@ -65,6 +65,31 @@ pub struct EventDetails {
     pub headers: Headers,
     /// The query string of the sender's request, without the `?`.
     pub query: Option<String>,
+}
+
+impl fmt::Debug for EventMessage {
+    /// Leaves out the body, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventMessage")
+            .field("id", &self.id)
+            .field("body_bytes", &self.body.len())
+            .field("details", &self.details)
+            .finish()
+    }
+}
+
+impl fmt::Debug for EventDetails {
+    /// Leaves out the values of headers and the query, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventDetails")
+            .field("attempt", &self.attempt)
+            .field("received_at", &self.received_at)
+            .field("origin", &self.origin)
+            .field("has_origin", &self.has_origin)
+            .field("headers", &names(&self.headers))
+            .field("query_bytes", &self.query.as_ref().map(String::len))
+            .finish()
+    }
 }
 
 impl EventMessage {

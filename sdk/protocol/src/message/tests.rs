@@ -235,6 +235,33 @@ fn an_event_with_unreadable_metadata_is_undecodable_and_says_which() {
 }
 
 #[test]
+fn debug_redacts_headers_query_path_and_body() {
+    let sent = Event {
+        headers: vec![("x-token".into(), "hunter2".into())],
+        query: Some("token=hunter2".into()),
+        origin: Origin { tail: Some("/hunter2".into()), ..github() },
+        ..event(r#"{"token":"hunter2"}"#)
+    };
+    let mut lease = LeaseResponse::default();
+    lease.push(&sent, &Receipt::new("r"), 1);
+    let leased = decode_lease(&lease.finish()).unwrap();
+    let message = ServerMessage::parse(&sent.encode_v2(1)).unwrap();
+    let ServerMessage::Event(received) = &message else { panic!() };
+    for shown in [
+        format!("{sent:?}"),
+        format!("{:?}", sent.origin),
+        format!("{received:?}"),
+        format!("{:?}", received.details),
+        format!("{message:?}"),
+        format!("{leased:?}"),
+        format!("{:#?}", leased.events[0]),
+    ] {
+        assert!(!shown.contains("hunter2") && shown.contains("repo"), "{shown}");
+        assert!(shown.contains("x-token") || shown.starts_with("Origin"), "{shown}");
+    }
+}
+
+#[test]
 fn a_message_has_at_most_256_kib_beside_a_third_more_than_its_body() {
     // The largest request head: 64 KiB of a byte that is longer in JSON.
     let long = |byte: char, length| byte.to_string().repeat(length);

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -18,13 +19,13 @@ use super::{
     template::{EventSource, Place, TimestampPlace, Unit},
     twilio,
 };
-use crate::{Secret, hex};
+use crate::{Secret, event::names, hex};
 
 /// The times that a timestamp of 10 digits can have, in seconds since 1970: 2001 to 2286.
 const UNIX_SECONDS: std::ops::RangeInclusive<u64> = 1_000_000_000..=9_999_999_999;
 
 /// A request that is not signed yet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Unsigned<'a> {
     /// The HTTP method, in upper case.
     pub method: &'a str,
@@ -44,12 +45,36 @@ pub struct Unsigned<'a> {
 }
 
 /// What makes a request signed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Signed {
     /// The headers to add, in place of those with the same name.
     pub headers: Vec<(String, String)>,
     /// The new body, of senders whose signature or timestamp is in the body.
     pub body: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Unsigned<'_> {
+    /// Leaves out the URL, the values of headers and the body, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unsigned")
+            .field("method", &self.method)
+            .field("headers", &names(self.headers))
+            .field("body_bytes", &self.body.len())
+            .field("delivery_id", &self.delivery_id)
+            .field("event_type", &self.event_type)
+            .field("time", &self.time)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Signed {
+    /// Leaves out the values of headers and the body: a token is the secret itself.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signed")
+            .field("headers", &names(&self.headers))
+            .field("body_bytes", &self.body.as_ref().map(Vec::len))
+            .finish()
+    }
 }
 
 /// A request cannot be signed. Holds no secret.

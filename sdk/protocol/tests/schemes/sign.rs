@@ -273,6 +273,34 @@ fn the_public_key_of_a_private_key_is_derived() {
 }
 
 #[test]
+fn debug_redacts_headers_url_query_and_body() {
+    let secret = Secret::new("hunter2");
+    let given = [("x-token", "hunter2")];
+    let unsigned = Unsigned {
+        headers: &given,
+        url: Some("https://h/?token=hunter2"),
+        ..unsigned(r#"{"token":"hunter2"}"#)
+    };
+    // The header is the secret itself, and the body has the signature.
+    let token = Scheme::preset("telegram").unwrap().sign(&secret, &unsigned).unwrap();
+    let body = Signed { body: Some(b"hunter2".to_vec()), ..token.clone() };
+    let headers = [("x-token", &b"hunter2"[..])];
+    let request = Request {
+        query: Some("token=hunter2"),
+        url: Some("https://h/hunter2"),
+        ..Request::new("POST", &headers, b"hunter2")
+    };
+    let challenges = presets().filter_map(|preset| preset.scheme.challenge_request("hunter2", Some(&secret)));
+    let challenges: Vec<_> = challenges.map(|challenge| format!("{challenge:?}")).collect();
+    assert!(challenges.len() > 5 && challenges.iter().any(|shown| shown.contains("hub.verify_token")));
+    let shown = [format!("{unsigned:?}"), format!("{token:?}"), format!("{body:?}"), format!("{request:?}")];
+    assert!(shown.iter().all(|shown| shown.to_lowercase().contains("token")), "{shown:?}");
+    for shown in shown.iter().chain(&challenges) {
+        assert!(!shown.contains("hunter2") && !shown.contains(&format!("{:?}", b"hunter2")), "{shown}");
+    }
+}
+
+#[test]
 fn what_cannot_be_signed_is_refused_without_the_secret() {
     let good = unsigned("{}");
     let too_early = Unsigned { time: UNIX_EPOCH, ..good };

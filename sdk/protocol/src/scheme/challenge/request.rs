@@ -1,15 +1,18 @@
 //! Makes challenges as senders do, from the same table: for tests of apps, and for the command line.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 use super::table::{Body, Challenge, Condition, Member, Part, Pattern, Place};
 use crate::{
     Secret,
+    event::names,
     scheme::{Scheme, source::Source},
 };
 
 /// A challenge as its sender would send it, without a signature.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ChallengeRequest {
     /// The HTTP method.
     pub method: String,
@@ -21,6 +24,19 @@ pub struct ChallengeRequest {
     pub body: String,
     /// Whether the sender signs it.
     pub signed: bool,
+}
+
+impl fmt::Debug for ChallengeRequest {
+    /// Leaves out the values of parameters and headers, and the body: one of them is the challenge secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChallengeRequest")
+            .field("method", &self.method)
+            .field("query", &names(&self.query))
+            .field("headers", &names(&self.headers))
+            .field("body_bytes", &self.body.len())
+            .field("signed", &self.signed)
+            .finish()
+    }
 }
 
 impl Scheme {
