@@ -227,7 +227,7 @@ impl Queue {
         self.dropped
     }
 
-    /// Counts drops of events that never stood here, or that an earlier life of the store counted.
+    /// Counts drops of events that never stood here, or that the store counted before it was closed.
     pub(super) fn add_dropped(&mut self, dropped: u64) {
         self.dropped += dropped;
     }

@@ -77,7 +77,7 @@ struct Shared {
 #[derive(Debug, Clone)]
 struct Registered {
     registration: Arc<Registration>,
-    life: u128,
+    epoch: u128,
 }
 
 impl RedbStore {
@@ -140,8 +140,8 @@ impl RedbStore {
         Ok(Self { shared, writer })
     }
 
-    /// Reads the events of a lease. One that is not there, or is damaged, is taken off the queue, as it would stand
-    /// before all others for ever; it stays in the file. While the file is open for reading alone, or where the disk
+    /// Reads the events of a lease. One that is not there, or is damaged, is taken off the queue, as it would block
+    /// all others forever; it stays in the file. While the file is open for reading alone, or where the disk
     /// did not give it, it may come back: it is looked for again when the lease ends.
     async fn deliveries(&self, mut leased: super::queues::Leased) -> Result<Vec<Delivery>, StoreError> {
         if leased.events().is_empty() {
@@ -290,8 +290,8 @@ impl Shared {
         for (seq, key) in contents.keys {
             recent.insert(seq, key);
         }
-        let registered = contents.registrations.into_iter().map(|(app, (registration, life))| {
-            (app, Registered { registration: Arc::new(registration), life })
+        let registered = contents.registrations.into_iter().map(|(app, (registration, epoch))| {
+            (app, Registered { registration: Arc::new(registration), epoch })
         });
         *write(&self.registrations) = registered.collect();
         for (app, dropped) in contents.dropped {
@@ -319,8 +319,8 @@ impl Shared {
         read(&self.registrations).get(app).cloned()
     }
 
-    fn life(&self, app: &AppId) -> u128 {
-        self.registered(app).map_or_else(dedupe::new_epoch, |registered| registered.life)
+    fn epoch(&self, app: &AppId) -> u128 {
+        self.registered(app).map_or_else(dedupe::new_epoch, |registered| registered.epoch)
     }
 }
 

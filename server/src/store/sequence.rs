@@ -45,7 +45,7 @@ pub(super) fn age(seq: Seq) -> Duration {
 
 /// A name for the event of this number: a `UUIDv7` whose order is that of the numbers (RFC 9562,
 /// section 6.2, method 3: the sub-millisecond part stands in `rand_a`), random in the rest, so that
-/// no two stores and no two lives of a store that lost its clock give the same name.
+/// no two stores and no two runs of a store that lost its clock give the same name.
 pub(super) fn new_uuid(seq: Seq) -> Uuid {
     let mut random = [0; 8];
     // Without randomness the number alone still makes the name unique within this store.

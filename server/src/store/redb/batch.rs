@@ -197,7 +197,7 @@ impl Writer {
         changes: &mut Changes,
     ) -> Appended {
         let Some(registered) = self.shared.registered(&app) else { return Appended::Unregistered };
-        let key = dedupe.map(|delivery| dedupe::key(&delivery, registered.life));
+        let key = dedupe.map(|delivery| dedupe::key(&delivery, registered.epoch));
         if key.is_some_and(|key| self.recent.contains(key) || changes.known.contains(&key)) {
             return Appended::Duplicate;
         }

@@ -318,8 +318,8 @@ impl File {
             let mut contents = Contents::default();
             for row in transaction.open_table(REGISTRATIONS)?.iter()? {
                 let (app, value) = row?;
-                let (registration, life) = record::decode_registration(value.value())?;
-                contents.registrations.insert(app.value().parse()?, (registration, life));
+                let (registration, epoch) = record::decode_registration(value.value())?;
+                contents.registrations.insert(app.value().parse()?, (registration, epoch));
             }
             for row in transaction.open_table(DROPPED)?.iter()? {
                 let (app, count) = row?;

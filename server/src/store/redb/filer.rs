@@ -92,7 +92,7 @@ impl Filer {
         self.retry = Some(Instant::now() + RETRY);
     }
 
-    /// Opens the file again for somebody who could not read it when it had been opened so often.
+    /// Opens the file again for a reader that failed when it had been opened this many times.
     fn reopen_since(&mut self, opened: u64) -> Result<(), StoreError> {
         if self.shared.file.opened() != opened {
             return Ok(());
@@ -106,7 +106,7 @@ impl Filer {
 
 impl Drop for Filer {
     fn drop(&mut self) {
-        // However it ended: nobody is to wait for it for ever.
+        // However it ended, no task may wait for it forever.
         self.shared.pending.end();
     }
 }

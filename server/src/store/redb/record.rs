@@ -198,20 +198,20 @@ pub(super) fn decode_keys(record: &[u8]) -> Result<impl Iterator<Item = (Seq, Ke
 }
 
 /// A registration and the epoch it began (see [`crate::store::dedupe`]).
-pub(super) fn encode_registration(registration: &Registration, life: u128) -> Vec<u8> {
+pub(super) fn encode_registration(registration: &Registration, epoch: u128) -> Vec<u8> {
     let sources = registration.sources.iter().map(|(name, source)| {
         let settings: Box<RawValue> =
             serde_json::from_str(&source.settings().expose()).expect("the settings are JSON");
         (name.clone(), settings)
     });
-    let life = Uuid::from_u128(life).to_string();
-    let stored = StoredRegistration { sources: sources.collect(), secrets: Vec::new(), life };
+    let epoch = Uuid::from_u128(epoch).to_string();
+    let stored = StoredRegistration { sources: sources.collect(), secrets: Vec::new(), epoch };
     serde_json::to_vec(&stored).expect("texts have a JSON form")
 }
 
 pub(super) fn decode_registration(record: &[u8]) -> Result<(Registration, u128), InvalidRecord> {
     let stored: StoredRegistration = serde_json::from_slice(record).map_err(|_| InvalidRecord::Damaged)?;
-    let life: Uuid = stored.life.parse().map_err(|_| InvalidRecord::Damaged)?;
+    let epoch: Uuid = stored.epoch.parse().map_err(|_| InvalidRecord::Damaged)?;
     let source = |(name, settings): (SourceName, Box<RawValue>)| match SourceSettings::parse(settings.get())
         .and_then(Source::new)
     {
@@ -225,7 +225,7 @@ pub(super) fn decode_registration(record: &[u8]) -> Result<(Registration, u128),
         let source = Source::new(settings).map_err(|_| InvalidRecord::Damaged)?;
         sources.insert(SourceName::default(), Arc::new(source));
     }
-    Ok((Registration { sources }, life.as_u128()))
+    Ok((Registration { sources }, epoch.as_u128()))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -235,7 +235,9 @@ struct StoredRegistration {
     /// The webhook secrets of a registration that was written before there were sources.
     #[serde(default, skip_serializing)]
     secrets: Vec<String>,
-    life: String,
+    /// Its name in the file, which earlier stores have, is another one.
+    #[serde(rename = "life")]
+    epoch: String,
 }
 
 /// Reads any bytes as each kind of record, and as a frame of the journal. What can be read is written as it was.
@@ -249,9 +251,9 @@ pub fn fuzz(record: &[u8]) {
         let again = decode_event(&again).expect("what was written can be read");
         assert_eq!(again, event.into_event(again.id.clone(), received_at));
     }
-    if let Ok((registration, life)) = decode_registration(record) {
-        let again = decode_registration(&encode_registration(&registration, life));
-        assert_eq!(again.expect("what was written can be read"), (registration, life));
+    if let Ok((registration, epoch)) = decode_registration(record) {
+        let again = decode_registration(&encode_registration(&registration, epoch));
+        assert_eq!(again.expect("what was written can be read"), (registration, epoch));
     }
     if let Ok(keys) = decode_keys(record) {
         assert_eq!(encode_keys(&keys.collect::<Vec<_>>()), record);
@@ -316,8 +318,8 @@ mod tests {
     #[test]
     fn a_registration_comes_back_as_it_was() {
         let registration = Registration::watson_work(Secret::new("s\"1"));
-        let (decoded, life) = decode_registration(&encode_registration(&registration, 7)).unwrap();
-        assert_eq!((decoded, life), (registration, 7));
+        let (decoded, epoch) = decode_registration(&encode_registration(&registration, 7)).unwrap();
+        assert_eq!((decoded, epoch), (registration, 7));
         let old =
             br#"{"scheme":"watsonwork","secrets":["s\"1"],"life":"00000000-0000-0000-0000-000000000007"}"#;
         assert_eq!(decode_registration(old).unwrap(), (Registration::watson_work(Secret::new("s\"1")), 7));

@@ -271,7 +271,7 @@ mod tests {
         }
         assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1]);
         assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1]);
-        assert_eq!(sizes(&waiting.batch(now, anything)), [6, 1, 1], "it cannot wait for ever");
+        assert_eq!(sizes(&waiting.batch(now, anything)), [6, 1, 1], "it cannot wait forever");
         assert_eq!(sizes(&waiting.batch(now, anything)), [1, 1]);
         let no_other = |app: &AppId| if app.as_str() == "other" { 0 } else { u64::MAX };
         assert_eq!(sizes(&waiting.batch(now, no_other)), [6], "nobody else could go");

@@ -243,10 +243,10 @@ impl Writer {
     }
 
     fn put_registration(&mut self, app: AppId, registration: Arc<Registration>) -> Result<(), StoreError> {
-        let life = self.shared.life(&app);
-        let record = record::encode_registration(&registration, life);
+        let epoch = self.shared.epoch(&app);
+        let record = record::encode_registration(&registration, epoch);
         self.write(Kind::Store, vec![Change::Register { app: app.clone(), record }])?;
-        write(&self.shared.registrations).insert(app, Registered { registration, life });
+        write(&self.shared.registrations).insert(app, Registered { registration, epoch });
         Ok(())
     }
 
