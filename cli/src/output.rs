@@ -6,6 +6,7 @@ use std::{
     io::{self, IsTerminal, Write as _},
 };
 
+use anyhow::anyhow;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use wwproxy_sdk::{is_unsafe_to_show, sanitize};
 
@@ -42,6 +43,26 @@ impl<W: AsyncWrite + Unpin> Output<W> {
 pub(crate) async fn print_data(text: &str) -> anyhow::Result<bool> {
     let mut output = Output::stdout();
     output.write(&escape_json(text.as_bytes(), output.terminal)).await
+}
+
+/// Writes a secret to stdout that cannot be got again. Fails if nobody can read it: stdout is closed, full, or `/dev/null`.
+pub(crate) async fn print_secret(text: &str) -> anyhow::Result<()> {
+    if is_discarded() || !print_data(text).await? {
+        return Err(anyhow!("the secret cannot be written to stdout, which is closed or /dev/null"));
+    }
+    Ok(())
+}
+
+/// Whether stdout is `/dev/null`, which the Rust runtime opens in place of a closed stdout.
+#[cfg(unix)]
+fn is_discarded() -> bool {
+    use rustix::fs::{fstat, stat};
+    matches!((fstat(io::stdout()), stat("/dev/null")), (Ok(stdout), Ok(null)) if stdout.st_rdev == null.st_rdev)
+}
+
+#[cfg(not(unix))]
+fn is_discarded() -> bool {
+    false
 }
 
 /// Prints one line on stderr.

@@ -4,6 +4,8 @@
 mod arm;
 #[path = "../../sdk/tests/common/mod.rs"]
 mod common;
+#[path = "sources/replace.rs"]
+mod replace;
 
 use std::{
     fs,
@@ -113,46 +115,10 @@ async fn a_source_is_registered_with_a_secret_from_file_stdin_and_environment() 
 }
 
 #[tokio::test]
-async fn a_generated_secret_is_printed_once_on_stdout_and_added_to_the_old_one() {
-    let server = server(|request| match request.line.as_str() {
-        "PUT /webhooks/bot/sources/repo" => Reply::status(200),
-        _ => Reply::json(200, status("repo", "github")),
-    })
-    .await;
-    let folder = tempfile::tempdir().unwrap();
-    let old = folder.path().join("old.txt");
-    fs::write(&old, "old-hunter2").unwrap();
-    let old = old.to_str().unwrap();
-    let github = ["register", "--scheme", "github", "--source", "repo", "--generate-secret"];
-    // The environment is for the case without a flag only.
-    let output = wwproxy(&server, &github).env("WEBHOOK_SECRET", "other").output().await.unwrap();
-    let secret = text(&output.stdout);
-    let secret = secret.strip_suffix('\n').unwrap();
-    assert!(secret.len() == 64 && secret.bytes().all(|byte| byte.is_ascii_hexdigit()), "{secret}");
-    assert!(!messages(&output, 0).contains(secret));
-    assert_eq!(registered(&server)["secrets"], json!([secret]));
-
-    let output = run(&server, &[&github[..], &["--webhook-secret-file", old, "--json"]].concat()).await;
-    let said = messages(&output, 0);
-    assert!(said.contains("replaced source repo") && said.contains("no longer accepted"), "{said}");
-    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(printed["secrets"], 2);
-    assert_eq!(printed["hook"], format!("{}/hook/bot/repo", server.url));
-    let generated = printed["generatedSecret"].as_str().unwrap();
-    assert_ne!(generated, secret);
-    assert_eq!(registered(&server)["secrets"], json!(["old-hunter2", generated]));
-
-    // A secret that the user did not get is an error.
-    let mut child = wwproxy(&server, &github).spawn().unwrap();
-    drop(child.stdout.take());
-    let said = messages(&child.wait_with_output().await.unwrap(), 1);
-    assert!(said.contains("register again"), "{said}");
-}
-
-#[tokio::test]
 async fn each_flag_sets_its_member() {
     let server = server(|request| match request.line.as_str() {
         "PUT /webhooks/bot/sources/repo" => Reply::status(201),
+        "GET /webhooks/bot/sources" => Reply::json(200, json!({"sources": []})),
         _ => Reply::status(404),
     })
     .await;
@@ -211,7 +177,11 @@ async fn each_flag_sets_its_member() {
 
 #[tokio::test]
 async fn a_missing_verify_token_is_warned_of() {
-    let server = server(|_| Reply::status(201)).await;
+    let server = server(|request| match request.line.as_str() {
+        line if line.starts_with("PUT") => Reply::status(201),
+        _ => Reply::json(200, status("default", "meta")),
+    })
+    .await;
     let mut register = wwproxy(&server, &["register", "--scheme", "meta", "-"]);
     let mut child = register.stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"hunter2").await.unwrap();

@@ -5,29 +5,35 @@ pub(crate) mod steps;
 
 use std::path::PathBuf;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use serde_json::json;
 use wwproxy_sdk::{
-    Client, Secret, Source, SourceName, SourceSettings,
+    Client, Error, ErrorKind, Source, SourceName, SourceSettings, SourceStatus, sanitize,
     scheme::{Covers, MAX_TOLERANCE_SECONDS, Scheme},
     source_hook_path,
 };
 
 use self::{settings::Settings, steps::Sender};
-use crate::output::{print_data, print_message};
+use crate::{
+    error::UsageError,
+    output::{counted, print_data, print_message, print_secret},
+    prompt::{self, Prompt},
+};
 
 /// Register a source of webhooks: the sender's scheme and its secret
 ///
 /// From now on the server accepts the webhooks of this sender, and only those that it has verified.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Without --scheme, webhooks are those of Watson Work. `wwproxy schemes` lists the senders. Prints the
-hook's URL, and what to click at the sender.
+Without --scheme and --template, webhooks are those of Watson Work. `wwproxy schemes` lists the
+senders. Prints the hook's URL, and what to click at the sender.
 
 A source is replaced as a whole: the server never gives secrets back. To change a secret without a
 gap, register the old and the new one together, change it at the sender, then register the new one.
+`umask 077` creates files that only you can read.
 
 Examples:
+  umask 077
   wwproxy register --scheme github --source repo --generate-secret > github-secret.txt
   wwproxy register --scheme stripe --source stripe --webhook-secret-file stripe-secret.txt
   wwproxy register --scheme github --source repo \\
@@ -51,9 +57,12 @@ pub(crate) struct Register {
     /// accepted
     #[arg(long, value_name = "FILE", conflicts_with = "webhook_secret")]
     webhook_secret_file: Vec<PathBuf>,
-    /// Generate a secret, also in addition to given ones, and print it on stdout: this once only
+    /// Generate a secret, also in addition to given ones, and print it on stdout, only once, before it is registered
     #[arg(long)]
     generate_secret: bool,
+    /// Replace a source of another sender without asking. Without a terminal it is refused otherwise
+    #[arg(long)]
+    replace: bool,
     /// How far a signed timestamp may be from the server's clock, in seconds; by default as the sender says
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=MAX_TOLERANCE_SECONDS))]
     tolerance: Option<u64>,
@@ -74,25 +83,89 @@ pub(crate) struct Register {
 impl Register {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
         let Settings { source, generated } = self.settings(&own_hook(client, &self.source))?;
-        let (is_new, hook) = self.put(client, source.settings()).await?;
-        self.report(client, &source, is_new, &hook);
+        let replaced = self.replaced(client, source.settings()).await?;
+        self.confirm(client, &source, replaced.as_ref()).await?;
+        // Before the request, as the server does not give a secret back.
+        if let Some(secret) = &generated {
+            let secret = secret.expose();
+            let text = if self.json {
+                format!("{{\"generatedSecret\":{},", json!(secret))
+            } else {
+                format!("{secret}\n")
+            };
+            print_secret(&text).await.context("nothing was registered")?;
+        }
+        let put = self.put(client, source.settings()).await;
+        let (is_new, hook) =
+            put.map_err(|error| if generated.is_some() { explain_generated(error) } else { error })?;
+        self.report(client, &source, is_new, replaced.as_ref(), &hook);
+        if generated.is_some() {
+            print_message("the generated secret is on stdout; it is not shown again");
+        }
         if self.json {
             let registered = json!({
                 "source": self.source,
                 "scheme": source.scheme().name(),
                 "secrets": source.settings().secrets.len(),
                 "hook": hook,
-                "generatedSecret": generated.as_ref().map(Secret::expose),
             });
-            return print(&format!("{registered}\n"), generated.is_some()).await;
+            let registered = registered.to_string();
+            // The object was begun with the secret.
+            let rest = if generated.is_some() { &registered[1..] } else { &registered };
+            print_data(&format!("{rest}\n")).await?;
         }
-        match generated {
-            Some(secret) => {
-                print_message("the generated secret is on stdout; it is not shown again");
-                print(&format!("{}\n", secret.expose()), true).await
-            }
-            None => Ok(()),
+        Ok(())
+    }
+
+    /// The source that will be replaced.
+    async fn replaced(
+        &self,
+        client: &Client,
+        settings: &SourceSettings,
+    ) -> anyhow::Result<Option<SourceStatus>> {
+        match client.source(&self.source).await {
+            Ok(source) => Ok(Some(source)),
+            Err(error) if error.kind() == ErrorKind::NotRegistered => Ok(None),
+            // A server of version 0.1 has no sources.
+            Err(error) if error.status() == Some(404) && self.as_watson_work(settings) => Ok(None),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    /// Asks before a source of another sender is replaced. Fails without a terminal, unless `--replace` is given.
+    async fn confirm(
+        &self,
+        client: &Client,
+        source: &Source,
+        replaced: Option<&SourceStatus>,
+    ) -> anyhow::Result<()> {
+        let (app, name, scheme) = (client.app_id(), &self.source, source.scheme().name());
+        let Some(other) = replaced.map(|source| &source.scheme).filter(|other| *other != scheme) else {
+            return Ok(());
+        };
+        if self.replace {
+            return Ok(());
+        }
+        if !prompt::is_interactive() {
+            return Err(UsageError(format!(
+                "source {name} of {app} receives the webhooks of {other}: give --source NAME to add a source for {scheme}, or \
+                 --replace to replace it"
+            ))
+            .into());
+        }
+        let question =
+            format!("Replace source {name} of {app}, for {}, by one for {scheme}?", sanitize(other));
+        if Prompt::new()?.confirm(&question).await? {
+            return Ok(());
+        }
+        Err(anyhow!("source {name} is unchanged; --source NAME adds another source"))
+    }
+
+    /// Whether a server of version 0.1 can be asked for this registration: it knows Watson Work with one secret only.
+    fn as_watson_work(&self, settings: &SourceSettings) -> bool {
+        self.source.is_default()
+            && settings.secrets.len() == 1
+            && *settings == SourceSettings { secrets: settings.secrets.clone(), ..SourceSettings::default() }
     }
 
     /// Registers the source. Returns whether it is new, if the server says so, and its hook.
@@ -101,11 +174,8 @@ impl Register {
         client: &Client,
         settings: &SourceSettings,
     ) -> anyhow::Result<(Option<bool>, String)> {
-        if let ([secret], true) = (&settings.secrets[..], self.source.is_default())
-            && *settings == (SourceSettings { secrets: vec![secret.clone()], ..SourceSettings::default() })
-        {
-            // Servers of version 0.1 know this request only.
-            client.register(secret).await?;
+        if self.as_watson_work(settings) {
+            client.register(&settings.secrets[0]).await?;
             return Ok((None, own_hook(client, &self.source)));
         }
         let is_new = client.put_source(&self.source, settings).await.map_err(|error| {
@@ -116,12 +186,31 @@ impl Register {
         Ok((Some(is_new), hook(client, &self.source).await))
     }
 
-    fn report(&self, client: &Client, source: &Source, is_new: Option<bool>, hook: &str) {
+    fn report(
+        &self,
+        client: &Client,
+        source: &Source,
+        is_new: Option<bool>,
+        replaced: Option<&SourceStatus>,
+        hook: &str,
+    ) {
         let (app, name, scheme) = (client.app_id(), &self.source, source.scheme());
-        let what = match is_new {
-            None => format!("registered {app}"),
-            Some(true) => format!("registered source {name} of {app} for {}", scheme.name()),
-            Some(false) => format!("replaced source {name} of {app}, now for {}", scheme.name()),
+        let secrets = counted(source.settings().secrets.len() as u64, "secret", "secrets");
+        let what = match (is_new, replaced) {
+            (None, _) => format!("registered {app}"),
+            (Some(true), _) => {
+                format!("registered source {name} of {app} for {} with {secrets}", scheme.name())
+            }
+            (Some(false), Some(before)) if before.scheme != scheme.name() => {
+                format!(
+                    "replaced source {name} of {app}: {} in place of {}, with {secrets}",
+                    scheme.name(),
+                    before.scheme
+                )
+            }
+            (Some(false), _) => {
+                format!("updated source {name} of {app} ({}), now with {secrets}", scheme.name())
+            }
         };
         print_message(&format!("{what}; its webhooks go to {hook}"));
         if is_new == Some(false) {
@@ -138,6 +227,17 @@ impl Register {
         }
         print_steps(source, name);
     }
+}
+
+/// Says after a failed registration whether the generated secret, which was printed, may be in force.
+fn explain_generated(error: anyhow::Error) -> anyhow::Error {
+    let status = error.downcast_ref::<Error>().and_then(Error::status);
+    let is_rejected = status.is_some_and(|status| (400..500).contains(&status));
+    error.context(if is_rejected {
+        "the source was not registered, and the generated secret on stdout is not in force"
+    } else {
+        "it is unknown whether the source was registered: the generated secret on stdout may be in force; `wwproxy sources` shows it"
+    })
 }
 
 /// Warns of webhooks that are not verified, or whose body is not.
@@ -185,12 +285,4 @@ pub(crate) async fn hook(client: &Client, name: &SourceName) -> String {
 /// The hook of a source below the address of the server that the client uses.
 pub(crate) fn own_hook(client: &Client, name: &SourceName) -> String {
     format!("{}{}", client.server().trim_end_matches('/'), source_hook_path(client.app_id(), name))
-}
-
-async fn print(text: &str, is_secret: bool) -> anyhow::Result<()> {
-    let is_open = print_data(text).await?;
-    if !is_open && is_secret {
-        return Err(anyhow!("the generated secret could not be written: stdout is closed; register again"));
-    }
-    Ok(())
 }

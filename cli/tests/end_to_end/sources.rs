@@ -119,6 +119,24 @@ fn unregister_names_and_deletes_all_sources() {
 }
 
 #[test]
+fn a_source_of_another_sender_is_replaced_after_a_question() {
+    let world = World::new();
+    for (answer, code, scheme) in [("n", 1, "watsonwork"), ("y", 0, "github")] {
+        let args = ["register", "--scheme", "github", "--generate-secret"];
+        let mut child = terminal(&world, &args).spawn().unwrap();
+        writeln!(child.stdin.take().unwrap(), "{answer}").unwrap();
+        let mut screen = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut screen).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{screen}");
+        assert!(
+            screen.contains("Replace source default of my-bot, for watsonwork, by one for github? [y/N]"),
+            "{screen}"
+        );
+        assert_eq!(sources(&world)[0]["scheme"], scheme);
+    }
+}
+
+#[test]
 fn a_source_without_verification_needs_the_operators_consent() {
     let world = World::new();
     let output = world.command(&["register", "--scheme", "none", "--source", "open"]).output().unwrap();

@@ -77,11 +77,13 @@ impl Register {
             text => texts.extend(secret::from_flags(text, None)?),
         }
         let needs_secret = !scheme.is_unverified() && !scheme.learns_secret();
-        if !texts.is_empty() || self.generate_secret || !needs_secret {
-            return Ok(texts.into_iter().map(Secret::new).collect());
+        if texts.is_empty() && needs_secret {
+            texts.extend(secret::from_environment("WEBHOOK_SECRET")?);
+            if texts.is_empty() && !self.generate_secret {
+                return Err(usage(missing_secret(scheme)));
+            }
         }
-        let secret = secret::webhook_secret(None, None)?;
-        Ok(vec![secret.ok_or_else(|| usage(missing_secret(scheme)))?])
+        Ok(texts.into_iter().map(Secret::new).collect())
     }
 
     /// Whether a flag of sources is used, which older command lines do not have.
