@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use wwproxy_protocol::{AppId, EventId};
+use wwproxy_protocol::{AppId, EventId, Source};
 use wwproxy_server::store::{
     Appended, DedupeKey, Delivery, Lease, NewEvent, Registration, Settled, Settlement, Stats, Store,
     StoreFuture, Tap,
@@ -38,6 +38,7 @@ impl Store for NullStore {
     fn append<'a>(
         &'a self,
         _: &'a AppId,
+        _: Arc<Source>,
         event: NewEvent,
         _: Option<DedupeKey>,
     ) -> StoreFuture<'a, Appended> {

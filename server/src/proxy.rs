@@ -78,6 +78,8 @@ pub(crate) enum ProxyError {
     UnknownSource,
     #[error(transparent)]
     InvalidSource(#[from] InvalidSource),
+    #[error("the source was replaced again and again while its webhook was verified")]
+    SourceChanged,
     #[error("the app has no source of this name")]
     NoSource,
     #[error("the app has reached its limit of sources")]

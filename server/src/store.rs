@@ -55,11 +55,14 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Removes an app's registration and purges its queue. The removal is durable when this returns.
     fn remove_registration<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, ()>;
 
-    /// Appends an event to the app's queue and assigns its id. The outcome is durable when this returns. An event whose
-    /// dedupe key (idempotency key) was seen within the dedupe window is not stored again.
+    /// Appends an event to the app's queue and assigns its id. The outcome is durable when this returns. `source` verified
+    /// the event: if the registration does not have this very `Arc` when the event is committed, the event is rejected,
+    /// so that nothing is stored with replaced settings. An event whose dedupe key (idempotency key) was seen within the
+    /// dedupe window is not stored again.
     fn append<'a>(
         &'a self,
         app: &'a AppId,
+        source: Arc<Source>,
         event: NewEvent,
         dedupe: Option<DedupeKey>,
     ) -> StoreFuture<'a, Appended>;
@@ -91,11 +94,18 @@ pub trait Store: fmt::Debug + Send + Sync {
 /// The sources of an app, from which it receives webhooks. An app is registered while it has a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registration {
-    /// The sources by name.
+    /// The sources by name. A source that is replaced is a new `Arc`, also by equal settings.
     pub sources: BTreeMap<SourceName, Arc<Source>>,
 }
 
 impl Registration {
+    /// Whether the app still has this source, neither replaced nor removed. An event in progress holds its `Arc`, so no
+    /// other source can have the same address.
+    #[must_use]
+    pub fn has(&self, name: &SourceName, source: &Arc<Source>) -> bool {
+        self.sources.get(name).is_some_and(|current| Arc::ptr_eq(current, source))
+    }
+
     /// The source `default` of Watson Work, with this webhook secret.
     #[must_use]
     pub fn watson_work(secret: Secret) -> Self {
@@ -169,8 +179,8 @@ pub enum Appended {
     Duplicate,
     /// The event was rejected: the app's queue is full.
     Full,
-    /// The event was rejected: the app is not registered.
-    Unregistered,
+    /// The event was rejected: since its verification the source was replaced or removed, or the app unregistered.
+    SourceChanged,
 }
 
 /// A lease request: how many events to receive, and for how long to hide them from other clients.

@@ -3,6 +3,9 @@
 //! Time is paused. Steps advance it by an amount that is never close to the end of a lease. The seed is fixed;
 //! `PROPTEST_RNG_SEED` sets another one, `PROPTEST_CASES` the number of cases.
 
+#[path = "common/store.rs"]
+mod store;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -21,6 +24,8 @@ use wwproxy_server::store::{
     Appended, Delivery, Lease, Limits, MemoryStore, NewEvent, Overflow, RedbStore, Registration, Settled,
     Settlement, Stats, Store,
 };
+
+use self::store::append;
 
 type Outcome<T> = Result<T, TestCaseError>;
 
@@ -118,7 +123,7 @@ impl Model {
     /// The expected outcome of an append, with a placeholder for the id.
     fn append(&mut self, now: u64, key: Option<u8>, overflow: Overflow) -> Appended {
         if !self.registered {
-            return Appended::Unregistered;
+            return Appended::SourceChanged;
         }
         if key.is_some_and(|key| self.keys.contains(&key)) {
             return Appended::Duplicate;
@@ -273,7 +278,7 @@ impl Harness {
         self.bodies += 1;
         let body = format!(r#"{{"n":{:06}}}"#, self.bodies);
         let event = NewEvent::new(Vec::new(), None, body.clone().into());
-        let appended = self.store.append(&self.apps[app], event, key.map(|key| [key; 16])).await.unwrap();
+        let appended = append(&*self.store, &self.apps[app], event, key.map(|key| [key; 16])).await.unwrap();
         let expected = self.models[app].append(self.now, key, self.overflow);
         match (appended, expected) {
             (Appended::Stored(id), Appended::Stored(_)) => {

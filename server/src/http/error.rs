@@ -145,6 +145,9 @@ impl From<ProxyError> for ApiError {
             ProxyError::Full => {
                 Self::unavailable("The app's queue is full: send this again later, when its client has acknowledged some events.")
             }
+            ProxyError::SourceChanged => Self::unavailable(
+                "The source of this webhook was replaced while the webhook was verified: send it again.",
+            ),
             ProxyError::TooManyTaps => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "The app has reached its limit of open taps: close one of them, or try again later.",

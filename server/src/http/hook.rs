@@ -1,5 +1,7 @@
 //! `/hook/{appId}` and `/hook/{appId}/{source}`: receives webhooks.
 
+use std::sync::Arc;
+
 use futures_util::FutureExt as _;
 use warp::{
     Filter as _,
@@ -111,17 +113,17 @@ async fn receive(path: Tail, context: Context, request: Request) -> Result<Respo
         other => other?,
     };
     let bytes = body.bytes.clone();
-    let webhook = Webhook { method, tail, headers, query, body: bytes.clone() };
+    let webhook = Arc::new(Webhook { method, tail, headers, query, body: bytes.clone() });
     // A body that waits for verification can still be evicted for other bodies.
     let permit = body.unless_evicted(context.proxy.verification_permit(&webhook)).await?;
     body.keep()?;
     let refuse = |error| recorder.refuse(error, Some(&bytes));
-    let verified = context.proxy.verify(&app, &source, webhook, permit).await.map_err(refuse)?;
+    let verified = context.proxy.verify(&app, &source, &webhook, permit).await.map_err(refuse)?;
     // Not for a challenge or an event of the scheme `none`: anyone can send them.
     if matches!(&verified, Verified::Event { event, .. } if event.origin.verification.is_some()) {
         connection.authorise()?;
     }
-    match context.proxy.receive(&app, &source, verified).await.map_err(refuse)? {
+    match context.proxy.receive(&app, &source, &webhook, verified).await.map_err(refuse)? {
         Received::Stored(success) => {
             context.proxy.record_accepted(&app, &source);
             Ok(empty(StatusCode::from_u16(success).expect("the success status of a scheme is valid")))

@@ -116,12 +116,19 @@ mod tests {
         }
     }
 
-    async fn handshake(proxy: &Proxy, app: &AppId, name: &SourceName, secret: &'static str) -> Verified {
+    async fn handshake(
+        proxy: &Proxy,
+        app: &AppId,
+        name: &SourceName,
+        secret: &'static str,
+    ) -> (Arc<Webhook>, Verified) {
         let headers: HeaderMap =
             [("x-hook-secret".parse().unwrap(), secret.parse().unwrap())].into_iter().collect();
         let webhook = Webhook { method: Method::POST, tail: None, query: None, headers, body: "{}".into() };
+        let webhook = Arc::new(webhook);
         let permit = proxy.verification_permit(&webhook).await;
-        proxy.verify(app, name, webhook, permit).await.unwrap()
+        let verified = proxy.verify(app, name, &webhook, permit).await.unwrap();
+        (webhook, verified)
     }
 
     /// A handshake whose sender disconnects while its secret is being stored takes place as a whole.
@@ -135,13 +142,16 @@ mod tests {
         let settings = SourceSettings { scheme: "asana".into(), secrets: Vec::new(), ..Default::default() };
         proxy.put_source(&app, &token, &name, settings.clone()).await.unwrap();
         proxy.arm(&app, &token, &name).await.unwrap();
-        let verified = handshake(&proxy, &app, &name, "first").await;
-        assert!(proxy.receive(&app, &name, verified).now_or_never().is_none(), "it waits for the store");
+        let (first, verified) = handshake(&proxy, &app, &name, "first").await;
+        assert!(
+            proxy.receive(&app, &name, &first, verified).now_or_never().is_none(),
+            "it waits for the store"
+        );
         while proxy.sources(&app).await.unwrap()[0].secrets == 0 {
             sleep(Duration::from_millis(1)).await;
         }
-        let second = handshake(&proxy, &app, &name, "second").await;
-        let second = proxy.receive(&app, &name, second).await;
+        let (second, verified) = handshake(&proxy, &app, &name, "second").await;
+        let second = proxy.receive(&app, &name, &second, verified).await;
         assert!(matches!(second, Err(ProxyError::NotArmed)), "a second handshake is refused");
         assert!(proxy.arm_status(&app, &name).done);
         proxy.arm(&app, &token, &name).await.unwrap();

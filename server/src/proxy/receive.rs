@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::OwnedSemaphorePermit, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
 use wwproxy_protocol::{AppId, SourceName, scheme::Answer};
 
 use super::{
@@ -14,6 +18,8 @@ use crate::store::{Appended, StoreError};
 /// How long an append may take. The platform gives up after 3 s and retries: if the event was stored after all, the retry is
 /// recognised as a duplicate.
 const APPEND_TIMEOUT: Duration = Duration::from_millis(2500);
+/// How often a webhook is verified at most: again if its source was replaced before the event was committed.
+const MAX_VERIFICATIONS: u32 = 3;
 /// From this size on, in bytes, verifying a body takes about 0.2 ms or longer. Large bodies are verified on blocking
 /// threads, on at most half of the processors.
 const LARGE_BODY: usize = 64 << 10;
@@ -46,38 +52,59 @@ impl Proxy {
         &self,
         app: &AppId,
         name: &SourceName,
-        webhook: Webhook,
+        webhook: &Arc<Webhook>,
         permit: VerificationPermit,
     ) -> Result<Verified, ProxyError> {
         let source = self.receiving_source(app, name, &webhook.method).await?;
         if permit.0.is_none() {
-            return webhook.verify(name, &source);
+            return webhook.verify(name, source);
         }
-        let name = name.clone();
+        let (name, webhook) = (name.clone(), Arc::clone(webhook));
         let verified = spawn_blocking(move || {
             // Held until the work is done, even if the sender has disconnected.
             let _permit = permit;
-            webhook.verify(&name, &source)
+            webhook.verify(&name, source)
         });
         verified.await.map_err(StoreError::engine)?
     }
 
-    /// Stores a verified webhook, or answers its challenge.
+    /// Stores a verified webhook, or answers its challenge. If its source was replaced since the verification nothing is stored,
+    /// and the webhook is verified again with the current settings.
     pub(crate) async fn receive(
         self: &Arc<Self>,
         app: &AppId,
         name: &SourceName,
-        verified: Verified,
+        webhook: &Arc<Webhook>,
+        mut verified: Verified,
     ) -> Result<Received, ProxyError> {
-        let (event, dedupe, success) = match verified {
-            Verified::Event { event, dedupe, success } => (event, dedupe, success),
+        let deadline = Instant::now() + APPEND_TIMEOUT;
+        for _ in 1..MAX_VERIFICATIONS {
+            match self.receive_once(app, name, verified, deadline).await {
+                Err(ProxyError::SourceChanged) => {}
+                outcome => return outcome,
+            }
+            let permit = self.verification_permit(webhook).await;
+            verified = self.verify(app, name, webhook, permit).await?;
+        }
+        self.receive_once(app, name, verified, deadline).await
+    }
+
+    async fn receive_once(
+        self: &Arc<Self>,
+        app: &AppId,
+        name: &SourceName,
+        verified: Verified,
+        deadline: Instant,
+    ) -> Result<Received, ProxyError> {
+        let (source, event, dedupe, success) = match verified {
+            Verified::Event { source, event, dedupe, success } => (source, event, dedupe, success),
             Verified::Challenge(answer) => return Ok(Received::Answer(answer)),
-            Verified::Handshake { secret, answer } => {
-                self.learn_secret(app, name, secret).await?;
+            Verified::Handshake { source, secret, answer } => {
+                self.learn_secret(app, name, source, secret).await?;
                 return Ok(Received::Answer(answer));
             }
         };
-        let appended = timeout(APPEND_TIMEOUT, self.store.append(app, event, dedupe));
+        let appended = timeout_at(deadline, self.store.append(app, source, event, dedupe));
         match appended.await.map_err(|_| ProxyError::Slow)?? {
             Appended::Stored(id) => {
                 tracing::debug!(%app, source = %name, %id, "stored");
@@ -85,7 +112,7 @@ impl Proxy {
             }
             Appended::Duplicate => Ok(Received::Stored(success)),
             Appended::Full => Err(ProxyError::Full),
-            Appended::Unregistered => Err(ProxyError::NotRegistered),
+            Appended::SourceChanged => Err(ProxyError::SourceChanged),
         }
     }
 }

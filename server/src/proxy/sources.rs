@@ -179,7 +179,7 @@ impl Proxy {
         self.armed.status(app, name)
     }
 
-    /// Stores the secret that a sender's handshake brings, if the owner of the source expects it. Under the app's lock, so that
+    /// Stores the secret that a sender's handshake brings, if the owner of this very source expects it. Under the app's lock, so that
     /// only one of two handshakes sets a secret, and none undoes a change of the source.
     ///
     /// In a task of its own: otherwise a sender that disconnects could cancel it between the store and the disarming, and the
@@ -188,17 +188,17 @@ impl Proxy {
         self: &Arc<Self>,
         app: &AppId,
         name: &SourceName,
+        source: Arc<Source>,
         secret: Secret,
     ) -> Result<(), ProxyError> {
         let (proxy, app, name) = (Arc::clone(self), app.clone(), name.clone());
         let task = tokio::spawn(async move {
             let _shared = proxy.registration_changes.read().await;
             let _lock = proxy.source_locks.lock(&app).await;
-            if !proxy.armed.expects_handshake(&app, &name) {
+            let registration = proxy.stored_registration(&app).await?;
+            if !(registration.has(&name, &source) && proxy.armed.expects_handshake(&app, &name)) {
                 return Err(ProxyError::NotArmed);
             }
-            let registration = proxy.stored_registration(&app).await?;
-            let source = registration.sources.get(&name).ok_or(ProxyError::NotRegistered)?;
             let shown = source.scheme().name() == "notion";
             let mut settings = source.settings().clone();
             add_secret(&mut settings.secrets, secret.clone());

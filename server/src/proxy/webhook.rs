@@ -1,6 +1,6 @@
 //! Verification of a webhook, and its conversion to an event.
 
-use std::{fmt, time::SystemTime};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
@@ -42,6 +42,8 @@ impl fmt::Debug for Webhook {
 /// A webhook that was verified. No `Debug`: headers and answers may contain secrets.
 pub(crate) enum Verified {
     Event {
+        /// The source that verified it.
+        source: Arc<Source>,
         event: NewEvent,
         dedupe: Option<DedupeKey>,
         /// The HTTP status that the sender takes as a success.
@@ -50,30 +52,42 @@ pub(crate) enum Verified {
     /// A challenge: the answer to it.
     Challenge(Answer),
     /// A handshake that sets the source's secret.
-    Handshake { secret: Secret, answer: Answer },
+    Handshake {
+        /// The source that it is for.
+        source: Arc<Source>,
+        secret: Secret,
+        answer: Answer,
+    },
 }
 
 impl Webhook {
     /// Verifies the webhook as one of this source. Nothing of an unverified webhook is parsed but what the scheme asks for.
-    pub(super) fn verify(self, name: &SourceName, source: &Source) -> Result<Verified, ProxyError> {
+    pub(super) fn verify(&self, name: &SourceName, source: Arc<Source>) -> Result<Verified, ProxyError> {
         let scheme = source.scheme();
-        let verified = match self.receive(source)? {
+        let verified = match self.receive(&source)? {
             Reception::Event(verified) => verified,
             Reception::Answer(answer) => return Ok(Verified::Challenge(answer)),
-            Reception::Secret { secret, answer } => return Ok(Verified::Handshake { secret, answer }),
+            Reception::Secret { secret, answer } => {
+                return Ok(Verified::Handshake { source, secret, answer });
+            }
         };
-        let Self { tail, query, headers, body, .. } = self;
         let origin = Origin {
             source: name.clone(),
-            tail,
+            tail: self.tail.clone(),
             verification: verification(scheme, &verified),
             event_type: verified.event_type,
             delivery_id: verified.delivery_id.map(|id| id.value),
         };
-        let dedupe = dedupe_key(&origin, query.as_deref(), &body);
-        let headers = kept_headers(&headers, scheme.keeps_authorization());
-        let event = NewEvent { origin, headers, query, encoding: Encoding::of(&body), body };
-        Ok(Verified::Event { event, dedupe, success: scheme.success() })
+        let dedupe = dedupe_key(&origin, self.query.as_deref(), &self.body);
+        let event = NewEvent {
+            origin,
+            headers: kept_headers(&self.headers, scheme.keeps_authorization()),
+            query: self.query.clone(),
+            encoding: Encoding::of(&self.body),
+            body: self.body.clone(),
+        };
+        let success = scheme.success();
+        Ok(Verified::Event { source, event, dedupe, success })
     }
 
     fn receive(&self, source: &Source) -> Result<Reception, ProxyError> {
@@ -209,13 +223,13 @@ mod tests {
     #[test]
     fn the_signature_and_the_dedupe_key_cover_all_of_a_large_body() {
         let secret = Secret::new("secret");
-        let source = Source::watson_work(secret.clone());
+        let source = Arc::new(Source::watson_work(secret.clone()));
         let verify = |body: &str, signed: &str| {
             let signature = sign_watson_work(&secret, signed.as_bytes());
             let headers = headers(&[("x-outbound-token", signature.as_bytes()), (api::OUTBOUND_INDEX, b"7")]);
             let (method, body) = (http::Method::POST, body.to_owned().into());
             let webhook = Webhook { method, tail: None, headers, query: None, body };
-            match webhook.verify(&SourceName::default(), &source) {
+            match webhook.verify(&SourceName::default(), Arc::clone(&source)) {
                 Ok(Verified::Event { dedupe, .. }) => dedupe,
                 Err(ProxyError::Rejected(_)) => None,
                 Ok(_) => panic!("a challenge"),

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
-use wwproxy_protocol::{AppId, Secret, ServerMessage, message::EventMessage};
+use wwproxy_protocol::{AppId, Secret, ServerMessage, SourceName, message::EventMessage};
 
 use super::{
     link::{IDLE, PING},
@@ -85,7 +85,10 @@ impl Fixture {
 
     async fn append(&self, body: &'static str) {
         let event = NewEvent::new(Vec::new(), None, body.into());
-        let appended = self.proxy.store().append(&self.app, event, None).await.unwrap();
+        let store = self.proxy.store();
+        let registration = store.registration(&self.app).await.unwrap().unwrap();
+        let source = Arc::clone(&registration.sources[&SourceName::default()]);
+        let appended = store.append(&self.app, source, event, None).await.unwrap();
         assert!(matches!(appended, Appended::Stored(_)));
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use wwproxy_protocol::{AppId, Event};
+use wwproxy_protocol::{AppId, Event, Source};
 
 use super::{
     Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Overflow, Registration, Settled, Settlement,
@@ -62,9 +62,19 @@ impl MemoryStore {
         self.queues.log_expired(app, dropped);
     }
 
-    fn append_now(&self, app: &AppId, event: NewEvent, dedupe: Option<DedupeKey>) -> Appended {
+    fn append_now(
+        &self,
+        app: &AppId,
+        source: &Arc<Source>,
+        event: NewEvent,
+        dedupe: Option<DedupeKey>,
+    ) -> Appended {
         let mut state = lock(&self.state);
-        let Some(registered) = state.registrations.get(app) else { return Appended::Unregistered };
+        let registered = state.registrations.get(app);
+        let Some(registered) = registered.filter(|app| app.registration.has(&event.origin.source, source))
+        else {
+            return Appended::SourceChanged;
+        };
         let key = dedupe.map(|delivery| dedupe::key(&delivery, registered.epoch));
         if key.is_some_and(|key| state.recent.contains(key)) {
             return Appended::Duplicate;
@@ -156,10 +166,11 @@ impl Store for MemoryStore {
     fn append<'a>(
         &'a self,
         app: &'a AppId,
+        source: Arc<Source>,
         event: NewEvent,
         dedupe: Option<DedupeKey>,
     ) -> StoreFuture<'a, Appended> {
-        Box::pin(async move { Ok(self.append_now(app, event, dedupe)) })
+        Box::pin(async move { Ok(self.append_now(app, &source, event, dedupe)) })
     }
 
     fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> StoreFuture<'a, Vec<Delivery>> {

@@ -28,13 +28,13 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use wwproxy_protocol::{AppId, Event};
+use wwproxy_protocol::{AppId, Event, Source};
 
 pub use self::file::OpenError;
 #[cfg(fuzzing)]
 pub use self::record::fuzz as fuzz_record;
 use self::{
-    commands::{Command, WriterHandle},
+    commands::{Append, Command, WriterHandle},
     file::{Contents, DATABASE_NAME, File, Files, JOURNAL_NAME},
     pending::Pending,
     writer::Writer,
@@ -242,10 +242,11 @@ impl Store for RedbStore {
     fn append<'a>(
         &'a self,
         app: &'a AppId,
+        source: Arc<Source>,
         event: NewEvent,
         dedupe: Option<DedupeKey>,
     ) -> StoreFuture<'a, Appended> {
-        Box::pin(self.writer.append(app.clone(), event, dedupe))
+        Box::pin(self.writer.append(Append { app: app.clone(), source, event, dedupe }))
     }
 
     fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> StoreFuture<'a, Vec<Delivery>> {

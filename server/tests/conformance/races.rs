@@ -1,12 +1,15 @@
 //! Races between requests: a new registration during an upload, an expiring lease during a poll, eviction of bodies.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use reqwest::Method;
 use serde_json::json;
 use tokio::{io::AsyncBufReadExt, time::timeout};
 
-use crate::common::{App, Raw, Server, eventually, number, sign};
+use crate::common::{App, Home, Raw, Server, eventually, number, sign};
 
 /// The head of a webhook request, without its body.
 fn head(path: &str, signature: &str, length: usize) -> String {
@@ -64,6 +67,78 @@ async fn a_webhook_is_verified_with_the_settings_after_its_upload() {
         assert_eq!(slow.response().await.status, status, "{replacement}");
     }
     assert_eq!(app.poll_bodies().await, ["{}"; 2]);
+}
+
+/// Posts webhooks of the source `repo` until one is refused. Returns how many were stored.
+async fn post_until_refused(app: App, secret: String) -> usize {
+    for stored in 0.. {
+        let response =
+            app.github("repo", &secret, json!({"secret": secret}).to_string()).send().await.unwrap();
+        match response.status().as_u16() {
+            201 => {}
+            401 => return stored,
+            status => panic!("{status}"),
+        }
+    }
+    unreachable!("the last secret is replaced as well")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_webhook_of_a_replaced_secret_is_stored_after_the_answer() {
+    const ROUNDS: usize = 30;
+    let home = Arc::new(Home::new());
+    let server = Server::start_in(&home, &[]);
+    let app = server.new_app("bot").await;
+    let put = async |secret: &str| {
+        empty_body(app.put_source("repo", json!({"scheme": "github", "secret": secret})).await).await;
+    };
+    put("secret-0").await;
+    for round in 0..ROUNDS {
+        let secret = format!("secret-{round}");
+        let senders: Vec<_> =
+            (0..32).map(|_| tokio::spawn(post_until_refused(app.clone(), secret.clone()))).collect();
+        eventually("webhooks are stored", async || app.gauge("stored").await >= 32).await;
+        put(&format!("secret-{}", round + 1)).await;
+        let answered = SystemTime::now();
+        let mut accepted = 0;
+        for sender in senders {
+            accepted += sender.await.unwrap();
+        }
+        let events = app.lease(json!({"max": 1000})).await;
+        assert_eq!(events.len(), accepted, "a webhook that was answered with 201 is lost");
+        let late = events.iter().filter(|event| event.details.received_at > Some(answered)).count();
+        assert_eq!(late, 0, "of {accepted} webhooks with the old secret, round {round}");
+        let receipts: Vec<_> = events.iter().map(|event| &event.receipt).collect();
+        app.settle(json!({"ack": receipts})).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_webhook_of_an_ended_registration_reaches_the_next_one() {
+    const ROUNDS: usize = 20;
+    let server = Server::start(&[]);
+    let app = server.new_app("bot").await;
+    let put = async |secret: &str| {
+        empty_body(app.put_source("repo", json!({"scheme": "github", "secret": secret})).await).await;
+    };
+    for _ in 0..ROUNDS {
+        put("old").await;
+        // Verifying bodies of this size takes longer than both requests below.
+        let senders: Vec<_> = (0..3)
+            .map(|n| {
+                let body = format!("[{n},\"{}\"]", "x".repeat(1 << 20));
+                tokio::spawn(app.github("repo", "old", body).send())
+            })
+            .collect();
+        eventually("a webhook is stored", async || app.gauge("stored").await > 0).await;
+        app.unregister().await;
+        put("new").await;
+        for sender in senders {
+            let status = sender.await.unwrap().unwrap().status().as_u16();
+            assert!([201, 401, 404].contains(&status), "{status}");
+        }
+        assert_eq!(app.gauge("stored").await, 0);
+    }
 }
 
 async fn empty_body(response: reqwest::Response) {

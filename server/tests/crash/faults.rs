@@ -19,6 +19,7 @@ use crate::{
     common::eventually,
     disk::{DATABASE, Disk, Fault, WAL},
     random::{Random, seed},
+    store::append,
 };
 
 /// A duration longer than any test.
@@ -79,7 +80,7 @@ impl Fixture {
     }
 
     async fn append(&self, n: u32) -> Result<Appended, StoreError> {
-        self.store.append(&self.app, event(n), Some(u128::from(n).to_be_bytes())).await
+        append(&*self.store, &self.app, event(n), Some(u128::from(n).to_be_bytes())).await
     }
 
     async fn store(&self, numbers: std::ops::Range<u32>) {
@@ -514,7 +515,7 @@ async fn a_flood_that_outruns_the_checkpoint_throttles_only_its_own_app() {
         let body = Bytes::from(vec![b' '; 256 << 10]);
         let event = NewEvent::new(Vec::new(), None, body);
         let (store, app) = (Arc::clone(&fixture.store), app.clone());
-        async move { store.append(&app, event, None).await }
+        async move { append(&*store, &app, event, None).await }
     };
     let mut flood = tokio::task::JoinSet::new();
     for _ in 0..200 {

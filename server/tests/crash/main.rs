@@ -9,3 +9,5 @@ mod ledger;
 mod load;
 mod power;
 mod random;
+#[path = "../common/store.rs"]
+mod store;

@@ -19,6 +19,7 @@ use wwproxy_server::store::{
 use crate::{
     disk::{DATABASE, Disk, Fault, WAL},
     random::{Random, seed, setting},
+    store::append,
 };
 
 const APPS: usize = 3;
@@ -112,7 +113,7 @@ impl App {
         let numbers: Vec<_> = (0..=self.random.below(8)).map(|_| self.number()).collect();
         self.events.extend(numbers.iter().map(|&n| (n, EventState::Unanswered)));
         let acked = self.all(EventState::Acked);
-        let outcomes = join_all(numbers.iter().map(|&n| store.append(&self.id, event(n), key(n)))).await;
+        let outcomes = join_all(numbers.iter().map(|&n| append(store, &self.id, event(n), key(n)))).await;
         let mut all_answered = Ok(());
         for (n, outcome) in numbers.into_iter().zip(outcomes) {
             match outcome {
@@ -132,7 +133,7 @@ impl App {
     async fn retry_appends(&mut self, store: &dyn Store) -> Result<(), PowerLost> {
         for n in std::mem::take(&mut self.unstored) {
             self.events.insert(n, EventState::Unanswered);
-            match store.append(&self.id, event(n), key(n)).await.map_err(power_lost)? {
+            match append(store, &self.id, event(n), key(n)).await.map_err(power_lost)? {
                 Appended::Stored(_) => self.events.insert(n, EventState::Stored),
                 other => panic!("{} {n}, which is not stored: {other:?}", self.id),
             };
@@ -142,7 +143,7 @@ impl App {
             return Ok(());
         }
         let n = known[index(self.random.below(known.len() as u64))];
-        match store.append(&self.id, event(n), key(n)).await.map_err(power_lost)? {
+        match append(store, &self.id, event(n), key(n)).await.map_err(power_lost)? {
             Appended::Duplicate => Ok(()),
             other => panic!("{} {n} ({:?}), a duplicate: {other:?}", self.id, self.events[&n]),
         }

@@ -8,8 +8,9 @@ use wwproxy_server::store::{
     Appended, Limits, OpenError, Overflow, RedbStore, Settlement, Stats, Store, StoreError,
 };
 
-use crate::fixture::{
-    DEADLINE, TestQueue, event, eventually, key, larger, now, numbers, receipts, registration,
+use crate::{
+    fixture::{DEADLINE, TestQueue, event, eventually, key, larger, now, numbers, receipts, registration},
+    store::append,
 };
 
 fn open(folder: &TempDir, limits: Limits) -> TestQueue {
@@ -178,7 +179,7 @@ async fn registrations_survive_a_reopen() {
     }
     assert_eq!(gone.app.as_str(), "gone");
     let gone = TestQueue { app: gone.app, ..queue };
-    assert_eq!(gone.try_append(event(1), None).await, Appended::Unregistered);
+    assert_eq!(gone.try_append(event(1), None).await, Appended::SourceChanged);
     assert_eq!(gone.stats().await, Stats::default());
 }
 
@@ -307,7 +308,7 @@ async fn a_closed_store_returns_errors() {
     let taken = queue.take(1).await;
     queue.store.close().await.unwrap();
     let TestQueue { store, app } = &queue;
-    assert!(matches!(store.append(app, event(1), None).await, Err(StoreError::Closed)));
+    assert!(matches!(append(&**store, app, event(1), None).await, Err(StoreError::Closed)));
     assert!(matches!(store.put_registration(app, registration("x")).await, Err(StoreError::Closed)));
     assert!(matches!(store.remove_registration(app).await, Err(StoreError::Closed)));
     assert!(matches!(store.ready().await, Err(StoreError::Closed)));
@@ -326,7 +327,8 @@ async fn close_under_load_keeps_answered_appends() {
             tokio::spawn(async move {
                 let mut answered = Vec::new();
                 for n in 0.. {
-                    match queue.store.append(&queue.app, event(sender * 10_000 + n), None).await {
+                    let event = event(sender * 10_000 + n);
+                    match append(&*queue.store, &queue.app, event, None).await {
                         Ok(Appended::Stored(id)) => answered.push(id),
                         Ok(other) => panic!("{other:?}"),
                         Err(StoreError::Closed) => break,

@@ -8,6 +8,8 @@ use wwproxy_server::store::{
     Appended, DedupeKey, Delivery, Lease, Limits, NewEvent, Registration, Settled, Settlement, Stats, Store,
 };
 
+use crate::store::append;
+
 /// A duration longer than any test.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 /// A lease or a delay whose expiry the test waits for.
@@ -79,7 +81,7 @@ impl TestQueue {
     }
 
     pub(crate) async fn try_append(&self, event: NewEvent, key: Option<DedupeKey>) -> Appended {
-        self.store.append(&self.app, event, key).await.unwrap()
+        append(&*self.store, &self.app, event, key).await.unwrap()
     }
 
     /// Leases available events without waiting, for [`LONG`].

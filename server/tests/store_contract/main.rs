@@ -11,6 +11,8 @@ mod lease;
 mod limits;
 mod registration;
 mod settle;
+#[path = "../common/store.rs"]
+mod store;
 mod tap;
 mod wait;
 
@@ -96,7 +98,10 @@ contract! {
         replacing_a_registration_keeps_the_events,
         unregistering_purges_the_queue,
         unregistering_does_not_affect_other_apps,
-        an_append_concurrent_with_unregistering_leaves_no_event;
+        an_append_concurrent_with_unregistering_leaves_no_event,
+        an_append_of_a_replaced_source_is_rejected,
+        replacing_a_source_rejects_no_append_of_another,
+        no_append_of_a_replaced_source_is_stored_after_the_replacement;
     settle:
         an_acknowledged_event_is_deleted,
         a_receipt_settles_once,

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use wwproxy_protocol::{Secret, Source, SourceSettings};
-use wwproxy_server::store::{Appended, Limits, Stats};
+use wwproxy_protocol::{Secret, Source, SourceName, SourceSettings};
+use wwproxy_server::store::{Appended, Limits, Registration, Stats};
 
 use crate::fixture::{Open, TestQueue, event, key, registration};
 
 pub(crate) async fn an_append_for_an_unregistered_app_is_rejected(open: Open<'_>) {
     let queue = TestQueue { store: open(Limits::default()), app: "app-1".parse().unwrap() };
     assert_eq!(queue.store.registration(&queue.app).await.unwrap(), None);
-    assert_eq!(queue.try_append(event(1), key(1)).await, Appended::Unregistered);
+    assert_eq!(queue.try_append(event(1), key(1)).await, Appended::SourceChanged);
     assert_eq!(queue.stats().await, Stats::default());
     queue.unregister().await;
     queue.register_with("secret").await;
@@ -53,7 +53,7 @@ pub(crate) async fn unregistering_purges_the_queue(open: Open<'_>) {
     queue.unregister().await;
     assert_eq!(queue.stats().await, Stats::default());
     assert_eq!(queue.take(10).await, []);
-    assert_eq!(queue.try_append(event(5), None).await, Appended::Unregistered);
+    assert_eq!(queue.try_append(event(5), None).await, Appended::SourceChanged);
     queue.register_with("secret").await;
     assert_eq!(queue.ack(&taken[2..]).await.stale.len(), 1, "a receipt of a deleted event");
     queue.append(6).await;
@@ -88,10 +88,68 @@ pub(crate) async fn an_append_concurrent_with_unregistering_leaves_no_event(open
         queue.unregister().await;
         for sender in senders {
             let appended = sender.await.unwrap();
-            assert!(matches!(appended, Appended::Stored(_) | Appended::Unregistered), "{appended:?}");
+            assert!(matches!(appended, Appended::Stored(_) | Appended::SourceChanged), "{appended:?}");
         }
         assert_eq!(queue.stats().await, Stats::default());
         queue.register_with("secret").await;
         assert_eq!(queue.take(100).await, []);
+    }
+}
+
+pub(crate) async fn an_append_of_a_replaced_source_is_rejected(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
+    let current = async || {
+        let registration = queue.store.registration(&queue.app).await.unwrap().unwrap();
+        Arc::clone(&registration.sources[&SourceName::default()])
+    };
+    let append = async |source: &Arc<Source>| {
+        queue.store.append(&queue.app, Arc::clone(source), event(1), key(1)).await.unwrap()
+    };
+    let first = current().await;
+    // Equal settings are another source.
+    queue.register_with("secret").await;
+    assert_eq!(append(&first).await, Appended::SourceChanged);
+    let second = current().await;
+    assert!(matches!(append(&second).await, Appended::Stored(_)));
+    assert_eq!(append(&first).await, Appended::SourceChanged, "not a duplicate");
+    queue.unregister().await;
+    assert_eq!(append(&second).await, Appended::SourceChanged);
+    queue.register_with("secret").await;
+    assert_eq!(append(&second).await, Appended::SourceChanged);
+    assert_eq!(queue.stats().await, Stats::default());
+}
+
+pub(crate) async fn replacing_a_source_rejects_no_append_of_another(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
+    let registration = queue.store.registration(&queue.app).await.unwrap().unwrap();
+    let mut more = Registration::clone(&registration);
+    more.sources.insert("repo".parse().unwrap(), Arc::new(Source::watson_work(Secret::new("s"))));
+    queue.store.put_registration(&queue.app, more).await.unwrap();
+    let source = Arc::clone(&registration.sources[&SourceName::default()]);
+    let appended = queue.store.append(&queue.app, source, event(1), None).await.unwrap();
+    assert!(matches!(appended, Appended::Stored(_)));
+}
+
+pub(crate) async fn no_append_of_a_replaced_source_is_stored_after_the_replacement(open: Open<'_>) {
+    let queue = TestQueue::open(open).await;
+    for round in 0..20 {
+        let registration = queue.store.registration(&queue.app).await.unwrap().unwrap();
+        let source = &registration.sources[&SourceName::default()];
+        let senders: Vec<_> = (0..200)
+            .map(|n| {
+                let (queue, source) = (queue.clone(), Arc::clone(source));
+                tokio::spawn(async move { queue.store.append(&queue.app, source, event(n), None).await })
+            })
+            .collect();
+        if round % 2 == 0 {
+            tokio::task::yield_now().await;
+        }
+        queue.register_with("another").await;
+        let stored = queue.stats().await.stored;
+        for sender in senders {
+            let appended = sender.await.unwrap().unwrap();
+            assert!(matches!(appended, Appended::Stored(_) | Appended::SourceChanged), "{appended:?}");
+        }
+        assert_eq!(queue.stats().await.stored, stored, "{round}");
     }
 }

@@ -232,7 +232,7 @@ pub(crate) async fn a_tap_survives_unregistering(open: Open<'_>) {
     let mut tap = tap(&queue).await;
     queue.append(1).await;
     queue.unregister().await;
-    assert_eq!(queue.try_append(event(2), None).await, Appended::Unregistered);
+    assert_eq!(queue.try_append(event(2), None).await, Appended::SourceChanged);
     queue.register_with("another").await;
     queue.append(3).await;
     assert_eq!(shown_numbers(&mut tap, 2).await, [1, 3]);

@@ -14,14 +14,14 @@ use wwproxy_protocol::AppId;
 
 use super::{
     change::Change,
-    commands::{Reply, Room, answer},
+    commands::{Append, Reply, Room, answer},
     events::slot_size,
     journal::Kind,
     record,
     writer::Writer,
 };
 use crate::store::{
-    Appended, DedupeKey, NewEvent, Overflow,
+    Appended, NewEvent, Overflow,
     dedupe::{self, Key},
     queue::{Evicted, Slot},
     queues::{AppQueue, Queues},
@@ -33,9 +33,6 @@ const MAX_BATCH: usize = 1024;
 /// A commit takes no further append once it has this many bytes of events. More of them in one commit store no more in a
 /// second, and who posts now and then waits for all of the commit that is under way.
 const MAX_BATCH_BYTES: usize = 512 << 10;
-
-/// An append as it is asked for.
-pub(super) type Append = (AppId, NewEvent, Option<DedupeKey>);
 
 /// The appends of one batch, and who waits for them.
 #[derive(Debug, Default)]
@@ -107,7 +104,7 @@ impl Changes {
 
 impl Batch {
     pub(super) fn add(&mut self, append: Append, reply: Reply<Appended>, room: Room) {
-        self.bytes += append.1.size();
+        self.bytes += append.event.size();
         self.appends.push(append);
         self.replies.push(reply);
         self.room.push(room);
@@ -138,10 +135,7 @@ impl Writer {
     pub(super) fn commit(&mut self, batch: Batch) {
         let Batch { appends, replies, room, .. } = batch;
         let mut changes = Changes::default();
-        let outcomes: Vec<_> = appends
-            .into_iter()
-            .map(|(app, event, dedupe)| self.append(app, event, dedupe, &mut changes))
-            .collect();
+        let outcomes: Vec<_> = appends.into_iter().map(|append| self.append(append, &mut changes)).collect();
         let stored = changes.take_writes(&self.shared.queues);
         let written = if stored.is_empty() { Ok(()) } else { self.write(Kind::Store, stored) };
         drop(room);
@@ -189,14 +183,14 @@ impl Writer {
     }
 
     /// Adds one append to the changes. Nothing of it is true before the commit.
-    fn append(
-        &mut self,
-        app: AppId,
-        event: NewEvent,
-        dedupe: Option<DedupeKey>,
-        changes: &mut Changes,
-    ) -> Appended {
-        let Some(registered) = self.shared.registered(&app) else { return Appended::Unregistered };
+    fn append(&mut self, append: Append, changes: &mut Changes) -> Appended {
+        let Append { app, source, event, dedupe } = append;
+        // Only this thread changes registrations, so the source is still the same when the batch is committed.
+        let registered = self.shared.registered(&app);
+        let Some(registered) = registered.filter(|app| app.registration.has(&event.origin.source, &source))
+        else {
+            return Appended::SourceChanged;
+        };
         let key = dedupe.map(|delivery| dedupe::key(&delivery, registered.epoch));
         if key.is_some_and(|key| self.recent.contains(key) || changes.known.contains(&key)) {
             return Appended::Duplicate;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use wwproxy_protocol::AppId;
+use wwproxy_protocol::{AppId, Source};
 
 use crate::store::{Appended, DedupeKey, NewEvent, Registration, StoreError, queues::lock, sequence::Seq};
 
@@ -25,11 +25,21 @@ pub(super) type Queue = mpsc::Receiver<(Command, Room)>;
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Append { app: AppId, event: Box<NewEvent>, dedupe: Option<DedupeKey>, reply: Reply<Appended> },
+    Append { append: Box<Append>, reply: Reply<Appended> },
     Register(Register),
     Delete { numbers: Vec<Seq> },
     Probe { reply: Reply<()> },
     Close { reply: Reply<()> },
+}
+
+/// An event to be appended.
+#[derive(Debug)]
+pub(super) struct Append {
+    pub(super) app: AppId,
+    /// The source that verified it.
+    pub(super) source: Arc<Source>,
+    pub(super) event: NewEvent,
+    pub(super) dedupe: Option<DedupeKey>,
 }
 
 /// An app's registration is to be this, or none.
@@ -73,20 +83,15 @@ impl WriterHandle {
         (Self { commands, events, apps: Mutex::default(), others }, queue)
     }
 
-    /// Queues an event and waits for what became of it.
-    pub(super) async fn append(
-        &self,
-        app: AppId,
-        event: NewEvent,
-        dedupe: Option<DedupeKey>,
-    ) -> Result<Appended, StoreError> {
-        let pieces = u32::try_from(1 + event.size() / PIECE_BYTES).unwrap_or(u32::MAX);
+    /// Queues an event and waits for the outcome.
+    pub(super) async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        let pieces = u32::try_from(1 + append.event.size() / PIECE_BYTES).unwrap_or(u32::MAX);
         let pieces = pieces.min(MAX_APP_PIECES);
         // In this order, so that who waits for its own app takes no room of the others.
-        let of_app = acquire(&self.of_app(&app), pieces).await?;
+        let of_app = acquire(&self.of_app(&append.app), pieces).await?;
         let of_all = acquire(&self.events, pieces).await?;
         let place = self.place_in(of_all, Some(of_app));
-        ask(place, |reply| Command::Append { app, event: Box::new(event), dedupe, reply }).await
+        ask(place, |reply| Command::Append { append: Box::new(append), reply }).await
     }
 
     /// Queues a registration and waits for what became of it. It has all of its app's room: whoever registers over and
@@ -162,6 +167,7 @@ pub(super) fn answer<T>(reply: Reply<T>, outcome: Result<T, StoreError>) {
 mod tests {
     use bytes::Bytes;
     use futures_util::{FutureExt, future::join_all};
+    use wwproxy_protocol::Secret;
 
     use super::*;
 
@@ -172,7 +178,8 @@ mod tests {
             // Half of it is a header: what a sender sends is what counts.
             let headers = vec![("x".to_owned(), "x".repeat(size / 2))];
             let event = NewEvent::new(headers, None, Bytes::from(vec![0; size / 2]));
-            writer.append(app.parse().unwrap(), event, None)
+            let source = Arc::new(Source::watson_work(Secret::new("s")));
+            writer.append(Append { app: app.parse().unwrap(), source, event, dedupe: None })
         };
         let flood = join_all((0..100).map(|_| append("flood", 8 << 20)));
         tokio::pin!(flood);
@@ -183,7 +190,7 @@ mod tests {
         tokio::pin!(other);
         assert!(other.as_mut().now_or_never().is_none());
         assert!(
-            matches!(queue.try_recv().unwrap().0, Command::Append { app, .. } if app.as_str() == "other")
+            matches!(queue.try_recv().unwrap().0, Command::Append { append, .. } if append.app.as_str() == "other")
         );
         assert!(writer.place().now_or_never().is_some(), "and neither do acknowledgements wait");
         drop(waiting);

@@ -13,8 +13,8 @@ use std::{
 use wwproxy_protocol::AppId;
 
 use super::{
-    batch::{Append, Batch},
-    commands::{Reply, Room},
+    batch::Batch,
+    commands::{Append, Reply, Room},
 };
 use crate::store::Appended;
 
@@ -69,7 +69,7 @@ struct Line {
 
 impl Waiting {
     pub(super) fn add(&mut self, append: Append, reply: Reply<Appended>, room: Room) {
-        let app = &append.0;
+        let app = &append.app;
         if let Some(line) = self.apps.get_mut(app) {
             line.appends.push_back((append, reply, room));
             return;
@@ -142,7 +142,7 @@ impl Line {
     /// Whether its next event is no larger than its share, with what it saved of those before.
     fn goes_with(&self, share: Share) -> bool {
         let next = self.appends.front().expect("it has something that waits");
-        next.0.1.size() <= share.bytes.saturating_add(self.saved)
+        next.0.event.size() <= share.bytes.saturating_add(self.saved)
     }
 
     /// Moves a share of it to a batch: one event where there is any room, and the last one may be longer. If others
@@ -169,10 +169,11 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::{collections::HashSet, sync::Arc};
 
     use bytes::Bytes;
     use tokio::sync::oneshot;
+    use wwproxy_protocol::{Secret, Source};
 
     use super::*;
     use crate::store::NewEvent;
@@ -191,7 +192,9 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         // It goes on waiting.
         std::mem::forget(answer);
-        waiting.add((app.parse().unwrap(), event, None), reply, Room::none());
+        let source = Arc::new(Source::watson_work(Secret::new("s")));
+        let append = Append { app: app.parse().unwrap(), source, event, dedupe: None };
+        waiting.add(append, reply, Room::none());
     }
 
     fn add_size(waiting: &mut Waiting, app: &str, size: usize) {
@@ -206,7 +209,7 @@ mod tests {
     /// How many of a batch are of these apps, each in the order in which they came.
     fn shares<const N: usize>(batch: &Batch, from: [usize; N], apps: [&str; N]) -> [usize; N] {
         let mut next = from;
-        for (app, event, _) in batch.appends() {
+        for Append { app, event, .. } in batch.appends() {
             let place = apps.iter().position(|one| *one == app.as_str()).unwrap();
             assert_eq!(event.body, next[place].to_string());
             next[place] += 1;
@@ -245,7 +248,7 @@ mod tests {
 
     /// The sizes of a batch's events, in halves of a share.
     fn sizes(batch: &Batch) -> Vec<usize> {
-        batch.appends().iter().map(|(_, event, _)| event.size() / (BYTES / 2)).collect()
+        batch.appends().iter().map(|append| append.event.size() / (BYTES / 2)).collect()
     }
 
     #[test]
@@ -362,7 +365,7 @@ mod tests {
         while seen.len() < apps.len() {
             let batch = waiting.batch(now, anything);
             assert!(batch.is_full());
-            let fresh = batch.appends().iter().filter(|(app, ..)| seen.insert(app.clone()));
+            let fresh = batch.appends().iter().filter(|append| seen.insert(append.app.clone()));
             assert!(fresh.count() > 0, "some app waits for a second turn of another");
             batches += 1;
         }

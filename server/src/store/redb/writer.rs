@@ -193,9 +193,7 @@ impl Writer {
     fn gather(&mut self, mut next: Option<(Command, Room)>, queue: &Queue) {
         while let Some((command, room)) = next {
             match command {
-                Command::Append { app, event, dedupe, reply } => {
-                    self.waiting.add((app, *event, dedupe), reply, room);
-                }
+                Command::Append { append, reply } => self.waiting.add(*append, reply, room),
                 Command::Delete { numbers } => self.to_delete.extend(numbers),
                 Command::Register(register) => self.registers.push_back((register, room)),
                 Command::Probe { reply } => self.probes.push(reply),
