@@ -102,6 +102,8 @@ pub(crate) enum ProxyError {
     TooManyTaps,
     #[error("the app has reached its limit of websockets and waiting leases")]
     TooManyClients,
+    #[error("too many large webhooks wait for their verification")]
+    Busy,
     #[error("the event was not stored in time")]
     Slow,
     #[error("the store failed")]

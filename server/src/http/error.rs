@@ -17,6 +17,8 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 /// How often each kind of failure is logged in a minute: anyone can cause one while the store or the platform is failing.
 const LOGGED: u32 = 10;
 static SLOW_STORE: LogLimit = LogLimit::per_minute(LOGGED);
+/// Large webhooks that waited too long for their verification.
+static BUSY: LogLimit = LogLimit::per_minute(LOGGED);
 static FAILED_STORE: LogLimit = LogLimit::per_minute(LOGGED);
 static UNAVAILABLE_PLATFORM: LogLimit = LogLimit::per_minute(LOGGED);
 
@@ -158,6 +160,12 @@ impl From<ProxyError> for ApiError {
                 "The app has reached its limit of websockets and waiting leases: close one of them, or try again later.",
             )
             .header(header::RETRY_AFTER, RETRY_AFTER),
+            ProxyError::Busy => {
+                if let Some(requests) = BUSY.add(1) {
+                    tracing::warn!(requests, "large webhooks were not verified in time");
+                }
+                Self::unavailable("The server is verifying too many large webhooks just now: send this again later.")
+            }
             ProxyError::Slow => {
                 if let Some(requests) = SLOW_STORE.add(1) {
                     tracing::error!(requests, "an append did not complete in time");

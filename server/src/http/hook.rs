@@ -115,7 +115,7 @@ async fn receive(path: Tail, context: Context, request: Request) -> Result<Respo
     let bytes = body.bytes.clone();
     let webhook = Arc::new(Webhook { method, tail, headers, query, body: bytes.clone() });
     // A body that waits for verification can still be evicted for other bodies.
-    let permit = body.unless_evicted(context.proxy.verification_permit(&webhook)).await?;
+    let permit = body.unless_evicted(context.proxy.verification_permit(&webhook)).await??;
     body.keep()?;
     let refuse = |error| recorder.refuse(error, Some(&bytes));
     let verified = context.proxy.verify(&app, &source, &webhook, permit).await.map_err(refuse)?;

@@ -126,7 +126,7 @@ mod tests {
             [("x-hook-secret".parse().unwrap(), secret.parse().unwrap())].into_iter().collect();
         let webhook = Webhook { method: Method::POST, tail: None, query: None, headers, body: "{}".into() };
         let webhook = Arc::new(webhook);
-        let permit = proxy.verification_permit(&webhook).await;
+        let permit = proxy.verification_permit(&webhook).await.unwrap();
         let verified = proxy.verify(app, name, &webhook, permit).await.unwrap();
         (webhook, verified)
     }

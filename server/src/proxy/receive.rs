@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::OwnedSemaphorePermit,
     task::spawn_blocking,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use wwproxy_protocol::{AppId, SourceName, scheme::Answer};
 
@@ -24,6 +24,9 @@ const MAX_VERIFICATIONS: u32 = 3;
 /// threads, on at most half of the processors.
 const LARGE_BODY: usize = 64 << 10;
 
+/// How long a large body waits for its verification. Longer than that most senders do not wait, and retry.
+const VERIFICATION_WAIT: Duration = Duration::from_secs(2);
+
 /// The outcome of a webhook that was accepted.
 pub(crate) enum Received {
     /// The event is durable, now or since its first delivery. The HTTP status that the sender takes as a success.
@@ -38,12 +41,16 @@ pub(crate) struct VerificationPermit(Option<OwnedSemaphorePermit>);
 
 impl Proxy {
     /// Waits for the permit to verify a webhook. A small body needs none.
-    pub(crate) async fn verification_permit(&self, webhook: &Webhook) -> VerificationPermit {
+    pub(crate) async fn verification_permit(
+        &self,
+        webhook: &Webhook,
+    ) -> Result<VerificationPermit, ProxyError> {
         if webhook.body.len() < LARGE_BODY {
-            return VerificationPermit(None);
+            return Ok(VerificationPermit(None));
         }
-        let permit = Arc::clone(&self.large_bodies).acquire_owned().await;
-        VerificationPermit(Some(permit.expect("the semaphore is never closed")))
+        let permit = timeout(VERIFICATION_WAIT, Arc::clone(&self.large_bodies).acquire_owned()).await;
+        let permit = permit.map_err(|_| ProxyError::Busy)?;
+        Ok(VerificationPermit(Some(permit.expect("the semaphore is never closed"))))
     }
 
     /// Verifies a webhook with the current settings of its source, which may have been replaced while the body was read. A
@@ -83,7 +90,7 @@ impl Proxy {
                 Err(ProxyError::SourceChanged) => {}
                 outcome => return outcome,
             }
-            let permit = self.verification_permit(webhook).await;
+            let permit = self.verification_permit(webhook).await?;
             verified = self.verify(app, name, webhook, permit).await?;
         }
         self.receive_once(app, name, verified, deadline).await
