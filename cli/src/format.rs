@@ -114,7 +114,7 @@ pub(crate) fn push_line(line: &mut Vec<u8>, json: &[u8], terminal: bool) {
 }
 
 /// The line of an event that arrived: time, type, id, an arrow, the source, size and media type of the body, and whether the event
-/// is unverified.
+/// is unverified. The server counts deliveries to any client: an earlier one may have left the event, without an attempt at a target.
 pub(crate) fn arrival_line(event: &EventMessage) -> String {
     let source = event.details.has_origin.then(|| format!("{}, ", event.source()));
     let size = HumanBytes(event.body.len() as u64);
@@ -124,7 +124,7 @@ pub(crate) fn arrival_line(event: &EventMessage) -> String {
     let unverified =
         event.is_unverified().then(|| format!(", {}", Style::new().yellow().apply_to("unverified")));
     let again = event.details.attempt.filter(|attempt| *attempt > 1);
-    let again = again.map(|attempt| format!(" (attempt {attempt})"));
+    let again = again.map(|attempt| format!(" (delivered {attempt} times)"));
     let (source, unverified) = (source.unwrap_or_default(), unverified.unwrap_or_default());
     let arrow = Style::new().cyan().apply_to("-->");
     format!("{} {arrow} {source}{size}{of}{unverified}{}\n", head(event), again.unwrap_or_default())
@@ -257,7 +257,7 @@ mod tests {
     fn a_type_cannot_forge_a_line() {
         let line = arrival_line(&event(r#"{"id":"7","attempt":2,"data":{"type":"a\nb\u001b[2J"}}"#));
         let line = console::strip_ansi_codes(&line).into_owned();
-        assert!(line.ends_with(" a b [2J 7 --> 24 B (attempt 2)\n"), "{line:?}");
+        assert!(line.ends_with(" a b [2J 7 --> 24 B (delivered 2 times)\n"), "{line:?}");
     }
 
     #[test]

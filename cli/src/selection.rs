@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, sync::LazyLock};
 use wildmatch::WildMatch;
 use wwproxy_sdk::{EventMessage, scheme};
 
-use crate::filter::Filter;
+use crate::{filter::Filter, scheme::nearest};
 
 /// How much of a type is compared with patterns to find typos, in characters: it bounds the time.
 const MAX_COMPARED_CHARS: usize = 200;
@@ -56,9 +56,29 @@ impl Selection {
         self.types.is_empty() && self.sources.is_empty() && self.filter.is_none()
     }
 
+    /// Whether events of this source may be selected.
+    pub(crate) fn selects_source(&self, name: &str) -> bool {
+        selects(&self.sources, name)
+    }
+
+    /// Checks that each `--source` matches a source of the app.
+    ///
+    /// # Errors
+    /// A message for the user, with the names that there are.
+    pub(crate) fn check_sources(&self, names: &[&str]) -> Result<(), String> {
+        let unknown = self.sources.iter().find(|glob| !names.iter().any(|name| glob.matches(name)));
+        let Some(unknown) = unknown else { return Ok(()) };
+        let near = nearest(&unknown.text, names.iter().copied());
+        let near = near.map(|near| format!("did you mean '{near}'? ")).unwrap_or_default();
+        Err(format!(
+            "no source of the app matches --source '{unknown}'; {near}there are {}",
+            names.join(", ")
+        ))
+    }
+
     /// The reason why an event of this source and type is not selected, with the pattern that may have a typo.
     pub(crate) fn explain_mismatch(&self, source: &str, kind: &str) -> String {
-        if !selects(&self.sources, source) {
+        if !self.selects_source(source) {
             let near = self.sources.iter().find_map(|glob| glob.hint_at(source)).unwrap_or_default();
             return format!("no --source matches {source}{near}");
         }
@@ -75,7 +95,7 @@ impl Selection {
     /// The filter does not end.
     pub(crate) async fn select(&self, event: &EventMessage) -> anyhow::Result<Selected> {
         let kind = || event.event_type().unwrap_or_default();
-        if !selects(&self.sources, event.source().as_str())
+        if !self.selects_source(event.source().as_str())
             || !self.types.is_empty() && !selects(&self.types, &kind())
         {
             return Ok(Selected::No);

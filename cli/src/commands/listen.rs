@@ -54,9 +54,10 @@ An unreachable target is retried without limit. Its Retry-After is honoured up t
 blocking other events.
 Delivery is at least once: an event that is not acknowledged is redelivered, with the same
 wwproxy-event-id.
-Events that do not match (--type, --filter, --route) are skipped: acknowledged, so that no client
-gets them. The first one is reported on stderr, and the last line counts them. If several clients
-of one app listen, each event goes to one of them.
+Events that do not match (--source, --type, --filter, --route) stay on the server, for other clients,
+until they expire. The first one is reported on stderr, and the last line counts them. If no other
+client wants them, --skip-unmatched acknowledges them. If several clients of one app listen, each
+event goes to one of them.
 SIGINT, SIGTERM and SIGHUP stop it: events that are not finished within 2 s are released. A second
 signal ends it at once.
 
@@ -112,9 +113,12 @@ pub(crate) struct Listen {
     concurrency: u32,
     #[command(flatten)]
     selection: Selection,
-    /// Leave events that do not match on the server, for other clients, instead of skipping (acknowledging) them. Events that no
-    /// client takes are redelivered, at least every 5 s
+    /// Skip events that do not match: acknowledge them, so that no client gets them. By default they stay on the server, which
+    /// redelivers them, at least every 5 s
     #[arg(long, help_heading = "Selection")]
+    skip_unmatched: bool,
+    /// Leave events that do not match on the server: the default
+    #[arg(long, hide = true, conflicts_with = "skip_unmatched")]
     leave_unmatched: bool,
 }
 
@@ -127,18 +131,12 @@ impl Listen {
 
     async fn listen(self, client: &Client, http: &HttpOptions) -> anyhow::Result<()> {
         let format = Format::for_stdout(self.format)?;
-        let hook = wwproxy_sdk::hook_path(client.app_id());
         let target_http = http.clone().connect_timeout(self.policy.connect_timeout());
         let routes = self.targets.open(&target_http, Some(client.app_id()))?;
         let save = self.save.as_deref().map(EventFolder::open).transpose()?;
         let shutdown = Shutdown::on_signal()?;
         let ready_file = self.ready_file.map(ReadyFile::prepare).transpose()?;
-        let about = format!(
-            "app {}: webhooks to {}{hook}, events to {}",
-            client.app_id(),
-            client.server().trim_end_matches('/'),
-            self.targets
-        );
+        let about = format!("app {}: events to {}", client.app_id(), self.targets);
         let reporter = Reporter::new(client.server(), about, ready_file);
         let on_failure = self.on_failure.open()?;
         let usual = if routes.is_empty() { PRINT_WINDOW } else { TARGET_WINDOW.max(self.concurrency) };
@@ -148,18 +146,15 @@ impl Listen {
         if let Some(limit) = self.max_reconnect_time {
             options = options.max_disconnected(limit);
         }
-        let checks = Checks {
-            selects: !self.selection.is_all() || !routes.is_for_all(),
-            leave_unmatched: self.leave_unmatched,
-            require_registered: self.require_registered,
-        };
+        let skips = self.skip_unmatched && !self.leave_unmatched;
+        let selects = !self.selection.is_all() || !routes.is_for_all();
         let mut events = client.listen(options);
         let worker = Worker {
             routes,
             policy: self.policy,
             on_failure,
             selection: self.selection,
-            leave_unmatched: self.leave_unmatched,
+            leaves_unmatched: selects && !skips,
             save,
             printer: worker::Printer::new(format, reporter.progress().clone(), shutdown.clone()),
             reporter: reporter.clone(),
@@ -172,6 +167,11 @@ impl Listen {
             concurrency: self.concurrency as usize,
             window: window as usize,
             idle: self.exit_after_idle,
+        };
+        let checks = Checks {
+            selection: &worker.selection,
+            skips: selects && skips,
+            require_registered: self.require_registered,
         };
         let result = select! {
             result = handle_all(&mut events, &worker, &limits) => result,
@@ -196,7 +196,8 @@ struct Limits {
 ///
 /// Its inputs: the signal; events that have been handled, skipped or left; the event that is filtered; the next event, if there is
 /// room for one; the idle and report timers. One event is filtered at a time, which keeps their order. If unmatched events are
-/// left, events are read ahead, so that those of other clients do not wait behind a slow one.
+/// left, events are read ahead, so that those of other clients do not wait behind a slow one. No event is filtered before the names of
+/// `--source` are checked.
 ///
 /// At `--max-events`, and when no event comes, no event is being handled. After a signal handlers have 2 s; an error or a closed
 /// stdout drops them, and their events are redelivered.
@@ -216,7 +217,7 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
         {
             handling.push(worker.handle(delivery));
         }
-        let reads_ahead = worker.leave_unmatched && waiting.len() < limits.window;
+        let reads_ahead = worker.leaves_unmatched && waiting.len() < limits.window;
         let reads = !stopping
             && deciding.is_empty()
             && settling.len() < limits.window

@@ -8,6 +8,7 @@ mod forward;
 mod get;
 mod libraries;
 mod send;
+mod side_by_side;
 mod sources;
 mod tail;
 mod target;

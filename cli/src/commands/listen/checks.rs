@@ -1,34 +1,38 @@
-//! Checks of the server's status: is the app registered, and are other clients connected?
+//! Checks of the server's status: is the app registered, which sources has it, and are other clients connected?
 
 use std::future::pending;
 
-use wwproxy_sdk::{Client, Status};
+use wwproxy_sdk::{Client, SourceStatus, Status};
 
 use super::reporter::Reporter;
-use crate::error::NotRegistered;
+use crate::{
+    commands::register::own_hook,
+    error::{NotRegistered, UsageError},
+    selection::Selection,
+};
+
+/// How many hooks are shown.
+const MAX_HOOKS: usize = 5;
 
 /// The options of `listen` that the checks depend on.
-pub(super) struct Checks {
-    /// Whether some events may not match.
-    pub(super) selects: bool,
-    pub(super) leave_unmatched: bool,
+pub(super) struct Checks<'a> {
+    pub(super) selection: &'a Selection,
+    /// Whether events that do not match are acknowledged.
+    pub(super) skips: bool,
     pub(super) require_registered: bool,
 }
 
-impl Checks {
-    /// Reports an app that is not registered. If this client skips or leaves events, warns once if other clients are connected.
+impl Checks<'_> {
+    /// Reports an app that is not registered, and the hooks of one that is. A `--source` that the app does not have is an error. If this
+    /// client skips events, warns once if other clients are connected.
     /// Checks after the first connection, and again at the first event that does not match. Returns only errors.
     pub(super) async fn run(&self, client: &Client, reporter: &Reporter) -> anyhow::Error {
         reporter.first_connection().await;
         let mut warned = false;
         match client.status().await {
             Ok(status) => {
-                if !status.is_registered() {
-                    let error = NotRegistered::new(client);
-                    if self.require_registered {
-                        return error.into();
-                    }
-                    reporter.print_message(&format!("{error}; waiting for events"));
+                if let Err(error) = self.check_registration(client, reporter, &status) {
+                    return error;
                 }
                 warned = self.warn(client, reporter, &status);
             }
@@ -36,7 +40,8 @@ impl Checks {
             // Older servers have no status endpoint; other errors are reported by the connection, too.
             Err(_) => {}
         }
-        if self.selects && !warned {
+        reporter.set_sources_checked();
+        if self.skips && !warned {
             reporter.first_unmatched().await;
             if let Ok(status) = client.status().await {
                 self.warn(client, reporter, &status);
@@ -45,18 +50,49 @@ impl Checks {
         pending().await
     }
 
+    fn check_registration(
+        &self,
+        client: &Client,
+        reporter: &Reporter,
+        status: &Status,
+    ) -> anyhow::Result<()> {
+        if !status.is_registered() {
+            let error = NotRegistered::new(client);
+            if self.require_registered {
+                return Err(error.into());
+            }
+            reporter.print_message(&format!("{error}; waiting for events"));
+            return Ok(());
+        }
+        // A server of version 0.1 does not say which sources there are.
+        let Some(sources) = &status.sources else { return Ok(()) };
+        let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
+        self.selection.check_sources(&names).map_err(UsageError)?;
+        let selected = sources.iter().filter(|source| self.selection.selects_source(source.name.as_str()));
+        reporter.print_message(&format!("webhooks to {}", hooks(client, selected)));
+        Ok(())
+    }
+
     /// Warns if another client is connected. Returns whether it did.
     fn warn(&self, client: &Client, reporter: &Reporter, status: &Status) -> bool {
-        if !self.selects || status.clients < 2 {
+        if !self.skips || status.clients < 2 {
             return false;
         }
-        let consequence = if self.leave_unmatched {
-            "this client leaves events that do not match, and the others get them later"
-        } else {
-            "this client acknowledges events that do not match, and the others never get them; --leave-unmatched leaves them on the server"
-        };
         let (clients, app) = (status.clients, client.app_id());
-        reporter.print_message(&format!("warning: {clients} clients are connected to {app}, and each event goes to one of them: {consequence}"));
+        reporter.print_message(&format!(
+            "warning: {clients} clients are connected to {app}, and each event goes to one of them: this client acknowledges events \
+             that do not match, and the others never get them; without --skip-unmatched they stay on the server"
+        ));
         true
     }
+}
+
+/// The hooks of these sources, of which the first few are listed.
+fn hooks<'a>(client: &Client, sources: impl Iterator<Item = &'a SourceStatus>) -> String {
+    let mut hooks: Vec<_> =
+        sources.map(|source| source.hook.clone().unwrap_or_else(|| own_hook(client, &source.name))).collect();
+    let more = hooks.len().saturating_sub(MAX_HOOKS);
+    hooks.truncate(MAX_HOOKS);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more, see `wwproxy sources`") };
+    hooks.join(", ") + &more
 }

@@ -42,6 +42,7 @@ struct Inner {
     filter_errors: LogLimit,
     undecodable: LogLimit,
     any_unmatched: bool,
+    sources_checked: bool,
 }
 
 /// The outcomes of events.
@@ -157,14 +158,15 @@ impl Reporter {
             inner.skipped.count(kind);
             if let Some(why) = why.filter(|_| inner.skips.count(now)) {
                 self.print_message(&format!(
-                    "skipped event {id} of type {kind}: {why}; it is acknowledged, and no client gets it again \
-                     (--leave-unmatched leaves such events on the server)"
+                    "skipped event {id} of type {kind}: {why}; it is acknowledged, and no client gets it"
                 ));
             }
         } else if inner.kept.add(id)
             && let Some(why) = why.filter(|_| inner.leaves.count(now))
         {
-            self.print_message(&format!("left event {id} of type {kind} on the server: {why}"));
+            self.print_message(&format!(
+                "left event {id} of type {kind} on the server: {why} (--skip-unmatched acknowledges such events)"
+            ));
         }
         inner.any_unmatched = true;
         self.progress.set(&inner.line());
@@ -221,6 +223,17 @@ impl Reporter {
 
     pub(super) async fn first_unmatched(&self) {
         self.wait_until(|inner| inner.any_unmatched).await;
+    }
+
+    /// Ends the wait of [`Self::sources_checked`].
+    pub(super) fn set_sources_checked(&self) {
+        self.lock().sources_checked = true;
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the names of `--source` are checked.
+    pub(super) async fn sources_checked(&self) {
+        self.wait_until(|inner| inner.sources_checked).await;
     }
 
     async fn wait_until(&self, condition: impl Fn(&Inner) -> bool) {

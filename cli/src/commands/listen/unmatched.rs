@@ -16,18 +16,19 @@ const FIRST_LEAVE_DELAY: Duration = Duration::from_millis(200);
 const MAX_LEAVE_DELAY: Duration = Duration::from_secs(5);
 
 impl Worker {
-    /// Decides what to do with an event. Reports events that are not handled, and errors of the filter.
+    /// Decides what to do with an event, once the sources are checked. Reports events that are not handled, and errors of the filter.
     ///
     /// # Errors
     /// The filter does not end.
     pub(super) async fn decide(&self, delivery: Delivery) -> anyhow::Result<(Delivery, Disposition)> {
+        self.reporter.sources_checked().await;
         let selected = self.selection.select(delivery.event()).await?;
         let disposition = self.disposition(delivery.event(), selected);
         Ok((delivery, disposition))
     }
 
     fn disposition(&self, event: &EventMessage, selected: Selected) -> Disposition {
-        let unmatched = if self.leave_unmatched { Disposition::Leave } else { Disposition::Skip };
+        let unmatched = if self.leaves_unmatched { Disposition::Leave } else { Disposition::Skip };
         let has_target = || self.routes.is_empty() || self.routes.target(event).is_some();
         let kind = || shortened(event.event_type());
         let (disposition, why) = match selected {
