@@ -24,7 +24,8 @@ pub(crate) struct SchemeFlags {
     /// The sender's scheme, such as `github`; `wwproxy schemes` lists them
     #[arg(long, value_name = "NAME")]
     scheme: Option<String>,
-    /// A file with the template of another sender (JSON of at most 1 KiB), in place of --scheme
+    /// A file with the template of another sender (JSON of at most 1 KiB), in place of --scheme; `wwproxy schemes template`
+    /// describes it
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
 }

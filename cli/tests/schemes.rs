@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use serde_json::Value;
-use wwproxy_sdk::scheme::presets;
+use wwproxy_sdk::scheme::{Scheme, presets};
 
 fn schemes(args: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy"));
@@ -37,4 +37,25 @@ fn a_scheme_is_shown_in_full_with_an_example_that_is_valid() {
     }
     let (code, _, messages) = schemes(&["strip"]);
     assert!(code == Some(2) && messages.contains("did you mean 'stripe'?"), "{messages}");
+}
+
+#[test]
+fn the_schemes_of_no_sender_are_described() {
+    for (name, words) in [
+        ("none", ["--allow-unverified", "wwproxy register --scheme none"]),
+        ("template", ["tolerance", "docs/templates.md"]),
+    ] {
+        let (code, full, _) = schemes(&[name, "--json"]);
+        let full: Value = serde_json::from_str(&full).unwrap();
+        let description = full["description"].as_str().unwrap();
+        assert_eq!((code, &full["name"]), (Some(0), &name.into()));
+        assert!(words.iter().all(|word| description.contains(word)), "{description}");
+    }
+    // Every field of the grammar is described.
+    let fields =
+        Scheme::template(r#"{"algorithm":"token","signature":"header:X","x":"y"}"#).unwrap_err().reason;
+    let (_, page, _) = schemes(&["template"]);
+    let fields: Vec<_> = fields.rsplit(": ").next().unwrap().split(", ").collect();
+    assert_eq!(fields.len(), 13);
+    assert!(fields.iter().all(|field| page.contains(&format!("\\n  {field} "))), "{fields:?}: {page}");
 }

@@ -69,7 +69,8 @@ pub(crate) struct Register {
     /// The hook's URL exactly as registered with the sender, for senders that sign it
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// A file with the template of a sender that has no scheme (JSON of at most 1 KiB)
+    /// A file with the template of a sender that has no scheme (JSON of at most 1 KiB); `wwproxy schemes template` and
+    /// docs/templates.md describe it
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
     /// A file with the second secret of senders whose challenge has one of its own, such as Meta's verify token; `-` is stdin

@@ -1,6 +1,7 @@
 //! `wwproxy schemes`: the senders that the server knows.
 
 mod example;
+mod special;
 
 use std::{
     fmt::Write as _,
@@ -29,7 +30,7 @@ Examples:
   wwproxy schemes stripe
   wwproxy schemes --json | jq -r 'select(.covers == \"nothing\") | .name'")]
 pub(crate) struct Schemes {
-    /// The scheme to show in full
+    /// The scheme to show in full: one of the list, `template` or `none`
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// Print JSON, one scheme a line; the default without a terminal
@@ -43,11 +44,15 @@ impl Schemes {
         let text = match self.name.as_deref() {
             None if as_json => presets().map(|preset| summary(preset).to_string() + "\n").collect(),
             None => table(),
-            Some(name) => {
-                scheme::preset(name)?;
-                let preset = preset(name).expect("the scheme was found");
-                if as_json { format!("{}\n", full(preset)) } else { page(preset) }
-            }
+            Some(name) => match special::page(name) {
+                Some(page) if as_json => format!("{}\n", special::full(name, page)),
+                Some(page) => page.to_owned(),
+                None => {
+                    scheme::preset(name)?;
+                    let preset = preset(name).expect("the scheme was found");
+                    if as_json { format!("{}\n", full(preset)) } else { page(preset) }
+                }
+            },
         };
         print_data(&text).await.map(drop)
     }

@@ -48,12 +48,12 @@ impl Part {
                 "id" => Self::Id,
                 "url" => Self::Url,
                 "method" => Self::Method,
-                _ => return Err(invalid("has an unknown placeholder")),
+                _ => return Err(unknown_placeholder(text)),
             },
             Some(("header", name)) => Self::Header { name: header_name("content", name)?, optional },
             Some(("json", path)) => Self::Json { path: JsonPath::parse("content", path)?, optional },
             Some(("form", name)) if !name.is_empty() => Self::Form { name: name.to_owned(), optional },
-            Some(_) => return Err(invalid("has an unknown placeholder")),
+            Some(_) => return Err(unknown_placeholder(text)),
         };
         Ok(part)
     }
@@ -72,6 +72,15 @@ impl Part {
             Self::Form { name, .. } => format!("form field {name}").into(),
         }
     }
+}
+
+fn unknown_placeholder(text: &str) -> TemplateError {
+    let text = format!("{{{text}}}");
+    let reason = format!(
+        "has an unknown placeholder {text:?}; known ones: {{body}}, {{timestamp}}, {{id}}, {{url}}, {{method}}, \
+         {{header:NAME}}, {{json:PATH}}, {{form:NAME}}"
+    );
+    TemplateError::new("content", reason)
 }
 
 fn invalid(reason: &'static str) -> TemplateError {

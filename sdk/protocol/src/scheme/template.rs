@@ -92,12 +92,17 @@ pub enum Covers {
 
 /// A field of a template is missing, unknown or wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("template field \"{field}\" {reason}")]
+#[error("{} {reason}", subject(.field))]
 pub struct TemplateError {
-    /// The name of the field.
+    /// The name of the field, after the number of the alternative in a list, from 0: `1.content`. `template` for the whole.
     pub field: String,
     /// What is wrong, and what it must be.
     pub reason: String,
+}
+
+/// What an error is about. The name may be any text.
+fn subject(field: &str) -> String {
+    if field == "template" { "the template".to_owned() } else { format!("template field {field:?}") }
 }
 
 impl TemplateError {
@@ -206,7 +211,8 @@ impl Templates {
         if json.len() > MAX_TEMPLATE_BYTES {
             return Err(TemplateError::new("template", "must have at most 1024 bytes"));
         }
-        let value = serde_json::from_str(json).map_err(|_| TemplateError::new("template", "must be JSON"))?;
+        let value = serde_json::from_str(json)
+            .map_err(|error| TemplateError::new("template", format!("must be JSON: {error}")))?;
         Self::from_value(&value)
     }
 

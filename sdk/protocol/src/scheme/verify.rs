@@ -1,6 +1,6 @@
 //! Verification of a request by templates. Pure: the clock is given.
 
-use std::{borrow::Cow, time::SystemTime};
+use std::{borrow::Cow, cmp::Ordering, time::SystemTime};
 
 use zeroize::Zeroizing;
 
@@ -90,13 +90,26 @@ impl Templates {
         for template in self.as_slice() {
             match template.verify(secrets, &reader, now, &mut passes) {
                 Ok(verified) => return Ok(verified),
-                Err(rejection) if furthest.as_ref().is_none_or(|other| other.check < rejection.check) => {
-                    furthest = Some(rejection);
+                Err(rejection) => {
+                    furthest = Some(match furthest {
+                        Some(other) => further(other, rejection),
+                        None => rejection,
+                    });
                 }
-                Err(_) => {}
             }
         }
         Err(furthest.unwrap_or_else(|| Rejection::new(Check::Header, "the scheme has no template")))
+    }
+}
+
+/// Returns the rejection by the later check. If both lack their header it names both.
+fn further(one: Rejection, other: Rejection) -> Rejection {
+    match one.check.cmp(&other.check) {
+        Ordering::Less => other,
+        Ordering::Equal if one.check == Check::Header && !one.detail.contains(&other.detail) => {
+            Rejection::new(Check::Header, format!("{}; {}", one.detail, other.detail))
+        }
+        Ordering::Equal | Ordering::Greater => one,
     }
 }
 

@@ -69,6 +69,53 @@ fn an_error_names_the_field() {
 }
 
 #[test]
+fn an_error_says_where_it_is_and_what_is_known() {
+    let error = |text: &str| Scheme::template(text).unwrap_err().to_string();
+    let faulty = "{\"algorithm\": \"token\",\n \"signature\": header}";
+    assert_eq!(error(faulty), "the template must be JSON: expected value at line 2 column 15");
+    let with = |field: &str, value: &str| {
+        let mut template = minimal();
+        template[field] = value.into();
+        error(&template.to_string())
+    };
+    let known = "known fields: algorithm, signature, split, prefix, encoding, content, timestamp, unit, tolerance, key, id, event, \
+                 covers";
+    assert_eq!(with("secert", "x"), format!("template field \"secert\" is unknown; {known}"));
+    assert_eq!(with("a\n\u{1b}", "x"), format!("template field \"a\\n\\u{{1b}}\" is unknown; {known}"));
+    assert!(
+        with("unit", "ms")
+            .starts_with("template field \"unit\" has no meaning here: unit and tolerance belong to")
+    );
+    let unknown = with("content", "{timestmap}.{body}");
+    assert_eq!(
+        unknown,
+        "template field \"content\" has an unknown placeholder \"{timestmap}\"; known ones: {body}, {timestamp}, {id}, {url}, \
+         {method}, {header:NAME}, {json:PATH}, {form:NAME}"
+    );
+}
+
+#[test]
+fn a_rejection_names_the_headers_that_are_missing() {
+    let detail = |name: &str, missing: &str| {
+        let scheme = &preset(name).unwrap().scheme;
+        let mut vector = valid(name, "valid");
+        vector.headers.retain(|(name, _)| !name.eq_ignore_ascii_case(missing));
+        vector.verify(scheme).unwrap_err().detail
+    };
+    assert_eq!(detail("github", "X-Hub-Signature-256"), "header X-Hub-Signature-256 is missing");
+    assert_eq!(
+        detail("shopify", "X-Shopify-Hmac-Sha256"),
+        "header X-Shopify-Hmac-Sha256 is missing; header Shopify-Hmac-Sha256 is missing"
+    );
+    assert_eq!(detail("standard-webhooks", "webhook-signature"), "header webhook-signature is missing");
+    assert_eq!(detail("standard-webhooks", "webhook-id"), "the delivery id is missing: header webhook-id");
+    assert_eq!(
+        detail("slack", "X-Slack-Request-Timestamp"),
+        "the timestamp is missing: header X-Slack-Request-Timestamp"
+    );
+}
+
+#[test]
 fn content_without_the_body_must_be_meant() {
     let mut template = minimal();
     template["content"] = json!("{method}");

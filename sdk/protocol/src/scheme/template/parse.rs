@@ -14,6 +14,22 @@ use crate::scheme::{
     source::{Source, header_name},
 };
 
+/// All fields.
+const FIELDS: [&str; 13] = [
+    "algorithm",
+    "signature",
+    "split",
+    "prefix",
+    "encoding",
+    "content",
+    "timestamp",
+    "unit",
+    "tolerance",
+    "key",
+    "id",
+    "event",
+    "covers",
+];
 /// How far a timestamp may be from the clock if the template does not say it.
 const DEFAULT_TOLERANCE: Duration = Duration::from_secs(300);
 
@@ -29,8 +45,13 @@ impl Fields {
     pub(super) fn parse(mut self) -> Result<Template, TemplateError> {
         let template = self.template()?;
         match self.0.keys().next() {
+            Some(name) if FIELDS.contains(&name.as_str()) => Err(TemplateError::new(
+                name,
+                "has no meaning here: unit and tolerance belong to a timestamp, and a token has only signature, prefix, id, \
+                 event and covers",
+            )),
             Some(name) => {
-                Err(TemplateError::new(name, "is unknown or has no meaning beside the other fields"))
+                Err(TemplateError::new(name, format!("is unknown; known fields: {}", FIELDS.join(", "))))
             }
             None => Ok(template),
         }
