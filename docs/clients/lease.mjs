@@ -1,5 +1,6 @@
 // Leases and acknowledges events over plain HTTP. Needs Node.js 18 or newer, and no packages.
 //   WWPROXY_SERVER=http://127.0.0.1:8080 APPID=my-bot SECRET=… node lease.mjs
+// It ends when its token does, after 12 hours, or when a request fails: start it again after a delay.
 const { WWPROXY_SERVER: server, APPID: app, SECRET: secret } = process.env;
 
 async function post(path, authorization, body) {

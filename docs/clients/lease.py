@@ -1,5 +1,6 @@
 # Leases and acknowledges events over plain HTTP. Needs Python 3.8 or newer, and no packages.
 #   WWPROXY_SERVER=http://127.0.0.1:8080 APPID=my-bot SECRET=… python3 lease.py
+# It ends when its token does, after 12 hours, or when a request fails: start it again after a delay.
 import base64, json, os, urllib.request
 
 server, app, secret = os.environ["WWPROXY_SERVER"], os.environ["APPID"], os.environ["SECRET"]

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import WebSocket from "ws";
 
 const { WWPROXY_SERVER: server, APPID: app, SECRET: secret } = process.env;
+const ENCODINGS = ["json", "text", "base64", undefined]; // without an encoding: a server of version 0.1
 
 async function handle(event) { // an event with a known id is a redelivery
   // A JSON value if the encoding is "json", a string if it is "text".
@@ -29,6 +30,10 @@ async function listen() {
   socket.on("message", (message) => {
     const event = JSON.parse(message);
     if (event.type !== "event") return;
+    if (!ENCODINGS.includes(event.encoding)) { // a newer server's; the event stays on the server, and holds up no other
+      console.error(`event ${event.id} has the unknown encoding ${event.encoding}`);
+      return socket.send(JSON.stringify({ type: "event_nack", id: event.id, delayMs: 60_000 }));
+    }
     handled = handled.then(() => handle(event));
     handled = handled.then(() => socket.send(JSON.stringify({ type: "event_ack", id: event.id })));
     handled.catch(() => socket.terminate());

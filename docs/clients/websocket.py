@@ -4,6 +4,7 @@ import asyncio, base64, http.client, json, os, random, sys, time, urllib.parse
 import websockets
 
 server, app, secret = os.environ["WWPROXY_SERVER"], os.environ["APPID"], os.environ["SECRET"]
+ENCODINGS = ("json", "text", "base64", None)  # without an encoding: a server of version 0.1
 
 
 def handle(event):  # an event with a known id is a redelivery
@@ -30,9 +31,14 @@ async def listen():
     async with websockets.connect(url, additional_headers=headers, **options) as socket:
         async for message in socket:
             event = json.loads(message)
-            if event["type"] == "event":
+            if event["type"] != "event":
+                continue
+            if event.get("encoding") in ENCODINGS:
                 await asyncio.to_thread(handle, event)  # pings are answered meanwhile
                 await socket.send(json.dumps({"type": "event_ack", "id": event["id"]}))
+            else:  # a newer server's; the event stays on the server, and holds up no other
+                print(f"event {event['id']} has the unknown encoding {event['encoding']!r}", file=sys.stderr)
+                await socket.send(json.dumps({"type": "event_nack", "id": event["id"], "delayMs": 60000}))
 
 
 while True:

@@ -9,11 +9,23 @@ use std::{
     thread,
 };
 
+use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
     sync::mpsc::{self, UnboundedReceiver},
     time::timeout,
+};
+use tokio_tungstenite::{
+    WebSocketStream, accept_hdr_async,
+    tungstenite::{
+        Message,
+        handshake::server::{Request, Response},
+        http::HeaderValue,
+    },
 };
 
 use crate::common::{App, DEADLINE, Home, Server, empty, eventually};
@@ -27,16 +39,20 @@ struct Client {
 }
 
 impl Client {
-    /// Starts a client of `docs/clients`.
+    /// Starts a client of `docs/clients` with an app's address and credentials.
     fn start(program: &str, file: &str, app: &App) -> Self {
+        Self::start_with(program, file, &app.address, [&app.id, &app.app_secret])
+    }
+
+    fn start_with(program: &str, file: &str, address: &str, [app, secret]: [&str; 2]) -> Self {
         let folder = TempDir::new().unwrap();
         let copy = folder.path().join(file);
         fs::copy(format!("{}/../docs/clients/{file}", env!("CARGO_MANIFEST_DIR")), &copy).unwrap();
         let modules = Path::new(LIBRARIES).join("node_modules");
         std::os::unix::fs::symlink(modules, folder.path().join("node_modules")).unwrap();
         let mut command = with_libraries(program);
-        command.arg(copy).env("WWPROXY_SERVER", format!("http://{}", app.address));
-        command.env("APPID", &app.id).env("SECRET", &app.app_secret);
+        command.arg(copy).env("WWPROXY_SERVER", format!("http://{address}"));
+        command.env("APPID", app).env("SECRET", secret);
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let (send, lines) = mpsc::unbounded_channel();
         let stdout = BufReader::new(process.stdout.take().unwrap());
@@ -133,6 +149,55 @@ async fn the_websocket_clients_in_the_documents_decode_each_encoding_and_reconne
         client.expect(printed[2]).await;
         eventually("the last event is acknowledged", async || app.gauge("stored").await == 0).await;
     }
+}
+
+#[tokio::test]
+async fn the_websocket_clients_in_the_documents_leave_an_event_of_an_unknown_encoding() {
+    for (program, file, needs) in [
+        ("node", "websocket.mjs", ["-e", "require('ws')"]),
+        ("python3", "websocket.py", ["-c", "import websockets"]),
+    ] {
+        if !available(program, needs) {
+            continue;
+        }
+        let newer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = newer.local_addr().unwrap().to_string();
+        let mut client = Client::start_with(program, file, &address, ["my-bot", "secret"]);
+        let mut socket = timeout(DEADLINE, accept(&newer)).await.unwrap();
+        for event in [
+            r#"{"type":"event","id":"unknown","encoding":"cbor","data":"?"}"#,
+            r#"{"type":"event","id":"known","encoding":"json","data":"readable"}"#,
+        ] {
+            socket.send(Message::text(event)).await.unwrap();
+        }
+        let line = timeout(DEADLINE, client.lines.recv()).await.unwrap().unwrap();
+        assert!(line.contains("known") && line.contains("readable"), "{line}");
+        let nack = json!({"type": "event_nack", "id": "unknown", "delayMs": 60000});
+        for expected in [nack, json!({"type": "event_ack", "id": "known"})] {
+            let message = timeout(DEADLINE, socket.next()).await.unwrap().unwrap().unwrap();
+            assert_eq!(serde_json::from_str::<Value>(message.to_text().unwrap()).unwrap(), expected);
+        }
+    }
+}
+
+/// Issues a token to a client, and accepts its websocket.
+#[expect(clippy::result_large_err, reason = "the type of tungstenite's callback")]
+async fn accept(server: &TcpListener) -> WebSocketStream<TcpStream> {
+    let (mut stream, _) = server.accept().await.unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"grant_type=client_credentials") {
+        assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0, "{}", request.escape_ascii());
+    }
+    let token = r#"{"access_token":"t","token_type":"bearer","expires_in":60}"#;
+    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", token.len());
+    stream.write_all(format!("{head}{token}").as_bytes()).await.unwrap();
+    drop(stream);
+    let (stream, _) = server.accept().await.unwrap();
+    let choose = |_: &Request, mut response: Response| {
+        response.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("wwproxy.v2"));
+        Ok(response)
+    };
+    accept_hdr_async(stream, choose).await.unwrap()
 }
 
 /// Posts a webhook of an unverified source.
