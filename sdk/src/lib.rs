@@ -105,8 +105,9 @@ pub use wwproxy_protocol::{
     AppId, Encoding, EventId, Headers, InvalidId, InvalidSource, Origin, Secret, Source, SourceName,
     SourceSettings, Verification,
     api::{
-        AckRequest, AckResponse, ArmStatus, LeasedEvent, LeasedEvents, Receipt, Refusal, RegistrationStatus,
-        SourceStatus, Status, path::hook as hook_path, path::source_hook as source_hook_path,
+        ARMED_SECONDS, AckRequest, AckResponse, ArmStatus, LeasedEvent, LeasedEvents, Receipt, Refusal,
+        RegistrationStatus, SourceStatus, Status, path::hook as hook_path,
+        path::source_hook as source_hook_path,
     },
     message::{EventDetails, EventMessage, UndecodableEvent},
     scheme, sha256_hex, sign_watson_work,

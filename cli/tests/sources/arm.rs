@@ -1,9 +1,6 @@
 //! `sources arm`.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::{fs::OpenOptions, sync::Mutex, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -20,18 +17,30 @@ use super::{
 /// The deadline of each wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A source of this scheme, which is armed for `polls` polls before it ends as `end` says.
+const POST: &str = "POST /webhooks/bot/sources/a/arm";
+
+/// A source of this scheme, which is armed by the first `POST` for `polls` polls before it ends as `end` says.
 async fn arming(scheme: &'static str, polls: usize, end: Value) -> FakeServer {
-    let count = AtomicUsize::new(0);
-    server(move |request| match request.line.as_str() {
-        "GET /webhooks/bot/sources/a" => Reply::json(200, status("a", scheme)),
-        "GET /webhooks/bot/sources/a/arm" if count.fetch_add(1, Ordering::SeqCst) >= polls => {
-            Reply::json(200, &end)
+    // The polls since it was armed.
+    let polled = Mutex::new(None);
+    server(move |request| {
+        let mut polled = polled.lock().unwrap();
+        let armed = json!({"armedUntil": "2026-01-31T12:10:00.000Z", "done": false});
+        match (request.line.as_str(), polled.as_mut()) {
+            ("GET /webhooks/bot/sources/a", _) => Reply::json(200, status("a", scheme)),
+            (POST, _) => {
+                *polled = Some(0);
+                Reply::json(200, armed)
+            }
+            ("GET /webhooks/bot/sources/a/arm", None) => {
+                Reply::json(200, json!({"armedUntil": null, "done": false}))
+            }
+            ("GET /webhooks/bot/sources/a/arm", Some(count)) => {
+                *count += 1;
+                Reply::json(200, if *count > polls { &end } else { &armed })
+            }
+            _ => Reply::status(404),
         }
-        "GET /webhooks/bot/sources/a/arm" | "POST /webhooks/bot/sources/a/arm" => {
-            Reply::json(200, json!({"armedUntil": "2026-01-31T12:10:00.000Z", "done": false}))
-        }
-        _ => Reply::status(404),
     })
     .await
 }
@@ -44,7 +53,7 @@ async fn arm_waits_for_the_handshake() {
     assert!(said.contains("armed until 2026-01-31T12:10:00Z"), "{said}");
     assert!(said.contains("/hook/bot/a\n") && said.contains("at Asana"), "{said}");
     assert!(said.contains("the handshake took place") && output.stdout.is_empty(), "{said}");
-    assert_eq!(server.count("POST /webhooks/bot/sources/a/arm"), 1);
+    assert_eq!(server.count(POST), 1);
 }
 
 #[tokio::test]
@@ -54,9 +63,17 @@ async fn arm_prints_the_token_of_notion() {
     let output = timeout(PATIENCE, run(&server, &["sources", "arm", "a"])).await.unwrap();
     assert!(messages(&output, 0).contains("enter this verification token"));
     assert_eq!(text(&output.stdout), "secret_ [2Jx wwproxy: y\n");
+    // Again, without arming the source again: that would discard the token.
     let output = timeout(PATIENCE, run(&server, &["sources", "arm", "a", "--json"])).await.unwrap();
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(printed["token"], token);
+    assert_eq!(server.count(POST), 1);
+    for device in ["/dev/full", "/dev/null"] {
+        let device = OpenOptions::new().write(true).open(device).unwrap();
+        let child = wwproxy(&server, &["sources", "arm", "a"]).stdout(device).spawn().unwrap();
+        let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+        assert!(messages(&output, 1).contains("again within 10 minutes to get the verification token"));
+    }
 }
 
 #[tokio::test]

@@ -2,25 +2,25 @@
 
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use tokio::{
     select,
     time::{Instant, sleep, timeout_at},
 };
-use wwproxy_sdk::{ArmStatus, Client, Error, SourceName, sanitize};
+use wwproxy_sdk::{ARMED_SECONDS, ArmStatus, Client, Error, SourceName, sanitize};
 
 use super::hook;
 use crate::{
     commands::register::steps::Sender,
-    output::{print_data, print_message},
+    output::{print_data, print_message, print_secret},
     shutdown::Shutdown,
     table::to_the_second,
 };
 
 /// How often the server is asked whether the handshake took place.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// The longest wait. The server itself disarms a source after 10 minutes.
-const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
+/// The longest wait: the server disarms a source after this time.
+const MAX_WAIT: Duration = Duration::from_secs(ARMED_SECONDS);
 
 /// Wait for the handshake that sets the secret of a source
 ///
@@ -29,7 +29,8 @@ const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
 #[derive(clap::Args)]
 #[command(after_help = "\
 Waits until the handshake took place. Exit code 1: it did not take place in time, or the wait was
-stopped. For Notion it prints the verification token, which is entered at Notion.
+stopped. For Notion it prints the verification token, which is entered at Notion, and again if it
+is called again within the 10 minutes.
 
 Examples:
   wwproxy register --scheme asana --source asana
@@ -49,7 +50,14 @@ impl Arm {
         let name = &self.name;
         let scheme = client.source(name).await?.scheme;
         let hook = hook(client, name).await;
-        let armed = client.arm_source(name).await?;
+        // To arm it again would discard the token of a handshake that took place.
+        let armed = match client.arm_status(name).await? {
+            status if status.done && status.token.is_some() => {
+                return self.report(&status, as_json || self.json).await;
+            }
+            status if status.armed_until.is_some() => status,
+            _ => client.arm_source(name).await?,
+        };
         let until = armed
             .armed_until
             .as_deref()
@@ -81,16 +89,23 @@ impl Arm {
             "the handshake took place: the server has the secret of source {}, and accepts its webhooks",
             self.name
         ));
-        let text = match (&status.token, as_json) {
-            (_, true) => serde_json::to_string(status)?,
-            (Some(token), false) => {
-                print_message("enter this verification token at the sender:");
-                sanitize(token)
+        let json = as_json.then(|| serde_json::to_string(status)).transpose()?;
+        let Some(token) = &status.token else {
+            if let Some(json) = json {
+                print_data(&format!("{json}\n")).await?;
             }
-            (None, false) => return Ok(()),
+            return Ok(());
         };
-        // A closed stdout is no error: the server shows the token until the ten minutes are over.
-        print_data(&format!("{text}\n")).await.map(drop)
+        if !as_json {
+            print_message("enter this verification token at the sender:");
+        }
+        let written = print_secret(&format!("{}\n", json.unwrap_or_else(|| sanitize(token)))).await;
+        written.with_context(|| {
+            format!(
+                "run `wwproxy sources arm {}` again within 10 minutes to get the verification token",
+                self.name
+            )
+        })
     }
 }
 
