@@ -10,7 +10,8 @@ use std::{
 use serde_json::Value;
 
 /// The documents with shell examples: files, and folders of them.
-const DOCUMENTS: [&str; 4] = ["README.md", "docs/cli.md", "docs/operating.md", "docs/senders"];
+const DOCUMENTS: [&str; 5] =
+    ["README.md", "docs/cli.md", "docs/operating.md", "docs/senders", "docs/templates.md"];
 
 /// The files of a document: itself, or all in this folder.
 fn documents(name: &str) -> Vec<PathBuf> {
