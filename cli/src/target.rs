@@ -1,6 +1,7 @@
 //! Targets of events: a URL or a command.
 
 mod address;
+mod event_url;
 mod exec;
 mod forward;
 mod http;

@@ -66,7 +66,7 @@ pub(crate) struct Send {
     to: Option<Address>,
     #[command(flatten)]
     scheme: SchemeFlags,
-    /// The source of the app to which the server's hook belongs
+    /// The source of the app to which the server's hook belongs; by default that of the saved event (--file), otherwise `default`
     #[arg(long, value_name = "NAME", conflicts_with = "to")]
     source: Option<SourceName>,
     /// Send a sample of this type, with new ids and the current time; by default the sender's most common type. `wwproxy schemes NAME`
@@ -79,7 +79,7 @@ pub(crate) struct Send {
     /// Send this body, byte for byte; `@FILE` reads it from a file, `-` from stdin
     #[arg(long, value_name = "BODY", conflicts_with_all = ["file", "challenge"])]
     data: Option<String>,
-    /// Send an event that `listen --save` wrote, with its headers; without a webhook secret, with its original signature
+    /// Send an event that `listen --save` wrote, with its headers, query and path after the hook; without a webhook secret, with its original signature
     #[arg(long, value_name = "FILE", conflicts_with = "challenge")]
     file: Option<PathBuf>,
     /// Send the challenge by which the sender checks a hook, and check the response
@@ -122,11 +122,14 @@ enum Content {
 impl Send {
     pub(crate) async fn run(self, access: Access) -> anyhow::Result<()> {
         let server = access.http()?;
+        let app = access.app_id()?;
+        let saved = self.file.as_deref().map(event_file::read).transpose()?;
         let (address, options) = if let Some(to) = &self.to {
             self.http.warn();
             (to.clone(), self.http.options(to, &server))
         } else {
-            let source = self.source.clone().unwrap_or_default();
+            let of_event = saved.as_ref().map(|event| event.source().clone());
+            let source = self.source.clone().or(of_event).unwrap_or_default();
             (Address::from_url(access.hook(&source)?), server)
         };
         let data = self.data.as_deref().filter(|data| *data == "-").map(Path::new);
@@ -134,7 +137,6 @@ impl Send {
         check_stdin(files.into_iter().flatten())?;
         let secret =
             secret::webhook_secret(self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref())?;
-        let saved = self.file.as_deref().map(event_file::read).transpose()?;
         let scheme = self.scheme(saved.as_ref())?;
         let content = if self.challenge { None } else { Some(self.content(saved, &scheme)?) };
         if secret.is_none() && !matches!(content, Some(Content::Saved(_))) {
@@ -147,9 +149,8 @@ impl Send {
         let http = self.http.client(&address, &options)?;
         let flags = self.to.is_some().then_some(self.http);
         let headers = self.headers.iter().cloned().collect();
-        let url = self.url.clone().unwrap_or_else(|| address.url.to_string());
-        let sender = Sender { scheme, secret, url };
-        let hook = Hook::new(address, http, options, self.timeout, flags, headers);
+        let sender = Sender { scheme, secret, url: self.url.clone() };
+        let hook = Hook::new(address, app, http, options, self.timeout, flags, headers);
         match content {
             Some(content) => self.send_all(&hook, &sender, &content).await,
             None => challenge::send(&hook, &sender, self.challenge_secret_file.as_deref()).await,
@@ -228,7 +229,7 @@ impl Send {
                 let due = start + Duration::from_secs_f64(n as f64 / rate);
                 select! { () = sleep_until(due) => {} () = shutdown.requested() => break }
             }
-            let request = sender.request(content, first_index + n, hook.headers())?;
+            let request = sender.request(content, first_index + n, hook)?;
             let posted = select! {
                 posted = hook.post(request) => posted,
                 () = shutdown.grace_expired() => break,

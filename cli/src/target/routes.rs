@@ -31,7 +31,8 @@ pub(crate) struct Targets {
     ///
     /// A port alone is on this machine (127.0.0.1, then `::1`), `HOST:PORT` and `HOST/PATH` are http, and `unix:/run/app.sock` or
     /// `unix:/run/app.sock:/PATH` is a Unix socket. The query of the original request and its path after the source's hook are appended; to
-    /// a URL that ends in `/`, its whole path. A path with `..` is not
+    /// a URL that ends in `/`, its whole path. A path with `..` is not, nor are
+    /// parameters that the URL has itself
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     forward_to: Option<Address>,
     /// Run this command for each event, in the shell, with the body on stdin; exit 0 accepts the event

@@ -319,3 +319,37 @@ fn the_secret_flag_overrides_the_environment() {
     let output = by_variable.env("WEBHOOK_SECRET", "").env("WEBHOOK_SECRET_FILE", file).output().unwrap();
     assert!(output.status.success());
 }
+
+#[test]
+fn a_saved_event_keeps_its_source_path_and_query() {
+    let (world, folder, target) = (World::new(), tempfile::tempdir().unwrap(), Target::new(&[]));
+    let file = folder.path().join("event.json");
+    let event = r#"{"id":"7","attempt":1,"source":"github","tail":"/team/a%20b","query":"x=1&own=2","headers":[],"data":{}}"#;
+    fs::write(&file, event).unwrap();
+    let file = ["--file", file.to_str().unwrap(), "--scheme", "github"];
+    for (to, path) in [
+        ("", "/team/a%20b?x=1&own=2"),
+        ("/hooks?own=1", "/hooks/team/a%20b?own=1&x=1"),
+        ("/app/", "/app/hook/my-bot/github/team/a%20b?x=1&own=2"),
+    ] {
+        world.send(&[&["--to", &format!("{}{to}", target.address)], &file[..]].concat());
+        assert_eq!(target.next().path, path, "{to}");
+    }
+    let secret = register(&world, &Scheme::preset("github").unwrap());
+    let output = world.command(&["send"]).args(file).env("WEBHOOK_SECRET", secret).output().unwrap();
+    assert!(output.status.success(), "{}", text(output.stderr));
+    let events = world.lease();
+    let origin = &events[0].details.origin;
+    assert_eq!((origin.source.as_str(), origin.tail.as_deref()), ("github", Some("/team/a%20b")));
+    assert_eq!(events[0].details.query.as_deref(), Some("x=1&own=2"));
+
+    // A challenge keeps the query of the destination, too.
+    fs::write(folder.path().join("token"), "verify").unwrap();
+    let token = folder.path().join("token");
+    let to = format!("{}/hooks?own=1", target.address);
+    let challenge = ["send", "--scheme", "meta", "--challenge", "--to", &to, "--challenge-secret-file"];
+    let mut challenge = world.command(&challenge);
+    assert!(!challenge.arg(token).env("WEBHOOK_SECRET", "s").output().unwrap().status.success());
+    let path = target.next().path;
+    assert!(path.starts_with("/hooks?own=1&hub."), "{path}");
+}

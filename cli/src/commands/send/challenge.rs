@@ -28,7 +28,7 @@ pub(super) async fn send(hook: &Hook, sender: &Sender, token_file: Option<&Path>
     let token = new_delivery_id();
     let challenge = sender.scheme.challenge_request(&token, verify_token.as_ref());
     let challenge = challenge.ok_or_else(|| no_challenge(sender))?;
-    let request = sender.challenge(challenge.clone())?;
+    let request = sender.challenge(challenge.clone(), hook)?;
     let expected = expected(sender, verify_token, &request)?;
     let response = hook.send(request).await?;
     check(sender, &expected, response).await?;
@@ -76,7 +76,7 @@ fn expected(sender: &Sender, verify_token: Option<Secret>, request: &Outgoing) -
     let settings = SourceSettings {
         scheme: sender.scheme.name().to_owned(),
         secrets: secret.into_iter().collect(),
-        url: sender.scheme.needs_url().then(|| sender.url.clone()),
+        url: sender.scheme.needs_url().then(|| sender.url.clone().unwrap_or_else(|| request.url.to_string())),
         challenge_secret: verify_token,
         ..SourceSettings::default()
     };
@@ -84,7 +84,7 @@ fn expected(sender: &Sender, verify_token: Option<Secret>, request: &Outgoing) -
     let headers: Vec<_> =
         request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     let challenge = Request {
-        query: request.query.as_deref(),
+        query: request.url.query(),
         ..Request::new(request.method.as_str(), &headers, &request.body)
     };
     match source.verify(&challenge, SystemTime::now()) {
@@ -144,7 +144,7 @@ async fn check_bad_signature(
 ) -> anyhow::Result<()> {
     let other = Secret::new("22".repeat(32));
     let forger = Sender { scheme: sender.scheme.clone(), secret: Some(other), url: sender.url.clone() };
-    let status = hook.send(forger.challenge(challenge)?).await?.status();
+    let status = hook.send(forger.challenge(challenge, hook)?).await?.status();
     if status == StatusCode::UNAUTHORIZED {
         return Ok(());
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use reqwest::{Response, header::HeaderMap};
+use reqwest::{Response, Url, header::HeaderMap};
 use serde_json::Value;
-use wwproxy_sdk::HttpOptions;
+use wwproxy_sdk::{AppId, EventMessage, HttpOptions};
 
 use super::request::Outgoing;
 use crate::{
@@ -21,6 +21,8 @@ pub(super) struct Hook {
     http: reqwest::Client,
     options: HttpOptions,
     address: Address,
+    /// The app whose hook's path is appended to a URL that ends in `/`.
+    app: Option<AppId>,
     timeout: Duration,
     /// The flags of a target that is not the server.
     flags: Option<TargetHttp>,
@@ -31,13 +33,19 @@ pub(super) struct Hook {
 impl Hook {
     pub(super) fn new(
         address: Address,
+        app: Option<AppId>,
         http: reqwest::Client,
         options: HttpOptions,
         timeout: Duration,
         flags: Option<TargetHttp>,
         headers: HeaderMap,
     ) -> Self {
-        Self { http, options, address, timeout, flags, headers }
+        Self { http, options, address, app, timeout, flags, headers }
+    }
+
+    /// The destination, and of an event its path and query in addition, as `listen` forwards it.
+    pub(super) fn url(&self, event: Option<&EventMessage>) -> Url {
+        event.map_or_else(|| self.address.url.clone(), |event| self.address.url_for(self.app.as_ref(), event))
     }
 
     pub(super) fn display(&self) -> String {
@@ -69,13 +77,9 @@ impl Hook {
     }
 
     pub(super) async fn send(&self, mut request: Outgoing) -> Result<Response, Refusal> {
-        let mut url = self.address.url.clone();
-        if request.query.is_some() {
-            url.set_query(request.query.as_deref());
-        }
         // `extend` replaces all values of a name.
         request.headers.extend(self.headers.clone());
-        let Outgoing { method, headers, body, .. } = request;
+        let Outgoing { method, url, headers, body } = request;
         let request = self.http.request(method, url).headers(headers).body(body).timeout(self.timeout);
         match request.send().await {
             Ok(response) => Ok(response),

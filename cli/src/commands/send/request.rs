@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use reqwest::{
-    Method,
+    Method, Url,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use wwproxy_sdk::{
@@ -12,7 +12,7 @@ use wwproxy_sdk::{
     scheme::{ChallengeRequest, Scheme, Unsigned, new_delivery_id},
 };
 
-use super::Content;
+use super::{Content, post::Hook};
 use crate::{error::UsageError, scheme::content_type, target::sender_headers};
 
 /// The content type of Watson Work's webhooks.
@@ -22,15 +22,14 @@ const WATSON_WORK_JSON: &str = "application/json;charset=UTF-8";
 pub(super) struct Sender {
     pub(super) scheme: Scheme,
     pub(super) secret: Option<Secret>,
-    /// The public URL that is signed.
-    pub(super) url: String,
+    /// The public URL that is signed, if it is not the destination.
+    pub(super) url: Option<String>,
 }
 
 /// A request to post.
 pub(super) struct Outgoing {
     pub(super) method: Method,
-    /// The query to replace that of the destination by.
-    pub(super) query: Option<String>,
+    pub(super) url: Url,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
@@ -40,16 +39,11 @@ impl Sender {
         self.scheme.name() == "watsonwork"
     }
 
-    /// Makes a request, signed if there is a secret. `own` are headers that replace others. Every request has an id of its own, if
+    /// Makes a request, signed if there is a secret. Every request has an id of its own, if
     /// the sender has a header for it: otherwise the server's deduplication would drop the webhook.
-    pub(super) fn request(
-        &self,
-        content: &Content,
-        index: u64,
-        own: &HeaderMap,
-    ) -> Result<Outgoing, UsageError> {
+    pub(super) fn request(&self, content: &Content, index: u64, hook: &Hook) -> Result<Outgoing, UsageError> {
         let now = SystemTime::now();
-        let (body, content_type, event_type, query) = match content {
+        let (body, content_type, event_type, saved) = match content {
             Content::Sample(kind) => {
                 let sample = self.scheme.sample(kind, now);
                 let sample =
@@ -57,9 +51,7 @@ impl Sender {
                 (sample.body.into(), sample.content_type, Some(kind.as_str()), None)
             }
             Content::Body(body, kind) => (body.clone(), content_type(body), kind.as_deref(), None),
-            Content::Saved(event) => {
-                (event.body.clone(), content_type(&event.body), None, event.details.query.clone())
-            }
+            Content::Saved(event) => (event.body.clone(), content_type(&event.body), None, Some(&**event)),
         };
         let content_type = if self.is_watson_work() { WATSON_WORK_JSON } else { content_type };
         let mut headers = match content {
@@ -67,9 +59,9 @@ impl Sender {
             _ => HeaderMap::new(),
         };
         headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static(content_type));
-        headers.extend(own.clone());
+        headers.extend(hook.headers().clone());
         let id = if self.is_watson_work() { index.to_string() } else { new_delivery_id() };
-        let mut outgoing = Outgoing { method: Method::POST, query, headers, body };
+        let mut outgoing = Outgoing { method: Method::POST, url: hook.url(saved), headers, body };
         match &self.secret {
             Some(_) => self.sign(&mut outgoing, &id, event_type, now)?,
             None => {
@@ -85,16 +77,17 @@ impl Sender {
     }
 
     /// Makes the request of a challenge.
-    pub(super) fn challenge(&self, challenge: ChallengeRequest) -> Result<Outgoing, UsageError> {
+    pub(super) fn challenge(&self, challenge: ChallengeRequest, hook: &Hook) -> Result<Outgoing, UsageError> {
         let mut headers = HeaderMap::new();
         for (name, value) in &challenge.headers {
             insert(&mut headers, name, value)?;
         }
-        let mut query = reqwest::Url::parse("http://localhost").expect("it is a URL");
-        query.query_pairs_mut().extend_pairs(&challenge.query);
-        let query = query.query().filter(|query| !query.is_empty()).map(str::to_owned);
+        let mut url = hook.url(None);
+        if !challenge.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&challenge.query);
+        }
         let method = challenge.method.parse().unwrap_or(Method::POST);
-        let mut outgoing = Outgoing { method, query, headers, body: challenge.body.into() };
+        let mut outgoing = Outgoing { method, url, headers, body: challenge.body.into() };
         if challenge.signed {
             self.sign(&mut outgoing, &new_delivery_id(), None, SystemTime::now())?;
         }
@@ -113,9 +106,10 @@ impl Sender {
         let text = |(name, value): (_, &HeaderValue)| Some((name, value.to_str().ok()?.to_owned()));
         let given: Vec<(&HeaderName, String)> = outgoing.headers.iter().filter_map(text).collect();
         let given: Vec<_> = given.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let url = self.url.as_deref().unwrap_or(outgoing.url.as_str());
         let unsigned = Unsigned {
             method: outgoing.method.as_str(),
-            url: Some(&self.url),
+            url: Some(url),
             headers: &given,
             body: &outgoing.body,
             delivery_id: id,
