@@ -13,7 +13,7 @@ use std::{
 
 use common::{FakeServer, Reply, Request, platform};
 use futures_util::future::join_all;
-use wwproxy_sdk::{AckRequest, Client, ErrorKind, LeaseOptions, Receipt, Secret, scheme::Covers};
+use wwproxy_sdk::{AckRequest, Client, ErrorKind, LeaseOptions, Receipt, Secret};
 
 const STATUS: &str = r#"{"registration":{"scheme":"watsonwork"},"stored":1,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
 const DISCOVERY: &str = "GET /.well-known/oauth-authorization-server";
@@ -294,72 +294,6 @@ async fn events_keep_their_bytes_and_order() {
     ] {
         assert!(bodies.iter().any(|sent| sent == body), "{body} in {bodies:?}");
     }
-}
-
-#[tokio::test]
-async fn bodies_that_are_not_json_are_decoded() {
-    let lease = r#"{"events":[
-        {"id":"1","receipt":"r","attempt":1,"source":"sms","tail":"/a","deliveryId":"7","verification":null,
-         "headers":[["content-type","application/x-www-form-urlencoded"]],"encoding":"text","data":"a=%C3%A9"},
-        {"id":"2","receipt":"r","attempt":1,"encoding":"base64","data":"//4="}]}"#;
-    let poll = r#"{"1":"a=%C3%A9","2":{"encoding":"base64","data":"//4="},"3":{"n":1.0}}"#;
-    let fake = proxy(3600, move |request| match request.line.as_str() {
-        "GET /webhooks/bot" => Reply::json(200, poll),
-        _ => Reply::json(200, lease),
-    })
-    .await;
-    let client = client(&fake);
-    let leased = client.lease(LeaseOptions::new()).await.unwrap().events;
-    assert_eq!((leased[0].text().unwrap(), &leased[1].bytes()[..]), ("a=%C3%A9", &b"\xff\xfe"[..]));
-    assert_eq!(leased[0].form().next().unwrap(), ("a".into(), "é".into()));
-    assert_eq!(leased[0].content_type(), Some("application/x-www-form-urlencoded"));
-    assert_eq!((leased[0].source().as_str(), leased[0].tail()), ("sms", Some("/a")));
-    assert!(leased[0].is_unverified() && leased[0].delivery_id() == Some("7"));
-    assert!(leased[1].text().is_err() && !leased[1].is_unverified());
-    let polled = client.drain(None).await.unwrap();
-    let bodies: Vec<_> = polled.iter().map(|event| &event.bytes()[..]).collect();
-    assert_eq!(bodies, [&b"a=%C3%A9"[..], b"\xff\xfe", b"{\"n\":1.0}"]);
-}
-
-#[tokio::test]
-async fn events_that_cannot_be_decoded_are_named_and_do_not_withhold_the_others() {
-    let bad = [
-        r#"{"id":"1","receipt":"a","encoding":"cbor","data":"?"}"#,
-        r#"{"id":"2","receipt":"b","attempt":-1,"encoding":"json","data":{}}"#,
-        r#"{"id":"3","receipt":"c","source":"a/b","encoding":"json","data":{}}"#,
-    ];
-    let newer = r#"{"id":"4","receipt":"d","source":"repo","verification":{"scheme":"new","secret":1,"signed":"headers",
-        "covers":"headers"},"encoding":"json","data":{}}"#;
-    let is_first = AtomicUsize::new(0);
-    let fake = proxy(3600, move |request| match is_first.fetch_add(1, Ordering::SeqCst) {
-        _ if request.line == "GET /webhooks/bot" => {
-            Reply::json(200, r#"{"1":{"encoding":"cbor","data":"?"},"2":{"attempt":-1}}"#)
-        }
-        0 => Reply::json(200, format!(r#"{{"events":[{},{newer}]}}"#, bad.join(","))),
-        1 => Reply::json(200, format!(r#"{{"events":[{}]}}"#, bad[0])),
-        _ => Reply::json(200, r#"{"events":[{"receipt":"a","data":{}}]}"#),
-    })
-    .await;
-    let client = client(&fake);
-    let leased = client.lease(LeaseOptions::new()).await.unwrap();
-    assert_eq!(leased.events.iter().map(|event| event.id.as_str()).collect::<Vec<_>>(), ["4"]);
-    assert_eq!(leased.events[0].verification().unwrap().covers, Covers::Unknown);
-    let left: Vec<_> = leased.undecodable.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        left,
-        [
-            "event 1 cannot be decoded: the data of the message has the unknown encoding \"cbor\"; update this client",
-            "event 2 cannot be decoded: the message has an unreadable attempt; update this client",
-            "event 3 cannot be decoded: the message has an unreadable source; update this client",
-        ]
-    );
-    let none = client.lease(LeaseOptions::new()).await.unwrap();
-    assert_eq!((none.events.len(), none.undecodable.len()), (0, 1));
-    assert_eq!(client.lease(LeaseOptions::new()).await.unwrap_err().kind(), ErrorKind::Protocol);
-    // A poll has no metadata: what looks like it is the body.
-    let polled = client.drain(None).await.unwrap();
-    let bodies: Vec<_> = polled.iter().map(|event| &event.body[..]).collect();
-    assert_eq!(bodies, [&br#"{"encoding":"cbor","data":"?"}"#[..], br#"{"attempt":-1}"#]);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use common::{FakeServer, Reply, Request, Socket, assert_reads_on, platform};
 use futures_util::{SinkExt, StreamExt, future::join_all};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_tungstenite::tungstenite::Message;
-use wwproxy_sdk::{Client, Delivery, ErrorKind, ListenOptions, State, Subscription, scheme::Covers};
+use wwproxy_sdk::{Client, Delivery, ErrorKind, ListenOptions, State, Subscription};
 
 const V2: Option<&str> = Some("wwproxy.v2");
 
@@ -98,82 +98,6 @@ async fn prefetched_events_of_a_lost_connection_do_not_delay_the_next_hello() {
     assert_eq!(connected, Ok(Some(true)), "the hello was not read");
     send(&mut second, "b").await;
     assert_eq!(next_id(&mut events).await, "b");
-}
-
-#[tokio::test]
-async fn bodies_of_any_kind_are_delivered_and_one_of_an_unknown_encoding_is_left() {
-    let mut fake = proxy(|_, _| Reply::Upgrade(V2)).await;
-    let (error_sender, mut errors) = mpsc::unbounded_channel();
-    let options = ListenOptions::new().on_state(move |state| {
-        if let State::Undecodable { error, .. } = state {
-            let _ = error_sender.send(error.clone());
-        }
-    });
-    let mut events = listen(&fake, options);
-    let mut socket = fake.socket().await;
-    hello(&mut socket).await;
-    for event in [
-        // Legacy messages have no encoding but base64.
-        r#"{"type":"event","id":"1","data":"a=1"}"#,
-        r#"{"type":"event","id":"2","encoding":"base64","data":"//4="}"#,
-        r#"{"type":"event","id":"3","attempt":1,"source":"xml","encoding":"text","data":"<a/>\n"}"#,
-        r#"{"type":"event","id":"4","encoding":"cbor","data":"?"}"#,
-        r#"{"type":"event","id":"5","encoding":"json","data":"a"}"#,
-    ] {
-        socket.send(Message::text(event)).await.unwrap();
-    }
-    for body in [&b"a=1"[..], b"\xff\xfe", b"<a/>\n", b"\"a\""] {
-        assert_eq!(&events.next().await.unwrap().unwrap().bytes()[..], body);
-    }
-    let error = errors.recv().await.unwrap().to_string();
-    assert!(error.contains("event 4 cannot be decoded"), "{error}");
-    assert!(error.contains("unknown encoding \"cbor\"; update this client"), "{error}");
-}
-
-#[tokio::test]
-async fn an_event_with_unreadable_metadata_is_left_and_the_connection_stays() {
-    let mut fake = proxy(|_, _| Reply::Upgrade(V2)).await;
-    let (state_sender, mut states) = mpsc::unbounded_channel();
-    let options = ListenOptions::new().on_state(move |state| {
-        let _ = state_sender.send(format!("{state:?}"));
-    });
-    let mut events = listen(&fake, options);
-    let mut socket = fake.socket().await;
-    hello(&mut socket).await;
-    let bad = [
-        r#""attempt":4294967296"#,
-        r#""source":"a/b""#,
-        r#""headers":[["a"]]"#,
-        r#""verification":{"scheme":"new"}"#,
-    ];
-    send(&mut socket, "first").await;
-    for (n, members) in bad.into_iter().enumerate() {
-        let event = format!(r#"{{"type":"event","id":"bad{n}",{members},"data":{{}}}}"#);
-        socket.send(Message::text(event)).await.unwrap();
-    }
-    let newer = r#"{"type":"event","id":"newer","attempt":1,"source":"repo",
-        "verification":{"scheme":"new","secret":1,"signed":"headers","covers":"headers"},
-        "headers":[["x-token","hunter2"]],"query":"hunter2","tail":"/hunter2","data":{"token":"hunter2"}}"#;
-    socket.send(Message::text(newer)).await.unwrap();
-    send(&mut socket, "last").await;
-    for id in ["first", "newer", "last"] {
-        let event = events.next().await.unwrap().unwrap();
-        assert_eq!(event.id().as_str(), id);
-        assert!(!format!("{event:?} {:?}", event.event()).contains("hunter2"));
-        let covers = event.verification().map(|verified| verified.covers);
-        assert_eq!(covers, (id == "newer").then_some(Covers::Unknown));
-    }
-    for n in 0..bad.len() {
-        let nack = socket.next().await.unwrap().unwrap().to_string();
-        assert!(nack.contains("event_nack") && nack.contains(&format!("bad{n}")), "{nack}");
-    }
-    let states: Vec<_> = std::iter::from_fn(|| states.try_recv().ok()).collect();
-    assert_eq!(
-        states.iter().filter(|state| state.starts_with("Undecodable")).count(),
-        bad.len(),
-        "{states:?}"
-    );
-    assert!(!states.iter().any(|state| state.starts_with("Reconnecting")), "{states:?}");
 }
 
 #[tokio::test]

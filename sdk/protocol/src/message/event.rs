@@ -270,3 +270,6 @@ fn body(text: &str) -> Result<Bytes, InvalidMessage> {
     let encoding = encoding.map_or_else(|| Ok(Encoding::of_unmarked(data)), Encoding::parse)?;
     encoding.decode(text, data)
 }
+
+#[cfg(test)]
+mod tests;
