@@ -110,6 +110,11 @@ async fn zoom_gets_its_token_with_the_hmac() {
     assert_eq!((status, kind.as_str()), (200, "application/json"));
     let expected = json!({"plainToken": "qgg8vlvZRS6UYooatFL8Aw", "encryptedToken": sign("s", "qgg8vlvZRS6UYooatFL8Aw")});
     assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), expected);
+    // While the secret is rotated, the answer is computed with the one that signed the challenge.
+    for secrets in [["old", "s"], ["s", "new"]] {
+        assert_eq!(app.put_source("zoom", json!({"scheme": "zoom", "secrets": secrets})).await.status(), 200);
+        assert_eq!(answer(post("s")).await.2, body);
+    }
     problem(post("wrong").send().await.unwrap(), 401).await;
     assert_empty(&app).await;
 }
