@@ -81,7 +81,7 @@ pub(crate) fn covers_in_words(covers: scheme::Covers) -> &'static str {
 /// The scheme of a known sender, or an error with the nearest name.
 pub(crate) fn preset(name: &str) -> anyhow::Result<scheme::Scheme> {
     scheme::Scheme::preset(name).ok_or_else(|| {
-        let names = scheme::presets().map(|preset| preset.name.as_str());
+        let names = scheme::presets().map(|preset| preset.name.as_str()).chain(["none", "template"]);
         let near = nearest(name, names).map(|near| format!("did you mean '{near}'? "));
         let near = near.unwrap_or_default();
         usage(format!("there is no scheme '{name}'; {near}`wwproxy schemes` lists them"))

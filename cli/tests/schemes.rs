@@ -51,6 +51,8 @@ fn the_schemes_of_no_sender_are_described() {
         assert_eq!((code, &full["name"]), (Some(0), &name.into()));
         assert!(words.iter().all(|word| description.contains(word)), "{description}");
     }
+    let (code, _, messages) = schemes(&["templates"]);
+    assert!(code == Some(2) && messages.contains("did you mean 'template'?"), "{messages}");
     // Every field of the grammar is described.
     let fields =
         Scheme::template(r#"{"algorithm":"token","signature":"header:X","x":"y"}"#).unwrap_err().reason;
