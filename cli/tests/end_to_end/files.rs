@@ -134,3 +134,20 @@ fn a_folder_of_saved_events_is_replayed_in_their_order() {
     let messages = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && messages.contains("no saved events"), "{messages}");
 }
+
+#[test]
+fn an_event_with_any_number_of_headers_and_a_long_type_is_forwarded() {
+    let (world, folder, target) = (World::new(), tempfile::tempdir().unwrap(), Target::new(&[]));
+    let file = folder.path().join("event.json");
+    // `HeaderMap` panics from about 25,000 headers.
+    let (headers, kind) = (r#"["x","1"],"#.repeat(40_000), "a".repeat(100_000));
+    let event = format!(
+        r#"{{"id":"1","attempt":1,"source":"any","verification":null,"headers":[{headers}["y","2"]],"data":{{"type":"{kind}"}}}}"#
+    );
+    fs::write(&file, event).unwrap();
+    world.run(&["replay", file.to_str().unwrap(), "--forward-to", &target.address]);
+    let request = target.next();
+    assert_eq!(request.headers.iter().filter(|(name, _)| name == "x").count(), 1000);
+    assert_eq!((request.header("wwproxy-source"), request.header("wwproxy-event-type")), (Some("any"), None));
+    assert_eq!(request.body.len(), kind.len() + r#"{"type":""}"#.len());
+}
