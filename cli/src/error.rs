@@ -83,10 +83,14 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(refusal) = error.downcast_ref::<Refusal>() {
         return refusal.exit_code();
     }
-    match error.downcast_ref::<Error>().map(Error::kind) {
+    let error = error.downcast_ref::<Error>();
+    // Also a path that the server does not know.
+    if error.and_then(Error::status) == Some(404) {
+        return 4;
+    }
+    match error.map(Error::kind) {
         Some(ErrorKind::Usage) => 2,
         Some(ErrorKind::Refused) => 3,
-        Some(ErrorKind::NotRegistered) => 4,
         Some(
             ErrorKind::Unreachable | ErrorKind::Untrusted | ErrorKind::Unavailable | ErrorKind::Disconnected,
         ) => 5,

@@ -158,6 +158,8 @@ fn page(preset: &Preset) -> String {
     }
     let url = "the public URL as registered with the sender: --url".to_owned();
     let types = scheme.sample_types().join(", ");
+    // A source whose handshake has not taken place has none.
+    let secrets = if scheme.learns_secret() { "0 to" } else { "1 to" };
     page.push('\n');
     page.push_str(&labelled(
         NAME_WIDTH,
@@ -167,7 +169,10 @@ fn page(preset: &Preset) -> String {
             ("answer", Some(format!("{} when an event is stored", scheme.success()))),
             ("methods", Some(scheme.methods().join(", "))),
             ("challenge", challenge(scheme).map(str::to_owned)),
-            ("limits", Some(format!("1 to {MAX_SECRETS} secrets, at most {MAX_SIGNATURES} signature items"))),
+            (
+                "limits",
+                Some(format!("{secrets} {MAX_SECRETS} secrets, at most {MAX_SIGNATURES} signature items")),
+            ),
             ("secret", Sender::of(&preset.name).map(|sender| origin(sender.secret))),
             ("samples", Some(types).filter(|types| !types.is_empty())),
             ("source", Some(preset.source.clone())),
@@ -199,8 +204,6 @@ fn origin(secret: SecretOrigin) -> String {
     match secret {
         SecretOrigin::Owner(field) => format!("yours, entered at the sender as {field}"),
         SecretOrigin::Sender(place) => format!("the sender's: {place}"),
-        SecretOrigin::Handshake => {
-            "the sender's, which its handshake brings: `wwproxy sources arm`".to_owned()
-        }
+        SecretOrigin::Handshake => "the sender's, sent in its handshake: `wwproxy sources arm`".to_owned(),
     }
 }

@@ -31,13 +31,17 @@ impl Unregister {
                 .map_err(Error::clone)
                 .context("cannot check whether events are stored; use --yes to skip the check")?;
             let sources = sources_of(status);
-            let named = if sources > 1 { format!("{sources} sources and its ") } else { String::new() };
+            let named = if sources > 0 {
+                format!("{} and its ", counted(sources as u64, "source", "sources"))
+            } else {
+                String::new()
+            };
             let question = format!(
                 "Unregister {} and delete its {named}stored events ({})?",
                 client.app_id(),
                 status.stored
             );
-            let asks = status.stored > 0 || sources > 1;
+            let asks = status.stored > 0 || sources > 0;
             if asks && !Prompt::new()?.confirm(&question).await? {
                 return Err(anyhow!("{} is still registered; nothing was deleted", client.app_id()));
             }

@@ -131,7 +131,8 @@ fn unregister_asks_before_deleting_events() {
     for no in ["", "n", "nonsense"] {
         let (code, screen) = unregister(&[], no);
         assert!(
-            code == Some(1) && screen.contains("Unregister my-bot and delete its stored events (1)?"),
+            code == Some(1)
+                && screen.contains("Unregister my-bot and delete its 1 source and its stored events (1)?"),
             "{screen}"
         );
         assert!(screen.contains("nothing was deleted"), "{screen}");
@@ -140,8 +141,9 @@ fn unregister_asks_before_deleting_events() {
     assert_eq!(unregister(&[], "y").0, Some(0));
     assert_eq!(world.status()["registration"], serde_json::Value::Null);
 
-    // Without events, and with --yes, nothing is asked.
+    // The source is lost also without events. Without a source, and with --yes, nothing is asked.
     world.run_with_input(&["register", "-"], WEBHOOK_SECRET);
+    assert!(unregister(&[], "y").1.contains("1 source and its stored events (0)?"));
     assert!(!unregister(&[], "").1.contains("delete its"));
     world.run_with_input(&["register", "-"], WEBHOOK_SECRET);
     world.post("{}");
