@@ -76,6 +76,14 @@ pub(crate) struct Access {
 }
 
 impl Access {
+    /// Whether the app's secret or a token is given by a flag.
+    pub(crate) fn has_credential_flags(&self) -> bool {
+        self.secret.is_some()
+            || self.secret_file.is_some()
+            || self.token.is_some()
+            || self.token_file.is_some()
+    }
+
     /// The name of the profile, from the flag or the environment.
     pub(crate) fn profile_name(&self) -> anyhow::Result<Option<String>> {
         if self.profile.is_some() {
@@ -87,8 +95,9 @@ impl Access {
 
     /// The values from flags and the environment, without the profile.
     pub(crate) fn flags_and_environment(&self) -> anyhow::Result<Profile> {
-        let token = secret::from_flags(self.token.as_deref(), self.token_file.as_deref())?;
-        let secret = secret::from_flags(self.secret.as_deref(), self.secret_file.as_deref())?;
+        let token = secret::from_flags(self.token.as_deref(), self.token_file.as_deref(), "--token-file")?;
+        let secret =
+            secret::from_flags(self.secret.as_deref(), self.secret_file.as_deref(), "--secret-file")?;
         let (token, secret) = if token.is_some() || secret.is_some() {
             (token, secret)
         } else {

@@ -1,6 +1,6 @@
 //! The command line: its global flags and its commands.
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use wwproxy_sdk::Client;
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
         send::Send, sign::Sign, sources::Sources, status::Status, tail::Tail, token::Token,
         unregister::Unregister, verify::Verify,
     },
+    error::UsageError,
 };
 
 const AFTER_HELP: &str = "\
@@ -70,6 +71,22 @@ pub(crate) enum Command {
 }
 
 impl Args {
+    /// The definition of the command line. The flags of the server and the credentials are hidden in the help of commands without.
+    pub(crate) fn definition() -> clap::Command {
+        let access = Access::augment_args(clap::Command::new("access"));
+        let hidden: Vec<_> = access.get_arguments().map(|flag| flag.clone().hide(true)).collect();
+        let hide = |command: clap::Command, name| {
+            command.mut_subcommand(name, |offline| offline.args(hidden.clone()))
+        };
+        ["schemes", "sign", "verify", "completions", "man"].into_iter().fold(Self::command(), hide)
+    }
+
+    /// Parses the arguments of the process.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        let mut matches = Self::definition().try_get_matches()?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Self::definition()))
+    }
+
     /// Runs the chosen command.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let Self { access, command } = self;
@@ -87,12 +104,16 @@ impl Args {
             Command::Status(status) => status.run(&client(&access)?).await,
             Command::Send(send) => send.run(access).await,
             Command::Schemes(schemes) => schemes.run().await,
+            Command::Sign(_) | Command::Verify(_) if access.has_credential_flags() => Err(UsageError(
+                "this command needs no credentials of the app; give the webhook secret with --webhook-secret-file".into(),
+            )
+            .into()),
             Command::Sign(sign) => sign.run().await,
             Command::Verify(verify) => verify.run().await,
             Command::Tail(tail) => tail.run(&client(&access)?).await,
             Command::Token(token) => token.run(&client(&access)?).await,
-            Command::Completions(completions) => completions.run(Self::command()).await,
-            Command::Man(man) => man.run(Self::command()).await,
+            Command::Completions(completions) => completions.run(Self::definition()).await,
+            Command::Man(man) => man.run(Self::definition()).await,
         }
     }
 }
@@ -108,6 +129,6 @@ mod tests {
 
     #[test]
     fn clap_accepts_the_definition_of_the_command_line() {
-        Args::command().debug_assert();
+        Args::definition().debug_assert();
     }
 }

@@ -20,6 +20,7 @@ mod scheme;
 mod secret;
 mod selection;
 mod shutdown;
+mod stdin;
 mod table;
 mod target;
 
@@ -28,13 +29,12 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser;
 use wwproxy_sdk::sanitize;
 
 use crate::{args::Args, output::print_message};
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match Args::read() {
         Ok(args) => args,
         Err(error) => return usage_error(&error),
     };

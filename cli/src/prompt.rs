@@ -48,7 +48,9 @@ impl Prompt {
             if io::stdin().is_terminal() {
                 return Err(missing().into());
             }
-            return spawn_blocking(|| secret::read_file("-".as_ref())).await?.with_context(missing);
+            return spawn_blocking(|| secret::read_file("-".as_ref(), "the secret"))
+                .await?
+                .with_context(missing);
         }
         // Before the question, so that no part of the answer is echoed.
         let echo_off = EchoOff::enable().context("cannot ask on this terminal")?;

@@ -2,20 +2,20 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::Read,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 use wwproxy_sdk::{Bytes, Secret, scheme};
 
-use crate::{error::UsageError, secret};
+use crate::{error::UsageError, secret, stdin};
 
 /// The largest body that is read from a file or stdin, in bytes.
 const MAX_BODY_BYTES: u64 = 64 << 20;
 /// The largest file of headers, in bytes.
 const MAX_HEADER_BYTES: u64 = 1 << 20;
-/// The distance at which a name counts as a typo, in edits.
+/// The largest distance at which a name counts as a typo, in edits. At most a third of the letters may be wrong.
 const MAX_TYPOS: usize = 3;
 
 /// The scheme of a sender.
@@ -91,18 +91,15 @@ pub(crate) fn preset(name: &str) -> anyhow::Result<scheme::Scheme> {
 /// The name that `text` was probably meant to be.
 pub(crate) fn nearest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let short: String = text.chars().take(64).collect();
+    let most = MAX_TYPOS.min(short.chars().count() / 3);
     let distance = |name: &str| strsim::damerau_levenshtein(&short, name);
-    names
-        .map(|name| (distance(name), name))
-        .filter(|(typos, _)| *typos <= MAX_TYPOS)
-        .min()
-        .map(|(_, name)| name)
+    names.map(|name| (distance(name), name)).filter(|(typos, _)| *typos <= most).min().map(|(_, name)| name)
 }
 
 /// Reads a template, and checks it.
 fn read_template(path: &Path) -> anyhow::Result<(scheme::Scheme, String)> {
     let name = path.display();
-    let text = read_file(path, scheme::MAX_TEMPLATE_BYTES as u64)?;
+    let text = read_file(path, "--template", scheme::MAX_TEMPLATE_BYTES as u64)?;
     let text = std::str::from_utf8(&text).map_err(|_| usage(format!("the template {name} is not UTF-8")))?;
     let scheme = scheme::Scheme::template(text)
         .map_err(|error| usage(format!("the template {name} is not valid: {error}")))?;
@@ -132,7 +129,7 @@ pub(crate) fn read_headers(flags: &[HeaderFlag]) -> anyhow::Result<Vec<(String, 
         match flag {
             HeaderFlag::One(name, value) => headers.push((name.clone(), value.clone())),
             HeaderFlag::File(path) => {
-                let text = read_file(path, MAX_HEADER_BYTES)?;
+                let text = read_file(path, "-H @-", MAX_HEADER_BYTES)?;
                 for (number, line) in (1..).zip(String::from_utf8_lossy(&text).lines()) {
                     // The line of the status or of the request, and the empty line before a body, are no headers.
                     let is_start = number == 1 && (line.starts_with("HTTP/") || line.contains(" HTTP/"));
@@ -167,15 +164,7 @@ pub(crate) fn read_secrets(files: &[PathBuf]) -> anyhow::Result<Vec<Secret>> {
         let missing = "give the webhook secret: --webhook-secret-file FILE, or WEBHOOK_SECRET";
         return Ok(vec![secret.ok_or_else(|| usage(missing))?]);
     }
-    files.iter().map(|file| Ok(Secret::new(secret::read_file(file)?))).collect()
-}
-
-/// Refuses to read stdin for two things.
-pub(crate) fn check_stdin<'a>(paths: impl Iterator<Item = &'a Path>) -> anyhow::Result<()> {
-    if paths.filter(|path| path.as_os_str() == "-").count() > 1 {
-        return Err(usage("stdin can be read for one thing only: give a file for the other"));
-    }
-    Ok(())
+    files.iter().map(|file| Ok(Secret::new(secret::read_file(file, "--webhook-secret-file")?))).collect()
 }
 
 /// The content type of a body: JSON or a form.
@@ -186,14 +175,14 @@ pub(crate) fn content_type(body: &[u8]) -> &'static str {
     }
 }
 
-/// Reads a body; `-` is stdin.
-pub(crate) fn read_body(path: &Path) -> anyhow::Result<Bytes> {
-    read_file(path, MAX_BODY_BYTES)
+/// Reads the body in the file that a flag or argument names; `-` is stdin.
+pub(crate) fn read_body(path: &Path, named_by: &str) -> anyhow::Result<Bytes> {
+    read_file(path, named_by, MAX_BODY_BYTES)
 }
 
-fn read_file(path: &Path, limit: u64) -> anyhow::Result<Bytes> {
+fn read_file(path: &Path, named_by: &str, limit: u64) -> anyhow::Result<Bytes> {
     if path.as_os_str() == "-" {
-        return read(io::stdin().lock(), "stdin", limit);
+        return read(stdin::open(named_by)?, "stdin", limit);
     }
     let name = path.display().to_string();
     let file = File::open(path).with_context(|| format!("cannot read {name}"))?;

@@ -1,36 +1,35 @@
 //! Secrets from flags, the environment, files and stdin. Only flags are visible in the list of processes.
 
-use std::{
-    env,
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::{env, fs::File, io::Read, path::Path};
 
 use anyhow::Context as _;
 use wwproxy_sdk::Secret;
 
-use crate::error::UsageError;
+use crate::{error::UsageError, stdin};
 
 /// The longest secret that is read, in bytes.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
-/// The secret of a pair of flags: the text itself, or a file.
-pub(crate) fn from_flags(text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<String>> {
+/// The secret of a pair of flags: the text itself, or the file of `file_flag`.
+pub(crate) fn from_flags(
+    text: Option<&str>,
+    file: Option<&Path>,
+    file_flag: &str,
+) -> anyhow::Result<Option<String>> {
     match (text, file) {
         (Some(""), _) => {
             Err(UsageError("the flag for the secret or token is empty; omit it or give a value".into())
                 .into())
         }
         (Some(text), _) => Ok(Some(text.to_owned())),
-        (None, Some(file)) => read_file(file).map(Some),
+        (None, Some(file)) => read_file(file, file_flag).map(Some),
         (None, None) => Ok(None),
     }
 }
 
 /// The webhook secret, from flags, otherwise from `WEBHOOK_SECRET`.
 pub(crate) fn webhook_secret(text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<Secret>> {
-    let given = from_flags(text, file)?;
+    let given = from_flags(text, file, "--webhook-secret-file")?;
     let given = given.map_or_else(|| from_environment("WEBHOOK_SECRET"), |given| Ok(Some(given)))?;
     Ok(given.map(Secret::new))
 }
@@ -43,7 +42,8 @@ pub(crate) fn from_environment(name: &str) -> anyhow::Result<Option<String>> {
         let missing = || UsageError(format!("{name} of the environment contains only a line end"));
         return if secret.is_empty() { Err(missing().into()) } else { Ok(Some(secret.to_owned())) };
     }
-    variable(&format!("{name}_FILE"))?.map(|file| read_file(file.as_ref())).transpose()
+    let name = format!("{name}_FILE");
+    variable(&name)?.map(|file| read_file(file.as_ref(), &name)).transpose()
 }
 
 /// An environment variable. Scripts leave empty ones, which count as unset.
@@ -57,10 +57,10 @@ pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// Reads the secret in a file; `-` is stdin.
-pub(crate) fn read_file(path: &Path) -> anyhow::Result<String> {
+/// Reads the secret in the file that a flag, argument or variable names; `-` is stdin.
+pub(crate) fn read_file(path: &Path, named_by: &str) -> anyhow::Result<String> {
     if path.as_os_str() == "-" {
-        return read(io::stdin().lock()).context("cannot use the secret from stdin");
+        return read(stdin::open(named_by)?).context("cannot use the secret from stdin");
     }
     let name = path.display();
     let file = File::open(path).with_context(|| format!("cannot read the secret from {name}"))?;
@@ -129,6 +129,8 @@ fn is_assignment(line: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

@@ -227,7 +227,8 @@ async fn wrong_input_is_a_usage_error_before_anything_is_sent() {
         ),
         (&["--scheme", "standard-webhooks", given[0], given[1]], "the webhook secret cannot be used"),
         (&["--scheme", "none", given[0], given[1]], "does not belong to the scheme none"),
-        (&["--scheme", "meta", "--challenge-secret-file", "-", "-"], "one thing only"),
+        (&["--scheme", "standard-webhooks", given[0], given[1]], "standard-webhooks takes"),
+        (&["--scheme", "gitlab", given[0], given[1]], "GitLab shows it at: project or group"),
         (&too_many, "at most 4"),
     ] {
         let args = [&["register"], args].concat();
@@ -282,7 +283,7 @@ async fn a_server_without_sources_is_named_as_too_old() {
         &["refusals"],
     ] {
         let output = run(&server, args).await;
-        let said = messages(&output, 1);
+        let said = messages(&output, 4);
         assert!(said.contains("too old") && output.stdout.is_empty(), "{args:?}: {said}");
     }
 }

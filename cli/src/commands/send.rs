@@ -6,7 +6,7 @@ mod request;
 
 use std::{
     io::{self, IsTerminal},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -25,7 +25,7 @@ use crate::{
     error::{Refusal, UsageError},
     event_file,
     output::print_message,
-    scheme::{SchemeFlags, check_stdin, nearest, preset, read_body},
+    scheme::{SchemeFlags, nearest, preset, read_body},
     secret,
     shutdown::Shutdown,
     target::{Address, TargetHttp, is_framing},
@@ -132,9 +132,6 @@ impl Send {
             let source = self.source.clone().or(of_event).unwrap_or_default();
             (Address::from_url(access.hook(&source)?), server)
         };
-        let data = self.data.as_deref().filter(|data| *data == "-").map(Path::new);
-        let files = [data, self.webhook_secret_file.as_deref(), self.challenge_secret_file.as_deref()];
-        check_stdin(files.into_iter().flatten())?;
         let secret =
             secret::webhook_secret(self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref())?;
         let scheme = self.scheme(saved.as_ref())?;
@@ -183,8 +180,8 @@ impl Send {
         }
         let Some(data) = &self.data else { return self.sample_type(scheme).map(Content::Sample) };
         let body = match data.strip_prefix('@') {
-            _ if data == "-" => read_body("-".as_ref())?,
-            Some(path) => read_body(path.as_ref())?,
+            _ if data == "-" => read_body("-".as_ref(), "--data")?,
+            Some(path) => read_body(path.as_ref(), "--data")?,
             None => data.clone().into(),
         };
         Ok(Content::Body(body, self.kind.clone()))

@@ -1,8 +1,9 @@
 //! `wwproxy sign`: the headers of a signed request, without a server.
 
 use std::{
-    fs,
-    path::PathBuf,
+    fs::OpenOptions,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,7 +17,8 @@ use wwproxy_sdk::{
 use crate::{
     error::UsageError,
     output::Output,
-    scheme::{HeaderFlag, SchemeFlags, check_stdin, content_type, read_body, read_headers, read_secrets},
+    private,
+    scheme::{HeaderFlag, SchemeFlags, content_type, read_body, read_headers, read_secrets},
 };
 
 /// Print the headers that a sender would add to a body, without a server
@@ -59,7 +61,7 @@ pub(crate) struct Sign {
     /// A header that the request has already, such as `Content-Type: text/xml`; `@FILE` reads some, one a line. Repeatable
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = HeaderFlag::parse)]
     headers: Vec<HeaderFlag>,
-    /// Where to write the signed body, for senders whose signature or timestamp is in the body
+    /// Where to write the body to send; required for senders whose signature or timestamp is in the body. It is created with mode 0600
     #[arg(long, value_name = "FILE")]
     body_out: Option<PathBuf>,
     /// Print the public key to register for the private key, and sign nothing
@@ -76,16 +78,12 @@ pub(crate) struct Sign {
 impl Sign {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let scheme = self.scheme.required()?;
-        let stdin = [self.webhook_secret_file.as_deref(), Some(self.body.as_path())];
-        if !self.public_key {
-            check_stdin(stdin.into_iter().flatten())?;
-        }
         let secret = read_secrets(self.webhook_secret_file.as_slice())?.remove(0);
         if self.public_key {
             let key = scheme.public_key(&secret).map_err(|error| UsageError(error.to_string()))?;
             return print(&format!("{key}\n")).await;
         }
-        let body = read_body(&self.body)?;
+        let body = read_body(&self.body, "BODY-FILE")?;
         let mut headers = read_headers(&self.headers)?;
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
             headers.insert(0, ("Content-Type".into(), content_type(&body).into()));
@@ -108,18 +106,15 @@ impl Sign {
             let hint = if self.url.is_none() && scheme.needs_url() { " (give --url)" } else { "" };
             UsageError(format!("{error}{hint}"))
         })?;
-        match (&signed.body, &self.body_out) {
-            (Some(body), Some(path)) => {
-                fs::write(path, body).with_context(|| format!("cannot write {}", path.display()))?;
-            }
-            (Some(_), None) => {
-                return Err(UsageError(format!(
-                    "{} writes the signature or the time into the body: give --body-out FILE, and send that file",
-                    scheme.name()
-                ))
-                .into());
-            }
-            (None, _) => {}
+        if let Some(path) = &self.body_out {
+            let body = signed.body.as_deref().unwrap_or(&body);
+            write_private(path, body).with_context(|| format!("cannot write {}", path.display()))?;
+        } else if signed.body.is_some() {
+            return Err(UsageError(format!(
+                "{} writes the signature or the time into the body: give --body-out FILE, and send that file",
+                scheme.name()
+            ))
+            .into());
         }
         headers.retain(|(name, _)| !signed.headers.iter().any(|(added, _)| added.eq_ignore_ascii_case(name)));
         headers.extend(signed.headers);
@@ -131,6 +126,12 @@ impl Sign {
         };
         print(&text).await
     }
+}
+
+/// Writes a file, which is created with mode 0600: the body of a webhook may be confidential.
+fn write_private(path: &Path, data: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    private::private(options.write(true).create(true).truncate(true)).open(path)?.write_all(data)
 }
 
 /// Prints lines, to a terminal without control characters.

@@ -18,8 +18,8 @@ use super::sign::{Time, parse_time};
 use crate::{
     error::UsageError,
     event_file,
-    output::{Output, escape_json, print_message},
-    scheme::{HeaderFlag, SchemeFlags, check_stdin, preset, read_body, read_headers, read_secrets},
+    output::{Output, describe_error, escape_json, print_message},
+    scheme::{HeaderFlag, SchemeFlags, preset, read_body, read_headers, read_secrets, usage},
 };
 
 /// Verify a webhook that was saved or captured, without a server
@@ -27,9 +27,9 @@ use crate::{
 #[command(after_help = "\
 Needs no server and no credentials. Says which secret made the signature, and what it covers; or
 which check failed. Neither a secret nor the expected signature is ever printed.
-Exit code 0: valid; 1: not valid; 2: wrong usage.
+Exit code 0: valid; 1: not valid; 2: wrong usage, or a file that cannot be read.
 
-A saved event is judged at the time at which the server received it, unless --at is given.
+A saved event is verified as of the time at which the server received it, unless --at is given.
 
 Examples:
   wwproxy verify --scheme github --webhook-secret-file secret.txt --event saved/0192e4a0.json
@@ -77,18 +77,9 @@ struct Captured {
 
 impl Verify {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let header_files = self.headers.iter().filter_map(|flag| match flag {
-            HeaderFlag::File(path) => Some(path),
-            HeaderFlag::One(..) => None,
-        });
-        let body = if self.event.is_some() { None } else { Some(self.body_file()) };
-        let secrets = self.webhook_secret_file.iter().map(PathBuf::as_path);
-        check_stdin(secrets.chain(body).chain(header_files.map(PathBuf::as_path)))?;
-        let event = self.event.as_deref().map(event_file::read).transpose()?;
-        let scheme = self.scheme(event.as_ref())?;
-        let secrets = read_secrets(&self.webhook_secret_file)?;
-        let now = self.time(event.as_ref());
-        let request = self.request(event)?;
+        // Exit code 1 means that the webhook is not valid.
+        let (scheme, secrets, now, request) =
+            self.load().map_err(|error| UsageError(describe_error(&error)))?;
         let result = request.verify(&scheme, &secrets, &self, now);
         let report = Report { scheme: &scheme, secrets: secrets.len(), now, body: &request.body };
         let mut output = Output::stdout();
@@ -107,16 +98,38 @@ impl Verify {
         Err(anyhow!("the webhook is not valid: {rejection}"))
     }
 
+    /// Reads the flags and their files.
+    fn load(&self) -> anyhow::Result<(Scheme, Vec<Secret>, SystemTime, Captured)> {
+        let event = self.event.as_deref().map(read_event).transpose()?;
+        let scheme = self.scheme(event.as_ref())?;
+        if scheme.needs_url() && self.url.is_none() {
+            return Err(usage(format!(
+                "{} signs the URL: give --url as registered with the sender",
+                scheme.name()
+            )));
+        }
+        let secrets = read_secrets(&self.webhook_secret_file)?;
+        let now = self.time(event.as_ref());
+        Ok((scheme, secrets, now, self.request(event)?))
+    }
+
     fn body_file(&self) -> &Path {
         self.body.as_deref().unwrap_or("-".as_ref())
     }
 
-    /// The scheme of the flags, otherwise that by which the server verified the saved event.
+    /// The scheme of the flags, otherwise that by which the server verified the saved event. Servers of version 0.1 do not say it:
+    /// they verify Watson Work only.
     fn scheme(&self, event: Option<&EventMessage>) -> anyhow::Result<Scheme> {
         let verification = event.and_then(|event| event.details.origin.verification.as_ref());
         let mut scheme = match (self.scheme.scheme()?, verification) {
             (Some(scheme), _) => scheme,
             (None, Some(verification)) if verification.scheme != "template" => preset(&verification.scheme)?,
+            (None, None) if event.is_some_and(|event| !event.details.has_origin) => {
+                print_message(
+                    "the event does not say its sender; verified as of Watson Work, --scheme names another",
+                );
+                preset("watsonwork")?
+            }
             (None, _) => self.scheme.required()?,
         };
         if let Some(seconds) = self.tolerance {
@@ -135,7 +148,7 @@ impl Verify {
             .inspect(|time| {
                 let time = humantime::format_rfc3339_seconds(*time);
                 print_message(&format!(
-                    "judged at {time}, when the server received it; --at now judges at this moment"
+                    "verified as of {time}, when the server received it; --at now verifies as of the current time"
                 ));
             })
             .unwrap_or_else(SystemTime::now)
@@ -150,7 +163,7 @@ impl Verify {
                 let headers = event.details.headers.iter().map(|(name, value)| (name.clone(), bytes(value)));
                 (headers.collect(), event.details.query, event.body)
             }
-            None => (Vec::new(), None, read_body(self.body_file())?),
+            None => (Vec::new(), None, read_body(self.body_file(), "BODY-FILE")?),
         };
         headers.retain(|(name, _): &(String, _)| {
             !given.iter().any(|(other, _)| other.eq_ignore_ascii_case(name))
@@ -188,9 +201,32 @@ impl Verify {
             return Some("hint: it is valid without the white space at the end of the body, which the file was given when it was saved".into());
         }
         let longer = [&request.body[..], b"\n"].concat();
-        valid(longer)
-            .then(|| "hint: it is valid with a line end after the body, which is missing in the file".into())
+        if valid(longer) {
+            return Some(
+                "hint: it is valid with a line end after the body, which is missing in the file".into(),
+            );
+        }
+        let may_be_a_line =
+            self.event.is_some() && request.body.contains(&b' ') && !request.body.contains(&b'\n');
+        may_be_a_line.then(|| {
+            "hint: `listen --format json` writes the line breaks of a JSON body as spaces, so that its signature cannot be verified; \
+             `listen --save` keeps every byte"
+                .into()
+        })
     }
+}
+
+/// Reads a saved event. Any JSON object with an id and data could be read as one without headers, such as a webhook of Stripe.
+fn read_event(path: &Path) -> anyhow::Result<EventMessage> {
+    let event = event_file::read(path)?;
+    if event.details.attempt.is_none() {
+        return Err(usage(format!(
+            "{} is not an event file of `wwproxy listen --save`: it has no \"attempt\" and no \"headers\"; give a body as BODY-FILE, and \
+             its headers with -H",
+            path.display()
+        )));
+    }
+    Ok(event)
 }
 
 impl Captured {

@@ -1,7 +1,5 @@
 //! The settings of a source, from the flags of `register`.
 
-use std::path::{Path, PathBuf};
-
 use wwproxy_sdk::{
     InvalidSource, Secret, Source, SourceSettings,
     scheme::{MAX_SECRETS, Scheme},
@@ -12,7 +10,7 @@ use super::{
     steps::{SecretOrigin, Sender},
 };
 use crate::{
-    scheme::{check_stdin, choose, preset, usage},
+    scheme::{choose, preset, usage},
     secret,
 };
 
@@ -30,9 +28,6 @@ impl Register {
     /// Reads and checks the settings as the server will do, so that an error is reported before anything is sent. `hook` is the
     /// probable URL of the hook.
     pub(super) fn settings(&self, hook: &str) -> anyhow::Result<Settings> {
-        let files = self.webhook_secret_file.iter().chain(&self.challenge_secret_file).chain(&self.template);
-        let argument = self.webhook_secret.as_deref().map(Path::new);
-        check_stdin(files.map(PathBuf::as_path).chain(argument))?;
         let (scheme, template) = self.scheme()?;
         let mut secrets = self.secrets(&scheme)?;
         let generated = self.generate_secret.then(|| generate(&scheme)).transpose()?;
@@ -40,7 +35,9 @@ impl Register {
         if secrets.len() > MAX_SECRETS {
             return Err(usage(format!("a source has at most {MAX_SECRETS} webhook secrets")));
         }
-        let challenge_secret = self.challenge_secret_file.as_deref().map(secret::read_file).transpose()?;
+        let challenge_secret = self.challenge_secret_file.as_deref();
+        let challenge_secret =
+            challenge_secret.map(|file| secret::read_file(file, "--challenge-secret-file")).transpose()?;
         let settings = SourceSettings {
             scheme: scheme.name().to_owned(),
             secrets,
@@ -49,7 +46,7 @@ impl Register {
             template,
             challenge_secret: challenge_secret.map(Secret::new),
         };
-        let source = Source::new(settings).map_err(|error| explain(error, hook))?;
+        let source = Source::new(settings).map_err(|error| explain(error, &scheme, hook))?;
         Ok(Settings { source, generated })
     }
 
@@ -63,18 +60,19 @@ impl Register {
 
     /// The secrets of the flags, otherwise the one of the environment if the scheme needs a secret.
     fn secrets(&self, scheme: &Scheme) -> anyhow::Result<Vec<Secret>> {
-        let files = self.webhook_secret_file.iter().map(|file| secret::read_file(file));
+        let files =
+            self.webhook_secret_file.iter().map(|file| secret::read_file(file, "--webhook-secret-file"));
         let mut texts = files.collect::<anyhow::Result<Vec<_>>>()?;
         match self.webhook_secret.as_deref() {
             None => {}
-            Some("-") => texts.push(secret::read_file("-".as_ref())?),
+            Some("-") => texts.push(secret::read_file("-".as_ref(), "WEBHOOK-SECRET")?),
             Some(_) if self.names_a_source() => {
                 return Err(usage(
                     "give the webhook secret in a file (--webhook-secret-file), on stdin (-) or as WEBHOOK_SECRET: everyone who can \
                      list processes sees arguments",
                 ));
             }
-            text => texts.extend(secret::from_flags(text, None)?),
+            text => texts.extend(secret::from_flags(text, None, "--webhook-secret-file")?),
         }
         let needs_secret = !scheme.is_unverified() && !scheme.learns_secret();
         if texts.is_empty() && needs_secret {
@@ -113,15 +111,30 @@ fn generate(scheme: &Scheme) -> anyhow::Result<Secret> {
     scheme.generate_secret().map_err(|error| usage(format!("--generate-secret cannot be used: {error}")))
 }
 
+/// The form of the sender's secrets, and where the sender shows them.
+fn secret_form(scheme: &Scheme) -> String {
+    let mut forms: Vec<_> = scheme.describe().into_iter().map(|one| one.key).collect();
+    forms.dedup();
+    let place = match Sender::of(scheme.name()) {
+        Some(Sender { name, secret: SecretOrigin::Sender(place), .. }) => {
+            format!("; {name} shows it at: {place}")
+        }
+        _ => String::new(),
+    };
+    format!("; {} takes {}{place}", scheme.name(), forms.join(", or "))
+}
+
 /// Names the flags in place of the members of the settings.
-fn explain(error: InvalidSource, hook: &str) -> anyhow::Error {
+fn explain(error: InvalidSource, scheme: &Scheme, hook: &str) -> anyhow::Error {
     let flag = |member| match member {
         "challengeSecret" => "--challenge-secret-file".to_owned(),
         "secrets" => "a webhook secret".to_owned(),
         other => format!("--{other}"),
     };
     usage(match error {
-        InvalidSource::Member("secrets", why) => format!("the webhook secret cannot be used: {why}"),
+        InvalidSource::Member("secrets", why) => {
+            format!("the webhook secret cannot be used: {why}{}", secret_form(scheme))
+        }
         InvalidSource::Member("url", why) => format!("--url {why}; for example {hook}"),
         InvalidSource::Member(member, why) => format!("{} {why}", flag(member)),
         InvalidSource::Foreign { member, scheme } => {

@@ -63,7 +63,7 @@ fn challenge_secret(sender: &Sender, file: Option<&Path>) -> anyhow::Result<Opti
             Err(UsageError("give the secret of the challenge: --challenge-secret-file FILE".into()).into())
         }
         None => Ok(None),
-        Some(file) => Ok(Some(Secret::new(secret::read_file(file)?))),
+        Some(file) => Ok(Some(Secret::new(secret::read_file(file, "--challenge-secret-file")?))),
     }
 }
 

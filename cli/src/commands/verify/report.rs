@@ -61,13 +61,12 @@ impl Report<'_> {
     fn invalid(&self, rejection: &Rejection) -> String {
         let alternatives = self.scheme.describe();
         let signatures = alternatives.iter().map(|one| one.signature.as_str()).collect();
-        let signed = alternatives.iter().map(|one| one.signed.as_str()).collect();
         let rows = labelled(
             NAME_WIDTH,
             &[
                 ("check", json!(rejection.check).as_str().map(str::to_owned)),
                 ("expected", Some(distinct(signatures))),
-                ("signed", Some(distinct(signed))),
+                ("signed", Some(self.signed_content())),
             ],
         );
         format!("not valid: {}\n{rows}", sanitize(&rejection.detail))
@@ -84,7 +83,12 @@ impl Report<'_> {
                 "deliveryId": verified.delivery_id.as_ref().map(|id| &id.value),
             }),
             Err(rejection) => {
-                json!({"valid": false, "check": rejection.check, "detail": rejection.detail})
+                json!({
+                    "valid": false,
+                    "check": rejection.check,
+                    "detail": rejection.detail,
+                    "signed": self.signed_content(),
+                })
             }
         };
         all["scheme"] = self.scheme.name().into();
@@ -93,6 +97,12 @@ impl Report<'_> {
         all["bytes"] = self.body.len().into();
         all["sha256"] = sha256_hex(self.body).into();
         all
+    }
+
+    /// What the sender signs.
+    fn signed_content(&self) -> String {
+        let alternatives = self.scheme.describe();
+        distinct(alternatives.iter().map(|one| one.signed.as_str()).collect())
     }
 
     fn time(&self) -> String {
