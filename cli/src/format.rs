@@ -33,7 +33,7 @@ impl Format {
     pub(crate) fn for_stdout(chosen: Option<Self>) -> Result<Self, UsageError> {
         match (chosen, io::stdout().is_terminal()) {
             (Some(Self::Raw), true) => Err(UsageError(
-                "--format raw writes bytes of strangers: redirect stdout, it is a terminal".into(),
+                "--format raw writes untrusted bytes: redirect stdout, it is a terminal".into(),
             )),
             (Some(format), _) => Ok(format),
             (None, true) => Ok(Self::Pretty),

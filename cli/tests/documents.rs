@@ -58,6 +58,25 @@ fn the_commands_in_the_documents_have_the_flags_that_they_use() {
     assert!(checked > 140, "only {checked} flags were found");
 }
 
+#[test]
+fn examples_of_the_help_are_not_wrapped() {
+    let all = Command::new(env!("CARGO_BIN_EXE_wwproxy")).arg("--help").output().unwrap();
+    let all = String::from_utf8(all.stdout).unwrap();
+    let lines =
+        all.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // A long description goes on in a line that is indented further.
+    let commands = lines.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let mut examples = 0;
+    for command in commands.filter(|name| !name.is_empty() && *name != "help") {
+        let help = help(command);
+        for line in help.lines().skip_while(|line| !line.starts_with("Example")).skip(1) {
+            assert!(line.starts_with("  ") && line.len() <= 80, "{command}: {line}");
+            examples += 1;
+        }
+    }
+    assert!(examples > 40, "only {examples} lines were found");
+}
+
 /// All files of the repository, with paths from its root, without those that are built.
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {

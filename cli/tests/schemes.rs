@@ -1,9 +1,15 @@
 //! `wwproxy schemes`: the built command, without a server.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use serde_json::Value;
-use wwproxy_sdk::scheme::{Scheme, presets};
+use wwproxy_sdk::{
+    Secret,
+    scheme::{Covers, Request, Scheme, presets},
+};
 
 fn schemes(args: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy"));
@@ -25,6 +31,26 @@ fn each_scheme_is_a_line_of_json_without_a_terminal() {
     assert_eq!(of("discord")["success"], 204);
 }
 
+/// Verifies an example, and that a body with one more byte is not valid.
+fn assert_is_valid(scheme: &Scheme, example: &Value) {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let headers: Vec<_> = example["headers"].as_array().unwrap().iter().collect();
+    let headers: Vec<_> = headers.iter().map(|header| (text(&header[0]), text(&header[1]))).collect();
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    let (secret, url, body) =
+        (Secret::new(text(&example["secret"])), text(&example["url"]), text(&example["body"]));
+    let time = UNIX_EPOCH + Duration::from_secs(example["time"].as_u64().unwrap());
+    let verify = |body: &str, secret: &Secret| {
+        let request = Request { url: Some(&url), ..Request::new("POST", &headers, body.as_bytes()) };
+        scheme.verify(std::slice::from_ref(secret), &request, time).map(drop)
+    };
+    let name = scheme.name();
+    assert_eq!(verify(&body, &secret), Ok(()), "{name}");
+    if scheme.covers() == Covers::Body {
+        assert!(verify(&format!("{body} "), &secret).is_err(), "{name}");
+    }
+}
+
 #[test]
 fn a_scheme_is_shown_in_full_with_an_example_that_is_valid() {
     for preset in presets() {
@@ -34,6 +60,9 @@ fn a_scheme_is_shown_in_full_with_an_example_that_is_valid() {
         assert!(full["alternatives"][0]["signature"].is_string(), "{full}");
         let without = ["gitea-form", "sendgrid"];
         assert_eq!(full["example"].is_null(), without.contains(&preset.name.as_str()), "{}", preset.name);
+        if !full["example"].is_null() {
+            assert_is_valid(&preset.scheme, &full["example"]);
+        }
     }
     let (code, _, messages) = schemes(&["strip"]);
     assert!(code == Some(2) && messages.contains("did you mean 'stripe'?"), "{messages}");

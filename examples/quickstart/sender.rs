@@ -32,7 +32,7 @@ impl Sender {
         Ok(Self { name, secret: scheme.generate_secret()?, scheme, hook, http })
     }
 
-    /// Somebody who knows the hook, but guesses the secret.
+    /// An attacker that knows the hook, but not the secret.
     pub(crate) fn forger(self) -> anyhow::Result<Self> {
         Ok(Self { name: "forger".to_owned(), secret: self.scheme.generate_secret()?, ..self })
     }

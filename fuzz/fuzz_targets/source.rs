@@ -41,7 +41,7 @@ fuzz_target!(|input: (Texts<'_>, (u8, u8), Vec<(&str, &[u8])>, &[u8])| {
     check_encoding(body);
 });
 
-/// Sends a request to a source whose secret nobody knows.
+/// Sends a request to a source with a random secret.
 fn refuse(name: &str, template: Option<&str>, request: &Request<'_>) {
     let scheme = template.map_or_else(|| Scheme::preset(name), |template| Scheme::template(template).ok());
     let Some(scheme) = scheme else { return };

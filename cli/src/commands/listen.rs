@@ -54,21 +54,24 @@ An unreachable target is retried without limit. Its Retry-After is honoured up t
 blocking other events.
 Delivery is at least once: an event that is not acknowledged is redelivered, with the same
 wwproxy-event-id.
-Events that do not match (--source, --type, --filter, --route) stay on the server, for other clients,
-until they expire. The first one is reported on stderr, and the last line counts them. If no other
-client wants them, --skip-unmatched acknowledges them. If several clients of one app listen, each
-event goes to one of them.
+Events that do not match (--source, --type, --filter, --route) stay on the server, for other
+clients, until they expire. The first one is reported on stderr, and the last line counts them. If
+no other client wants them, --skip-unmatched acknowledges them. If several clients of one app
+listen, each event goes to one of them.
 SIGINT, SIGTERM and SIGHUP stop it: events that are not finished within 2 s are released. A second
 signal ends it at once.
 
 Examples:
   wwproxy listen | jq --unbuffered .data
   wwproxy listen --forward-to 3000
-  wwproxy listen --forward-to http://localhost:3000/ --type 'message-*' --filter '.userName != \"me\"'
+  wwproxy listen --forward-to 3000 --type 'message-*' \\
+    --filter '.userName != \"me\"'
   wwproxy listen --source github --type 'issues.*' --exec './handle.sh'
-  wwproxy listen --route 'message-*=3000' --route 'space-*=http://localhost:4000/spaces'
+  wwproxy listen --route 'message-*=3000' \\
+    --route 'space-*=http://localhost:4000/spaces'
   wwproxy listen --exec './handle.sh' --concurrency 4 --on-failure save=failed
-  wwproxy listen --format data --ready-file ready --max-events 1 --exit-after-idle 30s";
+  wwproxy listen --format data --ready-file ready --max-events 1 \\
+    --exit-after-idle 30s";
 
 /// Take events as they arrive: print them, forward them to a URL, or run a command for each
 #[derive(clap::Args)]

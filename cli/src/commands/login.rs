@@ -19,8 +19,10 @@ secret is sent only there. Flags and environment override the profile.
 
 Examples:
   wwproxy login --server https://proxy.example.com --app-id my-bot
-  wwproxy login --server https://proxy.example.com --app-id my-bot --token-endpoint https://platform.example.com/oauth/token
-  wwproxy login --profile test --server http://127.0.0.1:8080 --app-id my-bot < app-secret.txt")]
+  wwproxy login --server https://proxy.example.com --app-id my-bot \\
+    --token-endpoint https://platform.example.com/oauth/token
+  wwproxy login --profile test --server http://127.0.0.1:8080 \\
+    --app-id my-bot < app-secret.txt")]
 pub(crate) struct Login;
 
 impl Login {

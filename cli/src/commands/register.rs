@@ -34,11 +34,14 @@ gap, register the old and the new one together, change it at the sender, then re
 
 Examples:
   umask 077
-  wwproxy register --scheme github --source repo --generate-secret > github-secret.txt
-  wwproxy register --scheme stripe --source stripe --webhook-secret-file stripe-secret.txt
+  wwproxy register --scheme github --source repo \\
+    --generate-secret > github-secret.txt
+  wwproxy register --scheme stripe --source stripe \\
+    --webhook-secret-file stripe-secret.txt
   wwproxy register --scheme github --source repo \\
     --webhook-secret-file github-secret.txt --generate-secret > new-secret.txt
-  wwproxy register --scheme meta --source meta --webhook-secret-file app-secret.txt \\
+  wwproxy register --scheme meta --source meta \\
+    --webhook-secret-file app-secret.txt \\
     --challenge-secret-file verify-token.txt
   wwproxy register - < webhook-secret.txt
   WEBHOOK_SECRET=... wwproxy register")]

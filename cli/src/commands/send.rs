@@ -56,10 +56,13 @@ Examples:
   wwproxy send --count 1000 --rate 50
   wwproxy send --header 'X-Request-Id: 7' --header 'User-Agent: platform'
   wwproxy send --challenge
-  wwproxy send --scheme stripe --type invoice.paid --webhook-secret-file secret.txt
+  wwproxy send --scheme stripe --type invoice.paid \\
+    --webhook-secret-file secret.txt
   wwproxy send --scheme github --source ci --type push --data @body.json
-  wwproxy send --scheme square --url https://example.com/hook --data @body.json --to 3000
-  wwproxy send --scheme meta --challenge --challenge-secret-file verify-token.txt")]
+  wwproxy send --scheme square --url https://example.com/hook \\
+    --data @body.json --to 3000
+  wwproxy send --scheme meta --challenge \\
+    --challenge-secret-file verify-token.txt")]
 pub(crate) struct Send {
     /// The destination, instead of the app's hook on the server: a URL, a port of this machine, `HOST:PORT`, or `unix:/run/app.sock`
     #[arg(long, value_name = "URL", value_parser = Address::parse)]

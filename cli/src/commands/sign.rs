@@ -31,11 +31,14 @@ any 32 bytes, as `openssl rand -hex 32` makes them. SendGrid (ECDSA P-256): PKCS
     openssl pkcs8 -topk8 -nocrypt -outform DER | base64 -w0 > private.txt
 
 Examples:
-  wwproxy sign --scheme github --webhook-secret-file secret.txt --type push body.json
+  wwproxy sign --scheme github --webhook-secret-file secret.txt \\
+    --type push body.json
   wwproxy sign --scheme stripe --webhook-secret-file secret.txt body.json |
     curl -H @- --data-binary @body.json http://localhost:3000/hook
-  wwproxy sign --scheme square --webhook-secret-file secret.txt --url https://example.com/hook body.json
-  wwproxy sign --scheme linear --webhook-secret-file secret.txt --body-out signed.json body.json
+  wwproxy sign --scheme square --webhook-secret-file secret.txt \\
+    --url https://example.com/hook body.json
+  wwproxy sign --scheme linear --webhook-secret-file secret.txt \\
+    --body-out signed.json body.json
   wwproxy sign --scheme discord --webhook-secret-file private.txt --public-key")]
 pub(crate) struct Sign {
     #[command(flatten)]

@@ -32,10 +32,13 @@ Exit code 0: valid; 1: not valid; 2: wrong usage, or a file that cannot be read.
 A saved event is verified as of the time at which the server received it, unless --at is given.
 
 Examples:
-  wwproxy verify --scheme github --webhook-secret-file secret.txt --event saved/0192e4a0.json
-  wwproxy verify --scheme stripe --webhook-secret-file old.txt --webhook-secret-file new.txt \\
+  wwproxy verify --scheme github --webhook-secret-file secret.txt \\
+    --event saved/0192e4a0.json
+  wwproxy verify --scheme stripe --webhook-secret-file old.txt \\
+    --webhook-secret-file new.txt \\
     -H 'Stripe-Signature: t=1764363600,v1=...' --at 1764363600 body.json
-  wwproxy verify --scheme slack --webhook-secret-file secret.txt -H @headers.txt body.json")]
+  wwproxy verify --scheme slack --webhook-secret-file secret.txt \\
+    -H @headers.txt body.json")]
 pub(crate) struct Verify {
     #[command(flatten)]
     scheme: SchemeFlags,

@@ -158,6 +158,7 @@ fn each_format_keeps_the_bytes() {
     }
 
     let printed = world.run(&["listen", "-n", &count, "--format", "json"]);
+    assert_eq!(printed.lines().count(), bodies().len());
     for (line, body) in printed.lines().zip(sent()) {
         let event = EventMessage::parse(line).unwrap();
         // A line break in JSON is a space on the line.
