@@ -33,7 +33,7 @@ use crate::{
     Settings,
     identity::{IdentityError, IdentityProvider},
     log_limit::LogLimit,
-    store::{Store, StoreError},
+    store::{Store, StoreError, UnreadableSource},
 };
 
 /// How often a registration, or its end, is logged in a minute, over all apps.
@@ -78,6 +78,8 @@ pub(crate) enum ProxyError {
     UnknownSource,
     #[error(transparent)]
     InvalidSource(#[from] InvalidSource),
+    #[error(transparent)]
+    UnreadableSource(UnreadableSource),
     #[error("the source was replaced again and again while its webhook was verified")]
     SourceChanged,
     #[error("the app has no source of this name")]

@@ -26,7 +26,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use wwproxy_protocol::{
-    AppId, Encoding, Event, EventId, Headers, Origin, Secret, Source, SourceName, api::Receipt,
+    AppId, Encoding, Event, EventId, Headers, InvalidSource, Origin, Secret, Source, SourceName, api::Receipt,
 };
 
 #[cfg(fuzzing)]
@@ -95,21 +95,39 @@ pub trait Store: fmt::Debug + Send + Sync {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registration {
     /// The sources by name. A source that is replaced is a new `Arc`, also by equal settings.
-    pub sources: BTreeMap<SourceName, Arc<Source>>,
+    pub sources: BTreeMap<SourceName, StoredSource>,
+}
+
+/// A source, or what is stored in its place.
+pub type StoredSource = Result<Arc<Source>, UnreadableSource>;
+
+/// A stored source that is not valid for this version of the server. It receives nothing until it is replaced.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the stored source is not valid for this version of the server: {reason}")]
+pub struct UnreadableSource {
+    /// The settings as they are stored, with the secrets.
+    pub(crate) settings: Secret,
+    reason: InvalidSource,
 }
 
 impl Registration {
+    /// The source of this name, if it is valid.
+    #[must_use]
+    pub fn source(&self, name: &SourceName) -> Option<&Arc<Source>> {
+        self.sources.get(name)?.as_ref().ok()
+    }
+
     /// Whether the app still has this source, neither replaced nor removed. An event in progress holds its `Arc`, so no
     /// other source can have the same address.
     #[must_use]
     pub fn has(&self, name: &SourceName, source: &Arc<Source>) -> bool {
-        self.sources.get(name).is_some_and(|current| Arc::ptr_eq(current, source))
+        self.source(name).is_some_and(|current| Arc::ptr_eq(current, source))
     }
 
     /// The source `default` of Watson Work, with this webhook secret.
     #[must_use]
     pub fn watson_work(secret: Secret) -> Self {
-        Self { sources: [(SourceName::default(), Arc::new(Source::watson_work(secret)))].into() }
+        Self { sources: [(SourceName::default(), Ok(Arc::new(Source::watson_work(secret))))].into() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `wwproxy status`
 
-use wwproxy_sdk::{Client, SourceStatus};
+use wwproxy_sdk::{Client, SourceStatus, sanitize};
 
 use crate::{
     error::NotRegistered,
@@ -32,8 +32,14 @@ impl Status {
     }
 }
 
-/// Warns about a source whose webhooks are not verified.
+/// Warns about a source that is invalid, or whose webhooks are not verified.
 pub(crate) fn warn_if_unverified(source: &SourceStatus) {
+    if let Some(reason) = &source.invalid {
+        let (name, reason) = (&source.name, sanitize(reason));
+        print_message(&format!(
+            "warning: source {name} receives nothing, register it again or delete it: {reason}"
+        ));
+    }
     if !source.verified {
         print_message(&format!(
             "warning: source {} is unverified: everyone who knows its hook's URL can post events",

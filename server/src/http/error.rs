@@ -147,6 +147,9 @@ impl From<ProxyError> for ApiError {
             ProxyError::Full => {
                 Self::unavailable("The app's queue is full: send this again later, when its client has acknowledged some events.")
             }
+            ProxyError::UnreadableSource(_) => Self::unavailable(
+                "The stored source is not valid for this version of the server: its owner must register it again.",
+            ),
             ProxyError::SourceChanged => Self::unavailable(
                 "The source of this webhook was replaced while the webhook was verified: send it again.",
             ),

@@ -43,7 +43,9 @@ impl Default for Rejections {
 impl Rejections {
     fn log(&self, app: &AppId, source: &SourceName, error: &ProxyError) {
         let limit = match error {
-            ProxyError::Rejected(_) | ProxyError::UnverifiedNotAllowed => &self.rejected,
+            ProxyError::Rejected(_) | ProxyError::UnverifiedNotAllowed | ProxyError::UnreadableSource(_) => {
+                &self.rejected
+            }
             ProxyError::Full => &self.full,
             ProxyError::Suspended => &self.suspended,
             _ => return,
@@ -164,7 +166,7 @@ impl Recorder<'_> {
 fn failed_check(error: &ProxyError) -> Option<&'static str> {
     match error {
         ProxyError::UnknownSource => Some(UNKNOWN_SOURCE),
-        ProxyError::UnverifiedNotAllowed => Some("scheme"),
+        ProxyError::UnverifiedNotAllowed | ProxyError::UnreadableSource(_) => Some("scheme"),
         ProxyError::Method(_) => Some("method"),
         ProxyError::Rejected(rejected) => Some(rejected.rejection.check.name()),
         ProxyError::NotArmed => Some("handshake"),

@@ -14,7 +14,7 @@ use wwproxy_protocol::{
 };
 
 use super::{Proxy, ProxyError};
-use crate::store::{Registration, StoreError};
+use crate::store::{Registration, StoreError, StoredSource};
 
 /// The number of locks: apps with the same hash share one.
 const LOCKS: usize = 32;
@@ -61,7 +61,7 @@ impl Proxy {
     /// Adds a source to the stored registration, under the app's lock. Returns whether it is new.
     async fn store_source(&self, app: &AppId, name: &SourceName, source: Source) -> Result<bool, ProxyError> {
         let mut registration = self.stored_registration(app).await?;
-        let is_new = registration.sources.insert(name.clone(), Arc::new(source)).is_none();
+        let is_new = registration.sources.insert(name.clone(), Ok(Arc::new(source))).is_none();
         if registration.sources.len() > MAX_SOURCES {
             return Err(ProxyError::TooManySources);
         }
@@ -79,7 +79,9 @@ impl Proxy {
         let _shared = self.registration_change(app, token).await?;
         let _lock = self.source_locks.lock(app).await;
         let mut registration = self.stored_registration(app).await?;
-        registration.sources.remove(name).ok_or(ProxyError::NoSource)?;
+        if registration.sources.remove(name).is_none() {
+            return Err(ProxyError::NoSource);
+        }
         self.armed.disarm(app, Some(name));
         self.store.put_registration(app, registration).await?;
         self.activity.forget(app, Some(name));
@@ -117,6 +119,7 @@ impl Proxy {
         if self.identity.is_suspended(app) {
             return Err(ProxyError::Suspended);
         }
+        let source = valid(source)?;
         if source.scheme().is_unverified() && !self.allow_unverified {
             return Err(ProxyError::UnverifiedNotAllowed);
         }
@@ -131,21 +134,15 @@ impl Proxy {
     /// The app's sources without their secrets, sorted by name.
     pub(crate) async fn sources(&self, app: &AppId) -> Result<Vec<SourceStatus>, ProxyError> {
         let registration = self.stored_registration(app).await?;
-        let status = |(name, source): (&SourceName, &Arc<Source>)| self.source_status(app, name, source);
+        let status = |(name, source): (&SourceName, &StoredSource)| self.source_status(app, name, source);
         Ok(registration.sources.iter().map(status).collect())
     }
 
-    fn source_status(&self, app: &AppId, name: &SourceName, source: &Source) -> SourceStatus {
-        let (scheme, settings) = (source.scheme(), source.settings());
-        let mut status = SourceStatus::new(
-            name.clone(),
-            scheme.name().to_owned(),
-            scheme.covers(),
-            !scheme.is_unverified(),
-            settings.secrets.len(),
-        );
-        status.tolerance = settings.tolerance;
-        status.url.clone_from(&settings.url);
+    fn source_status(&self, app: &AppId, name: &SourceName, source: &StoredSource) -> SourceStatus {
+        let mut status = match source {
+            Ok(source) => valid_status(name, source),
+            Err(unreadable) => SourceStatus::invalid(name.clone(), unreadable.to_string()),
+        };
         let times = self.activity.times(app, name);
         status.last_accepted = times.accepted.map(rfc3339);
         status.last_refused = times.refused.map(rfc3339);
@@ -167,7 +164,7 @@ impl Proxy {
         let _shared = self.registration_change(app, token).await?;
         let _lock = self.source_locks.lock(app).await;
         let registration = self.stored_registration(app).await?;
-        let source = registration.sources.get(name).ok_or(ProxyError::NoSource)?;
+        let source = valid(registration.sources.get(name).ok_or(ProxyError::NoSource)?)?;
         if !source.scheme().learns_secret() {
             return Err(ProxyError::NoHandshake);
         }
@@ -209,6 +206,25 @@ impl Proxy {
         });
         task.await.map_err(StoreError::engine)?
     }
+}
+
+/// Returns a stored source that can receive webhooks.
+fn valid(source: &StoredSource) -> Result<&Arc<Source>, ProxyError> {
+    source.as_ref().map_err(|unreadable| ProxyError::UnreadableSource(unreadable.clone()))
+}
+
+fn valid_status(name: &SourceName, source: &Source) -> SourceStatus {
+    let (scheme, settings) = (source.scheme(), source.settings());
+    let mut status = SourceStatus::new(
+        name.clone(),
+        scheme.name().to_owned(),
+        scheme.covers(),
+        !scheme.is_unverified(),
+        settings.secrets.len(),
+    );
+    status.tolerance = settings.tolerance;
+    status.url.clone_from(&settings.url);
+    status
 }
 
 /// Adds the newest secret to a source's list. Without room the oldest one is removed.

@@ -87,7 +87,7 @@ impl Fixture {
         let event = NewEvent::new(Vec::new(), None, body.into());
         let store = self.proxy.store();
         let registration = store.registration(&self.app).await.unwrap().unwrap();
-        let source = Arc::clone(&registration.sources[&SourceName::default()]);
+        let source = Arc::clone(registration.source(&SourceName::default()).unwrap());
         let appended = store.append(&self.app, source, event, None).await.unwrap();
         assert!(matches!(appended, Appended::Stored(_)));
     }

@@ -16,6 +16,7 @@ mod journal;
 mod occupancy;
 mod pending;
 mod record;
+mod registration;
 mod sweep;
 mod unfiled;
 mod waiting;
@@ -295,6 +296,7 @@ impl Shared {
             (app, Registered { registration: Arc::new(registration), epoch })
         });
         *write(&self.registrations) = registered.collect();
+        self.log_unreadable_sources();
         for (app, dropped) in contents.dropped {
             self.queues.app(&app).lock().add_dropped(dropped);
         }
@@ -314,6 +316,16 @@ impl Shared {
             }
         }
         (recent, nobodys)
+    }
+
+    fn log_unreadable_sources(&self) {
+        for (app, registered) in read(&self.registrations).iter() {
+            for (source, stored) in &registered.registration.sources {
+                if let Err(error) = stored {
+                    tracing::error!(%app, %source, %error, "a stored source is skipped: register it again, or delete it");
+                }
+            }
+        }
     }
 
     fn registered(&self, app: &AppId) -> Option<Registered> {

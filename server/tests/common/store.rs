@@ -13,7 +13,7 @@ pub(crate) async fn append(
     key: Option<DedupeKey>,
 ) -> Result<Appended, StoreError> {
     let registration = store.registration(app).await?;
-    let current = registration.as_ref().and_then(|found| found.sources.get(&event.origin.source));
+    let current = registration.as_ref().and_then(|found| found.source(&event.origin.source));
     let source = current.map_or_else(|| Arc::new(Source::watson_work(Secret::new("any"))), Arc::clone);
     store.append(app, source, event, key).await
 }

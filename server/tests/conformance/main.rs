@@ -39,6 +39,7 @@ mod signatures;
 mod sizes;
 mod sources;
 mod startup;
+mod stored_sources;
 mod strict;
 mod tap;
 mod unverified;

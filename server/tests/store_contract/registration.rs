@@ -27,7 +27,7 @@ pub(crate) async fn a_registration_is_returned_unchanged(open: Open<'_>) {
         ..SourceSettings::default()
     };
     let mut two = registration("another");
-    two.sources.insert("repo".parse().unwrap(), Arc::new(Source::new(github).unwrap()));
+    two.sources.insert("repo".parse().unwrap(), Ok(Arc::new(Source::new(github).unwrap())));
     queue.store.put_registration(&queue.app, two.clone()).await.unwrap();
     assert_eq!(found().await, Some(two));
     queue.unregister().await;
@@ -100,7 +100,7 @@ pub(crate) async fn an_append_of_a_replaced_source_is_rejected(open: Open<'_>) {
     let queue = TestQueue::open(open).await;
     let current = async || {
         let registration = queue.store.registration(&queue.app).await.unwrap().unwrap();
-        Arc::clone(&registration.sources[&SourceName::default()])
+        Arc::clone(registration.source(&SourceName::default()).unwrap())
     };
     let append = async |source: &Arc<Source>| {
         queue.store.append(&queue.app, Arc::clone(source), event(1), key(1)).await.unwrap()
@@ -123,9 +123,9 @@ pub(crate) async fn replacing_a_source_rejects_no_append_of_another(open: Open<'
     let queue = TestQueue::open(open).await;
     let registration = queue.store.registration(&queue.app).await.unwrap().unwrap();
     let mut more = Registration::clone(&registration);
-    more.sources.insert("repo".parse().unwrap(), Arc::new(Source::watson_work(Secret::new("s"))));
+    more.sources.insert("repo".parse().unwrap(), Ok(Arc::new(Source::watson_work(Secret::new("s")))));
     queue.store.put_registration(&queue.app, more).await.unwrap();
-    let source = Arc::clone(&registration.sources[&SourceName::default()]);
+    let source = Arc::clone(registration.source(&SourceName::default()).unwrap());
     let appended = queue.store.append(&queue.app, source, event(1), None).await.unwrap();
     assert!(matches!(appended, Appended::Stored(_)));
 }
@@ -134,7 +134,7 @@ pub(crate) async fn no_append_of_a_replaced_source_is_stored_after_the_replaceme
     let queue = TestQueue::open(open).await;
     for round in 0..20 {
         let registration = queue.store.registration(&queue.app).await.unwrap().unwrap();
-        let source = &registration.sources[&SourceName::default()];
+        let source = registration.source(&SourceName::default()).unwrap();
         let senders: Vec<_> = (0..200)
             .map(|n| {
                 let (queue, source) = (queue.clone(), Arc::clone(source));

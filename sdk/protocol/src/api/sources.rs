@@ -42,6 +42,9 @@ pub struct SourceStatus {
     /// The hook to which the sender posts, if the server knows its public URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<String>,
+    /// Why the server cannot use the source, if its stored settings are not valid: its hook answers 503 until it is replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invalid: Option<String>,
     /// When the last event was answered as a success, stored or a duplicate, since the server started (RFC 3339).
     pub last_accepted: Option<String>,
     /// When a webhook was refused last, since the server started (RFC 3339).
@@ -61,9 +64,17 @@ impl SourceStatus {
             tolerance: None,
             url: None,
             hook: None,
+            invalid: None,
             last_accepted: None,
             last_refused: None,
         }
+    }
+
+    /// A source whose stored settings are not valid.
+    #[must_use]
+    pub fn invalid(name: SourceName, reason: String) -> Self {
+        let scheme = "invalid".to_owned();
+        Self { invalid: Some(reason), ..Self::new(name, scheme, Covers::Unknown, true, 0) }
     }
 }
 

@@ -180,7 +180,8 @@ impl KeyFormat {
         if algorithm.is_public_key() && text.starts_with("whsec_") {
             return Err("a secret of whsec_ is not a public key");
         }
-        if !algorithm.is_public_key() && text.starts_with("whpk_") {
+        // A secret that is used as text may begin with anything.
+        if !algorithm.is_public_key() && self.encoding != Encoding::Text && text.starts_with("whpk_") {
             return Err("a public key of whpk_ is not a shared secret");
         }
         let stripped = text.strip_prefix(&self.strip);

@@ -20,7 +20,7 @@ use super::{
     disk::Disk,
     events::{EVENTS, Events, HEADS, tell_damage},
     journal::{Journal, StoreName},
-    record,
+    record, registration,
     unfiled::Unfiled,
 };
 use crate::{
@@ -318,7 +318,7 @@ impl File {
             let mut contents = Contents::default();
             for row in transaction.open_table(REGISTRATIONS)?.iter()? {
                 let (app, value) = row?;
-                let (registration, epoch) = record::decode_registration(value.value())?;
+                let (registration, epoch) = registration::decode(value.value())?;
                 contents.registrations.insert(app.value().parse()?, (registration, epoch));
             }
             for row in transaction.open_table(DROPPED)?.iter()? {

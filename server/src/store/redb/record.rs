@@ -1,4 +1,4 @@
-//! How an event and a registration stand in the file.
+//! How an event stands in the file.
 //!
 //! An event: version (1 byte), app id (length in 1 byte), UUID (16), time of receipt in
 //! microseconds (8), origin and encoding as JSON (length in 4; not in version 1), number of headers
@@ -10,24 +10,18 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
-    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use uuid::Uuid;
-use wwproxy_protocol::{
-    AppId, Encoding, Event, InvalidSource, Origin, Secret, Source, SourceName, SourceSettings, Verification,
-    json, scheme::Covers,
-};
+use wwproxy_protocol::{AppId, Encoding, Event, Origin, Verification, json, scheme::Covers};
 
 #[cfg(fuzzing)]
-use super::change;
+use super::{change, registration};
 use crate::store::{
-    NewEvent, Registration,
+    NewEvent,
     dedupe::Key,
     sequence::{self, Seq},
 };
@@ -42,8 +36,6 @@ pub(super) enum InvalidRecord {
     Version(u8),
     #[error("a record is damaged")]
     Damaged,
-    #[error("the source {0} is not valid for this server ({1}): was it registered with a newer one?")]
-    Source(SourceName, InvalidSource),
 }
 
 pub(super) fn encode_event(app: &AppId, uuid: Uuid, received_at: SystemTime, event: &NewEvent) -> Vec<u8> {
@@ -90,11 +82,10 @@ pub(super) fn decode_event(record: &Bytes) -> Result<Event, InvalidRecord> {
     reader.app()?;
     let uuid = Uuid::from_bytes(reader.array()?);
     let received_at = UNIX_EPOCH + Duration::from_micros(u64::from_be_bytes(reader.array()?));
-    let is_version_1 = record.first() == Some(&1);
-    let Meta { origin, encoding } = if is_version_1 {
-        Meta::default()
+    let meta = if record.first() == Some(&1) {
+        None
     } else {
-        serde_json::from_str(&reader.counted_text()?).map_err(|_| InvalidRecord::Damaged)?
+        Some(serde_json::from_str(&reader.counted_text()?).map_err(|_| InvalidRecord::Damaged)?)
     };
     let count = u16::from_be_bytes(reader.array()?);
     let mut headers = Vec::with_capacity(usize::from(count).min(record.len() / 8));
@@ -106,32 +97,35 @@ pub(super) fn decode_event(record: &Bytes) -> Result<Event, InvalidRecord> {
         length => Some(reader.text(length - 1)?),
     };
     let body = record.slice_ref(reader.0);
-    let origin = if is_version_1 { watson_work_origin(&body) } else { origin.into_owned() };
-    let event = NewEvent { origin, headers, query, body, encoding };
+    let Meta { origin, encoding } = meta.unwrap_or_else(|| Meta::of_version_1(&body));
+    let event = NewEvent { origin: origin.into_owned(), headers, query, body, encoding };
     Ok(event.into_event(sequence::event_id(uuid), received_at))
 }
 
-/// The origin of an event of version 1, in which all events were verified as those of Watson Work.
-fn watson_work_origin(body: &[u8]) -> Origin {
-    let kind = std::str::from_utf8(body).ok().and_then(|text| json::members(text, ["type"]).ok()?[0]);
-    let verification = Verification {
-        scheme: "watsonwork".to_owned(),
-        secret: 1,
-        signed: "body".to_owned(),
-        covers: Covers::Body,
-    };
-    Origin {
-        event_type: kind.and_then(json::string).map(Cow::into_owned),
-        verification: Some(verification),
-        ..Origin::default()
-    }
-}
-
 /// The parts of an event that are stored as JSON.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Meta<'a> {
     origin: Cow<'a, Origin>,
     encoding: Encoding,
+}
+
+impl Meta<'_> {
+    /// Those of an event of version 1, in which all events were verified as those of Watson Work.
+    fn of_version_1(body: &[u8]) -> Self {
+        let kind = std::str::from_utf8(body).ok().and_then(|text| json::members(text, ["type"]).ok()?[0]);
+        let verification = Verification {
+            scheme: "watsonwork".to_owned(),
+            secret: 1,
+            signed: "body".to_owned(),
+            covers: Covers::Body,
+        };
+        let origin = Origin {
+            event_type: kind.and_then(json::string).map(Cow::into_owned),
+            verification: Some(verification),
+            ..Origin::default()
+        };
+        Self { origin: Cow::Owned(origin), encoding: Encoding::default() }
+    }
 }
 
 /// Whose event it is.
@@ -197,49 +191,6 @@ pub(super) fn decode_keys(record: &[u8]) -> Result<impl Iterator<Item = (Seq, Ke
     }))
 }
 
-/// A registration and the epoch it began (see [`crate::store::dedupe`]).
-pub(super) fn encode_registration(registration: &Registration, epoch: u128) -> Vec<u8> {
-    let sources = registration.sources.iter().map(|(name, source)| {
-        let settings: Box<RawValue> =
-            serde_json::from_str(&source.settings().expose()).expect("the settings are JSON");
-        (name.clone(), settings)
-    });
-    let epoch = Uuid::from_u128(epoch).to_string();
-    let stored = StoredRegistration { sources: sources.collect(), secrets: Vec::new(), epoch };
-    serde_json::to_vec(&stored).expect("texts have a JSON form")
-}
-
-pub(super) fn decode_registration(record: &[u8]) -> Result<(Registration, u128), InvalidRecord> {
-    let stored: StoredRegistration = serde_json::from_slice(record).map_err(|_| InvalidRecord::Damaged)?;
-    let epoch: Uuid = stored.epoch.parse().map_err(|_| InvalidRecord::Damaged)?;
-    let source = |(name, settings): (SourceName, Box<RawValue>)| match SourceSettings::parse(settings.get())
-        .and_then(Source::new)
-    {
-        Ok(source) => Ok((name, Arc::new(source))),
-        Err(error) => Err(InvalidRecord::Source(name, error)),
-    };
-    let mut sources = stored.sources.into_iter().map(source).collect::<Result<BTreeMap<_, _>, _>>()?;
-    if !stored.secrets.is_empty() {
-        let secrets = stored.secrets.into_iter().map(Secret::new).collect();
-        let settings = SourceSettings { secrets, ..SourceSettings::default() };
-        let source = Source::new(settings).map_err(|_| InvalidRecord::Damaged)?;
-        sources.insert(SourceName::default(), Arc::new(source));
-    }
-    Ok((Registration { sources }, epoch.as_u128()))
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredRegistration {
-    #[serde(default)]
-    sources: BTreeMap<SourceName, Box<RawValue>>,
-    /// The webhook secrets of a registration that was written before there were sources.
-    #[serde(default, skip_serializing)]
-    secrets: Vec<String>,
-    /// Its name in the file, which earlier stores have, is another one.
-    #[serde(rename = "life")]
-    epoch: String,
-}
-
 /// Reads any bytes as each kind of record, and as a frame of the journal. What can be read is written as it was.
 #[cfg(fuzzing)]
 pub fn fuzz(record: &[u8]) {
@@ -251,8 +202,8 @@ pub fn fuzz(record: &[u8]) {
         let again = decode_event(&again).expect("what was written can be read");
         assert_eq!(again, event.into_event(again.id.clone(), received_at));
     }
-    if let Ok((registration, epoch)) = decode_registration(record) {
-        let again = decode_registration(&encode_registration(&registration, epoch));
+    if let Ok((registration, epoch)) = registration::decode(record) {
+        let again = registration::decode(&registration::encode(&registration, epoch));
         assert_eq!(again.expect("what was written can be read"), (registration, epoch));
     }
     if let Ok(keys) = decode_keys(record) {
@@ -269,7 +220,7 @@ pub fn fuzz(record: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::registration, *};
 
     proptest! {
         #[test]
@@ -296,7 +247,7 @@ mod tests {
             if let Some(version) = record.first_mut() {
                 *version = VERSION;
             }
-            let _ = decode_registration(&record);
+            let _ = registration::decode(&record);
             let _ = decode_event(&record.into());
         }
     }
@@ -313,24 +264,6 @@ mod tests {
     fn a_newer_format_is_told_from_damage() {
         assert!(matches!(decode_app(&[9, 0]), Err(InvalidRecord::Version(9))));
         assert!(matches!(decode_app(&[VERSION]), Err(InvalidRecord::Damaged)));
-    }
-
-    #[test]
-    fn a_registration_comes_back_as_it_was() {
-        let registration = Registration::watson_work(Secret::new("s\"1"));
-        let (decoded, epoch) = decode_registration(&encode_registration(&registration, 7)).unwrap();
-        assert_eq!((decoded, epoch), (registration, 7));
-        let old =
-            br#"{"scheme":"watsonwork","secrets":["s\"1"],"life":"00000000-0000-0000-0000-000000000007"}"#;
-        assert_eq!(decode_registration(old).unwrap(), (Registration::watson_work(Secret::new("s\"1")), 7));
-    }
-
-    #[test]
-    fn a_source_that_this_server_does_not_know_is_named() {
-        let newer = br#"{"sources":{"new":{"scheme":"semaphore","secrets":["hush"]}},"life":"00000000-0000-0000-0000-000000000007"}"#;
-        let error = decode_registration(newer).err().unwrap().to_string();
-        assert!(error.contains("source new") && error.contains("semaphore"), "{error}");
-        assert!(error.contains("newer") && !error.contains("hush"), "{error}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{
     change::Change,
     events::{Events, slot_size},
     file::{Contents, DROPPED, KEYS, REGISTRATIONS},
-    record,
+    record, registration,
 };
 use crate::{
     coop::yield_if_due,
@@ -163,7 +163,7 @@ impl Unfiled {
         for (app, record) in &self.registrations {
             match record {
                 Some(record) => {
-                    let registration = record::decode_registration(record).map_err(StoreError::engine)?;
+                    let registration = registration::decode(record).map_err(StoreError::engine)?;
                     contents.registrations.insert(app.clone(), registration);
                 }
                 None => drop(contents.registrations.remove(app)),
@@ -228,7 +228,7 @@ mod tests {
         let app = |name: &str| name.parse::<AppId>().unwrap();
         let register = |name, secret: &str| {
             let registration = Registration::watson_work(Secret::new(secret));
-            Change::Register { app: app(name), record: record::encode_registration(&registration, 1) }
+            Change::Register { app: app(name), record: registration::encode(&registration, 1) }
         };
         let steps = [
             vec![register("bot", "1"), register("gone", "2"), Change::Drop { app: app("gone"), count: 1 }],

@@ -27,7 +27,7 @@ use super::{
     journal::{Frame, Journal, Kind},
     occupancy::Occupancy,
     pending::Filed,
-    record,
+    registration,
     waiting::Waiting,
     write,
 };
@@ -242,7 +242,7 @@ impl Writer {
 
     fn put_registration(&mut self, app: AppId, registration: Arc<Registration>) -> Result<(), StoreError> {
         let epoch = self.shared.epoch(&app);
-        let record = record::encode_registration(&registration, epoch);
+        let record = registration::encode(&registration, epoch);
         self.write(Kind::Store, vec![Change::Register { app: app.clone(), record }])?;
         write(&self.shared.registrations).insert(app, Registered { registration, epoch });
         Ok(())
