@@ -27,8 +27,9 @@ use crate::{
 Needs no server and no credentials. The time is now and the delivery id is new, unless they are
 given. For senders that sign with a private key, the secret is the private key. Discord (Ed25519):
 any 32 bytes, as `openssl rand -hex 32` makes them. SendGrid (ECDSA P-256): PKCS#8 in base64,
+  umask 077
   openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 |
-    openssl pkcs8 -topk8 -nocrypt -outform DER | base64 -w0 > private.txt
+    openssl pkcs8 -topk8 -nocrypt -outform DER | openssl base64 -A > private.txt
 
 Examples:
   wwproxy sign --scheme github --webhook-secret-file secret.txt \\
