@@ -71,7 +71,7 @@ impl Selection {
         let near = nearest(&unknown.text, names.iter().copied());
         let near = near.map(|near| format!("did you mean '{near}'? ")).unwrap_or_default();
         Err(format!(
-            "no source of the app matches --source '{unknown}'; {near}there are {}",
+            "no source of the app matches --source '{unknown}'; {near}its sources are {}",
             names.join(", ")
         ))
     }

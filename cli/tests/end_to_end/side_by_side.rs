@@ -55,7 +55,8 @@ fn a_typo_in_a_source_ends_listen_before_its_first_event() {
     let output = world.command(&args).output().unwrap();
     let messages = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && output.stdout.is_empty(), "{messages}");
-    let says = "no source of the app matches --source 'rep0'; did you mean 'repo'? there are repo, shop";
+    let says =
+        "no source of the app matches --source 'rep0'; did you mean 'repo'? its sources are repo, shop";
     assert!(messages.contains(says), "{messages}");
     assert_eq!(world.status()["stored"], 2);
     // A pattern that matches no source is the same error.
