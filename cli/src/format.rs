@@ -14,7 +14,7 @@ use crate::{error::UsageError, output::escape_json, target::TryOutcome};
 /// The format of stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// Lines for people: each event, and the outcome of each try
+    /// Readable lines: each event, and the outcome of each try
     Pretty,
     /// One JSON object per line: the metadata of the event, and its body under `data`
     Json,
@@ -147,7 +147,7 @@ fn head(event: &EventMessage) -> String {
     format!("{} {} {}", Style::new().dim().apply_to(time), Style::new().bold().apply_to(kind), id)
 }
 
-/// The body for people: JSON is indented. Each line of any other text begins with two spaces, so that it cannot pass for a line of this
+/// The body as readable text: JSON is indented. Each line of any other text begins with two spaces, so that it cannot pass for a line of this
 /// program, and has no control characters.
 fn readable(event: &EventMessage) -> String {
     match (event.data().0, event.text()) {

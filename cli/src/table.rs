@@ -1,4 +1,4 @@
-//! Tables and ages for people, on a terminal.
+//! Tables and ages, for a terminal.
 
 use std::{fmt::Write as _, time::SystemTime};
 

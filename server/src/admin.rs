@@ -165,7 +165,7 @@ fn operator(folder: &Path) -> Operator {
 
 /// Prints a secret on stdout, and a line about it on stderr.
 fn print_secret(app: &AppId, secret: &Secret, remedy: &str) -> anyhow::Result<()> {
-    eprintln!("The secret of the app {app} is on stdout, shown this once:");
+    eprintln!("The secret of the app {app} is on stdout, shown only once:");
     print_line(secret.expose()).with_context(|| format!("the secret could not be printed: {remedy}"))
 }
 
