@@ -135,7 +135,8 @@ async fn no_webhook_of_an_ended_registration_reaches_the_next_one() {
         put("new").await;
         for sender in senders {
             let status = sender.await.unwrap().unwrap().status().as_u16();
-            assert!([201, 401, 404].contains(&status), "{status}");
+            // 503: on a busy machine it may wait too long for its verification.
+            assert!([201, 401, 404, 503].contains(&status), "{status}");
         }
         assert_eq!(app.gauge("stored").await, 0);
     }
