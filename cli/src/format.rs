@@ -255,9 +255,16 @@ mod tests {
 
     #[test]
     fn a_type_cannot_forge_a_line() {
-        let line = arrival_line(&event(r#"{"id":"7","attempt":2,"data":{"type":"a\nb\u001b[2J"}}"#));
-        let line = console::strip_ansi_codes(&line).into_owned();
-        assert!(line.ends_with(" a b [2J 7 --> 24 B (delivered 2 times)\n"), "{line:?}");
+        for (kind, shown) in [(r"a\nb\u001b[2J", "(no type)"), (r"a\u202eb\u2028c", "a b c")] {
+            let text = format!(r#"{{"id":"7","attempt":2,"data":{{"type":"{kind}"}}}}"#);
+            let line = arrival_line(&event(&text));
+            let line = console::strip_ansi_codes(&line).into_owned();
+            assert!(
+                line.contains(&format!(" {shown} 7 --> ")) && line.ends_with(" (delivered 2 times)\n"),
+                "{line:?}"
+            );
+            assert_eq!(line.lines().count(), 1, "{line:?}");
+        }
     }
 
     #[test]
