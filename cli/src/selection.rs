@@ -46,14 +46,21 @@ pub(crate) enum OnFilterError {
 pub(crate) enum Selected {
     Yes,
     No,
+    /// The event is of another source.
+    OtherSource,
     /// The filter failed, with this error.
     FilterFailed(String),
 }
 
 impl Selection {
-    /// Whether every event is selected.
+    /// Whether every event of the sources is selected.
     pub(crate) fn is_all(&self) -> bool {
-        self.types.is_empty() && self.sources.is_empty() && self.filter.is_none()
+        self.types.is_empty() && self.filter.is_none()
+    }
+
+    /// Whether events of every source are selected.
+    pub(crate) fn is_any_source(&self) -> bool {
+        self.sources.is_empty()
     }
 
     /// Whether events of this source may be selected.
@@ -95,9 +102,10 @@ impl Selection {
     /// The filter does not end.
     pub(crate) async fn select(&self, event: &EventMessage) -> anyhow::Result<Selected> {
         let kind = || event.event_type().unwrap_or_default();
-        if !self.selects_source(event.source().as_str())
-            || !self.types.is_empty() && !selects(&self.types, &kind())
-        {
+        if !self.selects_source(event.source().as_str()) {
+            return Ok(Selected::OtherSource);
+        }
+        if !self.types.is_empty() && !selects(&self.types, &kind()) {
             return Ok(Selected::No);
         }
         let Some(filter) = &self.filter else { return Ok(Selected::Yes) };

@@ -54,9 +54,9 @@ An unreachable target is retried without limit. Its Retry-After is honoured up t
 blocking other events.
 Delivery is at least once: an event that is not acknowledged is redelivered, with the same
 wwproxy-event-id.
-Events that do not match (--source, --type, --filter, --route) stay on the server, for other
-clients, until they expire. The first one is reported on stderr, and the last line counts them. If
-no other client wants them, --skip-unmatched acknowledges them. If several clients of one app
+Events of other sources than --source stay on the server, for other clients. Other events that do
+not match (--type, --filter, --route) are skipped: acknowledged, so that no client gets them. The
+first one is reported on stderr, and the last line counts them. If several clients of one app
 listen, each event goes to one of them.
 SIGINT, SIGTERM and SIGHUP stop it: events that are not finished within 2 s are released. A second
 signal ends it at once.
@@ -116,12 +116,9 @@ pub(crate) struct Listen {
     concurrency: u32,
     #[command(flatten)]
     selection: Selection,
-    /// Skip events that do not match: acknowledge them, so that no client gets them. By default they stay on the server, which
-    /// redelivers them, at least every 5 s
+    /// Leave events that do not match on the server, for other clients, instead of skipping (acknowledging) them. Events that no
+    /// client takes are redelivered, at least every 5 s
     #[arg(long, help_heading = "Selection")]
-    skip_unmatched: bool,
-    /// Leave events that do not match on the server: the default
-    #[arg(long, hide = true, conflicts_with = "skip_unmatched")]
     leave_unmatched: bool,
 }
 
@@ -149,15 +146,15 @@ impl Listen {
         if let Some(limit) = self.max_reconnect_time {
             options = options.max_disconnected(limit);
         }
-        let skips = self.skip_unmatched && !self.leave_unmatched;
         let selects = !self.selection.is_all() || !routes.is_for_all();
+        let leave_unmatched = self.leave_unmatched;
         let mut events = client.listen(options);
         let worker = Worker {
             routes,
             policy: self.policy,
             on_failure,
             selection: self.selection,
-            leaves_unmatched: selects && !skips,
+            leave_unmatched,
             save,
             printer: worker::Printer::new(format, reporter.progress().clone(), shutdown.clone()),
             reporter: reporter.clone(),
@@ -173,7 +170,7 @@ impl Listen {
         };
         let checks = Checks {
             selection: &worker.selection,
-            skips: selects && skips,
+            skips: selects && !leave_unmatched,
             require_registered: self.require_registered,
         };
         let result = select! {
@@ -220,7 +217,7 @@ async fn handle_all(events: &mut Subscription, worker: &Worker, limits: &Limits)
         {
             handling.push(worker.handle(delivery));
         }
-        let reads_ahead = worker.leaves_unmatched && waiting.len() < limits.window;
+        let reads_ahead = worker.may_leave() && waiting.len() < limits.window;
         let reads = !stopping
             && deciding.is_empty()
             && settling.len() < limits.window

@@ -86,7 +86,7 @@ impl Tail {
             };
             match self.selection.select(&event).await? {
                 Selected::Yes => {}
-                Selected::No => continue,
+                Selected::No | Selected::OtherSource => continue,
                 Selected::FilterFailed(why) => {
                     let delivers = self.selection.on_filter_error == OnFilterError::Deliver;
                     let outcome = if delivers { "shown" } else { "not shown" };

@@ -163,15 +163,13 @@ fn routes_types_and_filters_select_events() {
     }
     let (to_messages, to_spaces) =
         (format!("message-*={}", messages.address), format!("space-*={}/s", spaces.address));
-    let args =
-        ["listen", "--route", &to_messages, "--route", &to_spaces, "--filter", ".n < 10", "--skip-unmatched"];
+    let args = ["listen", "--route", &to_messages, "--route", &to_spaces, "--filter", ".n < 10"];
     let printed = world.run(&[&args[..], &["--max-events", "3", "--format", "data"]].concat());
     assert_eq!(printed.lines().count(), 3);
     assert!(messages.next().body.ends_with(b"1}") && messages.next().body.ends_with(b"4}"));
     let space = spaces.next();
     assert_eq!((&*space.path, space.body.ends_with(b"2}")), ("/s", true));
-    let skip = ["listen", "--filter", ".n < 10", "--skip-unmatched", "--exit-after-idle", "500ms"];
-    let printed = world.run(&skip);
+    let printed = world.run(&["listen", "--filter", ".n < 10", "--exit-after-idle", "500ms"]);
     assert_eq!(
         (printed, world.status()["stored"].clone()),
         (String::new(), 0.into()),
@@ -180,14 +178,14 @@ fn routes_types_and_filters_select_events() {
 }
 
 #[test]
-fn events_that_do_not_match_stay_on_the_server() {
+fn leave_unmatched_leaves_events_on_the_server() {
     let world = World::new();
     for kind in ["a", "b", "c"] {
         world.post(&format!("{{\"type\":\"{kind}\"}}"));
     }
     world.post("{\"type\":\"b\",\"n\":\"x\"}");
     // The filter fails on the last one, which is left on the server.
-    let args = ["listen", "--type", "[ab]", "--type", "b", "--filter", ".n + 1 > 0"];
+    let args = ["listen", "--type", "[ab]", "--type", "b", "--filter", ".n + 1 > 0", "--leave-unmatched"];
     let more = ["--on-filter-error", "leave", "--exit-after-idle", "1s", "--format", "data"];
     let ended = world.command(&args).args(more).output().unwrap();
     assert!(ended.status.success());

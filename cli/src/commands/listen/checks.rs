@@ -81,7 +81,7 @@ impl Checks<'_> {
         let (clients, app) = (status.clients, client.app_id());
         reporter.print_message(&format!(
             "warning: {clients} clients are connected to {app}, and each event goes to one of them: this client acknowledges events \
-             that do not match, and the others never get them; without --skip-unmatched they stay on the server"
+             that do not match, and the others never get them; --leave-unmatched leaves them on the server"
         ));
         true
     }

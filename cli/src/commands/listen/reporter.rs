@@ -158,15 +158,14 @@ impl Reporter {
             inner.skipped.count(kind);
             if let Some(why) = why.filter(|_| inner.skips.count(now)) {
                 self.print_message(&format!(
-                    "skipped event {id} of type {kind}: {why}; it is acknowledged, and no client gets it"
+                    "skipped event {id} of type {kind}: {why}; it is acknowledged, and no client gets it \
+                     (--leave-unmatched leaves such events on the server)"
                 ));
             }
         } else if inner.kept.add(id)
             && let Some(why) = why.filter(|_| inner.leaves.count(now))
         {
-            self.print_message(&format!(
-                "left event {id} of type {kind} on the server: {why} (--skip-unmatched acknowledges such events)"
-            ));
+            self.print_message(&format!("left event {id} of type {kind} on the server: {why}"));
         }
         inner.any_unmatched = true;
         self.progress.set(&inner.line());

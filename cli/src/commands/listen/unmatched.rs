@@ -28,15 +28,16 @@ impl Worker {
     }
 
     fn disposition(&self, event: &EventMessage, selected: Selected) -> Disposition {
-        let unmatched = if self.leaves_unmatched { Disposition::Leave } else { Disposition::Skip };
+        let unmatched = if self.leave_unmatched { Disposition::Leave } else { Disposition::Skip };
         let has_target = || self.routes.is_empty() || self.routes.target(event).is_some();
         let kind = || shortened(event.event_type());
         let (disposition, why) = match selected {
             Selected::Yes if has_target() => return Disposition::Handle,
             Selected::Yes => (unmatched, Some(format!("no --route matches{}", self.routes.hint(&kind())))),
-            Selected::No => {
+            Selected::No | Selected::OtherSource => {
                 let why = self.selection.explain_mismatch(event.source().as_str(), &kind());
-                (unmatched, Some(why))
+                // Events of other sources are for other clients.
+                (if selected == Selected::OtherSource { Disposition::Leave } else { unmatched }, Some(why))
             }
             Selected::FilterFailed(why) => {
                 let disposition = match self.selection.on_filter_error {
@@ -53,6 +54,11 @@ impl Worker {
             self.reporter.count_unmatched(event, &kind(), disposition, why.as_deref());
         }
         disposition
+    }
+
+    /// Whether events that do not match may stay on the server.
+    pub(super) fn may_leave(&self) -> bool {
+        self.leave_unmatched || !self.selection.is_any_source()
     }
 
     /// Skips or leaves an event that is not handled.

@@ -26,8 +26,8 @@ pub(super) struct Worker {
     pub(super) policy: Policy,
     pub(super) on_failure: OnFailure<EventFolder>,
     pub(super) selection: Selection,
-    /// Whether events that do not match stay on the server. Otherwise they are acknowledged.
-    pub(super) leaves_unmatched: bool,
+    /// Whether events that do not match stay on the server, as those of other sources do. Otherwise they are acknowledged.
+    pub(super) leave_unmatched: bool,
     pub(super) save: Option<EventFolder>,
     pub(super) printer: Printer,
     pub(super) reporter: Reporter,
