@@ -18,6 +18,8 @@ use super::{Proxy, sources::rfc3339, webhook::in_pieces};
 
 /// The most refusals of an app.
 const MAX_PER_APP: usize = 100;
+/// The most of them for sources that the app does not have: anyone can make up names.
+const MAX_UNKNOWN: usize = 10;
 /// The most bytes of refusals over all apps.
 const MAX_BYTES: usize = 4 << 20;
 /// The largest body whose hash is kept, in bytes.
@@ -113,6 +115,11 @@ impl Refused {
         }
     }
 
+    /// The source, if the app has it.
+    fn known_source(&self) -> Option<&SourceName> {
+        (self.check != UNKNOWN_SOURCE).then_some(&self.source)
+    }
+
     /// Whether it is the same webhook, refused for the same reason. The detail is not compared, as it may contain the age of a
     /// timestamp. What differs most often is compared first: a sender can cause 100 comparisons.
     fn repeats(&self, other: &Self) -> bool {
@@ -144,7 +151,7 @@ impl Activity {
         let now = SystemTime::now();
         let mut state = self.0.lock();
         // A source that does not exist has no times: anyone can make up names, and they would replace those of real sources.
-        if refused.check != UNKNOWN_SOURCE {
+        if refused.known_source().is_some() {
             state.times(app, &refused.source).refused = Some(now);
         }
         let earlier = state.apps.get(app).and_then(|numbers| {
@@ -193,15 +200,30 @@ impl State {
         self.next += 1;
         self.bytes += entry.refused.size();
         self.refusals.insert(number, entry);
-        let numbers = self.apps.entry(app).or_default();
-        numbers.push_back(number);
-        if numbers.len() > MAX_PER_APP {
-            let oldest = numbers[0];
-            self.remove(oldest);
+        self.apps.entry(app.clone()).or_default().push_back(number);
+        if let Some(number) = self.to_evict(&app) {
+            self.remove(number);
         }
         while self.bytes > MAX_BYTES {
             let Some((&oldest, _)) = self.refusals.first_key_value() else { break };
             self.remove(oldest);
+        }
+    }
+
+    /// The refusal that exceeds a limit of the app, if one does: the oldest for an unknown source, or the oldest of the source that has
+    /// the most. So a sender that floods one source keeps the refusals of the others.
+    fn to_evict(&self, app: &AppId) -> Option<u64> {
+        let numbers = self.apps.get(app)?;
+        // The oldest refusal of each known source, and the number of its refusals. `None`: all unknown sources.
+        let mut sources: HashMap<Option<&SourceName>, (u64, usize)> = HashMap::new();
+        for number in numbers {
+            let source = self.refusals[number].refused.known_source();
+            sources.entry(source).or_insert((*number, 0)).1 += 1;
+        }
+        match sources.get(&None) {
+            Some((oldest, count)) if *count > MAX_UNKNOWN => Some(*oldest),
+            _ if numbers.len() <= MAX_PER_APP => None,
+            _ => sources.into_values().max_by_key(|(_, count)| *count).map(|(oldest, _)| oldest),
         }
     }
 
@@ -291,6 +313,28 @@ mod tests {
             activity.refused(&app, Refused { source, check: UNKNOWN_SOURCE, ..refused(n) });
         }
         assert!(activity.times(&app, &sources[99]).accepted.is_some(), "unknown sources have no times");
+    }
+
+    #[test]
+    fn a_flood_of_one_source_keeps_the_refusals_of_the_others() {
+        let (activity, app): (_, AppId) = (Activity::default(), "bot".parse().unwrap());
+        let of_source = |source: &str, n| Refused { source: source.parse().unwrap(), ..refused(n) };
+        let count = |source: &str| {
+            activity.refusals(&app).iter().filter(|refusal| refusal.source.as_str() == source).count()
+        };
+        for n in 0..3 {
+            activity.refused(&app, of_source("quiet", n));
+        }
+        for n in 0..2 * MAX_PER_APP {
+            activity.refused(&app, of_source("flooded", n));
+        }
+        assert_eq!((count("quiet"), count("flooded")), (3, MAX_PER_APP - 3));
+        for n in 0..2 * MAX_PER_APP {
+            activity.refused(&app, of_source("flooded-too", n));
+        }
+        assert_eq!(activity.refusals(&app).len(), MAX_PER_APP);
+        assert_eq!(count("quiet"), 3);
+        assert!(count("flooded").abs_diff(count("flooded-too")) <= 1);
     }
 
     #[test]

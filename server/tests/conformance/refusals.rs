@@ -146,6 +146,32 @@ async fn at_most_100_refusals_of_an_app_are_kept_and_no_other_app_sees_them() {
     assert_eq!(one.refusals().await[0]["headers"].as_array().unwrap().len(), 32);
 }
 
+/// Anyone who knows the app id can post to invented sources, and to sources whose name is known.
+#[tokio::test]
+async fn a_flood_of_refusals_keeps_those_of_other_sources() {
+    let server = Server::start(&[]);
+    let app = app(&server, "bot").await;
+    app.new_source("pay", json!({"scheme": "stripe", "secrets": ["s"]})).await;
+    for n in 0..3 {
+        problem(app.github("repo", "wrong", format!("[{n}]")).send().await.unwrap(), 401).await;
+    }
+    for n in 0..110 {
+        problem(app.github(&format!("invented-{n}"), "s", "{}").send().await.unwrap(), 404).await;
+    }
+    let count = |refusals: &[Value], name: &str| {
+        refusals.iter().filter(|refusal| refusal["source"].as_str().unwrap().starts_with(name)).count()
+    };
+    let refusals = app.refusals().await;
+    assert_eq!((count(&refusals, "repo"), count(&refusals, "invented")), (3, 10));
+    assert_eq!(refusals[0]["source"], "invented-109");
+    for n in 0..110 {
+        let post = app.source_hook(Method::POST, "pay").body(format!("[{n}]"));
+        problem(post.send().await.unwrap(), 401).await;
+    }
+    let refusals = app.refusals().await;
+    assert_eq!((refusals.len(), count(&refusals, "repo"), count(&refusals, "invented")), (100, 3, 10));
+}
+
 #[tokio::test]
 async fn the_body_of_a_large_webhook_has_no_hash() {
     let server = Server::start(&[]);
