@@ -27,6 +27,15 @@ impl SourceName {
         &self.0
     }
 
+    /// Returns the valid name that is nearest to a text, to show a name that is not valid: other characters become `-`, and it is cut
+    /// to 64. A text without a valid form becomes `-`.
+    #[must_use]
+    pub fn sanitize(text: &str) -> Self {
+        let valid = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+        let name: String = text.chars().take(MAX_NAME).map(valid).collect();
+        name.parse().unwrap_or_else(|_| Self("-".into()))
+    }
+
     /// Whether it is the source `default`, whose hook is the app's.
     #[must_use]
     pub fn is_default(&self) -> bool {

@@ -65,11 +65,12 @@ pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
         .boxed()
 }
 
-/// The source that a request is for.
-#[derive(Debug)]
+/// The source that a request is for. Without `Debug`, as the tail may have a token.
 struct Target {
     app: AppId,
     source: SourceName,
+    /// Whether the name in the path is valid. Otherwise `source` is its sanitized form, for the list of refusals.
+    is_valid: bool,
     /// The path after the source's hook, with its first `/`.
     tail: Option<String>,
 }
@@ -79,9 +80,11 @@ impl Target {
     fn parse(path: &str) -> Option<Self> {
         let (app, rest) = path.split_once('/').unwrap_or((path, ""));
         let (name, tail) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let source = if rest.is_empty() { SourceName::default() } else { name.parse().ok()? };
+        let source = if rest.is_empty() { Ok(SourceName::default()) } else { name.parse() };
+        let is_valid = source.is_ok();
+        let source = source.unwrap_or_else(|_| SourceName::sanitize(name));
         let tail = Some(tail.to_owned()).filter(|tail| tail.len() > 1);
-        Some(Self { app: app.parse().ok()?, source, tail })
+        Some(Self { app: app.parse().ok()?, source, is_valid, tail })
     }
 }
 
@@ -97,12 +100,13 @@ fn harmless(mut response: Response) -> Response {
 /// Checks in this order: the app and its source are registered, the method belongs to the scheme, the body is within the limit,
 /// the signature is valid.
 async fn receive(path: Tail, context: Context, request: Request) -> Result<Response, ApiError> {
-    let Some(Target { app, source, tail }) = Target::parse(path.as_str()) else {
+    let Some(Target { app, source, is_valid, tail }) = Target::parse(path.as_str()) else {
         return Err(request.refuse(ApiError::not_found()).await);
     };
     let names = header_names(&request.headers);
     let recorder = Recorder { context: &context, app: &app, source: &source, headers: names };
-    if let Err(error) = context.proxy.receiving_source(&app, &source, &request.method).await {
+    let name = is_valid.then_some(&source);
+    if let Err(error) = context.proxy.receiving_source(&app, name, &request.method).await {
         return Err(request.refuse(recorder.refuse(error, None)).await);
     }
     let Request { method, headers, query, body, connection, .. } = request;
@@ -198,6 +202,7 @@ mod tests {
         let parse = |path: &str| {
             let target = Target::parse(path)?;
             assert_eq!(target.app.as_str(), "bot");
+            assert!(target.is_valid, "{path}");
             Some((target.source.to_string(), target.tail))
         };
         let source = |name: &str, tail: Option<&str>| Some((name.to_owned(), tail.map(str::to_owned)));
@@ -207,8 +212,12 @@ mod tests {
         assert_eq!(parse("bot/github/"), source("github", None));
         assert_eq!(parse("bot/github/a%2Fb/c"), source("github", Some("/a%2Fb/c")));
         assert_eq!(parse("bot/default/a"), source("default", Some("/a")));
-        for invalid in ["", "/", "/bot", "b~t", "bot//", "bot//a", "bot/..", "bot/a%2Fb"] {
+        for invalid in ["", "/", "/bot", "b~t"] {
             assert_eq!(parse(invalid), None, "{invalid}");
+        }
+        for (path, shown) in [("bot//", "-"), ("bot//a", "-"), ("bot/..", "-"), ("bot/a%2Fb/c", "a-2Fb")] {
+            let target = Target::parse(path).unwrap();
+            assert_eq!((target.is_valid, target.source.as_str()), (false, shown), "{path}");
         }
     }
 }

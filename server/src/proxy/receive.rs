@@ -62,7 +62,7 @@ impl Proxy {
         webhook: &Arc<Webhook>,
         permit: VerificationPermit,
     ) -> Result<Verified, ProxyError> {
-        let source = self.receiving_source(app, name, &webhook.method).await?;
+        let source = self.receiving_source(app, Some(name), &webhook.method).await?;
         if permit.0.is_none() {
             return webhook.verify(name, source);
         }

@@ -104,18 +104,19 @@ impl Proxy {
         Ok(())
     }
 
-    /// Returns the source that receives a request of this method. Without one the body is not even read.
+    /// Returns the source that receives a request of this method. Without one the body is not even read. `name` is `None` if the hook's
+    /// URL has an invalid one.
     pub(crate) async fn receiving_source(
         &self,
         app: &AppId,
-        name: &SourceName,
+        name: Option<&SourceName>,
         method: &Method,
     ) -> Result<Arc<Source>, ProxyError> {
         if !self.identity.serves(app) {
             return Err(ProxyError::NotRegistered);
         }
         let registration = self.store.registration(app).await?.ok_or(ProxyError::NotRegistered)?;
-        let source = registration.sources.get(name).ok_or(ProxyError::UnknownSource)?;
+        let source = name.and_then(|name| registration.sources.get(name)).ok_or(ProxyError::UnknownSource)?;
         if self.identity.is_suspended(app) {
             return Err(ProxyError::Suspended);
         }

@@ -183,6 +183,21 @@ async fn the_body_of_a_large_webhook_has_no_hash() {
     }
 }
 
+#[tokio::test]
+async fn a_webhook_for_an_invalid_source_name_is_listed_as_one_for_an_unknown_source() {
+    let server = Server::start(&[]);
+    let app = app(&server, "bot").await;
+    // Its sanitized form is the name of a source, which must receive nothing.
+    app.new_source("a-20b", json!({"scheme": "github", "secrets": ["s"]})).await;
+    for (name, shown) in [("a%20b", "a-20b"), ("a%20b/tail", "a-20b"), (&"x".repeat(500), &"x".repeat(64))] {
+        problem(app.github(name, "s", "{}").send().await.unwrap(), 404).await;
+        let newest = app.refusals().await.remove(0);
+        assert_eq!((&newest["source"], &newest["check"]), (&json!(shown), &json!("source")), "{newest}");
+    }
+    assert_eq!(app.source("a-20b").await["lastRefused"], Value::Null);
+    assert_eq!(app.gauge("stored").await, 0);
+}
+
 /// The owner finds a wrong URL at the sender, and a source that is not served.
 #[tokio::test]
 async fn a_webhook_that_reaches_no_source_is_listed() {
