@@ -94,6 +94,8 @@ pub(crate) enum ProxyError {
     Method(&'static [&'static str]),
     #[error("the scheme of the source has no handshake that sets the secret")]
     NoHandshake,
+    #[error("the source has no room for the secret of a handshake")]
+    TooManySecrets,
     #[error("a handshake came for a source that is not armed")]
     NotArmed,
     #[error("{0}")]

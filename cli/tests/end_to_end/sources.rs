@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
-use wwproxy_sdk::{Secret, sign_watson_work};
+use wwproxy_sdk::{Secret, SourceSettings, sign_watson_work};
 
 use crate::{
     terminal::{console_text, screen, terminal},
@@ -194,6 +194,21 @@ fn asana_and_notion_set_their_secret_while_the_source_is_armed() {
     });
     assert_eq!(stdout, format!("{token}\n"));
     assert!(accepted("notion", "X-Notion-Signature", token, "sha256="));
+}
+
+#[test]
+fn a_source_without_room_for_a_secret_cannot_be_armed() {
+    let world = World::new();
+    let settings = SourceSettings {
+        scheme: "asana".into(),
+        secrets: (0..4).map(|n| Secret::new(format!("hunter{n}"))).collect(),
+        ..SourceSettings::default()
+    };
+    world.put_source("asana", &settings);
+    let output = world.command(&["sources", "arm", "asana"]).output().unwrap();
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{messages}");
+    assert!(messages.contains("has 4 secrets already") && messages.contains("register"), "{messages}");
 }
 
 #[test]

@@ -81,6 +81,12 @@ impl ApiError {
     }
 }
 
+/// Formats the text of an error as a sentence.
+fn sentence(mut text: String) -> String {
+    text.get_mut(..1).map(str::make_ascii_uppercase);
+    text + "."
+}
+
 impl From<ProxyError> for ApiError {
     fn from(error: ProxyError) -> Self {
         match error {
@@ -105,11 +111,7 @@ impl From<ProxyError> for ApiError {
                 StatusCode::NOT_FOUND,
                 "No source is registered for this hook: check the app id and the source in its URL. The app's client must register it first.",
             ),
-            ProxyError::InvalidSource(error) => {
-                let mut detail = error.to_string();
-                detail.get_mut(..1).map(str::make_ascii_uppercase);
-                Self::bad_request(format!("{detail}."))
-            }
+            ProxyError::InvalidSource(error) => Self::bad_request(sentence(error.to_string())),
             ProxyError::NoSource => Self::new(
                 StatusCode::NOT_FOUND,
                 "The app has no source of this name: register it, or list the sources.",
@@ -129,6 +131,10 @@ impl From<ProxyError> for ApiError {
             ProxyError::Method(allowed) => Self::method_not_allowed(allowed),
             ProxyError::NoHandshake => Self::bad_request(
                 "The sender of this source has no handshake that sets the secret: register the secret.",
+            ),
+            ProxyError::TooManySecrets => Self::new(
+                StatusCode::CONFLICT,
+                "The source has 4 secrets already, and a handshake adds one: register it again with those that are still in use, or delete it.",
             ),
             ProxyError::NotArmed => Self::new(
                 StatusCode::UNAUTHORIZED,

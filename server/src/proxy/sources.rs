@@ -169,6 +169,7 @@ impl Proxy {
         if !source.scheme().learns_secret() {
             return Err(ProxyError::NoHandshake);
         }
+        check_room(source)?;
         Ok(self.armed.arm(app, name))
     }
 
@@ -198,8 +199,11 @@ impl Proxy {
                 return Err(ProxyError::NotArmed);
             }
             let shown = source.scheme().name() == "notion";
+            check_room(&source)?;
             let mut settings = source.settings().clone();
-            add_secret(&mut settings.secrets, secret.clone());
+            // The newest secret is the last one.
+            settings.secrets.retain(|other| *other != secret);
+            settings.secrets.push(secret.clone());
             proxy.store_source(&app, &name, Source::new(settings)?).await?;
             proxy.armed.set_done(&app, &name, shown.then_some(secret));
             tracing::info!(%app, source = %name, "a handshake has set a secret of the source");
@@ -228,13 +232,10 @@ fn valid_status(name: &SourceName, source: &Source) -> SourceStatus {
     status
 }
 
-/// Adds the newest secret to a source's list. Without room the oldest one is removed.
-fn add_secret(secrets: &mut Vec<Secret>, newest: Secret) {
-    secrets.retain(|secret| *secret != newest);
-    if secrets.len() >= MAX_SECRETS {
-        secrets.remove(0);
-    }
-    secrets.push(newest);
+/// Checks that a handshake can add a secret to the source. A handshake never replaces one: it is not signed, so it may come from
+/// anyone, and a removed secret cannot be restored.
+fn check_room(source: &Source) -> Result<(), ProxyError> {
+    if source.settings().secrets.len() < MAX_SECRETS { Ok(()) } else { Err(ProxyError::TooManySecrets) }
 }
 
 /// Formats a time for a response.

@@ -25,7 +25,7 @@ const MAX_WAIT: Duration = Duration::from_secs(ARMED_SECONDS);
 /// Wait for the handshake that sets the secret of a source
 ///
 /// Asana and Notion send their secret when a webhook is created. The server accepts it only while the source is armed: for 10
-/// minutes, and once.
+/// minutes, and once. A source that has 4 secrets cannot be armed: register it again with the secrets that are still in use.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Waits until the handshake took place. Exit code 1: it did not take place in time, or the wait was
