@@ -90,6 +90,23 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
+fn no_document_has_merge_conflict_markers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut found = Vec::new();
+    files(root, &mut found);
+    found.retain(|path| path.extension() == Some("md".as_ref()));
+    assert!(found.len() > 20, "only {} documents were found", found.len());
+    for path in found {
+        let document = fs::read_to_string(&path).unwrap();
+        let marker = document.lines().find(|line| {
+            let is_marker = |marker| line.strip_prefix(marker).is_some_and(|rest| rest.starts_with(' '));
+            *line == "=======" || ["<<<<<<<", "|||||||", ">>>>>>>"].into_iter().any(is_marker)
+        });
+        assert_eq!(marker, None, "{}", path.display());
+    }
+}
+
+#[test]
 fn the_files_that_the_documents_name_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().canonicalize().unwrap();
     let mut found = Vec::new();
