@@ -1,4 +1,4 @@
-//! The server and the app's credentials. Flags precede the environment, which precedes a profile.
+//! The server and the app's credentials. Flags take precedence over the environment, which takes precedence over a profile.
 
 use std::{
     cell::OnceCell,

@@ -110,7 +110,7 @@ fn remove(config: &Config, apps: &Apps, app: &AppId, yes: bool, force: bool) -> 
     // This may be the wrong store: the server's own may have events, which the next app with this id would receive.
     if !force && stored.is_nothing() && inspection.is_some_and(|inspection| !inspection.server_runs) {
         bail!(
-            "{store} has nothing of the app {app}, and no server runs on it: name the server's store with --store file:DIR, or \
+            "{store} has no data of the app {app}, and no server runs on it: name the server's store with --store file:DIR, or \
              add --force if this is it"
         );
     }

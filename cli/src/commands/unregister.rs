@@ -11,8 +11,8 @@ use crate::{
 /// End the app's registration: delete all its sources and its stored events
 #[derive(clap::Args)]
 #[command(after_help = "\
-Deletes everything of the app. `wwproxy sources delete NAME` deletes one source and keeps the
-stored events.
+Deletes all sources of the app and its stored events. `wwproxy sources delete NAME` deletes one
+source and keeps the stored events.
 
 Example:
   wwproxy unregister --yes")]

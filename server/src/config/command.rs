@@ -50,7 +50,7 @@ pub enum AppCommand {
         /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
-        /// Remove the credentials even if no server runs and the store has nothing of the app
+        /// Remove the credentials even if no server runs and the store has no data of the app
         #[arg(long)]
         force: bool,
     },

@@ -65,7 +65,7 @@ impl ApiError {
 
     pub(super) fn method_not_allowed(allowed: &[&str]) -> Self {
         let names = allowed.join(", ");
-        let detail = format!("This address has no such method: use {names}.");
+        let detail = format!("The method is not allowed here: use {names}.");
         let allow = HeaderValue::from_str(&names).expect("method names are tokens");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, detail).header(header::ALLOW, allow)
     }

@@ -65,8 +65,8 @@ async fn token(context: &Context, request: Request) -> Result<Response, ApiError
 
 fn refused() -> ApiError {
     // One text for all reasons, so that it does not reveal which apps exist.
-    let detail = "The app id or its secret is wrong, or the operator has disabled the app: send the id and the secret that \
-                  `wwproxy-server app add` gave by HTTP Basic.";
+    let detail = "The app id or its secret is wrong, or the operator has disabled the app: use HTTP Basic with the \
+                  app id and the secret that `wwproxy-server app add` printed.";
     ApiError::new(StatusCode::UNAUTHORIZED, detail)
         .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"wwproxy\""))
         .oauth("invalid_client")

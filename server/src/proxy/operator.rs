@@ -19,7 +19,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Whether the store has nothing of the app.
+    /// Whether the store has no data of the app.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         !self.registered && self.events == 0

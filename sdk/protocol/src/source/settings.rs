@@ -95,9 +95,10 @@ impl SourceSettings {
         match (unknown, error) {
             (Some(name), _) => Err(InvalidSource::Unknown(name)),
             (None, Some(error)) => Err(error),
-            (None, None) if has_secret && has_secrets => {
-                Err(InvalidSource::Member("secret", "cannot stand beside \"secrets\": leave one of them out"))
-            }
+            (None, None) if has_secret && has_secrets => Err(InvalidSource::Member(
+                "secret",
+                "cannot be combined with \"secrets\": give only one of them",
+            )),
             (None, None) => Ok(settings),
         }
     }
