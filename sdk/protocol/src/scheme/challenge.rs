@@ -160,7 +160,7 @@ impl Scheme {
                 return Err(reject("the challenge does not have the \"challengeSecret\" of the source"));
             }
         }
-        // The sender signs nothing that would tell which secret it uses, so the answer needs the newest.
+        // The sender signs nothing that shows which secret it uses, so the answer needs the newest.
         let answer = challenge.answer(secrets.last(), request)?;
         let Some(place) = &challenge.sets else { return Ok(Reception::Answer(answer)) };
         let secret = Secret::new(challenge.text(place, request)?);

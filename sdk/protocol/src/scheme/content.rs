@@ -5,9 +5,10 @@ use std::{borrow::Cow, cmp::Ordering};
 use super::{
     Check, Rejection, TemplateError,
     json_path::JsonPath,
+    key::PIECE_BYTES,
     reader::{Field, Reader},
-    source::{header, header_name},
-    template::Template,
+    source::{Source, header, header_name},
+    template::{Template, Timestamp},
 };
 
 /// The most placeholders in a content.
@@ -19,7 +20,7 @@ pub(super) struct Content {
     /// The parts in order.
     parts: Vec<Part>,
     /// The part whose value may contain separators: the body, otherwise the one marked with `*` or the last one of variable
-    /// length. All others are told from their neighbours by a separator.
+    /// length. All others are separated from their neighbours.
     free: Option<usize>,
 }
 
@@ -56,6 +57,22 @@ impl Part {
             Some(_) => return Err(unknown_placeholder(text)),
         };
         Ok(part)
+    }
+
+    /// Where the value is read, in words: parts with the same words have the same value.
+    fn origin(&self, id: Option<&Source>, timestamp: Option<&Timestamp>) -> String {
+        let source = match self {
+            Self::Id => id,
+            Self::Timestamp => timestamp.and_then(Timestamp::source),
+            _ => None,
+        };
+        match (self, source) {
+            (Self::Header { name, .. }, _) | (_, Some(Source::Header(name))) => {
+                format!("header {}", name.to_ascii_lowercase())
+            }
+            (_, Some(Source::Json(path))) => format!("JSON member {path}"),
+            (_, None) => self.describe().into_owned(),
+        }
     }
 
     /// The part in words.
@@ -127,28 +144,44 @@ impl Content {
                 ));
             }
         };
-        let content = Self { parts, free };
-        content.check_repeats()?;
-        content.check_boundaries()?;
-        Ok(content)
+        Ok(Self { parts, free })
     }
 
-    /// Refuses a content that has a part of the request twice: a pass over it would be a multiple of one over the body.
-    fn check_repeats(&self) -> Result<(), TemplateError> {
-        for (at, part) in self.parts.iter().enumerate() {
-            let is_same = |other: &Part| other.describe() == part.describe();
-            if !matches!(part, Part::Literal(_)) && self.parts[..at].iter().any(is_same) {
-                return Err(invalid("must have each placeholder once"));
-            }
+    /// Checks that each value is there once, and separated from its neighbours.
+    pub(super) fn check(
+        &self,
+        id: Option<&Source>,
+        timestamp: Option<&Timestamp>,
+    ) -> Result<(), TemplateError> {
+        self.check_repeats(id, timestamp)?;
+        self.check_boundaries()
+    }
+
+    /// Refuses a content that has a part of the request twice: a pass over it would be a multiple of one over the body. A
+    /// timestamp of the body may be beside the body, as it is short.
+    fn check_repeats(&self, id: Option<&Source>, timestamp: Option<&Timestamp>) -> Result<(), TemplateError> {
+        let parts = self.parts.iter().filter(|part| !matches!(part, Part::Literal(_)));
+        let mut origins: Vec<_> = parts.map(|part| part.origin(id, timestamp)).collect();
+        let count = origins.len();
+        origins.sort_unstable();
+        origins.dedup();
+        if origins.len() < count {
+            return Err(invalid("must have each value once: {id} and {timestamp} stand for their sources"));
         }
-        let in_body = |part: &Part| matches!(part, Part::Json { .. } | Part::Form { .. });
-        if self.contains(&Part::Body) && self.parts.iter().any(in_body) {
-            return Err(invalid("must not have {json:…} or {form:…} beside {body}, which has them already"));
+        let is_json = |part: &Part| {
+            matches!(part, Part::Json { .. }) || *part == Part::Id && id.is_some_and(|id| id.json().is_some())
+        };
+        let kinds = [self.contains(&Part::Body), self.parts.iter().any(is_json), self.has_form()];
+        if kinds.into_iter().filter(|kind| *kind).count() > 1 {
+            return Err(invalid(
+                "must not have {json:…}, {form:…} or an {id} of the body beside {body}, which has them already, nor {form:…} \
+                 beside a value of a JSON body",
+            ));
         }
         Ok(())
     }
 
-    /// The parts that a separator tells from the free part or from each other: each with its separator, and whether the
+    /// The parts that are separated from the free part or from each other: each with its separator, and whether the
     /// separator is after it.
     fn separated_parts(&self) -> impl Iterator<Item = (usize, Option<&str>, bool)> {
         let literal = |at: usize| match self.parts.get(at) {
@@ -245,23 +278,24 @@ impl Content {
         let fields = if names.is_empty() { &[] } else { reader.form(&names).map_err(Rejection::content)? };
         let value = |part| value(part, template, reader, timestamp, fields);
         let values = self.parts.iter().map(value).collect::<Result<Vec<_>, _>>()?;
-        self.check_separators(&values)?;
+        self.check_separators(&values, reader.request.pause)?;
         Ok(values)
     }
 
     /// Refuses a value that contains its separator: the boundary between it and the next part could be moved into the body,
     /// to a digit sequence that reads as a fresh timestamp.
-    fn check_separators(&self, values: &[Cow<'_, [u8]>]) -> Result<(), Rejection> {
+    fn check_separators(&self, values: &[Cow<'_, [u8]>], pause: fn()) -> Result<(), Rejection> {
         for (at, separator, is_after) in self.separated_parts() {
-            let (value, separator) = (&values[at], separator.unwrap_or_default());
-            let joined = if is_after {
-                [value, separator.as_bytes()].concat()
-            } else {
-                [separator.as_bytes(), value].concat()
-            };
+            let (value, separator) = (values[at].as_ref(), separator.unwrap_or_default());
             // A separator that only begins in the value counts as well, as in `x.` before `..`.
-            let found = joined.windows(separator.len()).filter(|window| *window == separator.as_bytes());
-            if found.count() != 1 {
+            let near = value.len().min(separator.len().saturating_sub(1));
+            let joint = if is_after {
+                [&value[value.len() - near..], separator.as_bytes()].concat()
+            } else {
+                [separator.as_bytes(), &value[..near]].concat()
+            };
+            let found = joint.windows(separator.len()).filter(|window| *window == separator.as_bytes());
+            if found.count() != 1 || contains(value, separator.as_bytes(), pause) {
                 let detail =
                     format!("the {} contains the separator {separator:?}", self.parts[at].describe());
                 return Err(Rejection::new(Check::Content, detail));
@@ -269,6 +303,17 @@ impl Content {
         }
         Ok(())
     }
+}
+
+/// Whether a value contains a text that is not empty. `pause` is called between the pieces of a large value.
+fn contains(value: &[u8], text: &[u8], pause: fn()) -> bool {
+    (0..value.len()).step_by(PIECE_BYTES).any(|start| {
+        let piece = &value[start..value.len().min(start + PIECE_BYTES + text.len() - 1)];
+        if piece.len() >= PIECE_BYTES {
+            pause();
+        }
+        piece.windows(text.len()).any(|window| window == text)
+    })
 }
 
 impl Part {

@@ -22,8 +22,8 @@ use crate::Secret;
 /// Keys are given with and without padding; signatures must have it.
 pub(super) const BASE64_KEY: GeneralPurpose =
     GeneralPurpose::new(&alphabet::STANDARD, PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent));
-/// How much of a body is hashed between pauses, in bytes: about 10 µs of work.
-const PIECE_BYTES: usize = 16 << 10;
+/// How much of a body is hashed or searched between pauses, in bytes: about 10 µs of work.
+pub(super) const PIECE_BYTES: usize = 16 << 10;
 /// What precedes the point of a P-256 public key in its DER encoding (RFC 5480).
 pub(super) const P256_SPKI: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,

@@ -60,11 +60,7 @@ impl<'a> Reader<'a> {
     }
 
     fn found(&self, path: &JsonPath) -> Result<Found<'a>, LookupError> {
-        let found = self.found.get_or_init(|| {
-            let found = find_all(&self.paths, self.request.body);
-            (self.request.pause)();
-            found
-        });
+        let found = self.found.get_or_init(|| find_all(&self.paths, self.request.body, self.request.pause));
         let at = self.paths.iter().position(|other| *other == path).expect("the templates name the path");
         found.as_ref().map(|found| found[at]).ok_or_else(|| path.invalid())
     }

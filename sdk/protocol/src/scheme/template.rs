@@ -144,10 +144,7 @@ impl Template {
             Place::Json(path) => Some(path),
             Place::Header(_) | Place::Headers(_) => None,
         };
-        let timestamp = self.timestamp.as_ref().and_then(|timestamp| match &timestamp.place {
-            TimestampPlace::Source(source) => Some(source),
-            TimestampPlace::Item(_) => None,
-        });
+        let timestamp = self.timestamp.as_ref().and_then(Timestamp::source);
         let event = self.event.iter().flat_map(|EventSource(first, second)| [Some(first), second.as_ref()]);
         let sources = [timestamp, self.id.as_ref()].into_iter().chain(event).flatten();
         let content = self.content.iter().flat_map(Content::json_paths);

@@ -8,10 +8,19 @@ use std::{
 use super::{
     Check, Rejection,
     reader::Reader,
+    source::Source,
     template::{Timestamp, TimestampPlace, Unit},
 };
 
 impl Timestamp {
+    /// Where the timestamp is, unless it is an item of the signature header.
+    pub(super) fn source(&self) -> Option<&Source> {
+        match &self.place {
+            TimestampPlace::Source(source) => Some(source),
+            TimestampPlace::Item(_) => None,
+        }
+    }
+
     /// Returns the only timestamp as received, once it is well formed and near `now`.
     pub(super) fn check<'a>(
         &self,

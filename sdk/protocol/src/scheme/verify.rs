@@ -76,7 +76,8 @@ impl Verified {
 impl Templates {
     /// Verifies a request: the first template that accepts it decides. `now` is compared with signed timestamps.
     ///
-    /// Costs at most [`MAX_BODY_PASSES`] passes over the body, and one to parse it.
+    /// Costs at most [`MAX_BODY_PASSES`] passes over the signed content, one to parse the body, and in each template one over
+    /// each value that is read from it, to decode it and to search it for its separator.
     pub(super) fn verify(
         &self,
         secrets: &[Secret],

@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
@@ -81,13 +81,138 @@ fn a_content_has_each_part_of_the_request_once() {
         let error = Scheme::template(&template("hmac-sha256", content).to_string()).expect_err(content);
         assert_eq!(
             error.to_string(),
-            "template field \"content\" must have each placeholder once",
+            "template field \"content\" must have each value once: {id} and {timestamp} stand for their sources",
             "{content}"
         );
     }
-    for content in ["{json:a}.{body}", "{form:a}.{body}"] {
+    for content in ["{json:a}.{body}", "{form:a}.{body}", "{json:a}.{form:a}"] {
         let error = Scheme::template(&template("hmac-sha256", content).to_string()).expect_err(content);
         assert!(error.reason.contains("beside {body}"), "{content}: {error}");
+    }
+}
+
+#[test]
+fn an_id_and_a_timestamp_are_the_values_that_they_are_read_from() {
+    for (content, id, timestamp, reason) in [
+        ("{id}.{body}", "json:id", None, "beside {body}"),
+        ("{body}.{id}", "json:0", None, "beside {body}"),
+        ("{id}.{form:a}", "json:id", None, "beside a value of a JSON body"),
+        ("{id}.{json:a}", "json:a", None, "each value once"),
+        ("{id}.{json:a}", "json:b", None, ""),
+        ("{id}.{header:X-Id}.{body}", "header:X-Id", None, "each value once"),
+        ("{header:x-ID}.{id}.{body}", "header:X-Id", None, "each value once"),
+        ("{header:X-A}.{header:x-a}.{body}", "header:X-Id", None, "each value once"),
+        ("{id}.{timestamp}.{body}", "header:X-Time", Some("header:x-time"), "each value once"),
+        ("{timestamp}.{json:t}", "header:X-Id", Some("json:t"), "each value once"),
+        ("{id}.{timestamp}.{body}", "header:X-Id", Some("header:X-Time"), ""),
+        ("{timestamp}.{body}", "json:id", Some("json:t"), ""),
+        ("{body}", "json:id", None, ""),
+    ] {
+        let mut one = template("hmac-sha256", content);
+        one["id"] = id.into();
+        if let Some(timestamp) = timestamp {
+            one["timestamp"] = timestamp.into();
+        }
+        one["covers"] = if content.contains("{body}") { "body" } else { "nothing" }.into();
+        match Scheme::template(&one.to_string()) {
+            Ok(_) => assert_eq!(reason, "", "{content} {id}"),
+            Err(error) => {
+                assert!(!reason.is_empty() && error.reason.contains(reason), "{content} {id}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_element_has_one_path() {
+    for (content, check) in [
+        ("{json:a.0}", Check::Signature),
+        ("{json:a.00}.{json:a.0}", Check::Content),
+        ("{json:a.+0}.{json:a.0}", Check::Content),
+    ] {
+        let mut one = template("hmac-sha256", content);
+        one["covers"] = "nothing".into();
+        let rejection = pauses(&one, &[Secret::new("secret")], &"00".repeat(32), br#"{"a":["x"]}"#).0;
+        assert_eq!(rejection.check, check, "{content}");
+    }
+}
+
+type Path = fn(usize) -> String;
+
+/// Templates that read 39 values at these paths.
+fn many_paths(path: Path) -> Value {
+    let content = |numbers: std::ops::Range<usize>| {
+        let parts: Vec<_> = numbers.map(|number| format!("{{json:{}}}", path(number))).collect();
+        parts.join(".")
+    };
+    let template = |algorithm, numbers| {
+        let mut one = template(algorithm, &content(numbers));
+        one["covers"] = "nothing".into();
+        one
+    };
+    json!([template("hmac-sha1", 0..13), template("hmac-sha256", 13..26), template("hmac-sha512", 26..39)])
+}
+
+/// The shortest of three times that it takes to refuse the body.
+fn time(templates: &Value, body: &[u8]) -> Duration {
+    let verify = |_| {
+        let start = Instant::now();
+        let items = [20, 32, 64].map(|bytes| "00".repeat(bytes)).join(",");
+        let (rejection, _) = pauses(templates, &[Secret::new("secret")], &items, body);
+        assert_eq!(rejection.check, Check::Content);
+        start.elapsed()
+    };
+    (0..3).map(verify).min().unwrap()
+}
+
+#[test]
+fn many_paths_cost_no_more_than_one() {
+    let array = format!("[{}0]", "0,".repeat(1 << 19));
+    let object = format!(r#"{{{}"a":0}}"#, r#""a":0,"#.repeat(1 << 17));
+    let paths: [(_, _, Path); 3] = [
+        ("first elements", &array, |number| number.to_string()),
+        ("elements that are absent", &array, |number| (9_999_999 + number).to_string()),
+        ("a repeated name", &object, |number| format!("a.b{number}")),
+    ];
+    for (name, body, path) in paths {
+        let mut one = template("hmac-sha256", &format!("{{json:{}}}", path(0)));
+        one["covers"] = "nothing".into();
+        let (one, many) = (time(&one, body.as_bytes()), time(&many_paths(path), body.as_bytes()));
+        assert!(many < one * 3, "{name}: {many:?} for 39 paths, {one:?} for one");
+    }
+}
+
+#[test]
+fn a_large_json_body_is_parsed_with_pauses() {
+    for (body, count) in [
+        (format!("[{}0]", "0,".repeat((1 << 20) - 1)), 1 << 10),
+        (format!(r#"{{{}"a":0}}"#, r#""b":0,"#.repeat((1 << 18) - 1)), 1 << 8),
+    ] {
+        let mut one = template("hmac-sha256", "{json:absent}");
+        one["covers"] = "nothing".into();
+        let (rejection, pauses) = pauses(&one, &[Secret::new("secret")], &"00".repeat(32), body.as_bytes());
+        assert_eq!(rejection.check, Check::Content);
+        assert_eq!(pauses, count + 1, "one for each 1024 elements or members, and one at the end");
+    }
+}
+
+#[test]
+fn a_large_value_is_searched_for_its_separator_with_pauses() {
+    let mut one = template("hmac-sha256", "{json:a}.{json:b}");
+    one["covers"] = "nothing".into();
+    let check = |value: &str| {
+        let body = json!({"a": value, "b": ""}).to_string();
+        pauses(&one, &[Secret::new("secret")], &"00".repeat(32), body.as_bytes())
+    };
+    let value = "x".repeat(BODY);
+    let (rejection, pauses) = check(&value);
+    assert_eq!(rejection.check, Check::Signature);
+    assert_eq!(pauses, 1 + PIECES + PIECES, "parsed, searched and hashed once");
+    // At both sides of the end of a piece.
+    for at in [0, (16 << 10) - 1, 16 << 10, BODY - 1] {
+        let mut value = value.clone();
+        value.replace_range(at..=at, ".");
+        assert_eq!(check(&value).0.detail, r#"the JSON member a contains the separator ".""#, "{at}");
     }
 }
 

@@ -137,8 +137,8 @@ impl Draft {
             Place::Source(Source::Header(name)) => replace(&mut self.headers, name),
             Place::Source(Source::Json(path)) => {
                 let mut value = &mut self.json;
-                for segment in path.segments() {
-                    value = &mut value[segment];
+                for name in path.names() {
+                    value = &mut value[name];
                 }
                 *value = json;
             }

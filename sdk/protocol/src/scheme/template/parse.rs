@@ -100,13 +100,14 @@ impl Fields {
         let split = self.split(&signature)?;
         let encoding = self.encoding()?;
         let content = Content::parse(&self.required("content")?)?;
+        let timestamp = self.timestamp(split)?;
+        content.check(id.as_ref(), timestamp.as_ref())?;
         if covers.is_none() && !content.contains(&Part::Body) {
             return Err(TemplateError::new(
                 "content",
                 "lacks {body}: if that is meant, say it with \"covers\"",
             ));
         }
-        let timestamp = self.timestamp(split)?;
         let key = KeyFormat::parse(self.text("key")?.as_deref().unwrap_or("text"), algorithm)?;
         let covers = covers.unwrap_or(Covers::Body);
         let content = Some(content);
