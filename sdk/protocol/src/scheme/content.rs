@@ -254,11 +254,6 @@ impl Content {
         words.join(", ")
     }
 
-    /// Whether the body follows the timestamp without a separator.
-    fn joins_timestamp_and_body(&self) -> bool {
-        self.parts.windows(2).any(|pair| pair == [Part::Timestamp, Part::Body])
-    }
-
     /// Collects the signed bytes, without a copy of the body. `timestamp` is its text as received.
     pub(super) fn collect<'r>(
         &'r self,
@@ -266,14 +261,6 @@ impl Content {
         reader: &'r Reader<'_>,
         timestamp: Option<&'r [u8]>,
     ) -> Result<Vec<Cow<'r, [u8]>>, Rejection> {
-        // Otherwise a digit could move between the timestamp and the body.
-        let body = reader.request.body;
-        if self.joins_timestamp_and_body() && !body.starts_with(b"{") && !body.starts_with(b"[") {
-            return Err(Rejection::new(
-                Check::Content,
-                "the body must begin with { or [, for it follows the timestamp",
-            ));
-        }
         let names: Vec<&str> = self.form_names().collect();
         let fields = if names.is_empty() { &[] } else { reader.form(&names).map_err(Rejection::content)? };
         let value = |part| value(part, template, reader, timestamp, fields);
@@ -318,7 +305,7 @@ fn contains(value: &[u8], text: &[u8], pause: fn()) -> bool {
 
 impl Part {
     /// Whether the length of its value is chosen by the sender of a request. The URL is configured, the method of an event
-    /// is `POST`, and a timestamp is followed by nothing that could be a part of it.
+    /// is `POST`, and no timestamp is the beginning or the end of another one.
     fn is_variable(&self) -> bool {
         match self {
             Self::Literal(_) | Self::Timestamp | Self::Url | Self::Method => false,

@@ -12,6 +12,9 @@ use super::{
     template::{Timestamp, TimestampPlace, Unit},
 };
 
+/// `1970-01-01T00:00:00`, before the fraction of a second.
+const RFC3339_SECONDS_BYTES: usize = 19;
+
 impl Timestamp {
     /// Where the timestamp is, unless it is an item of the signature header.
     pub(super) fn source(&self) -> Option<&Source> {
@@ -64,10 +67,11 @@ impl Unit {
         match self {
             Self::Seconds => "10 digits (Unix seconds)",
             Self::Milliseconds => "13 digits (Unix milliseconds)",
-            Self::Rfc3339 => "a time of RFC 3339 in UTC",
+            Self::Rfc3339 => "a time of RFC 3339 in UTC, with a Z at its end",
         }
     }
 
+    /// Parses a timestamp. No timestamp is the beginning or the end of another one: a body beside it needs no separator.
     fn parse(self, text: &[u8]) -> Option<SystemTime> {
         let text = std::str::from_utf8(text).ok()?;
         let digits = |count| {
@@ -77,7 +81,15 @@ impl Unit {
         match self {
             Self::Seconds => UNIX_EPOCH.checked_add(Duration::from_secs(digits(10)?)),
             Self::Milliseconds => UNIX_EPOCH.checked_add(Duration::from_millis(digits(13)?)),
-            Self::Rfc3339 => humantime::parse_rfc3339(text).ok(),
+            Self::Rfc3339 => {
+                // `humantime` accepts other bytes between a `Z` and the last one.
+                let rest = text.get(RFC3339_SECONDS_BYTES..)?.strip_suffix('Z')?;
+                let is_fraction = |digits: &str| {
+                    (1..=9).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
+                };
+                let valid = rest.is_empty() || rest.strip_prefix('.').is_some_and(is_fraction);
+                valid.then(|| humantime::parse_rfc3339(text).ok()).flatten()
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
-//! The signed content of a request belongs to no other request: no byte can be moved from one part of it to the next.
+//! No byte can be moved from one part of a signed content to the next.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use wwproxy_protocol::{
     Secret,
@@ -111,6 +112,63 @@ fn a_signed_member_of_the_body_may_not_contain_its_separator_unless_it_is_the_la
     ] {
         let body = json!({"a": a, "b": b, "c": c}).to_string();
         assert_eq!(verify(&template(content), &[], &body, "1:2:3:4"), expected, "{content} {body}");
+    }
+}
+
+/// A timestamp of a unit, near the forms that its parser might accept as well.
+fn timestamp(unit: &str) -> BoxedStrategy<String> {
+    match unit {
+        "s" => "[0-9]{10}".boxed(),
+        "ms" => "[0-9]{13}".boxed(),
+        _ => "(19|20)[7-9][0-9]-0[1-9]-[0-2][1-8]T[01][0-9]:[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?Z".boxed(),
+    }
+}
+
+proptest! {
+    /// Of all ways to cut the signed bytes into a timestamp and a body, only the sender's is accepted.
+    #[test]
+    fn no_byte_moves_between_a_timestamp_and_a_body(
+        (unit, timestamp) in prop::sample::select(&["s", "ms", "rfc3339"][..])
+            .prop_flat_map(|unit| (Just(unit), timestamp(unit))),
+        body in prop_oneof![
+            "[0-9.TZ:+-]{0,30}",
+            "[0-9Z]{0,5}(Z|\\+00:00)",
+            "[0-9]{0,3}2025-11-29T00:00:00(\\.5)?Z?",
+            "\\PC{0,10}",
+        ],
+        is_first in any::<bool>(),
+    ) {
+        let mut template = full(if is_first { "{timestamp}{body}" } else { "{body}{timestamp}" });
+        template["unit"] = unit.into();
+        template["tolerance"] = Value::Null;
+        let signed = if is_first { format!("{timestamp}{body}") } else { format!("{body}{timestamp}") };
+        let cuts = (0..=signed.len()).filter_map(|at| signed.split_at_checked(at));
+        let cuts = cuts.map(|(head, tail)| if is_first { (head, tail) } else { (tail, head) });
+        let accepted: Vec<_> =
+            cuts.filter(|(time, body)| verify(&template, &[("X-Time", time)], body, &signed).is_ok()).collect();
+        prop_assert_eq!(accepted, [(timestamp.as_str(), body.as_str())]);
+    }
+}
+
+#[test]
+fn a_timestamp_of_rfc_3339_ends_with_its_only_z() {
+    let mut template = full("{timestamp}{body}");
+    template["unit"] = "rfc3339".into();
+    template["tolerance"] = Value::Null;
+    let check = |time: &str| verify(&template, &[("X-Time", time)], "{}", &format!("{time}{{}}"));
+    for time in ["2025-11-28T21:00:00Z", "2025-11-28T21:00:00.5Z", "2025-11-28T21:00:00.123456789Z"] {
+        assert_eq!(check(time), Ok(()), "{time}");
+    }
+    for time in [
+        "2025-11-28T21:00:00Z123Z",
+        "2025-11-28T21:00:00.1+1234Z",
+        "2025-11-28T21:00:00+00:00",
+        "2025-11-28T21:00:00.Z",
+        "2025-11-28T21:00:00.1234567890Z",
+        "2025-11-28T21:00:00",
+        "2025-11-28 21:00:00Z",
+    ] {
+        assert_eq!(check(time), Err(Check::Timestamp), "{time}");
     }
 }
 

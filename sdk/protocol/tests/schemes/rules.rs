@@ -176,11 +176,29 @@ fn a_url_that_is_not_configured_is_never_built() {
 }
 
 #[test]
-fn a_body_joined_to_the_timestamp_begins_with_a_brace_or_a_bracket() {
+fn a_digit_of_the_body_cannot_be_moved_to_the_timestamp_before_it() {
     for name in ["discord", "sendgrid", "zendesk"] {
         let mut vector = valid(name, if name == "sendgrid" { "SDK test" } else { "valid" });
         vector.body.insert(0, b'1');
-        assert_eq!(verify(name, &vector), Err(Check::Content), "{name}");
+        assert_eq!(verify(name, &vector), Err(Check::Signature), "{name}");
+        let (_, timestamp) =
+            vector.headers.iter_mut().find(|(name, _)| name.to_lowercase().ends_with("timestamp")).unwrap();
+        vector.body.insert(0, timestamp.pop().unwrap());
+        assert_eq!(verify(name, &vector), Err(Check::Timestamp), "{name}");
+    }
+}
+
+#[test]
+fn zendesk_sends_xml_and_forms() {
+    for body in ["<ticket><id>35436</id></ticket>", "ticket=35436&status=open", "35436", ""] {
+        let mut vector = valid("zendesk", "valid");
+        let timestamp = vector.header("X-Zendesk-Webhook-Signature-Timestamp").unwrap().clone();
+        let mut mac = Hmac::<Sha256>::new_from_slice(vector.secret.as_bytes()).unwrap();
+        mac.update(&[&timestamp, body.as_bytes()].concat());
+        *vector.header("X-Zendesk-Webhook-Signature").unwrap() =
+            STANDARD.encode(mac.finalize().into_bytes()).into_bytes();
+        vector.body = body.into();
+        assert_eq!(verify("zendesk", &vector), Ok(()), "{body}");
     }
 }
 
