@@ -242,6 +242,11 @@ impl Content {
         self.parts.iter().any(|part| matches!(part, Part::Form { .. }))
     }
 
+    /// Whether nothing but the body, or the only field of a form, is signed.
+    pub(super) fn is_document(&self) -> bool {
+        matches!(&self.parts[..], [Part::Body | Part::Form { optional: false, .. }])
+    }
+
     /// The signed value of a form field, of the `content` that was collected: the JSON document in place of the body.
     pub(super) fn form_document<'c>(&self, content: &'c [Cow<'_, [u8]>]) -> Option<&'c [u8]> {
         let at = self.parts.iter().position(|part| matches!(part, Part::Form { .. }))?;

@@ -162,6 +162,22 @@ impl Template {
             || self.content.as_ref().is_some_and(|content| content.has_header(header))
     }
 
+    /// Whether a signature for one template is none for the other, or vouches there for the same values and time. A body, and a form whose
+    /// only field has the same bytes, are the same: some senders sign either.
+    fn accepts_same(&self, other: &Self) -> bool {
+        if self.algorithm != other.algorithm {
+            return true;
+        }
+        let (Some(content), Some(other_content)) = (&self.content, &other.content) else { return true };
+        let time = |template: &Self| {
+            template.timestamp.as_ref().map(|timestamp| (timestamp.unit, timestamp.tolerance))
+        };
+        let is_form_of_other = content.is_document()
+            && other_content.is_document()
+            && content.has_form() != other_content.has_form();
+        (content == other_content || is_form_of_other) && time(self) == time(other)
+    }
+
     /// Checks what no single field shows.
     fn check(self) -> Result<Self, TemplateError> {
         let Some(content) = &self.content else { return Ok(self) };
@@ -223,7 +239,7 @@ impl Templates {
                 .map_err(|error| TemplateError::new(format!("{}.{}", at, error.field), error.reason))
         };
         let mut templates = list.iter().enumerate().map(numbered).collect::<Result<Vec<_>, _>>()?;
-        separate_key_kinds(&mut templates)?;
+        separate_keys(&mut templates)?;
         Ok(Self(templates))
     }
 
@@ -292,28 +308,41 @@ impl Templates {
     }
 }
 
-/// Ensures that no secret is a public key in one template and a shared secret in another: everybody knows the public key, and
-/// could sign with it. In a list with both kinds each secret says its kind by its prefix.
-fn separate_key_kinds(templates: &mut [Template]) -> Result<(), TemplateError> {
-    let is_public = |template: &Template| template.algorithm.is_public_key();
-    if templates.iter().all(is_public) || !templates.iter().any(is_public) {
-        return Ok(());
-    }
+/// Ensures that no secret is used by two templates of which one would accept what was signed for the other: a public key,
+/// which everybody knows, as a shared secret, or one content as another. Such a list says by the prefix of each secret which
+/// templates use it.
+fn separate_keys(templates: &mut [Template]) -> Result<(), TemplateError> {
+    let mut needs_prefix = false;
     for (at, template) in templates.iter().enumerate() {
-        let prefix = &template.key.strip;
-        let is_ambiguous = |other: &Template| {
-            is_public(other) != is_public(template)
-                && (other.key.strip.starts_with(prefix) || prefix.starts_with(&other.key.strip))
-        };
-        if templates.iter().any(is_ambiguous) {
-            return Err(TemplateError::new(
-                format!("{at}.key"),
-                "must be strip:PREFIX with a prefix that tells shared secrets and public keys apart",
-            ));
+        for (before, other) in templates[..at].iter().enumerate() {
+            let is_mixed = other.algorithm.is_public_key() != template.algorithm.is_public_key();
+            if !is_mixed && template.accepts_same(other) {
+                continue;
+            }
+            needs_prefix = true;
+            let (one, two) = (&template.key.strip, &other.key.strip);
+            if !one.starts_with(two) && !two.starts_with(one) {
+                continue;
+            }
+            return Err(if is_mixed {
+                TemplateError::new(
+                    format!("{before}.key"),
+                    "must be strip:PREFIX with a prefix that separates shared secrets from public keys",
+                )
+            } else {
+                let reason = format!(
+                    "must sign the same as {before}.content, with the same unit and tolerance, as both have one algorithm: \
+                     otherwise a webhook that was signed for one could be sent as the other. Or register a source for each, or \
+                     give each secret a prefix and say it in {before}.key and {at}.key as strip:PREFIX"
+                );
+                TemplateError::new(format!("{at}.content"), reason)
+            });
         }
     }
-    for template in templates {
-        template.key.requires_prefix = true;
+    if needs_prefix {
+        for template in templates {
+            template.key.requires_prefix = true;
+        }
     }
     Ok(())
 }

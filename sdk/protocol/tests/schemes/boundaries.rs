@@ -1,4 +1,5 @@
-//! No byte can be moved from one part of a signed content to the next.
+//! No byte can be moved from one part of a signed content to the next, and no webhook that was signed for one alternative can be
+//! sent as another.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +10,8 @@ use wwproxy_protocol::{
     scheme::{Check, Request, Scheme, presets},
     sign_watson_work,
 };
+
+use super::vectors::rows;
 
 fn template(content: &str) -> Value {
     json!({
@@ -170,6 +173,94 @@ fn a_timestamp_of_rfc_3339_ends_with_its_only_z() {
     ] {
         assert_eq!(check(time), Err(Check::Timestamp), "{time}");
     }
+}
+
+#[test]
+fn alternatives_of_one_algorithm_have_one_content() {
+    let with = |content: &str, changes: &[(&str, &str)]| {
+        let mut template = full(content);
+        for (field, value) in changes {
+            template[*field] = (*value).into();
+        }
+        template
+    };
+    let ms = [("unit", "ms")];
+    let time = [("timestamp", "json:time")];
+    let sha1 = [("algorithm", "hmac-sha1")];
+    let (one_key, other_key) = ([("key", "strip:one_ text")], [("key", "strip:other_ text")]);
+    for (alternatives, refused) in [
+        ([with("{timestamp}.{body}", &[]), with("{body}", &[])], true),
+        ([with("{header:X-A}.{body}", &[]), with("{header:X-B}.{body}", &[])], true),
+        ([with("{form:a}", &[]), with("{form:b}", &[])], true),
+        ([with("{json:a*}.{json:b}", &[]), with("{json:a}.{json:b*}", &[])], true),
+        ([with("{timestamp}{body}", &[]), with("{timestamp}{body}", &ms)], true),
+        ([with("{body}", &[]), with("{form:a?}", &[])], true),
+        ([with("{body}", &time), with("{body}", &[])], true),
+        ([with("{body}", &time), with("{form:a}", &[])], true),
+        ([with("{timestamp}.{body}", &one_key), with("{body}", &[])], true),
+        ([with("{timestamp}.{body}", &one_key), with("{body}", &one_key)], true),
+        ([with("{timestamp}.{body}", &one_key), with("{body}", &other_key)], false),
+        ([with("{timestamp}.{body}", &[]), with("{body}", &sha1)], false),
+        (
+            [with("{timestamp}.{body}", &[]), with("{timestamp}.{body}", &[("signature", "header:X-New")])],
+            false,
+        ),
+        ([with("{id}.{body}", &[]), with("{id}.{body}", &[("id", "header:X-New")])], false),
+        ([with("{body}", &[]), with("{form:a}", &[])], false),
+    ] {
+        let list = json!(alternatives);
+        let error = parse(&list).err();
+        let expected = "\"1.content\" must sign the same as 0.content";
+        assert_eq!(error.is_some(), refused, "{list}: {error:?}");
+        assert!(error.is_none_or(|error| error.contains(expected)), "{list}");
+    }
+    let list =
+        json!([with("{body}", &sha1), with("{body}", &[]), with("{body}", &sha1), with("{id}.{body}", &[])]);
+    let error = parse(&list).unwrap_err();
+    assert!(error.contains("\"3.content\" must sign the same as 1.content"), "{error}");
+    assert!(error.contains("1.key and 3.key as strip:PREFIX"), "{error}");
+}
+
+#[test]
+fn a_secret_with_a_prefix_is_used_by_its_alternative_only() {
+    let list = [("{timestamp}.{body}", "strip:one_ text"), ("{body}", "strip:other_ text")];
+    let list = list.map(|(content, key)| {
+        let mut template = full(content);
+        template["key"] = key.into();
+        template
+    });
+    let scheme = parse(&json!(list)).unwrap();
+    let verify = |secret: &str, headers: &[(&str, &str)], body: &str| {
+        let signature = sign_watson_work(&Secret::new("secret"), b"1764363600.{}");
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        let headers = [&headers[..], &[("X-Sig", signature.as_bytes())]].concat();
+        let now = UNIX_EPOCH + Duration::from_secs(1_764_363_600);
+        let request = Request::new("POST", &headers, body.as_bytes());
+        scheme.verify(&[Secret::new(secret)], &request, now).is_ok()
+    };
+    assert!(verify("one_secret", &[("X-Time", "1764363600")], "{}"));
+    assert!(!verify("one_secret", &[], "1764363600.{}"), "a webhook without its timestamp");
+    assert!(verify("other_secret", &[], "1764363600.{}"));
+    assert!(!verify("secret", &[], "1764363600.{}"), "a secret must have a prefix");
+}
+
+/// The alternatives of these presets sign the same: the same content, with names of headers for the same roles, or the document
+/// as the body or as the only field of a form. Those of `standard-webhooks` have keys of their own.
+#[test]
+fn the_presets_with_alternatives_keep_the_rules_of_a_list() {
+    let mut names = Vec::new();
+    for row in rows() {
+        let Some(list) = row["templates"].as_array().filter(|list| list.len() > 1) else { continue };
+        let name = row["name"].as_str().unwrap().to_owned();
+        for one in list {
+            for other in list {
+                let pair = json!([one, other]);
+                assert!(parse(&pair).is_ok(), "{name}: {pair}");
+            }
+        }
+        names.push(name);
+    }
+    assert_eq!(names, ["gitea", "forgejo", "shopify", "standard-webhooks", "svix"]);
 }
 
 #[test]
