@@ -130,6 +130,8 @@ pub(crate) async fn replacing_a_source_rejects_no_append_of_another(open: Open<'
     assert!(matches!(appended, Appended::Stored(_)));
 }
 
+/// The race is between the queue of commands and the commit: only `RedbStore` can lose it, as `MemoryStore` compares and
+/// stores under one lock.
 pub(crate) async fn no_append_of_a_replaced_source_is_stored_after_the_replacement(open: Open<'_>) {
     let queue = TestQueue::open(open).await;
     for round in 0..20 {
