@@ -5,7 +5,10 @@
 mod arming;
 mod clients;
 mod delivery;
+#[cfg(test)]
+mod fixture;
 mod operator;
+mod permits;
 mod receive;
 mod refusals;
 mod rejected;
@@ -14,17 +17,17 @@ mod webhook;
 
 use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
-use tokio::sync::{RwLock, Semaphore, watch};
+use tokio::sync::{RwLock, watch};
 use wwproxy_protocol::{
     AppId, InvalidSource, Secret,
     api::{RegistrationStatus, Status, TokenResponse},
 };
 
 pub use self::operator::Stored;
-use self::{arming::Armed, clients::Clients, refusals::Activity, sources::Locks};
+use self::{arming::Armed, clients::Clients, permits::Permits, refusals::Activity, sources::Locks};
 pub(crate) use self::{
     delivery::Unsettled,
-    receive::Received,
+    receive::{RECEIVE_TIMEOUT, Received},
     refusals::{Refused, UNKNOWN_SOURCE, header_names},
     rejected::Rejected,
     webhook::{Verified, Webhook},
@@ -46,7 +49,7 @@ pub(crate) struct Proxy {
     identity: Arc<dyn IdentityProvider>,
     lease_time: Duration,
     /// Limits how many large bodies are verified at once.
-    large_bodies: Arc<Semaphore>,
+    large_bodies: Permits,
     registered: LogLimit,
     unregistered: LogLimit,
     clients: Arc<Clients>,
@@ -56,7 +59,7 @@ pub(crate) struct Proxy {
     /// Whether sources of the scheme `none` receive webhooks.
     allow_unverified: bool,
     /// Shared by clients that change their registration, exclusive while the operator purges an app.
-    registration_changes: RwLock<()>,
+    registration_changes: Arc<RwLock<()>>,
     /// Notified whenever tokens may have been revoked.
     revocations: watch::Sender<()>,
 }
@@ -130,12 +133,11 @@ impl Proxy {
         settings: &Settings,
     ) -> Self {
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        let large_bodies = Arc::new(Semaphore::new(processors.div_ceil(2)));
         Self {
             store,
             identity,
             lease_time: settings.lease,
-            large_bodies,
+            large_bodies: Permits::new(processors.div_ceil(2)),
             registered: LogLimit::per_minute(LOGGED),
             unregistered: LogLimit::per_minute(LOGGED),
             clients: Arc::new(Clients::new(settings.max_clients_per_app)),
@@ -143,7 +145,7 @@ impl Proxy {
             activity: Activity::default(),
             armed: Armed::default(),
             allow_unverified: settings.allow_unverified,
-            registration_changes: RwLock::default(),
+            registration_changes: Arc::default(),
             revocations: watch::Sender::default(),
         }
     }

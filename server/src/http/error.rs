@@ -211,3 +211,17 @@ impl Reply for ApiError {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_webhook_that_waited_too_long_is_to_be_sent_again_later() {
+        for error in [ProxyError::Busy, ProxyError::Slow] {
+            let response = ApiError::from(error).into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "5");
+        }
+    }
+}

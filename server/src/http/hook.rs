@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use tokio::time::Instant;
 use warp::{
     Filter as _,
     filters::{BoxedFilter, path::Tail},
@@ -19,7 +20,9 @@ use super::{
 };
 use crate::{
     log_limit::LogLimit,
-    proxy::{ProxyError, Received, Refused, UNKNOWN_SOURCE, Verified, Webhook, header_names},
+    proxy::{
+        ProxyError, RECEIVE_TIMEOUT, Received, Refused, UNKNOWN_SOURCE, Verified, Webhook, header_names,
+    },
 };
 
 /// How often each reason for a rejection is logged in a minute: anyone can cause one.
@@ -118,10 +121,11 @@ async fn receive(path: Tail, context: Context, request: Request) -> Result<Respo
         }
         other => other?,
     };
+    let deadline = Instant::now() + RECEIVE_TIMEOUT;
     let bytes = body.bytes.clone();
-    let webhook = Arc::new(Webhook { method, tail, headers, query, body: bytes.clone() });
+    let webhook = Arc::new(Webhook { method, tail, headers, query, body: bytes.clone(), deadline });
     // A body that waits for verification can still be evicted for other bodies.
-    let permit = body.unless_evicted(context.proxy.verification_permit(&webhook)).await??;
+    let permit = body.unless_evicted(context.proxy.verification_permit(&app, &webhook)).await??;
     body.keep()?;
     let refuse = |error| recorder.refuse(error, Some(&bytes));
     let verified = context.proxy.verify(&app, &source, &webhook, permit).await.map_err(refuse)?;

@@ -90,31 +90,17 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{FutureExt as _, future::BoxFuture};
-    use http::{HeaderMap, Method};
-    use tokio::time::sleep;
+    use futures_util::FutureExt as _;
+    use http::HeaderMap;
+    use tokio::time::timeout;
     use wwproxy_protocol::SourceSettings;
 
-    use super::super::*;
+    use super::super::{fixture::webhook, *};
     use super::*;
-    use crate::{
-        identity::{IdentityError, IdentityProvider},
-        store::{Limits, RedbStore},
-    };
+    use crate::store::{Limits, RedbStore};
 
-    /// Accepts every token as one of the app `bot`.
-    #[derive(Debug)]
-    struct Anyone;
-
-    impl IdentityProvider for Anyone {
-        fn identify<'a>(&'a self, _: &'a Secret) -> BoxFuture<'a, Result<String, IdentityError>> {
-            Box::pin(std::future::ready(Ok("bot".into())))
-        }
-
-        fn is_suspended(&self, _: &AppId) -> bool {
-            false
-        }
-    }
+    /// The longest time that a change of a source may take, on a busy machine.
+    const MAX_TIME: Duration = Duration::from_secs(20);
 
     async fn handshake(
         proxy: &Proxy,
@@ -124,9 +110,8 @@ mod tests {
     ) -> (Arc<Webhook>, Verified) {
         let headers: HeaderMap =
             [("x-hook-secret".parse().unwrap(), secret.parse().unwrap())].into_iter().collect();
-        let webhook = Webhook { method: Method::POST, tail: None, query: None, headers, body: "{}".into() };
-        let webhook = Arc::new(webhook);
-        let permit = proxy.verification_permit(&webhook).await.unwrap();
+        let webhook = webhook(headers, "{}");
+        let permit = proxy.verification_permit(app, &webhook).await.unwrap();
         let verified = proxy.verify(app, name, &webhook, permit).await.unwrap();
         (webhook, verified)
     }
@@ -135,8 +120,7 @@ mod tests {
     #[tokio::test]
     async fn a_cancelled_handshake_leaves_no_source_armed() {
         let folder = tempfile::tempdir().unwrap();
-        let store = RedbStore::open(folder.path(), Limits::default()).unwrap();
-        let proxy = Arc::new(Proxy::new(Arc::new(store), Arc::new(Anyone), &Settings::default()));
+        let proxy = fixture::proxy(RedbStore::open(folder.path(), Limits::default()).unwrap());
         let token = Secret::new("token");
         let (app, name): (AppId, SourceName) = ("bot".parse().unwrap(), "asana".parse().unwrap());
         let settings = SourceSettings { scheme: "asana".into(), secrets: Vec::new(), ..Default::default() };
@@ -147,15 +131,17 @@ mod tests {
             proxy.receive(&app, &name, &first, verified).now_or_never().is_none(),
             "it waits for the store"
         );
-        while proxy.sources(&app).await.unwrap()[0].secrets == 0 {
-            sleep(Duration::from_millis(1)).await;
-        }
+        // Waits until the change has released the app's lock.
+        let changed = async || drop(timeout(MAX_TIME, proxy.source_locks.lock(&app)).await.unwrap());
+        changed().await;
+        assert_eq!(proxy.sources(&app).await.unwrap()[0].secrets, 1);
         let (second, verified) = handshake(&proxy, &app, &name, "second").await;
         let second = proxy.receive(&app, &name, &second, verified).await;
         assert!(matches!(second, Err(ProxyError::NotArmed)), "a second handshake is refused");
         assert!(proxy.arm_status(&app, &name).done);
         proxy.arm(&app, &token, &name).await.unwrap();
         assert!(proxy.put_source(&app, &token, &name, settings).now_or_never().is_none());
+        changed().await;
         assert_eq!(proxy.arm_status(&app, &name), ArmStatus::default(), "a cancelled PUT disarms");
     }
 }

@@ -2,30 +2,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    task::spawn_blocking,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::{task::spawn_blocking, time::timeout_at};
 use wwproxy_protocol::{AppId, SourceName, scheme::Answer};
 
 use super::{
     Proxy, ProxyError,
+    permits::Permit,
     webhook::{Verified, Webhook},
 };
 use crate::store::{Appended, StoreError};
 
-/// How long an append may take. The platform gives up after 3 s and retries: if the event was stored after all, the retry is
-/// recognised as a duplicate.
-const APPEND_TIMEOUT: Duration = Duration::from_millis(2500);
+/// How long a webhook may wait from its last byte on: for its verification, also if it is verified again, and to be stored. The
+/// platform gives up after 3 s and retries: if the event was stored after all, the retry is recognised as a duplicate.
+pub(crate) const RECEIVE_TIMEOUT: Duration = Duration::from_millis(2500);
 /// How often a webhook is verified at most: again if its source was replaced before the event was committed.
 const MAX_VERIFICATIONS: u32 = 3;
 /// From this size on, in bytes, verifying a body takes about 0.2 ms or longer. Large bodies are verified on blocking
-/// threads, on at most half of the processors.
+/// threads, on at most half of the processors, and one of each app at a time.
 const LARGE_BODY: usize = 64 << 10;
-
-/// How long a large body waits for its verification. Longer than that most senders do not wait, and retry.
-const VERIFICATION_WAIT: Duration = Duration::from_secs(2);
 
 /// The outcome of a webhook that was accepted.
 pub(crate) enum Received {
@@ -37,20 +31,20 @@ pub(crate) enum Received {
 
 /// The permit to verify a webhook, which limits how many large bodies are verified at once.
 #[derive(Debug)]
-pub(crate) struct VerificationPermit(Option<OwnedSemaphorePermit>);
+pub(crate) struct VerificationPermit(Option<Permit>);
 
 impl Proxy {
     /// Waits for the permit to verify a webhook. A small body needs none.
     pub(crate) async fn verification_permit(
         &self,
+        app: &AppId,
         webhook: &Webhook,
     ) -> Result<VerificationPermit, ProxyError> {
         if webhook.body.len() < LARGE_BODY {
             return Ok(VerificationPermit(None));
         }
-        let permit = timeout(VERIFICATION_WAIT, Arc::clone(&self.large_bodies).acquire_owned()).await;
-        let permit = permit.map_err(|_| ProxyError::Busy)?;
-        Ok(VerificationPermit(Some(permit.expect("the semaphore is never closed"))))
+        let permit = timeout_at(webhook.deadline, self.large_bodies.acquire(app)).await;
+        Ok(VerificationPermit(Some(permit.map_err(|_| ProxyError::Busy)?)))
     }
 
     /// Verifies a webhook with the current settings of its source, which may have been replaced while the body was read. A
@@ -84,24 +78,23 @@ impl Proxy {
         webhook: &Arc<Webhook>,
         mut verified: Verified,
     ) -> Result<Received, ProxyError> {
-        let deadline = Instant::now() + APPEND_TIMEOUT;
         for _ in 1..MAX_VERIFICATIONS {
-            match self.receive_once(app, name, verified, deadline).await {
+            match self.receive_once(app, name, webhook, verified).await {
                 Err(ProxyError::SourceChanged) => {}
                 outcome => return outcome,
             }
-            let permit = self.verification_permit(webhook).await?;
+            let permit = self.verification_permit(app, webhook).await?;
             verified = self.verify(app, name, webhook, permit).await?;
         }
-        self.receive_once(app, name, verified, deadline).await
+        self.receive_once(app, name, webhook, verified).await
     }
 
     async fn receive_once(
         self: &Arc<Self>,
         app: &AppId,
         name: &SourceName,
+        webhook: &Webhook,
         verified: Verified,
-        deadline: Instant,
     ) -> Result<Received, ProxyError> {
         let (source, event, dedupe, success) = match verified {
             Verified::Event { source, event, dedupe, success } => (source, event, dedupe, success),
@@ -111,7 +104,7 @@ impl Proxy {
                 return Ok(Received::Answer(answer));
             }
         };
-        let appended = timeout_at(deadline, self.store.append(app, source, event, dedupe));
+        let appended = timeout_at(webhook.deadline, self.store.append(app, source, event, dedupe));
         match appended.await.map_err(|_| ProxyError::Slow)?? {
             Appended::Stored(id) => {
                 tracing::debug!(%app, source = %name, %id, "stored");
@@ -120,6 +113,67 @@ impl Proxy {
             Appended::Duplicate => Ok(Received::Stored(success)),
             Appended::Full => Err(ProxyError::Full),
             Appended::SourceChanged => Err(ProxyError::SourceChanged),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+    use tokio::time::{Instant, sleep};
+    use wwproxy_protocol::{Secret, SourceSettings, sign_watson_work};
+
+    use super::{
+        super::fixture::{proxy, webhook},
+        *,
+    };
+    use crate::store::{Limits, MemoryStore};
+
+    fn bot() -> AppId {
+        "bot".parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_body_waits_for_its_verifications_until_its_deadline() {
+        let proxy = proxy(MemoryStore::new(Limits::default()));
+        let (large, start) = (webhook(HeaderMap::new(), vec![b'x'; LARGE_BODY]), Instant::now());
+        let before = proxy.verification_permit(&bot(), &large).await.unwrap();
+        tokio::spawn(async move {
+            sleep(RECEIVE_TIMEOUT / 2).await;
+            drop(before);
+        });
+        let permit = proxy.verification_permit(&bot(), &large).await;
+        assert!(permit.is_ok());
+        assert_eq!(start.elapsed(), RECEIVE_TIMEOUT / 2);
+        let again = proxy.verification_permit(&bot(), &large).await;
+        assert!(matches!(again, Err(ProxyError::Busy)));
+        assert_eq!(start.elapsed(), RECEIVE_TIMEOUT, "both waits count");
+        let small = webhook(HeaderMap::new(), "{}");
+        assert!(proxy.verification_permit(&bot(), &small).await.is_ok(), "a small body does not wait");
+    }
+
+    #[tokio::test]
+    async fn a_webhook_of_an_ended_registration_is_not_stored_in_the_next_one() {
+        let proxy = proxy(MemoryStore::new(Limits::default()));
+        let (app, name, token) = (bot(), SourceName::default(), Secret::new("token"));
+        for (next, stored) in [("old", true), ("new", false)] {
+            let put = async |secret: &'static str| {
+                let settings = SourceSettings { secrets: vec![Secret::new(secret)], ..Default::default() };
+                proxy.put_source(&app, &token, &name, settings).await.unwrap();
+            };
+            put("old").await;
+            let signature = sign_watson_work(&Secret::new("old"), b"{}").parse().unwrap();
+            let webhook =
+                webhook([("x-outbound-token".parse().unwrap(), signature)].into_iter().collect(), "{}");
+            let permit = proxy.verification_permit(&app, &webhook).await.unwrap();
+            let verified = proxy.verify(&app, &name, &webhook, permit).await.unwrap();
+            proxy.unregister(&app, &token).await.unwrap();
+            put(next).await;
+            let received = proxy.receive(&app, &name, &webhook, verified).await;
+            assert_eq!(received.is_ok(), stored, "verified again with the secret {next}");
+            assert!(stored || matches!(received, Err(ProxyError::Rejected(_))));
+            assert_eq!(proxy.status(&app).await.unwrap().stored, u64::from(stored));
+            proxy.unregister(&app, &token).await.unwrap();
         }
     }
 }

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use wwproxy_protocol::{
     Encoding, Headers, Origin, Secret, Source, SourceName, Verification, api,
     scheme::{self, Answer, Reception, Request},
@@ -27,6 +28,8 @@ pub(crate) struct Webhook {
     pub(crate) query: Option<String>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// When the sender is answered at the latest if the webhook still waits: for its verification, or to be stored.
+    pub(crate) deadline: Instant,
 }
 
 impl fmt::Debug for Webhook {
@@ -228,7 +231,8 @@ mod tests {
             let signature = sign_watson_work(&secret, signed.as_bytes());
             let headers = headers(&[("x-outbound-token", signature.as_bytes()), (api::OUTBOUND_INDEX, b"7")]);
             let (method, body) = (http::Method::POST, body.to_owned().into());
-            let webhook = Webhook { method, tail: None, headers, query: None, body };
+            let deadline = Instant::now();
+            let webhook = Webhook { method, tail: None, headers, query: None, body, deadline };
             match webhook.verify(&SourceName::default(), Arc::clone(&source)) {
                 Ok(Verified::Event { dedupe, .. }) => dedupe,
                 Err(ProxyError::Rejected(_)) => None,

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
@@ -140,30 +139,6 @@ async fn the_most_expensive_templates_are_refused_or_stay_cheap() {
         assert!(start.elapsed() < MAX_TIME, "{:?}", start.elapsed());
     }
     post_and_poll(&app).await;
-}
-
-/// Large bodies are verified one after the other. One that waits too long for its turn gets an answer before its sender gives
-/// up, and small ones do not wait.
-#[tokio::test]
-async fn a_large_body_does_not_wait_long_for_its_verification() {
-    let server = Server::start(&["--max-buffered-bytes", "4GiB"]);
-    let (attacker, other) = (server.app("attacker").await, server.app("bot").await);
-    // As much work as a template allows: several seconds in a debug build.
-    let template = json!({"algorithm": "hmac-sha512", "signature": "header:X-Sig", "encoding": "hex", "content": "{body}"});
-    let settings =
-        json!({"scheme": "template", "secrets": ["a", "b", "c", "d"], "template": vec![template; 4]});
-    attacker.new_source("own", settings).await;
-    let processors = std::thread::available_parallelism().unwrap().get();
-    let mut posts = FuturesUnordered::new();
-    for _ in 0..=processors.div_ceil(2) {
-        let post = attacker.source_hook(Method::POST, "own").header("X-Sig", "00".repeat(64));
-        posts.push(post.body(vec![b'x'; 8 << 20]).send());
-    }
-    let first = posts.next().await.unwrap().unwrap();
-    assert_eq!(first.headers()["retry-after"], "5");
-    let detail = problem(first, 503).await;
-    assert!(detail.contains("verifying too many large webhooks"), "{detail}");
-    post_and_poll(&other).await;
 }
 
 #[tokio::test]
