@@ -1,7 +1,9 @@
 //! The operator's use cases, which need no token, and the revocation of clients that follows from them.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
-use tokio::sync::{RwLockReadGuard, watch};
+use tokio::sync::{OwnedRwLockReadGuard, watch};
 use wwproxy_protocol::{AppId, Secret};
 
 use super::{Proxy, ProxyError};
@@ -54,12 +56,12 @@ impl Proxy {
         &self,
         app: &AppId,
         token: &Secret,
-    ) -> Result<RwLockReadGuard<'_, ()>, ProxyError> {
+    ) -> Result<OwnedRwLockReadGuard<()>, ProxyError> {
         let mut revocations = self.revocations();
         loop {
             revocations.mark_unchanged();
             self.authorise(app, token).await?;
-            let shared = self.registration_changes.read().await;
+            let shared = Arc::clone(&self.registration_changes).read_owned().await;
             // An error means that the sender is gone, which lives as long as the proxy.
             if !revocations.has_changed().unwrap_or(false) {
                 return Ok(shared);
@@ -95,10 +97,7 @@ impl Proxy {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicBool, Ordering},
-        },
+        sync::atomic::{AtomicBool, Ordering},
         time::Duration,
     };
 

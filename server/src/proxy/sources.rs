@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::Method;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedRwLockReadGuard};
 use wwproxy_protocol::{
     AppId, Secret, Source, SourceName, SourceSettings,
     api::{ArmStatus, MAX_SOURCES, SourceStatus},
@@ -23,39 +23,65 @@ const LOCKS: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Locks {
     hasher: RandomState,
-    locks: [Mutex<()>; LOCKS],
+    locks: [Arc<Mutex<()>>; LOCKS],
 }
 
 impl Locks {
-    pub(super) async fn lock(&self, app: &AppId) -> MutexGuard<'_, ()> {
+    pub(super) async fn lock(&self, app: &AppId) -> OwnedMutexGuard<()> {
         let at = self.hasher.hash_one(app) % LOCKS as u64;
-        self.locks[usize::try_from(at).expect("it is below the number of locks")].lock().await
+        let lock = &self.locks[usize::try_from(at).expect("it is below the number of locks")];
+        Arc::clone(lock).lock_owned().await
     }
 }
 
 impl Proxy {
     /// Registers or replaces a source. Returns whether it is new.
     pub(crate) async fn put_source(
-        &self,
+        self: &Arc<Self>,
         app: &AppId,
         token: &Secret,
         name: &SourceName,
         settings: SourceSettings,
     ) -> Result<bool, ProxyError> {
         let source = Source::new(settings)?;
-        let _shared = self.registration_change(app, token).await?;
+        let shared = self.registration_change(app, token).await?;
         if source.scheme().is_unverified() && !self.allow_unverified {
             return Err(ProxyError::UnverifiedForbidden);
         }
         let scheme = source.scheme().name().to_owned();
-        let _lock = self.source_locks.lock(app).await;
-        // The handshake was expected by the replaced settings. Before the store, as a client that disconnects cancels this.
-        self.armed.disarm(app, Some(name));
-        let is_new = self.store_source(app, name, source).await?;
-        if let Some(count) = self.registered.add(1) {
-            tracing::info!(%app, source = %name, scheme, count, "registered");
-        }
-        Ok(is_new)
+        let name = name.clone();
+        let put = async move |proxy: Arc<Self>, app: AppId| {
+            // The handshake was expected by the replaced settings.
+            proxy.armed.disarm(&app, Some(&name));
+            let is_new = proxy.store_source(&app, &name, source).await?;
+            if let Some(count) = proxy.registered.add(1) {
+                tracing::info!(%app, source = %name, scheme, count, "registered");
+            }
+            Ok(is_new)
+        };
+        self.change_sources(app, shared, put).await
+    }
+
+    /// Changes the sources of an app under its lock. A client or sender that disconnects cancels the wait for the lock, but not the
+    /// change, which is a task of its own: otherwise the lock would be released before the store has applied the change, and the
+    /// next change would start from the sources before it, and restore them.
+    async fn change_sources<T, F>(
+        self: &Arc<Self>,
+        app: &AppId,
+        shared: OwnedRwLockReadGuard<()>,
+        change: impl FnOnce(Arc<Self>, AppId) -> F,
+    ) -> Result<T, ProxyError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ProxyError>> + Send + 'static,
+    {
+        let lock = self.source_locks.lock(app).await;
+        let change = change(Arc::clone(self), app.clone());
+        let task = tokio::spawn(async move {
+            let _guards = (shared, lock);
+            change.await
+        });
+        task.await.map_err(StoreError::engine)?
     }
 
     /// Adds a source to the stored registration, under the app's lock. Returns whether it is new.
@@ -71,37 +97,42 @@ impl Proxy {
 
     /// Removes a source. Its events stay.
     pub(crate) async fn delete_source(
-        &self,
+        self: &Arc<Self>,
         app: &AppId,
         token: &Secret,
         name: &SourceName,
     ) -> Result<(), ProxyError> {
-        let _shared = self.registration_change(app, token).await?;
-        let _lock = self.source_locks.lock(app).await;
-        let mut registration = self.stored_registration(app).await?;
-        if registration.sources.remove(name).is_none() {
-            return Err(ProxyError::NoSource);
-        }
-        self.armed.disarm(app, Some(name));
-        self.store.put_registration(app, registration).await?;
-        self.activity.forget(app, Some(name));
-        if let Some(count) = self.unregistered.add(1) {
-            tracing::info!(%app, source = %name, count, "source removed");
-        }
-        Ok(())
+        let shared = self.registration_change(app, token).await?;
+        let name = name.clone();
+        let delete = async move |proxy: Arc<Self>, app: AppId| {
+            let mut registration = proxy.stored_registration(&app).await?;
+            if registration.sources.remove(&name).is_none() {
+                return Err(ProxyError::NoSource);
+            }
+            proxy.armed.disarm(&app, Some(&name));
+            proxy.store.put_registration(&app, registration).await?;
+            proxy.activity.forget(&app, Some(&name));
+            if let Some(count) = proxy.unregistered.add(1) {
+                tracing::info!(%app, source = %name, count, "source removed");
+            }
+            Ok(())
+        };
+        self.change_sources(app, shared, delete).await
     }
 
     /// Ends the app's registration and deletes its events.
-    pub(crate) async fn unregister(&self, app: &AppId, token: &Secret) -> Result<(), ProxyError> {
-        let _shared = self.registration_change(app, token).await?;
-        let _lock = self.source_locks.lock(app).await;
-        self.armed.disarm(app, None);
-        self.store.remove_registration(app).await?;
-        self.activity.forget(app, None);
-        if let Some(count) = self.unregistered.add(1) {
-            tracing::info!(%app, count, "unregistered");
-        }
-        Ok(())
+    pub(crate) async fn unregister(self: &Arc<Self>, app: &AppId, token: &Secret) -> Result<(), ProxyError> {
+        let shared = self.registration_change(app, token).await?;
+        let unregister = async move |proxy: Arc<Self>, app: AppId| {
+            proxy.armed.disarm(&app, None);
+            proxy.store.remove_registration(&app).await?;
+            proxy.activity.forget(&app, None);
+            if let Some(count) = proxy.unregistered.add(1) {
+                tracing::info!(%app, count, "unregistered");
+            }
+            Ok(())
+        };
+        self.change_sources(app, shared, unregister).await
     }
 
     /// Returns the source that receives a request of this method. Without one the body is not even read. `name` is `None` if the hook's
@@ -180,9 +211,6 @@ impl Proxy {
 
     /// Stores the secret that a sender's handshake brings, if the owner of this very source expects it. Under the app's lock, so that
     /// only one of two handshakes sets a secret, and none undoes a change of the source.
-    ///
-    /// In a task of its own: otherwise a sender that disconnects could cancel it between the store and the disarming, and the
-    /// source would accept a second handshake.
     pub(super) async fn learn_secret(
         self: &Arc<Self>,
         app: &AppId,
@@ -190,10 +218,9 @@ impl Proxy {
         source: Arc<Source>,
         secret: Secret,
     ) -> Result<(), ProxyError> {
-        let (proxy, app, name) = (Arc::clone(self), app.clone(), name.clone());
-        let task = tokio::spawn(async move {
-            let _shared = proxy.registration_changes.read().await;
-            let _lock = proxy.source_locks.lock(&app).await;
+        let shared = Arc::clone(&self.registration_changes).read_owned().await;
+        let name = name.clone();
+        let learn = async move |proxy: Arc<Self>, app: AppId| {
             let registration = proxy.stored_registration(&app).await?;
             if !(registration.has(&name, &source) && proxy.armed.expects_handshake(&app, &name)) {
                 return Err(ProxyError::NotArmed);
@@ -208,8 +235,8 @@ impl Proxy {
             proxy.armed.set_done(&app, &name, shown.then_some(secret));
             tracing::info!(%app, source = %name, "a handshake has set a secret of the source");
             Ok(())
-        });
-        task.await.map_err(StoreError::engine)?
+        };
+        self.change_sources(app, shared, learn).await
     }
 }
 
@@ -241,4 +268,38 @@ fn check_room(source: &Source) -> Result<(), ProxyError> {
 /// Formats a time for a response.
 pub(super) fn rfc3339(time: std::time::SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::{super::fixture::proxy, *};
+    use crate::store::{Limits, RedbStore};
+
+    /// A change whose client disconnects while it is being stored is not undone by the next change.
+    #[tokio::test]
+    async fn a_cancelled_change_takes_place_before_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let proxy = proxy(RedbStore::open(folder.path(), Limits::default()).unwrap());
+        let (app, token): (AppId, _) = ("bot".parse().unwrap(), Secret::new("token"));
+        let [a, b, c]: [SourceName; 3] = ["a", "b", "c"].map(|name| name.parse().unwrap());
+        let put = async |name: &SourceName| {
+            let settings = SourceSettings { secrets: vec![Secret::new("secret")], ..Default::default() };
+            proxy.put_source(&app, &token, name, settings).await
+        };
+        let names = async || {
+            let sources = proxy.sources(&app).await.unwrap();
+            sources.into_iter().map(|source| source.name.to_string()).collect::<Vec<_>>()
+        };
+        assert!(put(&a).now_or_never().is_none(), "it waits for the store");
+        put(&b).await.unwrap();
+        assert_eq!(names().await, ["a", "b"]);
+        assert!(proxy.delete_source(&app, &token, &a).now_or_never().is_none());
+        put(&c).await.unwrap();
+        assert_eq!(names().await, ["b", "c"]);
+        assert!(proxy.unregister(&app, &token).now_or_never().is_none());
+        put(&a).await.unwrap();
+        assert_eq!(names().await, ["a"]);
+    }
 }
