@@ -1,6 +1,7 @@
 //! The flags that say how a sender signs, and the request that is signed or verified.
 
 use std::{
+    fmt,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -107,10 +108,20 @@ fn read_template(path: &Path) -> anyhow::Result<(scheme::Scheme, String)> {
 }
 
 /// A header as `NAME: VALUE`, or `@FILE` with one in each line; `@-` is stdin.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum HeaderFlag {
     One(String, String),
     File(PathBuf),
+}
+
+impl fmt::Debug for HeaderFlag {
+    /// Leaves out the value of a header, which may be a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(name, _) => f.debug_tuple("One").field(name).finish_non_exhaustive(),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
 }
 
 impl HeaderFlag {
@@ -201,4 +212,16 @@ fn read(input: impl Read, name: &str, limit: u64) -> anyhow::Result<Bytes> {
 /// A usage error with this message.
 pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
     UsageError(text.into()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_redacts_the_value_of_a_header() {
+        let header = HeaderFlag::parse("X-Token: hunter2").unwrap();
+        assert_eq!(format!("{header:?}"), r#"One("x-token", ..)"#);
+        assert_eq!(read_headers(&[header]).unwrap(), [("x-token".to_owned(), "hunter2".to_owned())]);
+    }
 }

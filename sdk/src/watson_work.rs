@@ -18,7 +18,7 @@
 
 mod kinds;
 
-use std::time::SystemTime;
+use std::{fmt, time::SystemTime};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -31,7 +31,7 @@ pub use self::kinds::{
 };
 use crate::{Delivery, Error, ErrorKind};
 
-/// A Watson Work webhook, by its `type`.
+/// A Watson Work webhook, by its `type`. `Debug` leaves out the texts of messages, names and titles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -62,13 +62,20 @@ pub enum Event {
 }
 
 /// A webhook of a type that this version of the SDK does not know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Other {
     /// Its `type`, if it has one.
     pub kind: Option<String>,
     /// The body, unchanged.
     pub body: Bytes,
+}
+
+impl fmt::Debug for Other {
+    /// Leaves out the body, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Other").field("kind", &self.kind).field("body_bytes", &self.body.len()).finish()
+    }
 }
 
 impl Event {

@@ -1,6 +1,9 @@
 //! The members of each webhook type.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
@@ -8,7 +11,7 @@ use serde_json::Value;
 use crate::{Error, ErrorKind};
 
 /// A new message.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct MessageCreated {
@@ -37,7 +40,7 @@ pub struct MessageCreated {
 }
 
 /// A message with changed content.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct MessageEdited {
@@ -81,7 +84,7 @@ pub struct MessageDeleted {
 
 /// An annotation of a message: a focus or a moment found by Watson, a card written by an app, or a button pressed by a
 /// user (`actionSelected`).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct MessageAnnotationAdded {
@@ -130,7 +133,7 @@ impl MessageAnnotationAdded {
 }
 
 /// A removed annotation. The webhook does not give its type.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct MessageAnnotationRemoved {
@@ -152,7 +155,7 @@ pub struct MessageAnnotationRemoved {
 }
 
 /// A reaction that was added or removed.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Reaction {
@@ -172,7 +175,7 @@ pub struct Reaction {
 }
 
 /// Users and apps that joined or left a space. The webhook does not say who added or removed them.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct SpaceMembers {
@@ -188,7 +191,7 @@ pub struct SpaceMembers {
 }
 
 /// A space with changed properties. Unchanged properties are absent.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct SpaceUpdated {
@@ -225,6 +228,27 @@ pub struct SpaceDeleted {
     pub time: SystemTime,
     /// The user or app that deleted it.
     pub user_id: String,
+}
+
+/// Implements `Debug` with these members only. Texts that people write, names and titles are left out, as events are logged.
+macro_rules! debug_members {
+    ($($kind:ident { $($member:ident),+ })+) => {$(
+        impl fmt::Debug for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($kind))$(.field(stringify!($member), &self.$member))+.finish_non_exhaustive()
+            }
+        }
+    )+};
+}
+
+debug_members! {
+    MessageCreated { space_id, conversation_id, conversation_type, message_id, time, user_id, content_type }
+    MessageEdited { space_id, conversation_id, conversation_type, message_id, time, user_id, content_type }
+    MessageAnnotationAdded { space_id, message_id, annotation_id, annotation_type, time, user_id }
+    MessageAnnotationRemoved { space_id, message_id, annotation_id, time, user_id }
+    Reaction { space_id, object_id, object_type, time, user_id }
+    SpaceMembers { space_id, member_ids, time }
+    SpaceUpdated { space_id, visibility, allow_guests, time, user_id }
 }
 
 /// Deserializes a time from milliseconds since the Unix epoch.

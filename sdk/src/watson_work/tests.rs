@@ -112,3 +112,27 @@ fn an_unknown_type_is_kept_and_an_invalid_body_is_an_error() {
         assert_eq!(Event::parse(invalid).unwrap_err().kind(), ErrorKind::Protocol, "{invalid}");
     }
 }
+
+#[test]
+fn debug_redacts_the_texts_of_every_type() {
+    let all = json!({
+        "time": 1, "spaceId": SPACE, "messageId": "m", "annotationId": "a", "annotationType": "generic", "objectId": "o",
+        "objectType": "MESSAGE", "userId": ADA, "memberIds": [APP], "contentType": "text/plain",
+        "content": "hunter2", "spaceName": "hunter2", "userName": "hunter2", "annotationPayload": "hunter2",
+        "reaction": "hunter2", "title": "hunter2", "description": "hunter2", "statusValue": "hunter2",
+        "spaceProperties": {"a": "hunter2"},
+    });
+    let types = fixtures().into_values().filter_map(|body| {
+        let body: Value = serde_json::from_str(&body).ok()?;
+        Some(body["type"].clone())
+    });
+    for kind in types.chain([json!("news")]) {
+        let mut body = all.clone();
+        body["type"] = kind.clone();
+        let event = Event::parse(body.to_string()).unwrap();
+        let shown = format!("{event:?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        let id = if matches!(event, Event::Other(_)) { kind.as_str().unwrap() } else { SPACE };
+        assert!(shown.contains(id), "{shown}");
+    }
+}

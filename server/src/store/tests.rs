@@ -1,4 +1,4 @@
-use wwproxy_protocol::{Verification, scheme::Covers};
+use wwproxy_protocol::{SourceSettings, Verification, scheme::Covers};
 
 use super::*;
 
@@ -25,6 +25,20 @@ fn the_size_of_an_event_counts_all_of_its_texts() {
         encoding: Encoding::Text,
     };
     assert_eq!(event.size(), 1023);
+}
+
+#[test]
+fn debug_redacts_the_url_of_a_source() {
+    let settings = SourceSettings {
+        scheme: "square".into(),
+        secrets: vec![Secret::new("hunter2")],
+        url: Some("https://x.example/hunter2?token=hunter2".into()),
+        ..SourceSettings::default()
+    };
+    let source = Ok(Arc::new(Source::new(settings).unwrap()));
+    let registration = Registration { sources: [(SourceName::default(), source)].into() };
+    let shown = format!("{registration:?}");
+    assert!(shown.contains("square") && !shown.contains("hunter2"), "{shown}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The settings of a source, as they are registered and stored.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
@@ -17,7 +19,7 @@ const MAX_SHOWN: usize = 64;
 const MEMBERS: &str = "scheme, secret, secrets, tolerance, url, template, challengeSecret";
 
 /// The settings of a source: `{"scheme","secrets":[…],"tolerance","url","template","challengeSecret"}`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SourceSettings {
     /// The name of the scheme: a preset, `template` or `none`.
     pub scheme: String,
@@ -31,6 +33,20 @@ pub struct SourceSettings {
     pub template: Option<String>,
     /// The second secret of senders whose challenge has one of its own, such as Meta's verify token.
     pub challenge_secret: Option<Secret>,
+}
+
+impl fmt::Debug for SourceSettings {
+    /// Leaves out the secrets and the URL: its path or query may have a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceSettings")
+            .field("scheme", &self.scheme)
+            .field("secrets", &self.secrets)
+            .field("tolerance", &self.tolerance)
+            .field("url_bytes", &self.url.as_ref().map(String::len))
+            .field("template", &self.template)
+            .field("challenge_secret", &self.challenge_secret)
+            .finish()
+    }
 }
 
 impl Default for SourceSettings {
