@@ -3,9 +3,9 @@
 use std::{borrow::Cow, fmt, sync::LazyLock};
 
 use wildmatch::WildMatch;
-use wwproxy_sdk::{EventMessage, scheme};
+use wwproxy_sdk::{EventMessage, SourceStatus, scheme};
 
-use crate::{filter::Filter, scheme::nearest};
+use crate::{error::UsageError, filter::Filter, scheme::nearest};
 
 /// How much of a type is compared with patterns to find typos, in characters: it bounds the time.
 const MAX_COMPARED_CHARS: usize = 200;
@@ -68,19 +68,20 @@ impl Selection {
         selects(&self.sources, name)
     }
 
-    /// Checks that each `--source` matches a source of the app.
+    /// Checks that each `--source` matches one of the app's sources.
     ///
     /// # Errors
     /// A message for the user, with the names that there are.
-    pub(crate) fn check_sources(&self, names: &[&str]) -> Result<(), String> {
+    pub(crate) fn check_sources(&self, sources: &[SourceStatus]) -> Result<(), UsageError> {
+        let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
         let unknown = self.sources.iter().find(|glob| !names.iter().any(|name| glob.matches(name)));
         let Some(unknown) = unknown else { return Ok(()) };
         let near = nearest(&unknown.text, names.iter().copied());
         let near = near.map(|near| format!("did you mean '{near}'? ")).unwrap_or_default();
-        Err(format!(
+        Err(UsageError(format!(
             "no source of the app matches --source '{unknown}'; {near}its sources are {}",
             names.join(", ")
-        ))
+        )))
     }
 
     /// The reason why an event of this source and type is not selected, with the pattern that may have a typo.

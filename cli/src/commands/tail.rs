@@ -1,10 +1,10 @@
 //! `wwproxy tail`: shows events as they arrive.
 
-use std::time::Instant;
+use std::{future::pending, sync::Arc, time::Instant};
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use tokio::select;
+use tokio::{select, sync::Notify};
 use wwproxy_sdk::{Client, ListenOptions, State, Tap, TapItem};
 
 use crate::{
@@ -40,9 +40,14 @@ impl Tail {
         let format = Format::for_stdout(self.format)?;
         let shutdown = Shutdown::on_signal()?;
         let server = client.server().to_owned();
+        let connected = Arc::new(Notify::new());
+        let on_connected = Arc::clone(&connected);
         let undecodable = Mutex::new(LogLimit::default());
         let options = ListenOptions::new().on_state(move |state| match state {
-            State::Connected { .. } => print_message(&format!("ready: connected to {server}")),
+            State::Connected { .. } => {
+                print_message(&format!("ready: connected to {server}"));
+                on_connected.notify_one();
+            }
             State::Reconnecting { error, delay, .. } => {
                 let why = describe_error(&anyhow::Error::new(error.clone()));
                 print_message(&format!("{why}; retrying in {:.1} s", delay.as_secs_f32()));
@@ -58,10 +63,25 @@ impl Tail {
         let mut tap = client.tap(options);
         let result = select! {
             result = self.show_all(&mut tap, format) => result,
+            error = self.check_sources(client, &connected) => Err(error),
             () = shutdown.requested() => Ok(()),
         };
         tap.close().await;
         result
+    }
+
+    /// Checks after the first connection that each `--source` matches a source of the app. Returns only an error.
+    async fn check_sources(&self, client: &Client, connected: &Notify) -> anyhow::Error {
+        connected.notified().await;
+        // Without a status, or the sources in it (server of version 0.1), nothing is checked: the tap works.
+        if let Ok(status) = client.status().await
+            && status.is_registered()
+            && let Some(sources) = &status.sources
+            && let Err(error) = self.selection.check_sources(sources)
+        {
+            return error.into();
+        }
+        pending().await
     }
 
     async fn show_all(&self, tap: &mut Tap, format: Format) -> anyhow::Result<()> {

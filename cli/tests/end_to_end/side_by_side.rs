@@ -47,6 +47,18 @@ fn two_listeners_of_different_sources_get_all_of_their_events() {
 }
 
 #[test]
+fn a_typo_in_a_source_ends_tail() {
+    let world = world(&["shop", "repo"]);
+    let output = world.command(&["tail", "--source", "rep0"]).output().unwrap();
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && output.stdout.is_empty(), "{messages}");
+    assert!(
+        messages.contains("no source of the app matches --source 'rep0'; did you mean 'repo'?"),
+        "{messages}"
+    );
+}
+
+#[test]
 fn a_typo_in_a_source_ends_listen_before_its_first_event() {
     let world = world(&["shop", "repo"]);
     post(&world, "shop");

@@ -5,11 +5,7 @@ use std::future::pending;
 use wwproxy_sdk::{Client, SourceStatus, Status};
 
 use super::reporter::Reporter;
-use crate::{
-    commands::register::own_hook,
-    error::{NotRegistered, UsageError},
-    selection::Selection,
-};
+use crate::{commands::register::own_hook, error::NotRegistered, selection::Selection};
 
 /// How many hooks are shown.
 const MAX_HOOKS: usize = 5;
@@ -66,8 +62,7 @@ impl Checks<'_> {
         }
         // A server of version 0.1 does not say which sources there are.
         let Some(sources) = &status.sources else { return Ok(()) };
-        let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
-        self.selection.check_sources(&names).map_err(UsageError)?;
+        self.selection.check_sources(sources)?;
         let selected = sources.iter().filter(|source| self.selection.selects_source(source.name.as_str()));
         reporter.print_message(&format!("webhooks to {}", hooks(client, selected)));
         Ok(())
