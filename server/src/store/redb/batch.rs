@@ -159,7 +159,7 @@ impl Writer {
         }
     }
 
-    /// Makes true in memory what has become durable.
+    /// Updates the state in memory after the changes have been committed.
     fn apply(&mut self, changes: Changes) {
         for (seq, key) in changes.keys {
             self.recent.insert(seq, key);
@@ -182,7 +182,7 @@ impl Writer {
         }
     }
 
-    /// Adds one append to the changes. Nothing of it is true before the commit.
+    /// Adds one append to the changes. It takes effect with their commit.
     fn append(&mut self, append: Append, changes: &mut Changes) -> Appended {
         let Append { app, source, event, dedupe } = append;
         // Only this thread changes registrations, so the source is still the same when the batch is committed.

@@ -1,4 +1,4 @@
-//! What a commit changes, and how that stands in the journal.
+//! The changes of a commit, and how they are stored in the journal.
 //!
 //! Changes: version (1 byte), then for each its kind (1) and what it says. Numbers are big endian, texts and
 //! records have their length before them (4).

@@ -158,7 +158,7 @@ impl Place<'_> {
     }
 }
 
-/// Who asked may have gone meanwhile, which changes nothing.
+/// Sends the outcome of a command to its caller. If the caller is gone, the outcome is dropped.
 pub(super) fn answer<T>(reply: Reply<T>, outcome: Result<T, StoreError>) {
     let _ = reply.send(outcome);
 }

@@ -1,4 +1,4 @@
-//! How an event stands in the file.
+//! How an event is stored in the file.
 //!
 //! An event: version (1 byte), app id (length in 1 byte), UUID (16), time of receipt in
 //! microseconds (8), origin and encoding as JSON (length in 4; not in version 1), number of headers

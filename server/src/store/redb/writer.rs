@@ -135,7 +135,7 @@ impl Writer {
                 Ok(command) => Some(command),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => {
-                    // Nobody is left to be told, and the log was.
+                    // No caller waits for the error any more, and it was logged.
                     let _ = self.finish();
                     return;
                 }
