@@ -126,7 +126,7 @@ impl Sender {
         Ok(())
     }
 
-    /// A note if the server will take several webhooks for one, as their id is in the body.
+    /// A note if the server will treat the webhooks as duplicates, as their id is in the body.
     pub(super) fn note_of_repeated_ids(&self, content: &Content, count: u64) -> Option<String> {
         let id = self.scheme.describe().into_iter().next()?.id?;
         let repeats = match content {
