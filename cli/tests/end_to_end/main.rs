@@ -2,6 +2,7 @@
 
 mod blocked;
 mod bodies;
+mod challenge;
 mod exec;
 mod files;
 mod forward;
