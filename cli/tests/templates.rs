@@ -71,3 +71,37 @@ fn the_page_has_every_field_and_placeholder() {
     }
     assert_eq!((fields.len(), placeholders.len()), (13, 8));
 }
+
+#[test]
+fn a_list_in_which_a_webhook_could_be_sent_as_another_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+    write(
+        "list.json",
+        r#"[{"algorithm": "hmac-sha256", "signature": "header:X-Sig", "encoding": "hex", "content": "{timestamp}.{body}", "timestamp": "header:X-Time"},
+            {"algorithm": "hmac-sha256", "signature": "header:X-Sig", "encoding": "hex", "content": "{body}"}]"#,
+    );
+    write("secret.txt", "hush\n");
+    write("body.json", "{}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy"));
+    let line = "sign --template list.json --webhook-secret-file secret.txt body.json";
+    let output = command.args(line.split(' ')).env_clear().current_dir(folder).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{stderr}");
+    assert!(stderr.contains("\"1.content\" must sign the same as 0.content"), "{stderr}");
+}
+
+#[test]
+fn zendesk_signs_bodies_of_any_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("secret.txt"), "hush\n").unwrap();
+    for body in ["<ticket><id>35436</id></ticket>", "ticket=35436", "35436"] {
+        fs::write(folder.join("body"), body).unwrap();
+        let sign = "wwproxy sign --scheme zendesk --webhook-secret-file secret.txt body > headers.txt";
+        assert_eq!(run(sign, folder), Some(0), "{body}");
+        let verify = "wwproxy verify --scheme zendesk --webhook-secret-file secret.txt -H @headers.txt body";
+        assert_eq!(run(verify, folder), Some(0), "{body}");
+    }
+}

@@ -5,7 +5,7 @@ use std::{borrow::Cow, cmp::Ordering};
 use super::{
     Check, Rejection, TemplateError,
     json_path::JsonPath,
-    key::PIECE_BYTES,
+    key::contains,
     reader::{Field, Reader},
     source::{Source, header, header_name},
     template::{Template, Timestamp},
@@ -295,17 +295,6 @@ impl Content {
         }
         Ok(())
     }
-}
-
-/// Whether a value contains a text that is not empty. `pause` is called between the pieces of a large value.
-fn contains(value: &[u8], text: &[u8], pause: fn()) -> bool {
-    (0..value.len()).step_by(PIECE_BYTES).any(|start| {
-        let piece = &value[start..value.len().min(start + PIECE_BYTES + text.len() - 1)];
-        if piece.len() >= PIECE_BYTES {
-            pause();
-        }
-        piece.windows(text.len()).any(|window| window == text)
-    })
 }
 
 impl Part {

@@ -23,7 +23,7 @@ use crate::Secret;
 pub(super) const BASE64_KEY: GeneralPurpose =
     GeneralPurpose::new(&alphabet::STANDARD, PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent));
 /// How much of a body is hashed or searched between pauses, in bytes: about 10 µs of work.
-pub(super) const PIECE_BYTES: usize = 16 << 10;
+const PIECE_BYTES: usize = 16 << 10;
 /// What precedes the point of a P-256 public key in its DER encoding (RFC 5480).
 pub(super) const P256_SPKI: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
@@ -124,6 +124,17 @@ pub(super) fn in_pieces(bytes: &[u8], pause: fn(), mut hash: impl FnMut(&[u8])) 
             pause();
         }
     }
+}
+
+/// Whether a value contains a text that is not empty. `pause` is called between the pieces of a large value.
+pub(super) fn contains(value: &[u8], text: &[u8], pause: fn()) -> bool {
+    (0..value.len()).step_by(PIECE_BYTES).any(|start| {
+        let piece = &value[start..value.len().min(start + PIECE_BYTES + text.len() - 1)];
+        if piece.len() >= PIECE_BYTES {
+            pause();
+        }
+        piece.windows(text.len()).any(|window| window == text)
+    })
 }
 
 /// How bytes are written as text.
