@@ -19,7 +19,7 @@ Secrets and tokens are safer in the environment than in flags: everyone who can 
 sees flags.
 
 Exit codes:
-  0  success (also: listen was stopped by a signal, or its stdout was closed)
+  0  success (also: a signal stopped listen or get, or the reader of their stdout closed the pipe)
   1  failed
   2  usage error
   3  the credentials were rejected

@@ -10,6 +10,8 @@ use anyhow::anyhow;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use wwproxy_sdk::{is_unsafe_to_show, sanitize};
 
+use crate::error::UsageError;
+
 /// The output for data. tokio writes stdout on a blocking thread, so a slow reader does not block the answers to pings.
 pub(crate) struct Output<W> {
     writer: W,
@@ -45,23 +47,46 @@ pub(crate) async fn print_data(text: &str) -> anyhow::Result<bool> {
     output.write(&escape_json(text.as_bytes(), output.terminal)).await
 }
 
-/// Writes a secret to stdout that cannot be got again. Fails if nobody can read it: stdout is closed, full, or `/dev/null`.
+/// Writes a secret that is printed only once to stdout. Fails if the output would be lost: stdout is closed, full, or `/dev/null`.
 pub(crate) async fn print_secret(text: &str) -> anyhow::Result<()> {
-    if is_discarded() || !print_data(text).await? {
+    if is_dev_null() || !print_data(text).await? {
         return Err(anyhow!("the secret cannot be written to stdout, which is closed or /dev/null"));
     }
     Ok(())
 }
 
-/// Whether stdout is `/dev/null`, which the Rust runtime opens in place of a closed stdout.
+/// Fails if stdout is closed, with advice on what to do instead. Called before anything that depends on the output is changed, such as
+/// an acknowledgement of printed events.
+pub(crate) fn require_stdout(advice: &str) -> Result<(), UsageError> {
+    if is_closed() {
+        return Err(UsageError(format!(
+            "stdout is closed, or /dev/null opened for reading and writing: {advice}"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether stdout was closed when the process started. The Rust runtime then opens `/dev/null` in its place, for reading and writing;
+/// `> /dev/null` of a shell opens it only for writing.
 #[cfg(unix)]
-fn is_discarded() -> bool {
+fn is_closed() -> bool {
+    use rustix::fs::{OFlags, fcntl_getfl};
+    is_dev_null() && fcntl_getfl(io::stdout()).is_ok_and(|flags| flags.contains(OFlags::RDWR))
+}
+
+#[cfg(unix)]
+fn is_dev_null() -> bool {
     use rustix::fs::{fstat, stat};
     matches!((fstat(io::stdout()), stat("/dev/null")), (Ok(stdout), Ok(null)) if stdout.st_rdev == null.st_rdev)
 }
 
 #[cfg(not(unix))]
-fn is_discarded() -> bool {
+fn is_closed() -> bool {
+    false
+}
+
+#[cfg(not(unix))]
+fn is_dev_null() -> bool {
     false
 }
 

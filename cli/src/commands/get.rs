@@ -18,7 +18,7 @@ use wwproxy_sdk::{Client, Error, EventId, LeaseOptions, LeasedEvent, Receipt};
 
 use crate::{
     error::NotRegistered,
-    output::{Output, counted, escape_json, print_message},
+    output::{Output, counted, escape_json, print_message, require_stdout},
     shutdown::Shutdown,
 };
 
@@ -62,6 +62,12 @@ pub(crate) struct Get {
 
 impl Get {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
+        if !self.keep {
+            require_stdout(
+                "events would be deleted without being printed; open stdout, or give --keep (`wwproxy listen --exec true` \
+                 acknowledges events without printing them)",
+            )?;
+        }
         let shutdown = Shutdown::on_signal()?;
         let mut printer = Printer {
             client,

@@ -36,7 +36,7 @@ use crate::{
     access::Access,
     event_file::EventFolder,
     format::Format,
-    output::counted,
+    output::{counted, require_stdout},
     selection::Selection,
     shutdown::Shutdown,
     target::{Policy, Targets},
@@ -133,6 +133,12 @@ impl Listen {
         let format = Format::for_stdout(self.format)?;
         let target_http = http.clone().connect_timeout(self.policy.connect_timeout());
         let routes = self.targets.open(&target_http, Some(client.app_id()))?;
+        if routes.is_empty() && self.save.is_none() {
+            require_stdout(
+                "events would be acknowledged without being printed; open stdout, give --save or a target, or use --exec true to \
+                 acknowledge them unread",
+            )?;
+        }
         let save = self.save.as_deref().map(EventFolder::open).transpose()?;
         let shutdown = Shutdown::on_signal()?;
         let ready_file = self.ready_file.map(ReadyFile::prepare).transpose()?;

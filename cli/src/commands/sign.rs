@@ -16,7 +16,7 @@ use wwproxy_sdk::{
 
 use crate::{
     error::UsageError,
-    output::Output,
+    output::{Output, require_stdout},
     private,
     scheme::{HeaderFlag, SchemeFlags, content_type, read_body, read_headers, read_secrets},
 };
@@ -81,6 +81,7 @@ pub(crate) struct Sign {
 
 impl Sign {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
+        require_stdout("the headers cannot be printed")?;
         let scheme = self.scheme.required()?;
         let secret = read_secrets(self.webhook_secret_file.as_slice())?.remove(0);
         if self.public_key {
@@ -143,7 +144,7 @@ async fn print(text: &str) -> anyhow::Result<()> {
     let mut output = Output::stdout();
     let line = |line| if output.terminal { sanitize(line) } else { line.to_owned() };
     let lines: Vec<_> = text.lines().map(|text| line(text) + "\n").collect();
-    // A closed stdout is no error.
+    // A reader that closes the pipe is no error.
     output.write(lines.concat().as_bytes()).await.map(drop)
 }
 

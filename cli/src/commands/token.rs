@@ -2,7 +2,7 @@
 
 use wwproxy_sdk::{Client, sanitize};
 
-use crate::output::Output;
+use crate::output::{Output, require_stdout};
 
 /// Print a token of the app, for use in other tools
 #[derive(clap::Args)]
@@ -11,10 +11,11 @@ pub(crate) struct Token;
 
 impl Token {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
+        require_stdout("the token cannot be printed")?;
         let token = client.token().await?;
         // A valid token has only header characters, which this keeps; that of a hostile server may have others.
         let line = sanitize(token.expose()) + "\n";
-        // A closed stdout is no error.
+        // A reader that closes the pipe is no error.
         Output::stdout().write(line.as_bytes()).await.map(drop)
     }
 }

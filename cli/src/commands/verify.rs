@@ -27,7 +27,7 @@ use crate::{
 #[command(after_help = "\
 Needs no server and no credentials. Says which secret made the signature, and what it covers; or
 which check failed. Neither a secret nor the expected signature is ever printed.
-Exit code 0: valid; 1: not valid; 2: wrong usage, or a file that cannot be read.
+Exit code 0: valid; 1: not valid; 2: wrong usage, or a file or stdout that fails.
 
 A saved event is verified as of the time at which the server received it, unless --at is given.
 
@@ -92,8 +92,8 @@ impl Verify {
         } else {
             report.text(&result).into_bytes()
         };
-        // A closed stdout is no error.
-        output.write(&text).await?;
+        // A closed stdout is no error: the exit code is the result.
+        output.write(&text).await.map_err(|error| UsageError(describe_error(&error)))?;
         let Err(rejection) = result else { return Ok(()) };
         if let Some(hint) = self.hint(&rejection, &request, &scheme, &secrets, now) {
             print_message(&hint);

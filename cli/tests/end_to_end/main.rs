@@ -3,6 +3,7 @@
 mod blocked;
 mod bodies;
 mod challenge;
+mod closed_stdout;
 mod exec;
 mod files;
 mod forward;
