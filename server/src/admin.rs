@@ -31,9 +31,8 @@ pub(crate) fn run(config: &Config, command: &AppCommand) -> anyhow::Result<()> {
             }
         }
         AppCommand::Rotate { id } => {
-            let secret = apps.rotate(id)?;
+            with_printed_secret(id, |print| apps.rotate(id, print))?;
             close_connections(config);
-            print_secret(id, &secret, "rotate it again")?;
         }
         AppCommand::Disable { id } => {
             let has_changed = apps.set_disabled(id, true)?;
@@ -60,8 +59,7 @@ fn add(config: &Config, apps: &Apps, app: &AppId, keep_events: bool) -> anyhow::
     if !keep_events && !apps.list()?.contains(app) {
         reject_reused_id(config, app)?;
     }
-    let secret = apps.add(app)?;
-    print_secret(app, &secret, "remove the app and add it again")
+    with_printed_secret(app, |print| apps.add_with(app, print))
 }
 
 /// Rejects an id of which the store still has events: a new app must not receive those of an earlier one. If the store is
@@ -163,10 +161,47 @@ fn operator(folder: &Path) -> Operator {
     })
 }
 
-/// Prints a secret on stdout, and a line about it on stderr.
-fn print_secret(app: &AppId, secret: &Secret, remedy: &str) -> anyhow::Result<()> {
-    eprintln!("The secret of the app {app} is on stdout, shown only once:");
-    print_line(secret.expose()).with_context(|| format!("the secret could not be printed: {remedy}"))
+/// Makes a change that calls `print` with a new secret before it takes effect, and reports on stderr whether the secret is in force.
+fn with_printed_secret(
+    app: &AppId,
+    change: impl FnOnce(&mut dyn FnMut(&Secret) -> io::Result<()>) -> Result<(), AppsError>,
+) -> anyhow::Result<()> {
+    let mut is_printed = false;
+    let changed = change(&mut |secret| {
+        print_secret(secret)?;
+        is_printed = true;
+        Ok(())
+    });
+    match changed {
+        Ok(()) => {
+            eprintln!("The secret of the app {app} is on stdout. It is in force, and not shown again.");
+            Ok(())
+        }
+        Err(error) if is_printed => {
+            Err(error).context("the secret on stdout is not in force: run this again for another one")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Prints a secret on stdout. Fails if the secret would be lost: stdout is closed, full, or `/dev/null`.
+fn print_secret(secret: &Secret) -> io::Result<()> {
+    if is_dev_null() {
+        return Err(io::Error::other("stdout is closed or /dev/null"));
+    }
+    print_line(secret.expose())
+}
+
+/// Whether stdout is `/dev/null`, which the Rust runtime opens in place of a closed stdout.
+#[cfg(unix)]
+fn is_dev_null() -> bool {
+    use rustix::fs::{fstat, stat};
+    matches!((fstat(io::stdout()), stat("/dev/null")), (Ok(stdout), Ok(null)) if stdout.st_rdev == null.st_rdev)
+}
+
+#[cfg(not(unix))]
+fn is_dev_null() -> bool {
+    false
 }
 
 fn is_on_terminal() -> bool {

@@ -79,6 +79,11 @@ pub enum AppsError {
     /// The app does not exist.
     #[error("there is no app {0}: `wwproxy-server app list` shows those there are")]
     Missing(AppId),
+    /// The new secret could not be delivered to the operator.
+    #[error(
+        "the secret cannot be written to stdout, so nothing was changed: run this again with an open stdout"
+    )]
+    Deliver(#[source] io::Error),
     /// The system's random number generator failed.
     #[error("the system's random number generator failed: no secret was made")]
     Random(#[source] io::Error),
@@ -124,30 +129,50 @@ impl Apps {
 
     /// Adds an app and returns its secret, which is stored nowhere else.
     pub fn add(&self, app: &AppId) -> Result<Secret, AppsError> {
+        let mut added = None;
+        self.add_with(app, |secret| {
+            added = Some(secret.clone());
+            Ok(())
+        })?;
+        Ok(added.expect("a successful change has delivered the secret"))
+    }
+
+    /// Adds an app. `deliver` gets its secret before the file is changed: if that fails, nothing is changed.
+    pub fn add_with(
+        &self,
+        app: &AppId,
+        deliver: impl FnOnce(&Secret) -> io::Result<()>,
+    ) -> Result<(), AppsError> {
         let secret = new_secret()?;
         self.change(|apps| {
             if apps.contains_key(app.as_str()) {
                 return Err(AppsError::Exists(app.clone()));
             }
+            deliver(&secret).map_err(AppsError::Deliver)?;
             let mut entry = Table::new();
-            entry["secret-sha256"] = value(hex(&hash(&secret)));
+            entry["secret-sha256"] = value(hex(&hash(secret.expose())));
             let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
             let created: toml_edit::Datetime = now.parse().expect("TOML's dates are those of RFC 3339");
             entry["created"] = value(created);
             apps.insert(app.as_str(), Item::Table(entry));
             Ok(())
-        })?;
-        Ok(Secret::new(secret))
+        })
     }
 
-    /// Replaces an app's secret and returns the new one. The old secret and its tokens are refused from now on.
-    pub fn rotate(&self, app: &AppId) -> Result<Secret, AppsError> {
+    /// Replaces an app's secret: the old one and its tokens are refused from now on. `deliver` gets the new secret before the file is
+    /// changed: if that fails, nothing is changed.
+    pub fn rotate(
+        &self,
+        app: &AppId,
+        deliver: impl FnOnce(&Secret) -> io::Result<()>,
+    ) -> Result<(), AppsError> {
         let secret = new_secret()?;
         self.change_entry(app, |entry| {
+            deliver(&secret).map_err(AppsError::Deliver)?;
             // In place: inserting would drop a comment before the key.
-            *entry.entry("secret-sha256").or_insert(Item::None) = value(hex(&hash(&secret)));
-        })?;
-        Ok(Secret::new(secret))
+            *entry.entry("secret-sha256").or_insert(Item::None) = value(hex(&hash(secret.expose())));
+            Ok(())
+        })
     }
 
     /// Disables an app, so that its secret and tokens are refused, or enables it again. Returns whether this changed it.
@@ -160,6 +185,7 @@ impl Apps {
             } else {
                 entry.remove("disabled");
             }
+            Ok(())
         })?;
         Ok(was_disabled != disabled)
     }
@@ -207,11 +233,14 @@ impl Apps {
         }
     }
 
-    fn change_entry(&self, app: &AppId, change: impl FnOnce(&mut dyn TableLike)) -> Result<(), AppsError> {
+    fn change_entry(
+        &self,
+        app: &AppId,
+        change: impl FnOnce(&mut dyn TableLike) -> Result<(), AppsError>,
+    ) -> Result<(), AppsError> {
         self.change(|apps| {
             let entry = apps.get_mut(app.as_str()).ok_or_else(|| AppsError::Missing(app.clone()))?;
-            change(entry.as_table_like_mut().expect("`entries` found a table"));
-            Ok(())
+            change(entry.as_table_like_mut().expect("`entries` found a table"))
         })
     }
 
@@ -257,10 +286,10 @@ impl Stamp {
     }
 }
 
-fn new_secret() -> Result<String, AppsError> {
+fn new_secret() -> Result<Secret, AppsError> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(|error| AppsError::Random(error.into()))?;
-    Ok(hex(&random))
+    Ok(Secret::new(hex(&random)))
 }
 
 #[cfg(test)]

@@ -401,3 +401,43 @@ fn the_readme_tries_things_out_in_a_private_folder() {
     let secret = said.lines().last().unwrap();
     assert!(secret.len() == 64, "{done:?}");
 }
+
+/// Runs `app …` in a shell, after this command and with this redirection.
+#[cfg(target_os = "linux")]
+fn operate_in_shell(home: &Home, before: &str, arguments: &[&str], redirection: &str) -> Output {
+    let command = home.operate_command(arguments);
+    let mut shell = std::process::Command::new("sh");
+    shell.arg("-c").arg(format!("{before} exec \"$0\" \"$@\" {redirection}"));
+    shell.arg(command.get_program()).args(command.get_args()).env_clear().output().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn credentials_are_changed_only_after_the_secret_is_printed() {
+    let home = Home::new();
+    home.add_app("bot");
+    let before = fs::read_to_string(home.apps()).unwrap();
+    for redirection in [">&-", ">/dev/null", ">/dev/full"] {
+        for arguments in [["rotate", "bot"], ["add", "new"]] {
+            let output = operate_in_shell(&home, "", &arguments, redirection);
+            let messages = stderr(&output);
+            assert_eq!(output.status.code(), Some(1), "{arguments:?} {redirection}: {messages}");
+            assert!(messages.contains("nothing was changed"), "{messages}");
+            assert_eq!(fs::read_to_string(home.apps()).unwrap(), before, "{arguments:?} {redirection}");
+        }
+    }
+    // The credentials file cannot be written: files have a maximum of 0 bytes.
+    for arguments in [["rotate", "bot"], ["add", "new"]] {
+        let output = operate_in_shell(&home, "trap '' XFSZ; ulimit -f 0;", &arguments, "");
+        let messages = stderr(&output);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 65), "{messages}");
+        assert!(messages.contains("the secret on stdout is not in force"), "{messages}");
+        assert_eq!(fs::read_to_string(home.apps()).unwrap(), before, "{arguments:?}");
+    }
+    let output = home.operate(&["rotate", "bot"]);
+    assert!(output.status.success() && stderr(&output).contains("is in force"), "{output:?}");
+    // No secret is printed that cannot be in force.
+    for arguments in [["add", "bot"], ["rotate", "nosuch"]] {
+        assert!(home.operate(&arguments).stdout.is_empty());
+    }
+}
