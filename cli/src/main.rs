@@ -5,6 +5,7 @@
 mod access;
 mod args;
 mod commands;
+mod duration;
 mod error;
 mod event_file;
 mod filter;

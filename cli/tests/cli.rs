@@ -78,6 +78,25 @@ async fn a_missing_setting_is_named() {
 }
 
 #[tokio::test]
+async fn a_duration_that_is_too_long_is_a_usage_error() {
+    const LONG: &str = "18446744073709551615s";
+    for args in [
+        &["get", "--wait", LONG][..],
+        &["listen", "--forward-to", "1", "--timeout", LONG],
+        &["listen", "--exec", "true", "--timeout", LONG],
+        &["listen", "--exit-after-idle", LONG],
+        &["listen", "--max-reconnect-time", LONG],
+        &["replay", "a", "--exec", "true", "--timeout", LONG],
+        &["send", "--timeout", LONG],
+    ] {
+        let output = wwproxy("http://127.0.0.1:1", args).output().await.unwrap();
+        let messages = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {messages}");
+        assert!(messages.contains("the maximum is 365d"), "{args:?}: {messages}");
+    }
+}
+
+#[tokio::test]
 async fn help_shows_no_secret() {
     for args in [&["--help"][..], &["listen", "--help"], &["register", "--help"]] {
         let output =

@@ -17,6 +17,7 @@ use tokio::{
 use wwproxy_sdk::{Client, Error, EventId, LeaseOptions, LeasedEvent, Receipt};
 
 use crate::{
+    duration::parse_duration,
     error::NotRegistered,
     output::{Output, counted, escape_json, print_message, require_stdout},
     shutdown::Shutdown,
@@ -53,7 +54,7 @@ pub(crate) struct Get {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max: Option<u32>,
     /// If nothing is stored, wait this long for a first event, such as `30s` or `2h`
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     wait: Option<Duration>,
     /// Leave the events on the server: release them after printing instead of acknowledging them
     #[arg(long)]

@@ -34,6 +34,7 @@ use self::{
 };
 use crate::{
     access::Access,
+    duration::parse_duration,
     event_file::EventFolder,
     format::Format,
     output::{counted, require_stdout},
@@ -88,10 +89,10 @@ pub(crate) struct Listen {
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_events: Option<u64>,
     /// Stop when no event arrived for this time, such as `30s`; events that are left on the server do not count
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     exit_after_idle: Option<Duration>,
     /// Give up when there is no connection for this time; by default it reconnects forever
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     max_reconnect_time: Option<Duration>,
     /// Create this file once the server is ready to deliver events. The ready file of an earlier run is removed first; any other file
     /// is an error

@@ -22,6 +22,7 @@ use wwproxy_sdk::{Bytes, EventMessage, SourceName, scheme::Scheme};
 use self::{post::Hook, request::Sender};
 use crate::{
     access::Access,
+    duration::parse_duration,
     error::{Refusal, UsageError},
     event_file,
     output::print_message,
@@ -107,7 +108,7 @@ pub(crate) struct Send {
     #[arg(long, value_name = "FILE", conflicts_with = "webhook_secret")]
     webhook_secret_file: Option<PathBuf>,
     /// The timeout of one webhook
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     timeout: Duration,
     #[command(flatten)]
     http: TargetHttp,

@@ -6,7 +6,7 @@ use tokio::{select, time::sleep};
 use wwproxy_sdk::{Backoff, EventMessage};
 
 use super::{outcome::TryOutcome, routes::Target};
-use crate::shutdown::Shutdown;
+use crate::{duration::parse_duration, shutdown::Shutdown};
 
 /// The longest `Retry-After` that is waited for while the event is leased; for a longer one it is returned to the server.
 const MAX_HOLD: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ pub(crate) struct Policy {
     #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Targets")]
     max_attempts: u32,
     /// The timeout of one try
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration, help_heading = "Targets")]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration, help_heading = "Targets")]
     timeout: Duration,
 }
 
