@@ -7,12 +7,16 @@
 
 mod backlog;
 mod dedupe;
+pub mod log;
 mod memory;
 mod queue;
 mod queues;
 mod redb;
+mod scheduler;
 mod sequence;
 mod spill;
+mod sqlite;
+mod stored_source;
 mod tap;
 
 use std::{
@@ -26,7 +30,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use wwproxy_protocol::{
-    AppId, Encoding, Event, EventId, Headers, InvalidSource, Origin, Secret, Source, SourceName, api::Receipt,
+    AppId, Encoding, Event, EventId, Headers, Origin, Secret, Source, SourceName, api::Receipt,
 };
 
 #[cfg(fuzzing)]
@@ -34,6 +38,8 @@ pub use self::redb::fuzz_record;
 pub use self::{
     memory::MemoryStore,
     redb::{OpenError, RedbStore},
+    sqlite::{OpenError as LogOpenError, SqliteLog},
+    stored_source::{StoredSource, UnreadableSource},
     tap::{Shown, Tap},
 };
 
@@ -96,18 +102,6 @@ pub trait Store: fmt::Debug + Send + Sync {
 pub struct Registration {
     /// The sources by name. A source that is replaced is a new `Arc`, also by equal settings.
     pub sources: BTreeMap<SourceName, StoredSource>,
-}
-
-/// A source, or what is stored in its place.
-pub type StoredSource = Result<Arc<Source>, UnreadableSource>;
-
-/// A stored source that is not valid for this version of the server. It receives nothing until it is replaced.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the stored source is not valid for this version of the server: {reason}")]
-pub struct UnreadableSource {
-    /// The settings as they are stored, with the secrets.
-    pub(crate) settings: Secret,
-    reason: InvalidSource,
 }
 
 impl Registration {

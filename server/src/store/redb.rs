@@ -48,6 +48,7 @@ use super::{
     queues::Queues,
     sequence::{Seq, Sequence},
     spill::Spill,
+    stored_source,
 };
 use crate::log_limit::LogLimit;
 
@@ -320,11 +321,7 @@ impl Shared {
 
     fn log_unreadable_sources(&self) {
         for (app, registered) in read(&self.registrations).iter() {
-            for (source, stored) in &registered.registration.sources {
-                if let Err(error) = stored {
-                    tracing::error!(%app, %source, %error, "a stored source is skipped: register it again, or delete it");
-                }
-            }
+            stored_source::log_unreadable(app, &registered.registration);
         }
     }
 

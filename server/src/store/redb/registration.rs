@@ -1,17 +1,14 @@
 //! How a registration is stored: JSON of its epoch and its sources, with the settings of each.
-//!
-//! A source whose settings are not valid for this version is kept as it is stored, so that it stops neither the server nor the
-//! other sources.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
-use wwproxy_protocol::{Secret, Source, SourceName, SourceSettings};
+use wwproxy_protocol::{Secret, SourceName, SourceSettings};
 
 use super::record::InvalidRecord;
-use crate::store::{Registration, StoredSource, UnreadableSource};
+use crate::store::{Registration, stored_source};
 
 #[derive(Serialize, Deserialize)]
 struct StoredRegistration {
@@ -27,13 +24,8 @@ struct StoredRegistration {
 
 /// Encodes a registration and the epoch that it began (see [`crate::store::dedupe`]).
 pub(super) fn encode(registration: &Registration, epoch: u128) -> Vec<u8> {
-    let sources = registration.sources.iter().map(|(name, source)| {
-        let settings = match source {
-            Ok(source) => raw(&source.settings().expose()),
-            Err(unreadable) => raw(unreadable.settings.expose()),
-        };
-        (name.clone(), settings)
-    });
+    let sources =
+        registration.sources.iter().map(|(name, source)| (name.clone(), raw(&stored_source::encode(source))));
     let epoch = Uuid::from_u128(epoch).to_string();
     let stored = StoredRegistration { sources: sources.collect(), secrets: Vec::new(), epoch };
     serde_json::to_vec(&stored).expect("texts have a JSON form")
@@ -48,17 +40,13 @@ pub(super) fn decode(record: &[u8]) -> Result<(Registration, u128), InvalidRecor
         let settings = SourceSettings { secrets, ..SourceSettings::default() };
         sources.insert(SourceName::default(), raw(&settings.expose()));
     }
-    let sources = sources.into_iter().map(|(name, settings)| (name, parse(settings.get()))).collect();
+    let sources =
+        sources.into_iter().map(|(name, settings)| (name, stored_source::decode(settings.get()))).collect();
     Ok((Registration { sources }, epoch.as_u128()))
 }
 
 fn raw(settings: &str) -> Box<RawValue> {
     serde_json::from_str(settings).expect("the settings are JSON")
-}
-
-fn parse(settings: &str) -> StoredSource {
-    let source = SourceSettings::parse(settings).and_then(Source::new);
-    source.map(Arc::new).map_err(|reason| UnreadableSource { settings: Secret::new(settings), reason })
 }
 
 #[cfg(test)]

@@ -1,0 +1,184 @@
+//! The event log on SQLite.
+//!
+//! One thread writes: it commits appends in groups (`commit`), together with what changed of consumers (`flush`) and the next rows
+//! of the index (`index`). A consumer's cursor is in memory (`cursor`) and durable with a short delay. Live events are delivered
+//! from a ring in memory (`ring`), older ones by short reads (`reader`), whose checksums are verified.
+
+mod app_log;
+mod changes;
+mod checkpoint;
+mod commands;
+mod commit;
+mod control;
+mod cursor;
+mod database;
+mod error;
+mod filter;
+mod flush;
+mod folder;
+mod health;
+mod index;
+mod lease;
+mod load;
+mod reader;
+mod record;
+mod registry;
+mod ring;
+mod schema;
+mod settle;
+mod state;
+mod writer;
+
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+};
+
+use wwproxy_protocol::{AppId, Source};
+
+pub use self::error::OpenError;
+use self::{
+    checkpoint::Checkpointer,
+    commands::{Commands, Control},
+    database::Database,
+    folder::Folder,
+    index::Index,
+    load::Loaded,
+    record::EventIds,
+    state::Shared,
+    writer::Writer,
+};
+use super::log::{
+    Appended, ConsumerName, ConsumerSettings, ConsumerStatus, Delivery, Health, Lease, Log, LogFuture,
+    LogLimits, NewEvent, PutConsumer, Registration, Settled, Settlement,
+};
+
+/// An event's place in the order of arrival over the whole store, from 1.
+type Seq = u64;
+
+/// An event log in a folder.
+#[derive(Debug)]
+pub struct SqliteLog {
+    shared: Arc<Shared>,
+    commands: Commands,
+}
+
+impl SqliteLog {
+    /// Opens the store in a folder, or creates it. Blocks while it reads.
+    pub fn open(path: &Path, limits: LogLimits) -> Result<Self, OpenError> {
+        let (folder, is_new) = Folder::open(path)?;
+        let file = folder.database();
+        let unreadable = |error| OpenError::Unreadable(file.clone(), error);
+        let mut db = schema::connect(&file, schema::WRITER_CACHE_KIB, is_new).map_err(unreadable)?;
+        load::prepare(&db, &file, is_new)?;
+        let Loaded { apps, retired, unindexed, last_seq, last_id } = load::load(&db, &file)?;
+        let io = |error| OpenError::Io(path.to_owned(), error);
+        let last_seq = if is_new { last_seq } else { check_high_water(&folder, last_seq).map_err(io)? };
+        folder.write_high_water(last_seq).map_err(io)?;
+        if let Err(error) = folder.write_ballast() {
+            tracing::warn!(%error, "the disk has no room for the ballast: free some space");
+        }
+        let (sender, receiver) = mpsc::channel();
+        let shared = Arc::new(Shared::new(file.clone(), sender.clone()));
+        *shared.apps.write() = apps;
+        let checkpointer = Checkpointer::start(&file, &mut db)?;
+        let database = Database::new(Arc::clone(&shared), db, folder, checkpointer, last_seq);
+        let index = Index::new(unindexed, retired);
+        let writer =
+            Writer::new(Arc::clone(&shared), database, limits, last_seq, EventIds::after(last_id), index);
+        checkpoint::spawn("store", move || writer.run(&receiver)).map_err(OpenError::Thread)?;
+        Ok(Self { shared, commands: Commands::new(sender) })
+    }
+}
+
+impl Drop for SqliteLog {
+    fn drop(&mut self) {
+        self.commands.stop();
+    }
+}
+
+/// Reports commits that the database lost, for example by a damaged WAL, and returns the seq after which new ones begin: none is
+/// assigned twice.
+fn check_high_water(folder: &Folder, last_seq: Seq) -> std::io::Result<Seq> {
+    let Some(mark) = folder.high_water()? else {
+        tracing::warn!("the high-water mark is not readable: lost events would not be noticed");
+        return Ok(last_seq);
+    };
+    if mark > last_seq {
+        tracing::error!(
+            missing = mark - last_seq,
+            "the database lost the newest events, its WAL may be damaged or missing: restore it from a backup, or go on without"
+        );
+    }
+    Ok(last_seq.max(mark))
+}
+
+impl Log for SqliteLog {
+    fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> LogFuture<'a, ()> {
+        let (app, registration) = (app.clone(), Some(registration));
+        Box::pin(self.commands.control(|reply| Control::Register { app, registration, reply }))
+    }
+
+    fn registration<'a>(&'a self, app: &'a AppId) -> LogFuture<'a, Option<Arc<Registration>>> {
+        let found = self.shared.app(app).map(|app| Arc::clone(&app.registration.read()));
+        Box::pin(std::future::ready(Ok(found)))
+    }
+
+    fn remove_registration<'a>(&'a self, app: &'a AppId) -> LogFuture<'a, ()> {
+        let app = app.clone();
+        Box::pin(self.commands.control(|reply| Control::Register { app, registration: None, reply }))
+    }
+
+    fn append<'a>(&'a self, app: &'a AppId, source: Arc<Source>, event: NewEvent) -> LogFuture<'a, Appended> {
+        Box::pin(self.commands.append(app, source, event))
+    }
+
+    fn put_consumer<'a>(
+        &'a self,
+        app: &'a AppId,
+        name: &'a ConsumerName,
+        settings: ConsumerSettings,
+    ) -> LogFuture<'a, PutConsumer> {
+        let (app, name) = (app.clone(), name.clone());
+        Box::pin(self.commands.control(|reply| Control::PutConsumer { app, name, settings, reply }))
+    }
+
+    fn consumers<'a>(&'a self, app: &'a AppId) -> LogFuture<'a, Vec<ConsumerStatus>> {
+        let statuses = self.shared.app(app).map(|app| {
+            let consumers = app.consumers.read();
+            consumers.iter().map(|(name, consumer)| app.status(name, consumer)).collect()
+        });
+        Box::pin(std::future::ready(Ok(statuses.unwrap_or_default())))
+    }
+
+    fn delete_consumer<'a>(&'a self, app: &'a AppId, name: &'a ConsumerName) -> LogFuture<'a, bool> {
+        let (app, name) = (app.clone(), name.clone());
+        Box::pin(self.commands.control(|reply| Control::DeleteConsumer { app, name, reply }))
+    }
+
+    fn lease<'a>(
+        &'a self,
+        app: &'a AppId,
+        consumer: &'a ConsumerName,
+        lease: Lease,
+    ) -> LogFuture<'a, Vec<Delivery>> {
+        Box::pin(lease::lease(&self.shared, app, consumer, lease))
+    }
+
+    fn settle<'a>(
+        &'a self,
+        app: &'a AppId,
+        consumer: &'a ConsumerName,
+        settlement: Settlement,
+    ) -> LogFuture<'a, Settled> {
+        Box::pin(std::future::ready(settle::settle(&self.shared, app, consumer, settlement)))
+    }
+
+    fn health(&self) -> Health {
+        self.shared.health.get()
+    }
+
+    fn close(&self) -> LogFuture<'_, ()> {
+        Box::pin(self.commands.close())
+    }
+}

@@ -1,0 +1,135 @@
+//! Checkpoints: the WAL is moved into the database on a thread and connection of its own.
+//!
+//! The thread runs PASSIVE checkpoints, which block no other connection. Under load they never reach the end of the WAL, so the writer then
+//! runs a RESTART for the few frames that are left, after which the WAL begins anew. With a busy timeout of 0 that never waits
+//! for a reader.
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+};
+
+use rusqlite::Connection;
+
+use super::{
+    error::OpenError,
+    schema::{OTHER_CACHE_KIB, connect},
+};
+
+/// A checkpoint begins when the WAL has this many pages: 4 MiB.
+const START_PAGES: u64 = 1024;
+/// If a reader keeps the WAL from beginning anew, the next attempt is after this many further pages: 1 MiB.
+const RETRY_PAGES: u64 = 256;
+/// Frames that are left to the writer's RESTART, at most.
+const LEFT_FRAMES: i64 = 128;
+/// PASSIVE checkpoints in a row: under load each leaves fewer frames.
+const MAX_PASSES: usize = 4;
+/// A longer WAL is reported once: 256 MiB.
+const WARN_PAGES: u64 = 65_536;
+
+/// The checkpoint thread.
+#[derive(Debug)]
+pub(super) struct Checkpointer {
+    wake: Option<mpsc::SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+    state: Arc<State>,
+    /// The pages of the WAL at the last attempt.
+    attempted: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The pages in the WAL after the last commit.
+    wal_pages: AtomicU64,
+    running: AtomicBool,
+    /// The thread has done its part.
+    finished: AtomicBool,
+}
+
+impl Checkpointer {
+    /// Starts the thread, and observes the commits of the writer's connection.
+    pub(super) fn start(database: &Path, writer: &mut Connection) -> Result<Self, OpenError> {
+        let unreadable = |error| OpenError::Unreadable(database.to_owned(), error);
+        let connection = connect(database, OTHER_CACHE_KIB, false).map_err(unreadable)?;
+        let state = Arc::<State>::default();
+        let pages = Arc::clone(&state);
+        let hook = move |_: &mut rusqlite::hooks::Wal, frames: i32| {
+            pages.wal_pages.store(u64::try_from(frames).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        };
+        writer.wal_hook(Some(hook)).map_err(unreadable)?;
+        let (wake, woken) = mpsc::sync_channel(1);
+        let of_thread = Arc::clone(&state);
+        let thread = spawn("checkpointer", move || {
+            while woken.recv().is_ok() {
+                passive(&connection);
+                of_thread.finished.store(true, Ordering::Release);
+                of_thread.running.store(false, Ordering::Release);
+            }
+        })
+        .map_err(OpenError::Thread)?;
+        Ok(Self { wake: Some(wake), thread: Some(thread), state, attempted: 0 })
+    }
+
+    /// Called after each commit: starts a checkpoint if the WAL is long enough, and finishes one with a RESTART.
+    pub(super) fn after_commit(&mut self, writer: &Connection) {
+        let pages = self.state.wal_pages.load(Ordering::Relaxed);
+        if self.state.finished.swap(false, Ordering::AcqRel) {
+            match checkpoint(writer, "RESTART") {
+                Ok((blocked, _, _)) => {
+                    self.attempted = if blocked { pages } else { 0 };
+                    if blocked && pages > WARN_PAGES && pages < WARN_PAGES + RETRY_PAGES {
+                        tracing::warn!(pages, "the WAL grows: a long read of another process holds it");
+                    }
+                    return;
+                }
+                // The error is found by the next commit, too.
+                Err(error) => tracing::debug!(%error, "the WAL could not be restarted"),
+            }
+        }
+        let due = START_PAGES.max(self.attempted + RETRY_PAGES);
+        if pages >= due && !self.state.running.swap(true, Ordering::AcqRel) {
+            // A full channel means that the thread is about to run.
+            let _ = self.wake.as_ref().map(|wake| wake.try_send(()));
+        }
+    }
+
+    /// Ends the thread.
+    pub(super) fn stop(&mut self) {
+        self.wake = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn passive(connection: &Connection) {
+    for _ in 0..MAX_PASSES {
+        match checkpoint(connection, "PASSIVE") {
+            Ok((_, frames, done)) if frames - done > LEFT_FRAMES => {}
+            Ok(_) => return,
+            Err(error) => {
+                tracing::error!(%error, "a checkpoint failed, the next one repeats it");
+                return;
+            }
+        }
+    }
+}
+
+/// Runs a checkpoint. Returns whether it was blocked, the frames in the WAL, and how many of them are in the database.
+pub(super) fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<(bool, i64, i64)> {
+    connection
+        .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+}
+
+/// Starts a thread with a name.
+pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(run)
+}

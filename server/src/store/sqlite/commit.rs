@@ -1,0 +1,239 @@
+//! Group commit: the appends of many callers and the flush of consumers, in one transaction.
+//!
+//! In-memory state is updated after the commit, never before. An append to an app whose consumer `default` has reached its
+//! limits is refused here, which is the backpressure to its sender.
+
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
+
+use rusqlite::Connection;
+use uuid::Uuid;
+use wwproxy_protocol::{AppId, Event};
+
+use super::{
+    Seq,
+    app_log::{Entry, Total},
+    commands::{Append, Reply, answer},
+    flush::Flush,
+    record::{Fields, encode_head, event_id, from_micros, micros},
+    state::App,
+    writer::Writer,
+};
+use crate::store::{
+    NewEvent,
+    log::{Appended, ConsumerName, LogError},
+};
+
+/// Bytes that an event counts for beside its head and body: its rows' other columns.
+const FRAMING: usize = 64;
+/// A larger body is a row of its own table, so that reading heads does not read it.
+const MAX_INLINE: usize = 2048;
+
+/// A batch that is about to be committed.
+#[derive(Debug, Default)]
+struct Batch {
+    apps: HashMap<AppId, Growth>,
+    events: Vec<Accepted>,
+    outcomes: Vec<(Reply<Appended>, Appended)>,
+    /// What the appends occupy until they are answered.
+    room: Vec<super::commands::Room>,
+}
+
+/// What a batch adds to one app.
+#[derive(Debug)]
+struct Growth {
+    app: Arc<App>,
+    /// What the consumer `default` has not settled, this batch included.
+    unsettled: Total,
+    /// The running total of the app.
+    total: Total,
+    entries: Vec<Entry>,
+}
+
+/// An event that the batch stores.
+#[derive(Debug)]
+struct Accepted {
+    seq: Seq,
+    app_id: i64,
+    id: Uuid,
+    received_at: i64,
+    size: u32,
+    total: Total,
+    event: NewEvent,
+}
+
+impl Writer {
+    /// Commits a batch and answers its callers.
+    pub(super) fn commit(&mut self, appends: Vec<Append>, mut flush: Flush) -> Result<(), LogError> {
+        if !appends.is_empty() && !self.database.has_room() {
+            for append in appends {
+                answer(append.reply, Err(LogError::Unavailable("the disk is full")));
+            }
+            return if flush.is_empty() { Ok(()) } else { self.commit(Vec::new(), flush) };
+        }
+        let now = micros(SystemTime::now());
+        let first_seq = self.last_seq;
+        let mut batch = Batch::default();
+        for append in appends {
+            self.admit(append, now, &mut batch);
+        }
+        if batch.events.is_empty() && flush.is_empty() {
+            batch.answer(None);
+            return Ok(());
+        }
+        let Self { database, index, shared, scratch, .. } = self;
+        let written = database.transaction(|db| {
+            for accepted in &batch.events {
+                accepted.write(db, scratch)?;
+            }
+            index.write(db, shared, batch.events.len(), first_seq)?;
+            flush.write(db, now)
+        });
+        match written {
+            Ok(()) => {
+                self.index.committed(batch.events.len());
+                self.publish(&mut batch);
+                batch.answer(None);
+                Ok(())
+            }
+            Err(error) => {
+                // Nothing of it is in the database: the next batch assigns the same numbers.
+                self.last_seq = first_seq;
+                flush.restore(&self.shared);
+                batch.answer(Some(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// Admits an append to the batch, or answers why not.
+    fn admit(&mut self, append: Append, now: i64, batch: &mut Batch) {
+        let Append { app, source, event, reply, room, .. } = append;
+        batch.room.push(room);
+        let growth = match batch.apps.get_mut(&app) {
+            Some(growth) => growth,
+            None => match self.shared.app(&app) {
+                Some(found) => batch.apps.entry(app).or_insert_with(|| Growth::new(found)),
+                None => return batch.outcomes.push((reply, Appended::SourceChanged)),
+            },
+        };
+        // Only this thread changes registrations, so the source is still the same when the batch is committed.
+        if !growth.app.registration.read().has(&event.origin.source, &source) {
+            return batch.outcomes.push((reply, Appended::SourceChanged));
+        }
+        let size = u32::try_from(event.size() + FRAMING).unwrap_or(u32::MAX);
+        let unsettled = growth.unsettled.plus(size);
+        if unsettled.count > self.limits.max_pending_events || unsettled.bytes > self.limits.max_pending_bytes
+        {
+            return batch.outcomes.push((reply, Appended::Full));
+        }
+        growth.unsettled = unsettled;
+        growth.total = growth.total.plus(size);
+        self.last_seq += 1;
+        let (seq, id) = (self.last_seq, self.ids.next(self.last_seq, now));
+        let source = event.origin.source.clone();
+        growth.entries.push(Entry {
+            seq,
+            size,
+            source,
+            event_type: event.origin.event_type.as_deref().map(Into::into),
+        });
+        let (app_id, total) = (growth.app.id, growth.total);
+        batch.outcomes.push((reply, Appended::Stored(event_id(id))));
+        batch.events.push(Accepted { seq, app_id, id, received_at: now, size, total, event });
+    }
+
+    /// Makes the committed events visible, and wakes the consumers that receive them.
+    fn publish(&self, batch: &mut Batch) {
+        let events =
+            batch.events.drain(..).map(|accepted| (accepted.seq, accepted.size, accepted.into_event()));
+        // Before the index says that they are there.
+        self.shared.ring.extend(events);
+        for growth in batch.apps.values_mut() {
+            let consumers = growth.app.consumers.read();
+            let woken = consumers
+                .values()
+                .filter(|consumer| growth.entries.iter().any(|entry| consumer.filter.matches(entry)));
+            let woken: Vec<_> = woken.map(Arc::clone).collect();
+            drop(consumers);
+            let mut log = growth.app.log.lock();
+            for entry in growth.entries.drain(..) {
+                log.push(entry);
+            }
+            drop(log);
+            for consumer in woken {
+                consumer.arrived.notify_one();
+            }
+        }
+    }
+}
+
+impl Batch {
+    fn answer(self, error: Option<&LogError>) {
+        for (reply, outcome) in self.outcomes {
+            let outcome = match (error, outcome) {
+                (Some(error), Appended::Stored(_)) => Err(error.clone()),
+                (_, outcome) => Ok(outcome),
+            };
+            answer(reply, outcome);
+        }
+    }
+}
+
+impl Growth {
+    fn new(app: Arc<App>) -> Self {
+        let default = app.consumers.read().get(&ConsumerName::default()).map(Arc::clone);
+        let unsettled = default.map_or_else(Total::default, |default| app.unsettled(&default));
+        let total = app.log.lock().total;
+        Self { app, unsettled, total, entries: Vec::new() }
+    }
+}
+
+impl Accepted {
+    fn write(&self, db: &Connection, scratch: &mut Vec<u8>) -> rusqlite::Result<()> {
+        let origin = &self.event.origin;
+        let (event_type, delivery_id) = (origin.event_type.as_deref(), origin.delivery_id.as_deref());
+        let head = encode_head(&self.event);
+        let body = &self.event.body[..];
+        let fields = Fields {
+            seq: self.seq,
+            app_id: self.app_id,
+            id: self.id,
+            received_at: self.received_at,
+            source: origin.source.as_str(),
+            event_type,
+            delivery_id,
+            head: &head,
+            body,
+        };
+        let checksum = fields.checksum(scratch);
+        let seq = self.seq.cast_signed();
+        let inline = (body.len() <= MAX_INLINE).then_some(body);
+        db.prepare_cached(
+            "INSERT INTO events(seq, app_id, id, received_at, source, type, delivery_id, size, app_count, app_bytes, \
+             checksum, head, body) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute((
+            seq,
+            self.app_id,
+            self.id.as_bytes().as_slice(),
+            self.received_at,
+            fields.source,
+            event_type,
+            delivery_id,
+            self.size,
+            self.total.count.cast_signed(),
+            self.total.bytes.cast_signed(),
+            checksum,
+            &head,
+            inline,
+        ))?;
+        if inline.is_none() {
+            db.prepare_cached("INSERT INTO bodies(seq, body) VALUES(?, ?)")?.execute((seq, body))?;
+        }
+        Ok(())
+    }
+
+    fn into_event(self) -> Arc<Event> {
+        Arc::new(self.event.into_event(event_id(self.id), from_micros(self.received_at)))
+    }
+}

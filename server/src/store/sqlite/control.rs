@@ -1,0 +1,151 @@
+//! The commands that change registrations and consumers, each in a transaction of its own.
+
+use std::{sync::Arc, sync::atomic::Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use wwproxy_protocol::AppId;
+
+use super::{
+    Seq,
+    app_log::{AppLog, Total},
+    commands::{Control, answer},
+    cursor::Cursor,
+    record::decode_id,
+    registry,
+    state::{App, Consumer},
+    writer::Writer,
+};
+use crate::store::{
+    Registration,
+    log::{ConsumerName, ConsumerSettings, LogError, PutConsumer, Start},
+};
+
+/// Consumers of an app, at most.
+const MAX_CONSUMERS: usize = 32;
+
+impl Writer {
+    /// Runs a command and answers its caller.
+    pub(super) fn control(&mut self, control: Control) {
+        match control {
+            Control::Register { app, registration: Some(registration), reply } => {
+                answer(reply, self.register(&app, registration));
+            }
+            Control::Register { app, registration: None, reply } => answer(reply, self.unregister(&app)),
+            Control::PutConsumer { app, name, settings, reply } => {
+                answer(reply, self.put_consumer(&app, name, settings));
+            }
+            Control::DeleteConsumer { app, name, reply } => answer(reply, self.delete_consumer(&app, &name)),
+        }
+    }
+
+    fn register(&mut self, app: &AppId, registration: Registration) -> Result<(), LogError> {
+        if let Some(known) = self.shared.app(app) {
+            self.database.transaction(|db| registry::put_sources(db, known.id, &registration))?;
+            *known.registration.write() = Arc::new(registration);
+            return Ok(());
+        }
+        let position = self.last_seq;
+        let (name, settings) = (ConsumerName::default(), ConsumerSettings::default());
+        let (app_id, consumer_id) = self.database.transaction(|db| {
+            let app_id = registry::insert_app(db, app)?;
+            registry::put_sources(db, app_id, &registration)?;
+            let consumer =
+                registry::insert_consumer(db, app_id, &name, &settings, position, Total::default())?;
+            Ok((app_id, consumer))
+        })?;
+        let cursor = Cursor::new(position, Total::default(), settings.max_attempts);
+        let default = Arc::new(Consumer::new(consumer_id, settings, cursor));
+        let new = App {
+            id: app_id,
+            registration: RwLock::new(Arc::new(registration)),
+            // Nothing of this epoch is before the position.
+            log: Mutex::new(AppLog::new(Total::default(), position)),
+            consumers: RwLock::new([(name, default)].into()),
+        };
+        self.shared.apps.write().insert(app.clone(), Arc::new(new));
+        Ok(())
+    }
+
+    fn unregister(&mut self, app: &AppId) -> Result<(), LogError> {
+        let Some(known) = self.shared.app(app) else { return Ok(()) };
+        self.database.transaction(|db| registry::remove_app(db, known.id))?;
+        self.shared.apps.write().remove(app);
+        for (_, consumer) in std::mem::take(&mut *known.consumers.write()) {
+            consumer.end();
+        }
+        self.index.retire(known);
+        Ok(())
+    }
+
+    fn put_consumer(
+        &mut self,
+        app: &AppId,
+        name: ConsumerName,
+        mut settings: ConsumerSettings,
+    ) -> Result<PutConsumer, LogError> {
+        let Some(app) = self.shared.app(app) else { return Ok(PutConsumer::Unregistered) };
+        let start = std::mem::take(&mut settings.start);
+        let known = app.consumers.read().get(&name).map(Arc::clone);
+        if let Some(consumer) = known {
+            return self.update_consumer(&app, &name, &consumer, settings);
+        }
+        if app.consumers.read().len() >= MAX_CONSUMERS {
+            return Ok(PutConsumer::TooMany);
+        }
+        let Some((position, passed)) = self.start(&app, &start)? else { return Ok(PutConsumer::NoSuchEvent) };
+        let id = self
+            .database
+            .transaction(|db| registry::insert_consumer(db, app.id, &name, &settings, position, passed))?;
+        let cursor = Cursor::new(position, passed, settings.max_attempts);
+        let consumer = Consumer::new(id, settings, cursor);
+        app.consumers.write().insert(name, Arc::new(consumer));
+        Ok(PutConsumer::Created)
+    }
+
+    fn update_consumer(
+        &mut self,
+        app: &App,
+        name: &ConsumerName,
+        consumer: &Consumer,
+        settings: ConsumerSettings,
+    ) -> Result<PutConsumer, LogError> {
+        let current = consumer.settings.lock().clone();
+        if (&settings.types, &settings.sources) != (&current.types, &current.sources) {
+            return Ok(PutConsumer::Conflict);
+        }
+        self.database
+            .transaction(|db| registry::update_consumer(db, consumer.id, app.id, name, &settings))?;
+        consumer.cursor().set_max_attempts(settings.max_attempts);
+        *consumer.settings.lock() = settings;
+        Ok(PutConsumer::Updated)
+    }
+
+    /// The position of a new consumer, and the app's totals there. The writer runs between two appends, so it is exact.
+    fn start(&mut self, app: &App, start: &Start) -> Result<Option<(Seq, Total)>, LogError> {
+        match start {
+            Start::New => Ok(Some((self.last_seq, app.log.lock().total))),
+            Start::All => Ok(Some((0, Total::default()))),
+            Start::After(id) => {
+                let Some((seq, uuid)) = decode_id(id) else { return Ok(None) };
+                let found = self.shared.readers.read(|db| registry::totals_at(db, seq));
+                let found = found.map_err(LogError::engine)?;
+                let of_app = found.filter(|(app_id, id, _)| *app_id == app.id && *id == uuid);
+                Ok(of_app.map(|(_, _, total)| (seq, total)))
+            }
+        }
+    }
+
+    fn delete_consumer(&mut self, app: &AppId, name: &ConsumerName) -> Result<bool, LogError> {
+        let found = self.shared.consumer(app, name).filter(|_| !name.is_default());
+        let Some((app, consumer)) = found else { return Ok(false) };
+        // Before the rows go: no flush may bring one back.
+        consumer.deleted.store(true, Ordering::Release);
+        if let Err(error) = self.database.transaction(|db| registry::delete_consumer(db, consumer.id)) {
+            consumer.deleted.store(false, Ordering::Release);
+            return Err(error);
+        }
+        app.consumers.write().remove(name);
+        consumer.end();
+        Ok(true)
+    }
+}

@@ -1,0 +1,118 @@
+//! The writer's connection: transactions, and what happens when the disk refuses one.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+
+use super::{Seq, checkpoint::Checkpointer, checkpoint::checkpoint, folder::Folder, state::Shared};
+use crate::store::log::{Health, LogError};
+
+/// How often the high-water mark is written, and how often a full disk is tried again.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The database as the writer has it.
+#[derive(Debug)]
+pub(super) struct Database {
+    shared: Arc<Shared>,
+    db: Connection,
+    folder: Folder,
+    checkpointer: Checkpointer,
+    high_water: Seq,
+    high_water_at: Instant,
+    ballast_at: Instant,
+}
+
+impl Database {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        db: Connection,
+        folder: Folder,
+        checkpointer: Checkpointer,
+        last_seq: Seq,
+    ) -> Self {
+        let now = Instant::now();
+        Self { shared, db, folder, checkpointer, high_water: last_seq, high_water_at: now, ballast_at: now }
+    }
+
+    /// Runs a transaction. A failure changes nothing in the database, and the disk's health says so.
+    pub(super) fn transaction<T>(
+        &mut self,
+        write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, LogError> {
+        match run(&self.db, write) {
+            Ok(value) => {
+                self.shared.health.succeeded();
+                self.checkpointer.after_commit(&self.db);
+                Ok(value)
+            }
+            Err(error) => {
+                self.shared.health.failed(&error);
+                Err(match self.shared.health.get() {
+                    Health::Full => {
+                        self.ballast_at = Instant::now();
+                        // It may be gone already.
+                        let _ = self.folder.release_ballast();
+                        LogError::Unavailable("the disk is full")
+                    }
+                    _ => LogError::engine(error),
+                })
+            }
+        }
+    }
+
+    /// Whether the disk takes appends. While it is full, the ballast must come back first: it is the room of acknowledgements.
+    pub(super) fn has_room(&mut self) -> bool {
+        if !self.shared.health.is_full() {
+            return true;
+        }
+        let now = Instant::now();
+        if now < self.ballast_at + PERIOD {
+            return false;
+        }
+        self.ballast_at = now;
+        if self.folder.write_ballast().is_err() {
+            return false;
+        }
+        self.shared.health.has_room();
+        true
+    }
+
+    /// Writes the high-water mark now and then.
+    pub(super) fn mark(&mut self, last_seq: Seq, now: Instant) {
+        if self.high_water < last_seq && now >= self.high_water_at + PERIOD {
+            self.high_water_at = now;
+            match self.folder.write_high_water(last_seq) {
+                Ok(()) => self.high_water = last_seq,
+                Err(error) => tracing::debug!(%error, "the high-water mark was not written"),
+            }
+        }
+    }
+
+    /// Checkpoints and closes the database. The lock on the folder is released when this returns.
+    pub(super) fn close(mut self, last_seq: Seq) {
+        self.checkpointer.stop();
+        self.shared.readers.close();
+        if let Err(error) = checkpoint(&self.db, "TRUNCATE") {
+            tracing::debug!(%error, "the WAL stays, the next start reads it");
+        }
+        if let Err(error) = self.folder.write_high_water(last_seq) {
+            tracing::debug!(%error, "the high-water mark was not written");
+        }
+    }
+}
+
+fn run<T>(db: &Connection, write: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    let done = write(db).and_then(|value| {
+        db.prepare_cached("COMMIT")?.execute([])?;
+        Ok(value)
+    });
+    if done.is_err() && !db.is_autocommit() {
+        // SQLite may have rolled back by itself.
+        let _ = db.execute_batch("ROLLBACK");
+    }
+    done
+}

@@ -1,0 +1,104 @@
+//! The lazily durable part of a commit: positions, open events and the timeline of consumers.
+
+use std::{sync::Arc, time::Instant};
+
+use rusqlite::Connection;
+
+use super::{
+    changes::{Changes, StoredOpen, pack},
+    state::{Consumer, Shared},
+};
+
+/// The changes of all consumers that one transaction writes.
+#[derive(Debug, Default)]
+pub(super) struct Flush(Vec<(Arc<Consumer>, Changes)>);
+
+impl Flush {
+    /// Takes the changes of all consumers.
+    pub(super) fn take(shared: &Shared) -> Self {
+        let dirty = shared.take_dirty().into_iter().filter(|consumer| !consumer.is_deleted());
+        Self(
+            dirty
+                .filter_map(|consumer| {
+                    let mut cursor = consumer.cursor();
+                    let changes = cursor.is_changed().then(|| cursor.take_changes());
+                    drop(cursor);
+                    changes.map(|changes| (consumer, changes))
+                })
+                .collect(),
+        )
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Gives the changes back, since the transaction failed. They are flushed again later.
+    pub(super) fn restore(self, shared: &Shared) {
+        for (consumer, changes) in self.0 {
+            shared.update(&consumer, |cursor| cursor.restore_changes(changes));
+        }
+    }
+
+    /// Writes the changes.
+    pub(super) fn write(&mut self, db: &Connection, now: i64) -> rusqlite::Result<()> {
+        for (consumer, changes) in &mut self.0 {
+            write_consumer(db, consumer.id, changes, now)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_consumer(db: &Connection, id: i64, changes: &mut Changes, now: i64) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE consumers SET position_seq = ?, position_count = ?, position_bytes = ? WHERE consumer_id = ?",
+    )?
+    .execute((
+        changes.position.cast_signed(),
+        changes.passed.count.cast_signed(),
+        changes.passed.bytes.cast_signed(),
+        id,
+    ))?;
+    let mut put = db.prepare_cached(
+        "INSERT OR REPLACE INTO open(consumer_id, seq, state, attempt, not_before, size, reason) \
+         VALUES(?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    for row in &changes.rows {
+        let not_before = delayed_until(row, now);
+        let seq = row.seq.cast_signed();
+        put.execute((id, seq, row.state.name(), row.attempt, not_before, row.size, &row.reason))?;
+    }
+    let mut delete = db.prepare_cached("DELETE FROM open WHERE consumer_id = ? AND seq = ?")?;
+    for seq in &changes.deleted {
+        delete.execute((id, seq.cast_signed()))?;
+    }
+    write_timeline(db, id, changes, now)
+}
+
+fn write_timeline(db: &Connection, id: i64, changes: &mut Changes, now: i64) -> rusqlite::Result<()> {
+    let mut insert = db.prepare_cached(
+        "INSERT OR REPLACE INTO deliveries(consumer_id, last_seq, at, first_seq, attempt, outcome, reason, packed) \
+         VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    let packed = pack(&mut changes.acked);
+    if let (Some((first, _)), Some((last, _))) = (changes.acked.first(), changes.acked.last()) {
+        let (first, last) = (first.cast_signed(), last.cast_signed());
+        insert.execute((id, last, now, first, 1, "acked", None::<&str>, packed))?;
+    }
+    let mut at = now;
+    for (seq, outcome) in &changes.outcomes {
+        // Two outcomes of one event in one flush are two rows.
+        at += 1;
+        let seq = seq.cast_signed();
+        let took = outcome.took.to_le_bytes();
+        insert.execute((id, seq, at, seq, outcome.attempt, outcome.what, &outcome.reason, took))?;
+    }
+    Ok(())
+}
+
+/// When an open event is redelivered, in microseconds since 1970; 0 if at once.
+fn delayed_until(row: &StoredOpen, now: i64) -> i64 {
+    let Some(until) = row.delayed_until else { return 0 };
+    let delay = until.saturating_duration_since(Instant::now()).as_micros();
+    now.saturating_add(i64::try_from(delay).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,110 @@
+//! The store's folder: the database, the lock against a second server, the ballast and the high-water mark.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use twox_hash::xxhash3_64::Hasher;
+
+use super::{Seq, error::OpenError};
+
+/// The files of a store. SQLite adds `-wal` and `-shm` to the name of the database.
+const DATABASE: &str = "log.sqlite";
+const LOCK: &str = "lock";
+const BALLAST: &str = "ballast";
+const HIGH_WATER: &str = "high-water";
+/// The files of the former engine.
+const FORMER: [&str; 2] = ["events.redb", "events.journal"];
+
+/// Space on the disk that is given back when the disk is full, so that acknowledgements and checkpoints can be written.
+const BALLAST_BYTES: usize = 8 << 20;
+/// The ballast is written in pieces of this size.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// The folder of an open store. Dropping it releases the lock.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Locks the folder and checks that it holds a whole store, or none. Returns whether the store is new.
+    pub(super) fn open(path: &Path) -> Result<(Self, bool), OpenError> {
+        let io = |error| OpenError::Io(path.to_owned(), error);
+        fs::create_dir_all(path).map_err(io)?;
+        if FORMER.iter().any(|name| path.join(name).exists()) {
+            return Err(OpenError::Former(path.to_owned()));
+        }
+        let lock = File::create(path.join(LOCK)).map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
+        let folder = Self { path: path.to_owned(), _lock: lock };
+        let (database, mark) = (folder.database().exists(), path.join(HIGH_WATER).exists());
+        match (database, mark) {
+            (true, true) => Ok((folder, false)),
+            (false, false) if !folder.wal().exists() => Ok((folder, true)),
+            (false, _) => Err(OpenError::Incomplete(path.to_owned(), DATABASE)),
+            (true, false) => Err(OpenError::Incomplete(path.to_owned(), HIGH_WATER)),
+        }
+    }
+
+    pub(super) fn database(&self) -> PathBuf {
+        self.path.join(DATABASE)
+    }
+
+    fn wal(&self) -> PathBuf {
+        self.path.join(format!("{DATABASE}-wal"))
+    }
+
+    /// Writes the ballast if it is not there. Fails if the disk has no room for it.
+    pub(super) fn write_ballast(&self) -> io::Result<()> {
+        let path = self.path.join(BALLAST);
+        let length = u64::try_from(BALLAST_BYTES).expect("a constant of 8 MiB");
+        if fs::metadata(&path).is_ok_and(|ballast| ballast.len() == length) {
+            return Ok(());
+        }
+        let written = (|| {
+            let mut file = File::create(&path)?;
+            // Not a sparse file: its blocks must be allocated.
+            let piece = vec![0xa5; PIECE_BYTES];
+            for _ in 0..BALLAST_BYTES / PIECE_BYTES {
+                file.write_all(&piece)?;
+            }
+            file.sync_all()
+        })();
+        if written.is_err() {
+            // What was written of it may be the last room on the disk.
+            let _ = fs::remove_file(&path);
+        }
+        written
+    }
+
+    /// Gives the ballast back to the disk.
+    pub(super) fn release_ballast(&self) -> io::Result<()> {
+        fs::remove_file(self.path.join(BALLAST))
+    }
+
+    /// Records that the database had this seq committed. Not synced: an older mark misses less, but is never wrong.
+    pub(super) fn write_high_water(&self, seq: Seq) -> io::Result<()> {
+        let mark = format!("{seq} {:016x}\n", Hasher::oneshot(seq.to_string().as_bytes()));
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).write(true).open(self.path.join(HIGH_WATER))?;
+        file.write_all(mark.as_bytes())?;
+        file.set_len(mark.len().try_into().unwrap_or(u64::MAX))
+    }
+
+    /// Reads the high-water mark. `None` if the file is damaged or empty, as after a power cut.
+    pub(super) fn high_water(&self) -> io::Result<Option<Seq>> {
+        let text = String::from_utf8_lossy(&fs::read(self.path.join(HIGH_WATER))?).into_owned();
+        Ok(text.trim_end().split_once(' ').and_then(|(seq, checksum)| {
+            let is_whole = format!("{:016x}", Hasher::oneshot(seq.as_bytes())) == checksum;
+            seq.parse().ok().filter(|_| is_whole)
+        }))
+    }
+}

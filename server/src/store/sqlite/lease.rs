@@ -1,0 +1,131 @@
+//! Leasing: waits for events, leases them and reads them.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use wwproxy_protocol::{AppId, Event, api::Receipt};
+
+use super::{
+    cursor::{Leased, Request},
+    reader::Read,
+    state::{App, Consumer, Shared, encode_receipt},
+};
+use crate::store::log::{ConsumerName, Delivery, Lease, LogError};
+
+/// Leases events of a consumer, and waits for the first one.
+pub(super) async fn lease(
+    shared: &Arc<Shared>,
+    app: &AppId,
+    name: &ConsumerName,
+    lease: Lease,
+) -> Result<Vec<Delivery>, LogError> {
+    let Some((app, consumer)) = shared.consumer(app, name) else {
+        return Err(LogError::NoConsumer(name.clone()));
+    };
+    let deadline = Instant::now() + lease.wait;
+    loop {
+        let arrived = consumer.arrived.notified();
+        tokio::pin!(arrived);
+        // From here on a notification counts, even before it is awaited.
+        arrived.as_mut().enable();
+        if consumer.is_deleted() {
+            return Ok(Vec::new());
+        }
+        shared.read_ahead(&app, &consumer, lease.max_events).await?;
+        let guard = LeaseGuard::lease(shared, &consumer, &lease);
+        if !guard.leased.is_empty() {
+            let deliveries = guard.read(&app).await?;
+            if !deliveries.is_empty() {
+                return Ok(deliveries);
+            }
+            // All of them were damaged or removed: there may be others.
+            continue;
+        }
+        drop(guard);
+        let now = Instant::now();
+        if now >= deadline {
+            return Ok(Vec::new());
+        }
+        let until = consumer.cursor().next_timer().map_or(deadline, |timer| timer.min(deadline));
+        let wait = until.saturating_duration_since(now).max(Duration::from_millis(1));
+        // A timeout means that a timer is due, or that the wait is over: the next turn of the loop finds out.
+        let _ = tokio::time::timeout(wait, arrived).await;
+    }
+}
+
+/// Leases that were not handed to a client. Dropping it takes them back.
+struct LeaseGuard<'a> {
+    shared: &'a Arc<Shared>,
+    consumer: &'a Arc<Consumer>,
+    leased: Vec<Leased>,
+}
+
+impl<'a> LeaseGuard<'a> {
+    fn lease(shared: &'a Arc<Shared>, consumer: &'a Arc<Consumer>, lease: &Lease) -> Self {
+        let Lease { max_events, max_bytes, time, .. } = *lease;
+        let request = Request { max_events, max_bytes, time, now: Instant::now() };
+        let (leased, has_more) = shared.update(consumer, |cursor| {
+            let leased = cursor.lease(&request, || shared.lease_number());
+            (leased, cursor.has_ready())
+        });
+        if has_more {
+            // Another client may wait, whose notification this lease has used up.
+            consumer.arrived.notify_one();
+        }
+        Self { shared, consumer, leased }
+    }
+
+    /// Reads the leased events. One that is damaged is quarantined, and does not hinder the others.
+    async fn read(mut self, app: &App) -> Result<Vec<Delivery>, LogError> {
+        let mut events = self.shared.ring.get(self.leased.iter().map(|leased| leased.seq));
+        let missing: Vec<_> = self.leased.iter().zip(&events).filter(|(_, event)| event.is_none()).collect();
+        let seqs: Vec<_> = missing.iter().map(|(leased, _)| leased.seq).collect();
+        let mut read = if seqs.is_empty() {
+            Vec::new()
+        } else {
+            let (shared, app_id) = (Arc::clone(self.shared), app.id);
+            let read = move || shared.read_events(app_id, &seqs);
+            tokio::task::spawn_blocking(read).await.map_err(LogError::engine)??
+        }
+        .into_iter();
+        let mut deliveries = Vec::with_capacity(self.leased.len());
+        for (leased, event) in std::mem::take(&mut self.leased).into_iter().zip(events.drain(..)) {
+            let event = match event {
+                Some(event) => Some(event),
+                None => read.next().and_then(|read| self.check(leased, read)),
+            };
+            if let Some(event) = event {
+                let receipt = encode_receipt(self.consumer.id, leased.seq, leased.number);
+                deliveries.push(Delivery { event, attempt: leased.attempt, receipt: Receipt::new(receipt) });
+            }
+        }
+        Ok(deliveries)
+    }
+
+    fn check(&self, leased: Leased, read: Read) -> Option<Arc<Event>> {
+        let is_missing = match read {
+            Read::Event(event) => return Some(event),
+            Read::Missing => true,
+            Read::Damaged(damaged) => {
+                tracing::error!(error = %damaged, "a damaged event is quarantined: it is dead, and others are delivered");
+                false
+            }
+        };
+        let Leased { seq, number, .. } = leased;
+        self.shared
+            .update(self.consumer, |cursor| cursor.quarantine(seq, number, is_missing, Instant::now()));
+        None
+    }
+}
+
+impl Drop for LeaseGuard<'_> {
+    fn drop(&mut self) {
+        if !self.leased.is_empty() {
+            let leased = std::mem::take(&mut self.leased);
+            self.shared.update(self.consumer, |cursor| cursor.undo(&leased));
+            self.consumer.arrived.notify_one();
+        }
+    }
+}

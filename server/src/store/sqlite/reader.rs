@@ -1,0 +1,192 @@
+//! Reads of the database: short, on connections of their own, and checked.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension, Row};
+use uuid::Uuid;
+use wwproxy_protocol::Event;
+
+use super::{
+    Seq,
+    app_log::Entry,
+    record::{DamagedRecord, Record},
+    schema::{OTHER_CACHE_KIB, connect},
+    state::Shared,
+};
+use crate::store::log::LogError;
+
+/// The longest that a read transaction lasts: a checkpoint cannot pass an open one, so the WAL would grow.
+const MAX_READ: Duration = Duration::from_millis(250);
+/// Instructions of SQLite's virtual machine between two checks of the deadline.
+const CHECK_EVERY: i32 = 10_000;
+/// Connections that are kept open while no read runs.
+const KEPT: usize = 4;
+
+/// The connections for reading.
+#[derive(Debug)]
+pub(super) struct Readers {
+    database: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// The outcome of reading one event.
+#[derive(Debug)]
+pub(super) enum Read {
+    Event(Arc<Event>),
+    /// The event is not in the database any more.
+    Missing,
+    Damaged(DamagedRecord),
+}
+
+impl Readers {
+    pub(super) fn new(database: PathBuf) -> Self {
+        Self { database, idle: Mutex::default() }
+    }
+
+    /// Runs a read transaction, which is interrupted after [`MAX_READ`].
+    pub(super) fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let idle = self.idle.lock().pop();
+        let mut connection = if let Some(connection) = idle { connection } else { self.connect()? };
+        let deadline = Instant::now() + MAX_READ;
+        connection.progress_handler(CHECK_EVERY, Some(move || Instant::now() > deadline))?;
+        let result = connection.transaction().and_then(|transaction| {
+            let result = read(&transaction)?;
+            transaction.finish()?;
+            Ok(result)
+        });
+        let mut idle = self.idle.lock();
+        if result.is_ok() && idle.len() < KEPT {
+            idle.push(connection);
+        }
+        result
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        let connection = connect(&self.database, OTHER_CACHE_KIB, false)?;
+        connection.execute_batch("PRAGMA query_only = ON;")?;
+        Ok(connection)
+    }
+
+    /// Closes the connections.
+    pub(super) fn close(&self) {
+        self.idle.lock().clear();
+    }
+}
+
+impl Shared {
+    /// Reads the index of an app after a seq.
+    pub(super) fn read_index(&self, app_id: i64, after: Seq, limit: usize) -> Result<Vec<Entry>, LogError> {
+        let read = self.readers.read(|db| {
+            db.prepare_cached(
+                "SELECT seq, size, source, type FROM by_app WHERE app_id = ? AND seq > ? ORDER BY seq LIMIT ?",
+            )?
+            .query_map((app_id, after.cast_signed(), limit.cast_signed() as i64), entry)?
+            .collect()
+        });
+        self.checked(read)
+    }
+
+    /// Reads events of an app. A damaged one does not hinder the others.
+    pub(super) fn read_events(&self, app_id: i64, seqs: &[Seq]) -> Result<Vec<Read>, LogError> {
+        let mut events = Vec::with_capacity(seqs.len());
+        // As many transactions as it takes, each of them short.
+        while events.len() < seqs.len() {
+            let started = Instant::now();
+            let read = self.readers.read(|db| {
+                let mut rows = Vec::new();
+                for seq in &seqs[events.len()..] {
+                    rows.push(read_event(db, app_id, *seq)?);
+                    if started.elapsed() > MAX_READ / 4 {
+                        break;
+                    }
+                }
+                Ok(rows)
+            });
+            events.extend(self.checked(read)?);
+        }
+        Ok(events)
+    }
+
+    fn checked<T>(&self, read: rusqlite::Result<T>) -> Result<T, LogError> {
+        read.map_err(|error| {
+            self.health.read_failed(&error);
+            LogError::engine(error)
+        })
+    }
+}
+
+fn read_event(db: &Connection, app_id: i64, seq: Seq) -> rusqlite::Result<Read> {
+    let row = db
+        .prepare_cached(
+            "SELECT app_id, id, received_at, source, type, delivery_id, head, body, checksum FROM events WHERE seq = ?",
+        )?
+        .query_row([seq.cast_signed()], |row| Ok(decode(row, seq)))
+        .optional()?;
+    let Some(decoded) = row else { return Ok(Read::Missing) };
+    let (record, checksum, is_apart) = match decoded {
+        Ok(decoded) => decoded,
+        Err(damaged) => return Ok(Read::Damaged(damaged)),
+    };
+    let body = if is_apart {
+        let mut bodies = db.prepare_cached("SELECT body FROM bodies WHERE seq = ?")?;
+        let body: Option<Vec<u8>> = bodies.query_row([seq.cast_signed()], |row| row.get(0)).optional()?;
+        match body {
+            Some(body) => body.into(),
+            None => return Ok(Read::Damaged(DamagedRecord { seq, what: "its body is missing" })),
+        }
+    } else {
+        record.body.clone()
+    };
+    if record.app_id != app_id {
+        return Ok(Read::Damaged(DamagedRecord { seq, what: "it belongs to another app" }));
+    }
+    Ok(match (Record { body, ..record }).into_event(checksum) {
+        Ok(event) => Read::Event(Arc::new(event)),
+        Err(damaged) => Read::Damaged(damaged),
+    })
+}
+
+type Decoded = Result<(Record, i64, bool), DamagedRecord>;
+
+/// Decodes a row: a value of the wrong type is damage of this row, not a failure of the read.
+fn decode(row: &Row<'_>, seq: Seq) -> Decoded {
+    let decoded = (|| -> rusqlite::Result<_> {
+        let source: String = row.get(3)?;
+        let body: Option<Vec<u8>> = row.get(7)?;
+        let is_apart = body.is_none();
+        let record = Record {
+            seq,
+            app_id: row.get(0)?,
+            id: Uuid::from_bytes(row.get(1)?),
+            received_at: row.get(2)?,
+            source: source.parse().map_err(|_| rusqlite::Error::InvalidQuery)?,
+            event_type: row.get(4)?,
+            delivery_id: row.get(5)?,
+            head: row.get(6)?,
+            body: body.map_or_else(Bytes::new, Bytes::from),
+        };
+        Ok((record, row.get(8)?, is_apart))
+    })();
+    decoded.map_err(|_| DamagedRecord { seq, what: "a column has a value of the wrong kind" })
+}
+
+/// Decodes the index row `seq, size, source, type`.
+pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let event_type: Option<Box<str>> = row.get(3)?;
+    Ok(Entry {
+        seq: row.get::<_, i64>(0)?.cast_unsigned(),
+        size: row.get(1)?,
+        // A name that is not valid is found when the event is read.
+        source: row.get::<_, String>(2)?.parse().unwrap_or_default(),
+        event_type: event_type.map(Into::into),
+    })
+}

@@ -1,0 +1,170 @@
+//! Registrations and consumers in the database: rows, and their checksums.
+
+use rusqlite::{Connection, OptionalExtension};
+use serde::{Deserialize, Serialize};
+use twox_hash::xxhash3_64::Hasher;
+use wwproxy_protocol::{AppId, SourceName};
+use zeroize::Zeroizing;
+
+use super::{Seq, app_log::Total};
+use crate::store::{
+    Registration,
+    log::{ConsumerName, ConsumerSettings, Start},
+    stored_source,
+};
+
+/// The settings of a consumer as its row has them.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredSettings {
+    types: Vec<String>,
+    sources: Vec<SourceName>,
+    max_attempts: u32,
+}
+
+/// The checksum of a row: of its owner, its name and its settings.
+pub(super) fn checksum(owner: i64, name: &str, settings: &str) -> i64 {
+    let text = Zeroizing::new(format!("{owner}\0{name}\0{settings}"));
+    Hasher::oneshot(text.as_bytes()).cast_signed()
+}
+
+/// Inserts the row of a new epoch, and returns its id.
+pub(super) fn insert_app(db: &Connection, app: &AppId) -> rusqlite::Result<i64> {
+    let epoch = uuid::Uuid::now_v7();
+    db.execute(
+        "INSERT INTO apps(name, epoch, removed) VALUES(?, ?, 0)",
+        (app.as_str(), epoch.as_bytes().as_slice()),
+    )?;
+    Ok(db.last_insert_rowid())
+}
+
+/// Replaces the sources of an app. The row of a source that cannot be read stays: a new one would give damaged settings a valid
+/// checksum.
+pub(super) fn put_sources(db: &Connection, app_id: i64, registration: &Registration) -> rusqlite::Result<()> {
+    let unreadable = registration.sources.iter().filter(|(_, source)| source.is_err());
+    let unreadable: Vec<_> = unreadable.map(|(name, _)| name.as_str()).collect();
+    let unreadable = serde_json::to_string(&unreadable).expect("texts have a JSON form");
+    db.execute(
+        "DELETE FROM sources WHERE app_id = ? AND name NOT IN (SELECT value FROM json_each(?))",
+        (app_id, unreadable),
+    )?;
+    let mut insert = db.prepare_cached(
+        "INSERT OR IGNORE INTO sources(app_id, name, settings, checksum) VALUES(?, ?, ?, ?)",
+    )?;
+    for (name, source) in &registration.sources {
+        let settings = stored_source::encode(source);
+        let checksum = checksum(app_id, name.as_str(), &settings);
+        insert.execute((app_id, name.as_str(), settings.as_str(), checksum))?;
+    }
+    Ok(())
+}
+
+/// Reads the sources of an app. A row whose name is damaged belongs to no source: it is left out and logged.
+pub(super) fn sources(db: &Connection, app_id: i64) -> rusqlite::Result<Registration> {
+    let mut registration = Registration::default();
+    let mut rows = db.prepare_cached("SELECT name, settings, checksum FROM sources WHERE app_id = ?")?;
+    let mut rows = rows.query([app_id])?;
+    while let Some(row) = rows.next()? {
+        // A damaged text may be no UTF-8. With the replacement character it does not have its checksum.
+        let text =
+            |column| Ok::<_, rusqlite::Error>(String::from_utf8_lossy(row.get_ref(column)?.as_bytes()?));
+        let (name, settings) = (text(0)?, Zeroizing::new(text(1)?.into_owned()));
+        let source = if checksum(app_id, &name, &settings) == row.get::<_, i64>(2)? {
+            stored_source::decode(&settings)
+        } else {
+            Err(stored_source::damaged(&settings))
+        };
+        match name.parse() {
+            Ok(name) => drop(registration.sources.insert(name, source)),
+            Err(_) => {
+                tracing::error!(app_id, %name, "the name of a stored source is damaged: register it again");
+            }
+        }
+    }
+    Ok(registration)
+}
+
+/// Ends an epoch. Its events stay until they are purged; no later registration sees them, because it has another id.
+pub(super) fn remove_app(db: &Connection, app_id: i64) -> rusqlite::Result<()> {
+    db.execute("UPDATE apps SET removed = 1 WHERE app_id = ?", [app_id])?;
+    db.execute("DELETE FROM sources WHERE app_id = ?", [app_id])?;
+    let consumers = "SELECT consumer_id FROM consumers WHERE app_id = ?";
+    db.execute(&format!("DELETE FROM open WHERE consumer_id IN ({consumers})"), [app_id])?;
+    db.execute("DELETE FROM consumers WHERE app_id = ?", [app_id])?;
+    Ok(())
+}
+
+/// Inserts a consumer at this position, and returns its id.
+pub(super) fn insert_consumer(
+    db: &Connection,
+    app_id: i64,
+    name: &ConsumerName,
+    settings: &ConsumerSettings,
+    position: Seq,
+    passed: Total,
+) -> rusqlite::Result<i64> {
+    let text = encode(settings);
+    db.execute(
+        "INSERT INTO consumers(app_id, name, settings, checksum, position_seq, position_count, position_bytes) \
+         VALUES(?, ?, ?, ?, ?, ?, ?)",
+        (
+            app_id,
+            name.as_str(),
+            &text,
+            checksum(app_id, name.as_str(), &text),
+            position.cast_signed(),
+            passed.count.cast_signed(),
+            passed.bytes.cast_signed(),
+        ),
+    )?;
+    Ok(db.last_insert_rowid())
+}
+
+/// Changes the settings of a consumer.
+pub(super) fn update_consumer(
+    db: &Connection,
+    id: i64,
+    app_id: i64,
+    name: &ConsumerName,
+    settings: &ConsumerSettings,
+) -> rusqlite::Result<()> {
+    let text = encode(settings);
+    let checksum = checksum(app_id, name.as_str(), &text);
+    db.execute(
+        "UPDATE consumers SET settings = ?, checksum = ? WHERE consumer_id = ?",
+        (&text, checksum, id),
+    )?;
+    Ok(())
+}
+
+/// Deletes a consumer and what is open of it.
+pub(super) fn delete_consumer(db: &Connection, id: i64) -> rusqlite::Result<()> {
+    db.execute("DELETE FROM open WHERE consumer_id = ?", [id])?;
+    db.execute("DELETE FROM consumers WHERE consumer_id = ?", [id])?;
+    Ok(())
+}
+
+/// The app, the id and the running total at an event. `None` if the event is not stored.
+pub(super) fn totals_at(db: &Connection, seq: Seq) -> rusqlite::Result<Option<(i64, uuid::Uuid, Total)>> {
+    db.prepare_cached("SELECT app_id, id, app_count, app_bytes FROM events WHERE seq = ?")?
+        .query_row([seq.cast_signed()], |row| {
+            Ok((row.get(0)?, uuid::Uuid::from_bytes(row.get(1)?), Total::from_row(row, 2)?))
+        })
+        .optional()
+}
+
+fn encode(settings: &ConsumerSettings) -> String {
+    let stored = StoredSettings {
+        types: settings.types.iter().cloned().collect(),
+        sources: settings.sources.iter().cloned().collect(),
+        max_attempts: settings.max_attempts,
+    };
+    serde_json::to_string(&stored).expect("texts have a JSON form")
+}
+
+/// Decodes the settings of a consumer. `None` if they are damaged.
+pub(super) fn decode(text: &str) -> Option<ConsumerSettings> {
+    let StoredSettings { types, sources, max_attempts } = serde_json::from_str(text).ok()?;
+    let (types, sources) = (types.into_iter().collect(), sources.into_iter().collect());
+    Some(ConsumerSettings { types, sources, start: Start::default(), max_attempts })
+}

@@ -1,0 +1,230 @@
+//! What all threads share: the apps, their logs and consumers, the ring, the disk's health.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Instant,
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use wwproxy_protocol::AppId;
+
+use super::{
+    Seq,
+    app_log::{AppLog, Next, Total},
+    commands::Command,
+    cursor::Cursor,
+    filter::Filter,
+    health::DiskHealth,
+    reader::Readers,
+    ring::Ring,
+};
+use crate::store::{
+    Registration,
+    log::{ConsumerName, ConsumerSettings, ConsumerStatus, LogError},
+};
+
+/// Entries that a consumer reads ahead from the log, at most.
+pub(super) const READ_AHEAD: usize = 256;
+
+/// The state that all threads share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) apps: RwLock<HashMap<AppId, Arc<App>>>,
+    pub(super) ring: Ring,
+    pub(super) readers: Readers,
+    pub(super) health: DiskHealth,
+    /// Consumers with changes that are not flushed.
+    dirty: Mutex<Vec<Arc<Consumer>>>,
+    /// Wakes the writer for a flush.
+    flush: mpsc::Sender<Command>,
+    /// Lease numbers begin at a random number, so that a receipt from before a restart is stale.
+    next_lease: AtomicU64,
+}
+
+/// One epoch of an app.
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) id: i64,
+    pub(super) registration: RwLock<Arc<Registration>>,
+    pub(super) log: Mutex<AppLog>,
+    pub(super) consumers: RwLock<BTreeMap<ConsumerName, Arc<Consumer>>>,
+}
+
+/// One consumer of an app.
+#[derive(Debug)]
+pub(super) struct Consumer {
+    pub(super) id: i64,
+    pub(super) settings: Mutex<ConsumerSettings>,
+    pub(super) filter: Filter,
+    /// Wakes one waiting lease.
+    pub(super) arrived: Notify,
+    cursor: Mutex<Cursor>,
+    /// The consumer is in the list of dirty ones.
+    is_dirty: AtomicBool,
+    /// The consumer or its app was deleted.
+    pub(super) deleted: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn new(database: PathBuf, flush: mpsc::Sender<Command>) -> Self {
+        let mut random = [0; 8];
+        // Without randomness the numbers begin at 0, and a receipt from before a restart may look valid: it then settles its event.
+        let _ = getrandom::fill(&mut random);
+        Self {
+            readers: Readers::new(database),
+            apps: RwLock::default(),
+            ring: Ring::default(),
+            health: DiskHealth::default(),
+            dirty: Mutex::default(),
+            flush,
+            next_lease: AtomicU64::new(u64::from_le_bytes(random) >> 8),
+        }
+    }
+
+    pub(super) fn app(&self, app: &AppId) -> Option<Arc<App>> {
+        self.apps.read().get(app).map(Arc::clone)
+    }
+
+    pub(super) fn consumer(&self, app: &AppId, name: &ConsumerName) -> Option<(Arc<App>, Arc<Consumer>)> {
+        let app = self.app(app)?;
+        let consumer = app.consumers.read().get(name).map(Arc::clone)?;
+        Some((app, consumer))
+    }
+
+    pub(super) fn lease_number(&self) -> u64 {
+        self.next_lease.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Changes a consumer's cursor, and has the writer flush the change if there is one.
+    pub(super) fn update<T>(&self, consumer: &Arc<Consumer>, change: impl FnOnce(&mut Cursor) -> T) -> T {
+        let mut cursor = consumer.cursor.lock();
+        let result = change(&mut cursor);
+        let is_changed = cursor.is_changed();
+        drop(cursor);
+        if is_changed && !consumer.is_dirty.swap(true, Ordering::AcqRel) {
+            let mut dirty = self.dirty.lock();
+            dirty.push(Arc::clone(consumer));
+            if dirty.len() == 1 {
+                // The writer is gone only after close.
+                let _ = self.flush.send(Command::Flush);
+            }
+        }
+        result
+    }
+
+    /// Takes the consumers that have changes.
+    pub(super) fn take_dirty(&self) -> Vec<Arc<Consumer>> {
+        let dirty = std::mem::take(&mut *self.dirty.lock());
+        for consumer in &dirty {
+            consumer.is_dirty.store(false, Ordering::Release);
+        }
+        dirty
+    }
+
+    /// Reads on in the log until the cursor has `max_events` fresh events, or there are no more.
+    pub(super) async fn read_ahead(
+        self: &Arc<Self>,
+        app: &App,
+        consumer: &Arc<Consumer>,
+        max_events: usize,
+    ) -> Result<(), LogError> {
+        let max_events = max_events.min(READ_AHEAD);
+        loop {
+            // The lock ends with this statement, before anything is awaited.
+            let wanted = consumer.cursor.lock().wants_fresh(max_events);
+            let Some(from) = wanted else { return Ok(()) };
+            let next = app.log.lock().after(from, READ_AHEAD);
+            let entries = match next {
+                Next::End => return Ok(()),
+                Next::Memory(entries) => entries,
+                Next::Database(indexed) => {
+                    let (shared, app_id) = (Arc::clone(self), app.id);
+                    let read = move || shared.read_index(app_id, from, READ_AHEAD);
+                    let entries = tokio::task::spawn_blocking(read).await.map_err(LogError::engine)??;
+                    if entries.is_empty() {
+                        // What was there has been removed.
+                        self.update(consumer, |cursor| cursor.add_fresh(from, indexed, []));
+                        continue;
+                    }
+                    entries
+                }
+            };
+            let scanned = entries.last().map_or(from, |entry| entry.seq);
+            let matching = entries.into_iter().filter(|entry| consumer.filter.matches(entry));
+            consumer.cursor.lock().add_fresh(from, scanned, matching);
+        }
+    }
+}
+
+impl App {
+    /// Events and bytes that the consumer has not settled.
+    pub(super) fn unsettled(&self, consumer: &Consumer) -> Total {
+        // The consumer first: the lock of a log is always taken last.
+        let cursor = consumer.cursor.lock();
+        let total = self.log.lock().total;
+        cursor.unsettled(total)
+    }
+
+    pub(super) fn status(&self, name: &ConsumerName, consumer: &Consumer) -> ConsumerStatus {
+        let (leased, dead) = consumer.cursor.lock().leased_and_dead(Instant::now());
+        let unsettled = consumer.filter.is_empty().then(|| self.unsettled(consumer));
+        ConsumerStatus {
+            name: name.clone(),
+            settings: consumer.settings.lock().clone(),
+            pending: unsettled.map(|total| total.count),
+            pending_bytes: unsettled.map(|total| total.bytes),
+            leased,
+            dead,
+        }
+    }
+}
+
+impl Consumer {
+    pub(super) fn new(id: i64, settings: ConsumerSettings, cursor: Cursor) -> Self {
+        Self {
+            id,
+            filter: Filter::new(&settings),
+            settings: Mutex::new(settings),
+            arrived: Notify::new(),
+            cursor: Mutex::new(cursor),
+            is_dirty: AtomicBool::new(false),
+            deleted: AtomicBool::new(false),
+        }
+    }
+
+    /// The cursor, for what no flush has to learn.
+    pub(super) fn cursor(&self) -> parking_lot::MutexGuard<'_, Cursor> {
+        self.cursor.lock()
+    }
+
+    /// Marks the consumer as deleted, and wakes its waiting leases, which end.
+    pub(super) fn end(&self) {
+        self.deleted.store(true, Ordering::Release);
+        self.arrived.notify_waiters();
+    }
+
+    pub(super) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+}
+
+/// The seq and the lease number in a receipt: `{consumer}-{seq}-{lease}`, in hexadecimal.
+pub(super) fn encode_receipt(consumer: i64, seq: Seq, lease: u64) -> String {
+    format!("{consumer:x}-{seq:x}-{lease:x}")
+}
+
+/// Decodes a receipt of this consumer. `None` for any other text.
+pub(super) fn decode_receipt(consumer: i64, receipt: &str) -> Option<(Seq, u64)> {
+    let mut parts = receipt.splitn(3, '-').skip(1);
+    let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
+    let (seq, lease) = (number()?, number()?);
+    // Only the text that was given out counts: not `+7`, leading zeros or upper case.
+    (encode_receipt(consumer, seq, lease) == receipt).then_some((seq, lease))
+}

@@ -1,0 +1,12 @@
+//! The contract of the event log, against the SQLite engine on a real disk.
+//!
+//! A crash is a copy of the store's files while the store is open: what a killed process leaves on its disk. A test never waits
+//! for a state by sleeping: it waits in the store, or polls until a deadline.
+
+mod consumers;
+mod damage;
+mod delivery;
+mod fixture;
+mod opening;
+mod registration;
+mod restart;

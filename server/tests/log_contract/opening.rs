@@ -1,0 +1,82 @@
+//! Opening: a store that is not whole, or not one of this version, is refused with a sentence that says what to do.
+
+use std::{fs, path::Path};
+
+use wwproxy_server::store::{
+    SqliteLog,
+    log::{Log, LogLimits},
+};
+
+use crate::fixture::{TestLog, copy};
+
+fn refusal(folder: &Path) -> String {
+    SqliteLog::open(folder, LogLimits::default()).expect_err("it must be refused").to_string()
+}
+
+#[tokio::test]
+async fn half_a_store_is_refused() {
+    for (missing, with_wal) in [("log.sqlite", true), ("high-water", true), ("log.sqlite", false)] {
+        let store = TestLog::new().await;
+        store.append(1).await;
+        if !with_wal {
+            store.log.close().await.unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        copy(store.folder.path(), folder.path());
+        fs::remove_file(folder.path().join(missing)).unwrap();
+        let refusal = refusal(folder.path());
+        assert!(refusal.contains(missing) && refusal.contains("backup"), "{refusal}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_of_the_former_engine_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("events.redb"), "x").unwrap();
+    assert!(refusal(folder.path()).contains("drain"));
+}
+
+#[tokio::test]
+async fn a_store_of_another_version_is_refused() {
+    let store = TestLog::new().await;
+    store.log.close().await.unwrap();
+    let file = store.folder.path().join("log.sqlite");
+    let mut bytes = fs::read(&file).unwrap();
+    // The user version is at offset 60 of the header.
+    bytes[63] = 9;
+    fs::write(&file, bytes).unwrap();
+    let refusal = refusal(store.folder.path());
+    assert!(refusal.contains("format 9") && refusal.contains("version of wwproxy-server"), "{refusal}");
+}
+
+#[tokio::test]
+async fn an_unreadable_database_is_refused() {
+    let store = TestLog::new().await;
+    store.log.close().await.unwrap();
+    fs::write(store.folder.path().join("log.sqlite"), "not a database".repeat(1000)).unwrap();
+    assert!(refusal(store.folder.path()).contains("backup"));
+}
+
+#[tokio::test]
+async fn a_store_in_use_is_refused() {
+    let store = TestLog::new().await;
+    assert!(refusal(store.folder.path()).contains("in use"));
+}
+
+#[tokio::test]
+async fn a_lost_wal_assigns_no_id_twice() {
+    let store = TestLog::new().await;
+    store.append(1).await;
+    let store = store.reopen().await;
+    let lost = store.append(2).await;
+    let folder = tempfile::tempdir().unwrap();
+    copy(store.folder.path(), folder.path());
+    // The mark is written once a second; this is one that knows of the event.
+    store.log.close().await.unwrap();
+    fs::copy(store.folder.path().join("high-water"), folder.path().join("high-water")).unwrap();
+    fs::remove_file(folder.path().join("log.sqlite-wal")).unwrap();
+    let log = std::sync::Arc::new(SqliteLog::open(folder.path(), LogLimits::default()).unwrap());
+    let store = TestLog { log, folder, app: store.app.clone() };
+    assert!(store.append(3).await > lost);
+    assert_eq!(store.drain("default").await, [1, 3]);
+}
