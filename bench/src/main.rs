@@ -27,7 +27,7 @@ use wwproxy_protocol::AppId;
 
 use self::{
     plot::Plot,
-    scenario::{Apps, Backlog, Fairness, Growth, Idle, Ingest, Live, Verify},
+    scenario::{Apps, Backlog, Fairness, Growth, Idle, Ingest, Live, Pairs, Verify},
     server::{ServerOptions, TestServer},
 };
 
@@ -73,6 +73,7 @@ enum Command {
     Apps(Apps),
     Fairness(Fairness),
     Verify(Verify),
+    Pairs(Pairs),
     /// Run all benchmarks, one after the other
     All {
         /// Small runs: a smoke test, not for its figures
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Command::Serve { ceiling, flags } => serve::serve(*ceiling, flags),
+        Command::Pairs(pairs) => pairs.run(&cli.bench),
         command => measure(&cli.bench, command),
     };
     match result {
@@ -156,7 +158,9 @@ async fn run(bench: &Bench, command: &Command) -> anyhow::Result<()> {
         Command::Apps(apps) => apps.run(bench).await,
         Command::Fairness(fairness) => fairness.run(bench).await,
         Command::Verify(verify) => verify.run(),
-        Command::All { .. } | Command::Serve { .. } => unreachable!("handled by the callers"),
+        Command::All { .. } | Command::Pairs(_) | Command::Serve { .. } => {
+            unreachable!("handled by the callers")
+        }
     }
 }
 

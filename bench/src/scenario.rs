@@ -7,11 +7,12 @@ mod growth;
 mod idle;
 mod ingest;
 mod live;
+mod pairs;
 mod verify;
 
 pub(crate) use self::{
     apps::Apps, backlog::Backlog, fairness::Fairness, growth::Growth, idle::Idle, ingest::Ingest, live::Live,
-    verify::Verify,
+    pairs::Pairs, verify::Verify,
 };
 
 const MIB: u64 = 1 << 20;
