@@ -20,7 +20,11 @@ pub(crate) fn is_interactive() -> bool {
 
 impl Prompt {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        Ok(Self { interactive: is_interactive(), shutdown: Shutdown::on_signal()? })
+        Ok(Self::with_shutdown(Shutdown::on_signal()?))
+    }
+
+    pub(crate) fn with_shutdown(shutdown: Shutdown) -> Self {
+        Self { interactive: is_interactive(), shutdown }
     }
 
     /// Asks a yes-or-no question. Only `y` and `yes` confirm.

@@ -11,7 +11,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The exit code of a process that SIGINT ended, by shell convention.
 const INTERRUPTED: i32 = 130;
 
-/// Is requested by the first SIGINT, SIGTERM or SIGHUP. A second signal kills the running commands and exits at once.
+/// Is requested by the first SIGINT, SIGTERM or SIGHUP. A second signal kills the running commands and exits at once; so
+/// does the first one after the last `Shutdown` is dropped.
 #[derive(Clone)]
 pub(crate) struct Shutdown(watch::Receiver<bool>);
 
@@ -35,9 +36,10 @@ impl Shutdown {
                 };
                 started.send(Ok(()))?;
                 signals.next().await;
-                // Fails if no receiver is left: everything has stopped already.
-                let _ = requested.send(true);
-                signals.next().await;
+                // Fails if no receiver is left: no task would stop, so that the process exits at once.
+                if requested.send(true).is_ok() {
+                    signals.next().await;
+                }
                 kill_all();
                 process::exit(INTERRUPTED)
             })

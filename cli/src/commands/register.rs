@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
 use serde_json::json;
+use tokio::select;
 use wwproxy_sdk::{
-    Client, Error, ErrorKind, Source, SourceName, SourceSettings, SourceStatus, sanitize,
+    Client, Error, ErrorKind, Secret, Source, SourceName, SourceSettings, SourceStatus, sanitize,
     scheme::{Covers, MAX_TOLERANCE_SECONDS, Scheme},
     source_hook_path,
 };
@@ -18,6 +19,7 @@ use crate::{
     error::UsageError,
     output::{counted, print_data, print_message, print_secret},
     prompt::{self, Prompt},
+    shutdown::Shutdown,
 };
 
 /// Register a source of webhooks: the sender's scheme and its secret
@@ -79,7 +81,7 @@ pub(crate) struct Register {
     /// A file with the second secret of senders whose challenge has one of its own, such as Meta's verify token; `-` is stdin
     #[arg(long, value_name = "FILE")]
     challenge_secret_file: Option<PathBuf>,
-    /// Print the source as JSON: its name, scheme and hook, and the generated secret
+    /// Print the source as one JSON object: its name, scheme and hook. A generated secret is an object on a line before it
     #[arg(long)]
     json: bool,
 }
@@ -87,19 +89,28 @@ pub(crate) struct Register {
 impl Register {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
         let Settings { source, generated } = self.settings(&own_hook(client, &self.source))?;
-        let replaced = self.replaced(client, source.settings()).await?;
-        self.confirm(client, &source, replaced.as_ref()).await?;
-        // Before the request, as the server does not give a secret back.
-        if let Some(secret) = &generated {
-            let secret = secret.expose();
-            let text = if self.json {
-                format!("{{\"generatedSecret\":{},", json!(secret))
-            } else {
-                format!("{secret}\n")
-            };
-            print_secret(&text).await.context("nothing was registered")?;
-        }
-        let put = self.put(client, source.settings()).await;
+        let shutdown = Shutdown::on_signal()?;
+        let prepare = async {
+            let replaced = self.replaced(client, source.settings()).await?;
+            self.confirm(client, &source, replaced.as_ref(), &shutdown).await?;
+            // Before the request, as the server does not give a secret back.
+            if let Some(secret) = &generated {
+                self.print_generated(secret).await?;
+            }
+            anyhow::Ok(replaced)
+        };
+        let replaced = select! {
+            biased;
+            replaced = prepare => replaced?,
+            () = shutdown.requested() => return Err(anyhow!("stopped; nothing was registered")),
+        };
+        let put = select! {
+            biased;
+            put = self.put(client, source.settings()) => put,
+            () = shutdown.requested() => Err(anyhow!("stopped before the server answered; the source may be registered")),
+        };
+        // From now on a signal ends the process at once.
+        drop(shutdown);
         let (is_new, hook) =
             put.map_err(|error| if generated.is_some() { explain_generated(error) } else { error })?;
         self.report(client, &source, is_new, replaced.as_ref(), &hook);
@@ -113,12 +124,17 @@ impl Register {
                 "secrets": source.settings().secrets.len(),
                 "hook": hook,
             });
-            let registered = registered.to_string();
-            // The object was begun with the secret.
-            let rest = if generated.is_some() { &registered[1..] } else { &registered };
-            print_data(&format!("{rest}\n")).await?;
+            print_data(&format!("{registered}\n")).await?;
         }
         Ok(())
+    }
+
+    /// Prints the generated secret, with `--json` as an object of its own.
+    async fn print_generated(&self, secret: &Secret) -> anyhow::Result<()> {
+        let secret = secret.expose();
+        let line =
+            if self.json { json!({ "generatedSecret": secret }).to_string() } else { secret.to_owned() };
+        print_secret(&(line + "\n")).await.context("nothing was registered")
     }
 
     /// The source that will be replaced.
@@ -142,6 +158,7 @@ impl Register {
         client: &Client,
         source: &Source,
         replaced: Option<&SourceStatus>,
+        shutdown: &Shutdown,
     ) -> anyhow::Result<()> {
         let (app, name, scheme) = (client.app_id(), &self.source, source.scheme().name());
         let Some(other) = replaced.map(|source| &source.scheme).filter(|other| *other != scheme) else {
@@ -159,7 +176,7 @@ impl Register {
         }
         let question =
             format!("Replace source {name} of {app}, for {}, by one for {scheme}?", sanitize(other));
-        if Prompt::new()?.confirm(&question).await? {
+        if Prompt::with_shutdown(shutdown.clone()).confirm(&question).await? {
             return Ok(());
         }
         Err(anyhow!("source {name} is unchanged; --source NAME adds another source"))

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
@@ -34,10 +34,16 @@ fn accept(proxy: &TcpListener) -> (TcpStream, String) {
     (request.into_inner(), head)
 }
 
-/// Answers a request to this path.
-fn answer(proxy: &TcpListener, path: &str, body: &str) {
-    let (mut stream, head) = accept(proxy);
+/// Accepts a request to this path, and does not answer it.
+pub(crate) fn accept_path(proxy: &TcpListener, path: &str) -> TcpStream {
+    let (stream, head) = accept(proxy);
     assert!(head.lines().next().unwrap().contains(path), "{head}");
+    stream
+}
+
+/// Answers a request to this path.
+pub(crate) fn answer(proxy: &TcpListener, path: &str, body: &str) {
+    let mut stream = accept_path(proxy, path);
     let length = body.len();
     write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
 }
@@ -129,9 +135,16 @@ fn a_signal_ends_the_wait() {
     let server = format!("http://{}", silent.local_addr().unwrap());
     let args = ["get", "--server", &server, "--token", "t", "--max", "1", "--wait", "1h"];
     let get = world.command(&args).stdout(Stdio::piped()).spawn().unwrap();
-    // The request gets no response.
-    let (mut stream, _) = silent.accept().unwrap();
-    assert_ne!(stream.read(&mut [0; 1]).unwrap(), 0);
+    answer(&silent, "/status ", STATUS);
+    // It waits for an event.
+    let _unanswered = accept_path(&silent, "/lease ");
+    interrupt(&get);
+    let output = get.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(output.stdout, b"{}\n");
+
+    let get = world.command(&args).stdout(Stdio::piped()).spawn().unwrap();
+    let _unanswered = accept_path(&silent, "/status ");
     interrupt(&get);
     let output = get.wait_with_output().unwrap();
     assert!(output.status.success());

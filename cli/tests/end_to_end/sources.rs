@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
+    net::TcpListener,
     process::Stdio,
 };
 
@@ -10,6 +11,7 @@ use serde_json::Value;
 use wwproxy_sdk::{Secret, SourceSettings, sign_watson_work};
 
 use crate::{
+    get::{accept_path, answer},
     terminal::{console_text, screen, terminal},
     world::World,
 };
@@ -253,4 +255,26 @@ fn refusals_say_which_check_failed_and_what_to_do() {
     assert!(shown.contains(" repo 401 header: header X-Hub-Signature-256 is missing\n"), "{shown}");
     assert!(shown.contains("(3 times, the last one)\n    13 bytes, SHA-256 "), "{shown}");
     assert!(shown.contains("x-evil-name"), "{shown}");
+}
+
+#[test]
+fn a_signal_after_the_question_says_that_the_source_may_be_registered() {
+    let world = World::new();
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("http://{}", proxy.local_addr().unwrap());
+    let register =
+        ["register", "--server", &server, "--token", "t", "--scheme", "github", "--generate-secret"];
+    let mut child = terminal(&world, &register).spawn().unwrap();
+    let mut keyboard = child.stdin.take().unwrap();
+    let other = r#"{"name":"default","scheme":"stripe","covers":"body","verified":true,"secrets":1}"#;
+    answer(&proxy, "/sources/default ", other);
+    writeln!(keyboard, "y").unwrap();
+    let unanswered = accept_path(&proxy, "/sources/default ");
+    // Ctrl-C
+    keyboard.write_all(b"\x03").unwrap();
+    let mut screen = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut screen).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{screen}");
+    assert!(screen.contains("may be in force") && screen.contains("stopped before the server"), "{screen}");
+    drop(unanswered);
 }

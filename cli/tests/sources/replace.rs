@@ -46,10 +46,13 @@ async fn a_generated_secret_is_printed_and_added_to_the_old_one() {
         let said = messages(&output, 0);
         assert!(said.contains("updated source repo of bot (github), now with 2 secrets"), "{said}");
         assert!(said.contains("no longer accepted"), "{said}");
-        let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let printed = text(&output.stdout);
+        let (generated, printed) = printed.split_once('\n').unwrap();
+        let object = |line| serde_json::from_str::<Value>(line).unwrap();
+        let (generated, printed) = (object(generated), object(printed));
         assert_eq!(printed["secrets"], 2);
         assert_eq!(printed["hook"], format!("{}/hook/bot/repo", server.url));
-        let generated = printed["generatedSecret"].as_str().unwrap();
+        let generated = generated["generatedSecret"].as_str().unwrap();
         assert_ne!(generated, secret);
         assert_eq!(registered(&server)["secrets"], json!(["old-hunter2", generated]), "{variable}");
     }
@@ -90,6 +93,9 @@ async fn a_failed_registration_says_whether_the_generated_secret_may_be_in_force
         let said = messages(&output, code);
         assert!(said.contains(says), "{said}");
         assert_eq!(output.stdout.len(), 65, "it was printed before");
+        let output = run(&with_source("github", answer).await, &[&GITHUB[..], &["--json"]].concat()).await;
+        let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(printed["generatedSecret"].as_str().map(str::len), Some(64), "a complete object");
     }
 }
 
