@@ -285,6 +285,28 @@ async fn listen_acknowledges_after_printing() {
     assert!(text(&output.stderr).contains("connected to http://"), "{}", text(&output.stderr));
 }
 
+#[tokio::test]
+async fn the_summary_counts_events_that_cannot_be_decoded() {
+    let mut fake = proxy(|_| Reply::Upgrade(Some("wwproxy.v2"))).await;
+    let mut child = wwproxy(&fake.url, &["listen"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut socket = fake.socket().await;
+    // The first one is redelivered.
+    for id in ["a", "a", "b"] {
+        let event = format!(r#"{{"type":"event","id":"{id}","encoding":"cbor","data":{{}}}}"#);
+        socket.send(Message::text(event)).await.unwrap();
+        let nack = socket.next().await.unwrap().unwrap();
+        assert!(nack.to_text().unwrap().contains("nack"), "{nack:?}");
+    }
+    terminate(&child).await;
+    let mut last = String::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        last = line;
+    }
+    assert_eq!(last, "wwproxy: 0 taken, 2 undecodable, 0 kept, 0 skipped");
+    assert_eq!(child.wait().await.unwrap().code(), Some(0));
+}
+
 async fn terminate(child: &tokio::process::Child) {
     let id = child.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());

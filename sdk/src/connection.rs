@@ -289,7 +289,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
         let UndecodableEvent { id, reason } = event;
         tracing::warn!(%id, reason, "an event cannot be decoded and will be redelivered");
         let message = format!("event {id} cannot be decoded and stays on the server: {reason}");
-        (self.on_state)(&State::Undecodable { error: Error::new(ErrorKind::Protocol, message) });
+        (self.on_state)(&State::Undecodable {
+            id: id.clone(),
+            error: Error::new(ErrorKind::Protocol, message),
+        });
         if self.v2 { self.write(Message::text(ClientMessage::nack(id, UNDECODABLE_DELAY))) } else { Ok(()) }
     }
 

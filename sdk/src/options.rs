@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use wwproxy_protocol::api::{LeaseRequest, MAX_WINDOW};
+use wwproxy_protocol::{
+    EventId,
+    api::{LeaseRequest, MAX_WINDOW},
+};
 
 use crate::Error;
 
@@ -174,6 +177,8 @@ pub enum State {
     /// it after a minute; the connection stays open.
     #[non_exhaustive]
     Undecodable {
+        /// The id of the event.
+        id: EventId,
         /// Which event, and why.
         error: Error,
     },

@@ -36,6 +36,7 @@ struct Inner {
     was_connected: bool,
     counts: Counts,
     kept: KeptEvents,
+    kept_undecodable: KeptEvents,
     skipped: Skipped,
     skips: LogLimit,
     leaves: LogLimit,
@@ -114,8 +115,11 @@ impl Reporter {
                 let why = describe_error(&anyhow::Error::new(error.clone()));
                 self.print_message(&format!("{why}; retrying in {:.1} s", delay.as_secs_f32()));
             }
-            State::Undecodable { error, .. } if inner.undecodable.count(Instant::now()) => {
-                self.print_message(&error.to_string());
+            State::Undecodable { id, error, .. } => {
+                inner.kept_undecodable.add(id);
+                if inner.undecodable.count(Instant::now()) {
+                    self.print_message(&error.to_string());
+                }
             }
             _ => {}
         }
@@ -297,8 +301,12 @@ impl Inner {
     fn summary(&self) -> String {
         let Counts { handled, skipped, failed, .. } = self.counts;
         let failed = if failed == 0 { String::new() } else { format!("{failed} failed, ") };
+        let undecodable = match self.kept_undecodable.count() {
+            0 => String::new(),
+            count => format!("{count} undecodable, "),
+        };
         let (kept, types) = (self.kept.count(), self.skipped.list());
-        format!("{handled} taken, {failed}{kept} kept, {skipped} skipped{types}")
+        format!("{handled} taken, {failed}{undecodable}{kept} kept, {skipped} skipped{types}")
     }
 }
 
