@@ -137,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 settlement.acks.extend(ids.iter().filter_map(|id| self.window.settle(id)));
             }
             ClientMessage::Nack { id, delay } => {
-                settlement.releases.extend(self.window.settle(&id).map(|receipt| (receipt, delay)));
+                settlement.nacks.extend(self.window.settle(&id).map(|receipt| (receipt, delay)));
             }
             ClientMessage::Ignored => {}
         }
@@ -152,7 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 break;
             }
         }
-        settlement.releases.extend(self.window.drain().map(|receipt| (receipt, Duration::ZERO)));
+        settlement.releases.extend(self.window.drain());
         self.proxy.settle_or_log(&self.link.config.app, settlement).await;
     }
 }

@@ -73,12 +73,13 @@ pub trait Store: fmt::Debug + Send + Sync {
         dedupe: Option<DedupeKey>,
     ) -> StoreFuture<'a, Appended>;
 
-    /// Leases events in order of arrival, and waits for the first one (long polling). No other client receives them while
+    /// Leases events in order of arrival, and waits for the first one (long polling). Nacked events alternate with events
+    /// that were never leased, so that neither starve. No other client receives them while
     /// the lease lasts; events that are not settled before it expires are redelivered. Dropping the future releases the
     /// events that it leased.
     fn lease<'a>(&'a self, app: &'a AppId, lease: Lease) -> StoreFuture<'a, Vec<Delivery>>;
 
-    /// Settles leases: acknowledged events are deleted, released events are redelivered. A deletion may become durable
+    /// Settles leases: acknowledged events are deleted, released and nacked ones are redelivered. A deletion may become durable
     /// after this returns; a deletion that a crash loses costs one redelivery.
     fn settle<'a>(&'a self, app: &'a AppId, settlement: Settlement) -> StoreFuture<'a, Settled>;
 
@@ -224,8 +225,10 @@ pub struct Delivery {
 pub struct Settlement {
     /// Acknowledged events, which are deleted.
     pub acks: Vec<Receipt>,
-    /// Released events, which are redelivered after their delay (negative acknowledgement).
-    pub releases: Vec<(Receipt, Duration)>,
+    /// Events that were not delivered, which return to their place in the order.
+    pub releases: Vec<Receipt>,
+    /// Events that a client refused, which are redelivered after their delay (negative acknowledgement).
+    pub nacks: Vec<(Receipt, Duration)>,
 }
 
 /// The outcome of a [`Settlement`].
@@ -233,7 +236,7 @@ pub struct Settlement {
 pub struct Settled {
     /// How many events were deleted.
     pub acked: usize,
-    /// How many events were released.
+    /// How many events were released or nacked.
     pub released: usize,
     /// Receipts whose lease had expired, or was settled before.
     pub stale: Vec<Receipt>,

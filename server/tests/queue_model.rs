@@ -62,7 +62,8 @@ enum Step {
     Settle {
         app: usize,
         acks: Vec<Index>,
-        releases: Vec<(Index, u64)>,
+        releases: Vec<Index>,
+        nacks: Vec<(Index, u64)>,
     },
     Advance {
         time: u64,
@@ -75,7 +76,8 @@ fn step() -> impl Strategy<Value = Step> {
     let app = || 0..2usize;
     let receipts = || prop::collection::vec(any::<Index>(), 0..4);
     let delay = prop_oneof![2 => Just(0), 1 => Just(DURATIONS[0])];
-    let releases = prop::collection::vec((any::<Index>(), delay), 0..3);
+    let releases = prop::collection::vec(any::<Index>(), 0..3);
+    let nacks = prop::collection::vec((any::<Index>(), delay), 0..3);
     let lease = (
         app(),
         1..5usize,
@@ -88,8 +90,8 @@ fn step() -> impl Strategy<Value = Step> {
         12 => (app(), prop::option::of(0..8u8)).prop_map(|(app, key)| Step::Append { app, key }),
         8 => lease.prop_map(|(app, max_events, max_bytes, time)| Step::Lease { app, max_events, max_bytes, time }),
         2 => app().prop_map(|app| Step::DropLease { app }),
-        8 => (app(), receipts(), releases)
-            .prop_map(|(app, acks, releases)| Step::Settle { app, acks, releases }),
+        8 => (app(), receipts(), releases, nacks)
+            .prop_map(|(app, acks, releases, nacks)| Step::Settle { app, acks, releases, nacks }),
         2 => prop::sample::select(&ADVANCES[..]).prop_map(|time| Step::Advance { time }),
         1 => Just(Step::Reopen),
     ]
@@ -99,24 +101,35 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 50)
 }
 
-/// The reference model of one queue: a list of events, each with its lease.
+/// The reference model of one queue: a list of events in order of arrival, each with its lease.
 #[derive(Debug, Default)]
 struct Model {
     registered: bool,
     events: Vec<Stored>,
     keys: HashSet<u8>,
     dropped: u64,
+    /// Whether the last leased event was a nacked one.
+    leased_nacked: bool,
 }
 
 #[derive(Debug)]
 struct Stored {
     id: EventId,
     body: String,
+    place: Place,
     attempts: u32,
     /// Leased or delayed until this time.
     until: u64,
     /// The receipt of the lease, `None` for a delay.
     receipt: Option<Receipt>,
+}
+
+/// The place of an event while it is not leased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Fresh,
+    Returned,
+    Nacked,
 }
 
 impl Model {
@@ -140,9 +153,27 @@ impl Model {
         Appended::Stored("any".parse().unwrap())
     }
 
-    /// The events that a lease must return.
-    fn available(&mut self, now: u64, max: usize) -> Vec<&mut Stored> {
-        self.events.iter_mut().filter(|event| event.is_free(now)).take(max).collect()
+    /// Leases up to `max` events for a time, and returns their positions.
+    fn lease(&mut self, now: u64, max: usize, time: u64) -> Vec<usize> {
+        std::iter::from_fn(|| self.lease_next(now, time)).take(max).collect()
+    }
+
+    fn lease_next(&mut self, now: u64, time: u64) -> Option<usize> {
+        let free = |place| {
+            let events = self.events.iter().enumerate();
+            events.filter(move |(_, event)| event.is_free(now) && event.place == place)
+        };
+        let (returned, fresh) = (free(Place::Returned).next(), free(Place::Fresh).next());
+        let nacked = free(Place::Nacked).min_by_key(|(_, event)| event.until);
+        let nacked = nacked.filter(|_| !self.leased_nacked || fresh.is_none());
+        let (position, event) = returned.or(nacked).or(fresh)?;
+        if event.place != Place::Returned {
+            self.leased_nacked = event.place == Place::Nacked;
+        }
+        let event = &mut self.events[position];
+        (event.place, event.until) = (Place::Returned, now + time);
+        event.attempts += 1;
+        Some(position)
     }
 
     /// The position of the event that is leased under this receipt.
@@ -153,8 +184,9 @@ impl Model {
     /// A reopen loses leases and delivery attempts.
     fn reopen(&mut self) {
         for event in &mut self.events {
-            (event.attempts, event.until, event.receipt) = (0, 0, None);
+            (event.place, event.attempts, event.until, event.receipt) = (Place::Fresh, 0, 0, None);
         }
+        self.leased_nacked = false;
     }
 
     fn leased(&self, now: u64) -> usize {
@@ -226,12 +258,12 @@ impl Harness {
             self.apply(step).await?;
             self.compare_stats().await?;
         }
-        // At the end all remaining events are delivered in order.
+        // At the end all remaining events are delivered.
         self.apply(Step::Advance { time: ADVANCES[1] }).await?;
         for app in 0..2 {
             self.lease(app, 2 * CAPACITY, u64::MAX, DURATIONS[1]).await?;
             let leased = self.models[app].events.iter().filter_map(|event| event.receipt.clone()).collect();
-            self.settle(app, leased, Vec::new()).await?;
+            self.settle(app, leased, Vec::new(), Vec::new()).await?;
             prop_assert!(self.models[app].events.is_empty());
         }
         self.compare_stats().await
@@ -253,17 +285,17 @@ impl Harness {
                 self.lease(app, max_events, max_bytes, time).await?;
             }
             Step::DropLease { app } => self.drop_lease(app).await?,
-            Step::Settle { app, acks, releases } => {
+            Step::Settle { app, acks, releases, nacks } => {
                 if self.receipts.is_empty() {
                     return Ok(());
                 }
                 let acks = acks.iter().map(|index| index.get(&self.receipts).clone()).collect();
                 // The contract does not define which of a delayed and another event `DropOldest` drops first.
                 let delay = |delay| if self.overflow == Overflow::DropOldest { 0 } else { delay };
-                let releases =
-                    releases.iter().map(|(index, d)| (index.get(&self.receipts).clone(), delay(*d)));
-                let releases = releases.collect();
-                self.settle(app, acks, releases).await?;
+                let releases = releases.iter().map(|index| index.get(&self.receipts).clone()).collect();
+                let nacks = nacks.iter().map(|(index, d)| (index.get(&self.receipts).clone(), delay(*d)));
+                let nacks = nacks.collect();
+                self.settle(app, acks, releases, nacks).await?;
             }
             Step::Advance { time } => {
                 advance(Duration::from_secs(time)).await;
@@ -284,7 +316,7 @@ impl Harness {
             (Appended::Stored(id), Appended::Stored(_)) => {
                 let last = self.last_ids.insert(app, id.clone());
                 prop_assert!(last.is_none_or(|last| last < id), "ids ascend");
-                let event = Stored { id, body, attempts: 0, until: 0, receipt: None };
+                let event = Stored { id, body, place: Place::Fresh, attempts: 0, until: 0, receipt: None };
                 self.models[app].events.push(event);
             }
             (appended, expected) => prop_assert_eq!(appended, expected),
@@ -302,14 +334,14 @@ impl Harness {
 
     /// Compares leased events with the model, and records the leases.
     fn compare_lease(&mut self, app: usize, taken: &[Delivery], max: usize, time: u64) -> Outcome<()> {
-        let expected = self.models[app].available(self.now, max);
+        let model = &mut self.models[app];
+        let expected = model.lease(self.now, max, time);
         prop_assert_eq!(
             taken.iter().map(|delivery| &delivery.event.id).collect::<Vec<_>>(),
-            expected.iter().map(|event| &event.id).collect::<Vec<_>>()
+            expected.iter().map(|&position| &model.events[position].id).collect::<Vec<_>>()
         );
-        for (delivery, event) in taken.iter().zip(expected) {
-            event.attempts += 1;
-            event.until = self.now + time;
+        for (delivery, position) in taken.iter().zip(expected) {
+            let event = &mut model.events[position];
             event.receipt = Some(delivery.receipt.clone());
             prop_assert_eq!(delivery.attempt, event.attempts);
             prop_assert_eq!(&delivery.event.body[..], event.body.as_bytes());
@@ -329,11 +361,25 @@ impl Harness {
         // It completed at the first poll, so it was not cancelled.
         match polled {
             std::task::Poll::Ready(taken) => self.compare_lease(app, &taken.unwrap(), 3, DURATIONS[0]),
-            std::task::Poll::Pending => Ok(()),
+            // It leased the events, and released them when it was dropped.
+            std::task::Poll::Pending => {
+                let model = &mut self.models[app];
+                for position in model.lease(self.now, 3, DURATIONS[0]) {
+                    let event = &mut model.events[position];
+                    (event.attempts, event.until) = (event.attempts - 1, self.now);
+                }
+                Ok(())
+            }
         }
     }
 
-    async fn settle(&mut self, app: usize, acks: Vec<Receipt>, releases: Vec<(Receipt, u64)>) -> Outcome<()> {
+    async fn settle(
+        &mut self,
+        app: usize,
+        acks: Vec<Receipt>,
+        releases: Vec<Receipt>,
+        nacks: Vec<(Receipt, u64)>,
+    ) -> Outcome<()> {
         let mut expected = Settled::default();
         let model = &mut self.models[app];
         for receipt in &acks {
@@ -345,18 +391,20 @@ impl Harness {
                 None => expected.stale.push(receipt.clone()),
             }
         }
-        for (receipt, delay) in &releases {
+        let returned = releases.iter().map(|receipt| (receipt, Place::Returned, 0));
+        let nacked = nacks.iter().map(|(receipt, delay)| (receipt, Place::Nacked, *delay));
+        for (receipt, place, delay) in returned.chain(nacked) {
             match model.leased_under(self.now, receipt) {
-                Some(place) => {
-                    model.events[place].until = self.now + delay;
-                    model.events[place].receipt = None;
+                Some(position) => {
+                    let event = &mut model.events[position];
+                    (event.place, event.until, event.receipt) = (place, self.now + delay, None);
                     expected.released += 1;
                 }
                 None => expected.stale.push(receipt.clone()),
             }
         }
-        let releases = releases.into_iter().map(|(receipt, delay)| (receipt, Duration::from_secs(delay)));
-        let settlement = Settlement { acks, releases: releases.collect() };
+        let nacks = nacks.into_iter().map(|(receipt, delay)| (receipt, Duration::from_secs(delay)));
+        let settlement = Settlement { acks, releases, nacks: nacks.collect() };
         let settled = self.store.settle(&self.apps[app], settlement).await.unwrap();
         prop_assert_eq!(settled, expected);
         Ok(())

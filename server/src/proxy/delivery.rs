@@ -101,7 +101,7 @@ impl Proxy {
         let acks =
             ack.chunks(SETTLE_BATCH).map(|acks| Settlement { acks: acks.to_vec(), ..Settlement::default() });
         let releases = release.chunks(SETTLE_BATCH).map(|receipts| Settlement {
-            releases: receipts.iter().map(|receipt| (receipt.clone(), Duration::ZERO)).collect(),
+            nacks: receipts.iter().map(|receipt| (receipt.clone(), Duration::ZERO)).collect(),
             ..Settlement::default()
         });
         let mut answer = AckResponse::default();
@@ -121,7 +121,7 @@ impl Proxy {
         if settlement == Settlement::default() {
             return;
         }
-        for (_, delay) in &mut settlement.releases {
+        for (_, delay) in &mut settlement.nacks {
             *delay = (*delay).min(MAX_HOLD);
         }
         if let Err(error) = self.store.settle(app, settlement).await {
@@ -149,12 +149,11 @@ impl Unsettled {
     /// Settles the deliveries of an answer that was delivered in full, or was not.
     pub(crate) async fn settle(self, delivered: bool) {
         let settlement = match (delivered, self.auto_ack) {
-            (true, true) => Settlement { acks: self.receipts, releases: Vec::new() },
+            (true, true) => Settlement { acks: self.receipts, ..Settlement::default() },
             (true, false) => return,
             (false, _) => {
                 tracing::debug!(app = %self.app, events = self.receipts.len(), "an answer was not delivered");
-                let releases = self.receipts.into_iter().map(|receipt| (receipt, Duration::ZERO)).collect();
-                Settlement { acks: Vec::new(), releases }
+                Settlement { releases: self.receipts, ..Settlement::default() }
             }
         };
         self.proxy.settle_or_log(&self.app, settlement).await;

@@ -1,10 +1,12 @@
 //! One app's queue: the order of events, their leases, and their redelivery when a lease ends (visibility timeout).
 //! No clock, no bodies, and no I/O but that of a long [`Backlog`].
 //!
-//! An event is in one of three places. *Fresh* ones have never been handed out. *Held* ones are
-//! leased, or released with a delay, until a point in time. *Returned* ones were held and wait to go
-//! out again. Events are taken from the front, so everything held or returned came before
-//! everything fresh: handing out the returned first keeps the order of arrival.
+//! An event is in one of three places. *Fresh* ones have never been leased. *Held* ones are leased until a
+//! point in time, or were nacked by a client and are available from a point in time on. *Returned* ones
+//! had a lease that expired or was released.
+//!
+//! Returned events are leased first, which keeps the order of arrival. Nacked events then alternate with fresh
+//! ones, so that events that no client wants do not starve those behind them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,10 +40,14 @@ pub(super) struct Queue {
     last: Seq,
     returned: BTreeMap<Seq, Returned>,
     held: BTreeMap<Seq, Held>,
-    /// When each held event comes back.
+    /// When each lease expires.
     due: BTreeSet<(Instant, Seq)>,
-    /// The held events that are nobody's: they were released with a delay.
-    delayed: BTreeSet<Seq>,
+    /// The held events that were nacked.
+    nacked: BTreeSet<Seq>,
+    /// When each nacked event is available. They are leased in this order.
+    turns: BTreeSet<(Instant, Seq)>,
+    /// Whether the last leased event was a nacked one: then a fresh one is next.
+    leased_nacked: bool,
     leased: usize,
     bytes: u64,
     dropped: u64,
@@ -59,7 +65,7 @@ struct Returned {
 struct Held {
     event: Returned,
     until: Instant,
-    /// Which lease has it, or `None` for one that was released with a delay.
+    /// The lease, or `None` if it was nacked.
     lease: Option<u64>,
 }
 
@@ -106,12 +112,12 @@ impl Queue {
         let mut taken = Vec::new();
         let mut bytes = 0;
         while taken.len() < max_events {
-            let Some(next) = self.front() else { break };
+            let Some(next) = self.next(now) else { break };
             bytes += u64::from(next.size);
             if bytes > max_bytes && !taken.is_empty() {
                 break;
             }
-            let (seq, mut event) = self.pop_front().expect("there is a front");
+            let (seq, mut event) = self.pop_next(now).expect("there is a next event");
             event.attempts += 1;
             taken.push(Taken { seq, attempt: event.attempts });
             self.hold(seq, Held { event, until: now + time, lease: Some(lease) });
@@ -126,14 +132,17 @@ impl Queue {
         true
     }
 
-    /// Hands back an event that this lease has. `false` where the lease has ended.
-    pub(super) fn release(&mut self, now: Instant, seq: Seq, lease: u64, delay: Duration) -> bool {
+    /// Returns an event of this lease to its place in the order. `false` if the lease has ended.
+    pub(super) fn release(&mut self, now: Instant, seq: Seq, lease: u64) -> bool {
         let Some(held) = self.end_lease(now, seq, lease) else { return false };
-        if delay.is_zero() {
-            self.returned.insert(seq, held.event);
-        } else {
-            self.hold(seq, Held { event: held.event, until: now + delay, lease: None });
-        }
+        self.returned.insert(seq, held.event);
+        true
+    }
+
+    /// Makes an event of this lease available again after the delay. `false` if the lease has ended.
+    pub(super) fn nack(&mut self, now: Instant, seq: Seq, lease: u64, delay: Duration) -> bool {
+        let Some(held) = self.end_lease(now, seq, lease) else { return false };
+        self.hold(seq, Held { event: held.event, until: now + delay, lease: None });
         true
     }
 
@@ -145,21 +154,22 @@ impl Queue {
         }
     }
 
-    /// When the next held event comes back.
+    /// When the next held event is available.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due.first().map(|(until, _)| *until)
+        [self.due.first(), self.turns.first()].into_iter().flatten().map(|(until, _)| *until).min()
     }
 
     /// Takes the oldest event out to make room: one that nobody has, where there is one.
     pub(super) fn evict_oldest(&mut self, now: Instant) -> Option<Evicted> {
         self.bring_back(now);
-        let nobodys = [self.front().map(|slot| slot.seq), self.delayed.first().copied()];
+        let returned = self.returned.first_key_value().map(|(&seq, _)| seq);
+        let in_order = returned.or_else(|| self.fresh.front().map(|slot| slot.seq));
         let leased = || self.held.first_key_value().map(|(&seq, _)| seq);
-        let oldest = nobodys.into_iter().flatten().min().or_else(leased)?;
+        let oldest = [in_order, self.nacked.first().copied()].into_iter().flatten().min().or_else(leased)?;
         let held = self.unhold(oldest);
         let event = match held {
             Some(held) => held.event,
-            None => self.pop_front()?.1,
+            None => self.returned.pop_first().or_else(|| self.pop_fresh())?.1,
         };
         self.bytes -= u64::from(event.size);
         self.dropped += 1;
@@ -178,11 +188,15 @@ impl Queue {
         }
     }
 
-    /// The events older than this number that nobody has.
+    /// The available events older than this number.
     pub(super) fn older_than(&mut self, now: Instant, floor: Seq) -> io::Result<Vec<Slot>> {
         self.bring_back(now);
         let returned = self.returned.range(..floor).map(|(&seq, event)| Slot { seq, size: event.size });
-        Ok(returned.chain(self.fresh.below(floor)?).collect())
+        let nacked = self.nacked.range(..floor).filter_map(|&seq| {
+            let held = self.held.get(&seq).filter(|held| held.until <= now)?;
+            Some(Slot { seq, size: held.event.size })
+        });
+        Ok(returned.chain(nacked).chain(self.fresh.below(floor)?).collect())
     }
 
     /// Takes an event out that was dropped for its age. `false` where it has gone meanwhile.
@@ -241,7 +255,7 @@ impl Queue {
         firsts.into_iter().flatten().min()
     }
 
-    /// Makes events whose lease or release delay has ended available for redelivery: from held to returned.
+    /// Makes events whose lease has expired available for redelivery: from held to returned.
     pub(super) fn bring_back(&mut self, now: Instant) {
         while let Some(&(until, seq)) = self.due.first() {
             if until > now {
@@ -260,33 +274,59 @@ impl Queue {
         size.is_some()
     }
 
-    fn front(&mut self) -> Option<Slot> {
-        let returned = self.returned.first_key_value();
-        returned.map(|(&seq, event)| Slot { seq, size: event.size }).or_else(|| self.fresh.front())
+    /// The event that is leased next.
+    fn next(&mut self, now: Instant) -> Option<Slot> {
+        if let Some((&seq, event)) = self.returned.first_key_value() {
+            return Some(Slot { seq, size: event.size });
+        }
+        match self.next_nacked(now) {
+            Some(seq) => Some(Slot { seq, size: self.held.get(&seq)?.event.size }),
+            None => self.fresh.front(),
+        }
     }
 
-    fn pop_front(&mut self) -> Option<(Seq, Returned)> {
-        self.returned.pop_first().or_else(|| {
-            let Slot { seq, size } = self.fresh.pop_front()?;
-            Some((seq, Returned { size, attempts: 0 }))
-        })
+    fn pop_next(&mut self, now: Instant) -> Option<(Seq, Returned)> {
+        if let Some(returned) = self.returned.pop_first() {
+            return Some(returned);
+        }
+        let nacked = self.next_nacked(now);
+        self.leased_nacked = nacked.is_some();
+        match nacked {
+            Some(seq) => Some((seq, self.unhold(seq)?.event)),
+            None => self.pop_fresh(),
+        }
+    }
+
+    /// The nacked event that is available for the longest time, unless it is the turn of a fresh one.
+    fn next_nacked(&self, now: Instant) -> Option<Seq> {
+        let (_, seq) = self.turns.first().filter(|(since, _)| *since <= now)?;
+        (!self.leased_nacked || self.fresh.len() == 0).then_some(*seq)
+    }
+
+    fn pop_fresh(&mut self) -> Option<(Seq, Returned)> {
+        let Slot { seq, size } = self.fresh.pop_front()?;
+        Some((seq, Returned { size, attempts: 0 }))
     }
 
     fn hold(&mut self, seq: Seq, held: Held) {
-        match held.lease {
-            Some(_) => self.leased += 1,
-            None => drop(self.delayed.insert(seq)),
+        if held.lease.is_some() {
+            self.leased += 1;
+            self.due.insert((held.until, seq));
+        } else {
+            self.nacked.insert(seq);
+            self.turns.insert((held.until, seq));
         }
-        self.due.insert((held.until, seq));
         self.held.insert(seq, held);
     }
 
     fn unhold(&mut self, seq: Seq) -> Option<Held> {
         let held = self.held.remove(&seq)?;
-        self.due.remove(&(held.until, seq));
-        match held.lease {
-            Some(_) => self.leased -= 1,
-            None => drop(self.delayed.remove(&seq)),
+        if held.lease.is_some() {
+            self.leased -= 1;
+            self.due.remove(&(held.until, seq));
+        } else {
+            self.nacked.remove(&seq);
+            self.turns.remove(&(held.until, seq));
         }
         Some(held)
     }

@@ -126,9 +126,15 @@ impl Queues {
                 _ => settled.stale.push(receipt),
             }
         }
-        for (receipt, delay) in settlement.releases {
+        for receipt in settlement.releases {
             match parse(&receipt) {
-                Some((seq, lease)) if guard.release(now, seq, lease, delay) => settled.released += 1,
+                Some((seq, lease)) if guard.release(now, seq, lease) => settled.released += 1,
+                _ => settled.stale.push(receipt),
+            }
+        }
+        for (receipt, delay) in settlement.nacks {
+            match parse(&receipt) {
+                Some((seq, lease)) if guard.nack(now, seq, lease, delay) => settled.released += 1,
                 _ => settled.stale.push(receipt),
             }
         }

@@ -103,7 +103,7 @@ impl Fixture {
     }
 
     async fn release(&self, deliveries: Vec<Delivery>) {
-        let releases = deliveries.into_iter().map(|delivery| (delivery.receipt, Duration::ZERO)).collect();
+        let releases = deliveries.into_iter().map(|delivery| delivery.receipt).collect();
         self.store.settle(&self.app, Settlement { releases, ..Settlement::default() }).await.unwrap();
     }
 

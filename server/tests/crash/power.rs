@@ -163,7 +163,7 @@ impl App {
                 self.id
             );
             if self.random.one_in(3) {
-                settlement.releases.push((delivery.receipt, Duration::ZERO));
+                settlement.releases.push(delivery.receipt);
             } else {
                 settlement.acks.push(delivery.receipt);
                 self.events.insert(n, EventState::Acked);
@@ -208,7 +208,7 @@ impl App {
         }
         let unknown: Vec<_> = found.iter().filter(|n| !self.events.contains_key(n)).collect();
         assert!(unknown.is_empty(), "{} has events that were never appended: {unknown:?}", self.id);
-        let releases = deliveries.into_iter().map(|delivery| (delivery.receipt, Duration::ZERO)).collect();
+        let releases = deliveries.into_iter().map(|delivery| delivery.receipt).collect();
         store.settle(&self.id, Settlement { releases, ..Settlement::default() }).await.map_err(power_lost)?;
         Ok(())
     }

@@ -114,7 +114,7 @@ pub(crate) async fn stats_follow_appends_leases_and_settlements(open: Open<'_>) 
     let taken = queue.take(10).await;
     let leased = queue.stats().await;
     assert_eq!((leased.stored, leased.leased, leased.bytes), (2, 2, two.bytes));
-    queue.release(&taken[..1], Duration::ZERO).await;
+    queue.release(&taken[..1]).await;
     assert_eq!(queue.stats().await.leased, 1);
     queue.ack(&taken[1..]).await;
     let left = queue.stats().await;

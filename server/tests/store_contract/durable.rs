@@ -43,7 +43,7 @@ async fn events_survive_a_reopen_in_order() {
     }
     let before = queue.take(20).await;
     let stats = queue.stats().await;
-    queue.release(&before, Duration::ZERO).await;
+    queue.release(&before).await;
 
     let queue = reopen(&folder, queue, Limits::default()).await;
     let other = TestQueue { app: other.app, ..queue.clone() };
@@ -120,7 +120,7 @@ async fn leases_do_not_survive_a_reopen() {
     let (folder, queue) = new_store().await;
     queue.append_all(0..3).await;
     let taken = queue.take(2).await;
-    queue.release(&taken[1..], DEADLINE * 100).await;
+    queue.nack(&taken[1..], DEADLINE * 100).await;
 
     let queue = reopen(&folder, queue, Limits::default()).await;
     assert_eq!(queue.stats().await.leased, 0);
@@ -313,7 +313,7 @@ async fn a_closed_store_returns_errors() {
     assert!(matches!(store.remove_registration(app).await, Err(StoreError::Closed)));
     assert!(matches!(store.ready().await, Err(StoreError::Closed)));
     assert!(store.lease(app, now(1)).await.is_err(), "the file is closed");
-    let settlement = Settlement { acks: receipts(&taken), releases: Vec::new() };
+    let settlement = Settlement { acks: receipts(&taken), ..Settlement::default() };
     assert!(store.settle(app, settlement).await.is_err(), "the deletion cannot be written");
     assert!(matches!(store.close().await, Err(StoreError::Closed)));
 }

@@ -106,13 +106,17 @@ impl TestQueue {
         self.settle(receipts(deliveries), Vec::new()).await
     }
 
-    pub(crate) async fn release(&self, deliveries: &[Delivery], delay: Duration) -> Settled {
-        let releases = receipts(deliveries).into_iter().map(|receipt| (receipt, delay)).collect();
-        self.settle(Vec::new(), releases).await
+    pub(crate) async fn release(&self, deliveries: &[Delivery]) -> Settled {
+        self.settle(Vec::new(), receipts(deliveries)).await
     }
 
-    pub(crate) async fn settle(&self, acks: Vec<Receipt>, releases: Vec<(Receipt, Duration)>) -> Settled {
-        self.store.settle(&self.app, Settlement { acks, releases }).await.unwrap()
+    pub(crate) async fn nack(&self, deliveries: &[Delivery], delay: Duration) -> Settled {
+        let nacks = receipts(deliveries).into_iter().map(|receipt| (receipt, delay)).collect();
+        self.store.settle(&self.app, Settlement { nacks, ..Settlement::default() }).await.unwrap()
+    }
+
+    pub(crate) async fn settle(&self, acks: Vec<Receipt>, releases: Vec<Receipt>) -> Settled {
+        self.store.settle(&self.app, Settlement { acks, releases, ..Settlement::default() }).await.unwrap()
     }
 
     pub(crate) async fn stats(&self) -> Stats {

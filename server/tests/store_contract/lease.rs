@@ -1,7 +1,5 @@
 //! Leasing, redelivery and delivery attempts.
 
-use std::time::Duration;
-
 use futures_util::FutureExt;
 use tokio::time::Instant;
 use wwproxy_server::store::Lease;
@@ -43,7 +41,7 @@ pub(crate) async fn delivery_attempts_are_counted(open: Open<'_>) {
     for attempt in 1..5 {
         let taken = queue.take(1).await;
         assert_eq!(taken[0].attempt, attempt);
-        queue.release(&taken, Duration::ZERO).await;
+        queue.release(&taken).await;
     }
     assert_eq!(queue.take_for(1, SHORT).await[0].attempt, 5);
     assert_eq!(queue.wait(1).await[0].attempt, 6, "an expired lease counts as an attempt");
@@ -58,7 +56,7 @@ pub(crate) async fn unsettled_events_are_redelivered_in_order(open: Open<'_>) {
     assert_eq!(numbers(&first), [1, 2]);
     eventually("the leases have expired", async || queue.stats().await.leased == 1).await;
     assert!(started.elapsed() >= SHORT, "the leases expired too early");
-    queue.release(&released, Duration::ZERO).await;
+    queue.release(&released).await;
     let again = queue.take(10).await;
     assert_eq!(numbers(&again), [0, 1, 2, 3, 4]);
     assert_eq!(again.iter().map(|delivery| delivery.attempt).collect::<Vec<_>>(), [2, 2, 2, 1, 1]);
@@ -75,7 +73,7 @@ pub(crate) async fn dropping_a_lease_future_releases_its_events_without_an_attem
         if let Some(taken) = queue.store.lease(&queue.app, now(2)).now_or_never() {
             // It completed at the first poll, so it was not cancelled.
             completed += 1;
-            queue.release(&taken.unwrap(), Duration::ZERO).await;
+            queue.release(&taken.unwrap()).await;
         }
         assert_eq!(queue.stats().await.leased, 0);
     }

@@ -38,7 +38,7 @@ pub(crate) async fn a_full_queue_rejects_appends(open: Open<'_>) {
     queue.ack(&taken[1..]).await;
     queue.append(4).await;
     assert_eq!(queue.try_append(event(5), None).await, Appended::Full);
-    queue.release(&taken[..1], Duration::ZERO).await;
+    queue.release(&taken[..1]).await;
     assert_eq!(queue.drain().await, [0, 2, 4]);
     assert_eq!(queue.stats().await.dropped, 0, "a rejected event does not count as dropped");
 }
@@ -78,7 +78,7 @@ pub(crate) async fn drop_oldest_drops_the_oldest_event(open: Open<'_>) {
     assert_eq!((stats.stored, stats.dropped), (3, 2));
     let taken = queue.take(1).await;
     assert_eq!(numbers(&taken), [2]);
-    queue.release(&taken, Duration::ZERO).await;
+    queue.release(&taken).await;
     queue.append(5).await;
     assert_eq!(queue.drain().await, [3, 4, 5]);
     assert_eq!(queue.stats().await.dropped, 3);
@@ -225,7 +225,7 @@ pub(crate) async fn a_long_queue_behaves_like_a_short_one(open: Open<'_>) {
     let taken = queue.take(300).await;
     assert_eq!(numbers(&taken), (0..300).collect::<Vec<_>>());
     queue.ack(&taken[..100]).await;
-    queue.release(&taken[100..], Duration::ZERO).await;
+    queue.release(&taken[100..]).await;
     queue.append_together(1000..1150).await;
     let stats = queue.stats().await;
     assert_eq!((stats.stored, stats.dropped), (1000, 50));

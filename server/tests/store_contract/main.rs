@@ -110,7 +110,8 @@ contract! {
         another_apps_receipt_is_stale,
         an_invalid_receipt_is_stale,
         a_released_event_is_redelivered_before_newer_events,
-        a_delayed_release_is_redelivered_after_its_delay,
+        nacked_events_alternate_with_fresh_ones,
+        a_nacked_event_is_redelivered_after_its_delay,
         acks_are_settled_before_releases;
     tap:
         a_tap_receives_events_stored_after_it_opened,

@@ -48,8 +48,8 @@ pub(crate) async fn unregistering_purges_the_queue(open: Open<'_>) {
     let queue = TestQueue::open(open).await;
     queue.append_all(0..4).await;
     let taken = queue.take(3).await;
-    queue.release(&taken[..1], Duration::ZERO).await;
-    queue.release(&taken[1..2], Duration::from_secs(600)).await;
+    queue.release(&taken[..1]).await;
+    queue.nack(&taken[1..2], Duration::from_secs(600)).await;
     queue.unregister().await;
     assert_eq!(queue.stats().await, Stats::default());
     assert_eq!(queue.take(10).await, []);

@@ -1,6 +1,6 @@
 //! Taps: subscribers that receive stored events without leasing them.
 
-use std::{collections::BTreeSet, sync::Arc, task::Poll, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, task::Poll};
 
 use tokio::time::timeout;
 use wwproxy_protocol::{Event, EventId};
@@ -90,7 +90,7 @@ pub(crate) async fn a_tap_leases_nothing(open: Open<'_>) {
     let taken = queue.take(10).await;
     assert_eq!(numbers(&taken), [0, 1, 2]);
     assert!(taken.iter().all(|delivery| delivery.attempt == 1), "a tap does not count as a delivery attempt");
-    queue.release(&taken, Duration::ZERO).await;
+    queue.release(&taken).await;
     queue.take(10).await;
     assert!(is_idle(&mut tap).await, "a tap does not receive redeliveries");
 }

@@ -54,7 +54,7 @@ pub(crate) async fn a_release_wakes_a_waiting_lease(open: Open<'_>) {
     queue.append(1).await;
     let first = queue.take(1).await;
     let lease = waiting(&queue, WAIT_FOR_ONE).await;
-    queue.release(&first, Duration::ZERO).await;
+    queue.release(&first).await;
     assert_eq!(taken(lease.await), [1]);
 }
 
@@ -64,7 +64,7 @@ pub(crate) async fn a_delayed_release_wakes_a_waiting_lease(open: Open<'_>) {
     let first = queue.take(1).await;
     let lease = waiting(&queue, WAIT_FOR_ONE).await;
     let released = Instant::now();
-    queue.release(&first, SHORT).await;
+    queue.nack(&first, SHORT).await;
     assert_eq!(taken(lease.await), [1]);
     assert!(released.elapsed() >= SHORT);
 }

@@ -83,7 +83,8 @@ impl Engine for RedbStore {
             let count = acks.len();
             if count > 0 {
                 let settled =
-                    Store::settle(self, app, store::Settlement { acks, releases: Vec::new() }).await?;
+                    Store::settle(self, app, store::Settlement { acks, ..store::Settlement::default() })
+                        .await?;
                 anyhow::ensure!(settled.acked == count, "{settled:?}");
             }
             Ok(count)
