@@ -220,6 +220,49 @@ fn a_saved_event_of_another_sender_is_sent_as_that_sender_would() {
 }
 
 #[test]
+fn a_saved_event_is_stored_again_unless_a_note_says_why_not() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    for (name, stays, stays_signed) in [
+        ("github", false, false),
+        ("shopify", false, false),
+        // The signature covers the id.
+        ("svix", true, false),
+        ("standard-webhooks", true, false),
+        // The id is in the body.
+        ("stripe", true, true),
+        ("slack", true, true),
+    ] {
+        let secret = register(&world, &Scheme::preset(name).unwrap());
+        let path = folder.path().join(name);
+        let send = |args: &[&str], secret: &str| {
+            let mut send = world.command(&["send", "--source", name]);
+            let output = send.args(args).env("WEBHOOK_SECRET", secret).output().unwrap();
+            let messages = text(output.stderr);
+            assert!(output.status.success() && messages.contains("1 accepted"), "{messages}");
+            messages
+        };
+        send(&["--scheme", name], &secret);
+        world.run(&["listen", "-n1", "--save", path.to_str().unwrap()]);
+        let file = fs::read_dir(&path).unwrap().next().unwrap().unwrap().path();
+        for (secret, stays) in [("", stays), (&secret, stays_signed)] {
+            let messages = send(&["--file", file.to_str().unwrap()], secret);
+            assert_eq!(world.run(&["get"]) == "{}\n", stays, "{name}: {messages}");
+            assert_eq!(messages.contains("may treat this event as a duplicate"), stays, "{messages}");
+            assert_eq!(messages.contains("wwproxy replay"), stays, "{messages}");
+        }
+    }
+    // The id of an alternative of the scheme is replaced, too.
+    let event = r#"{"id":"7","attempt":1,"source":"shopify","headers":[["shopify-webhook-id","7"],["shopify-hmac-sha256","x"]],"data":{}}"#;
+    let (file, target) = (folder.path().join("event.json"), Target::new(&[]));
+    fs::write(&file, event).unwrap();
+    let args = ["send", "--scheme", "shopify", "--to", &target.address, "--file", file.to_str().unwrap()];
+    assert!(world.command(&args).output().unwrap().status.success());
+    let request = target.next();
+    assert_ne!(request.header("shopify-webhook-id"), Some("7"));
+    assert_eq!(request.header("x-shopify-webhook-id"), None);
+}
+
+#[test]
 fn custom_headers_are_sent_and_framing_headers_are_rejected() {
     let (world, target) = (World::new(), Target::new(&[]));
     let own = ["--header", "X-Own: a: b", "--header", "content-type:text/plain", "--header", "X-Own: c"];

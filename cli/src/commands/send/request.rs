@@ -64,16 +64,21 @@ impl Sender {
         let mut outgoing = Outgoing { method: Method::POST, url: hook.url(saved), headers, body };
         match &self.secret {
             Some(_) => self.sign(&mut outgoing, &id, event_type, now)?,
-            None => {
-                if let Some(name) = self.scheme.unsigned_id_header() {
-                    insert(&mut outgoing.headers, name, &id)?;
-                }
-            }
+            None => self.replace_id(&mut outgoing.headers, &id)?,
         }
         if self.is_watson_work() {
             outgoing.headers.insert(OUTBOUND_RETRY_COUNT, HeaderValue::from_static("0"));
         }
         Ok(outgoing)
+    }
+
+    /// Replaces the delivery id in the headers of each alternative of the scheme that are present. If none is present, adds that of
+    /// the first one.
+    fn replace_id(&self, headers: &mut HeaderMap, id: &str) -> Result<(), UsageError> {
+        let names = self.scheme.unsigned_id_headers();
+        let present: Vec<_> = names.iter().copied().filter(|name| headers.contains_key(*name)).collect();
+        let replaced = if present.is_empty() { &names[..names.len().min(1)] } else { &present };
+        replaced.iter().try_for_each(|name| insert(headers, name, id))
     }
 
     /// Makes the request of a challenge.
@@ -126,20 +131,28 @@ impl Sender {
         Ok(())
     }
 
-    /// A note if the server will treat the webhooks as duplicates, as their id is in the body.
+    /// A note if the delivery id of a webhook was sent before and cannot be replaced: the server may treat it as a duplicate.
     pub(super) fn note_of_repeated_ids(&self, content: &Content, count: u64) -> Option<String> {
         let id = self.scheme.describe().into_iter().next()?.id?;
-        let repeats = match content {
-            Content::Sample(_) => false,
-            Content::Body(..) => count > 1,
-            Content::Saved(_) => true,
-        };
-        (repeats && id.starts_with("JSON member")).then(|| {
-            format!(
-                "note: {} has its delivery id in the body ({id}): the server stores one of equal ids",
-                self.scheme.name()
-            )
-        })
+        let name = self.scheme.name();
+        let is_in_body = id.starts_with("JSON member");
+        match content {
+            Content::Body(..) if is_in_body && count > 1 => Some(format!(
+                "note: {name} has its delivery id in the body ({id}): the server stores one of equal ids"
+            )),
+            Content::Saved(_) if is_in_body => Some(format!(
+                "note: {name} has its delivery id in the body ({id}): the server may treat this event as a duplicate, accept it and \
+                 not store it; `wwproxy replay` hands it to a target without the server"
+            )),
+            Content::Saved(_) if self.secret.is_none() && self.scheme.unsigned_id_headers().is_empty() => {
+                Some(format!(
+                    "note: the signature of {name} covers the delivery id ({id}), which stays without the webhook secret: the server \
+                     may treat this event as a duplicate, accept it and not store it; give the webhook secret to sign it with a new \
+                     id, or use `wwproxy replay`, which hands it to a target without the server"
+                ))
+            }
+            _ => None,
+        }
     }
 }
 

@@ -78,22 +78,25 @@ impl Scheme {
         })
     }
 
-    /// The header with the delivery id, if the sender has one that the signature does not cover.
+    /// The headers with the delivery id that the signature does not cover, in the order of the alternatives.
     #[must_use]
-    pub fn unsigned_id_header(&self) -> Option<&str> {
+    pub fn unsigned_id_headers(&self) -> Vec<&str> {
         if self.verification == Verification::Twilio {
-            return Some(twilio::DELIVERY_ID);
+            return vec![twilio::DELIVERY_ID];
         }
-        let template = self.as_templates().first()?;
-        let is_signed = template.content.as_ref().is_some_and(|content| content.contains(&Part::Id));
-        match &template.id {
-            Some(Source::Header(name)) if !is_signed => Some(name),
-            _ => None,
-        }
+        self.as_templates().iter().filter_map(Template::unsigned_id_header).collect()
     }
 }
 
 impl Template {
+    fn unsigned_id_header(&self) -> Option<&str> {
+        let is_signed = self.content.as_ref().is_some_and(|content| content.contains(&Part::Id));
+        match &self.id {
+            Some(Source::Header(name)) if !is_signed => Some(name),
+            _ => None,
+        }
+    }
+
     fn describe(&self) -> Description {
         Description {
             algorithm: self.algorithm.name(),
@@ -222,7 +225,8 @@ mod tests {
 
     #[test]
     fn an_id_header_is_unsigned_unless_the_content_has_it() {
-        let header = |name| Scheme::preset(name).unwrap().unsigned_id_header().map(str::to_owned);
+        let header =
+            |name| Scheme::preset(name).unwrap().unsigned_id_headers().first().map(|&name| name.to_owned());
         assert_eq!(header("github").as_deref(), Some("X-GitHub-Delivery"));
         assert_eq!(header("svix"), None);
         assert_eq!(header("stripe"), None);
