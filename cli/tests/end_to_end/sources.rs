@@ -147,8 +147,8 @@ fn a_source_without_verification_needs_the_operators_consent() {
 }
 
 /// Starts `wwproxy sources arm`, waits until it is armed, runs `handshake`, and returns stdout and stderr.
-fn arm(world: &World, source: &str, handshake: impl FnOnce()) -> (String, String) {
-    let mut command = world.command(&["sources", "arm", source]);
+fn arm(world: &World, args: &[&str], handshake: impl FnOnce()) -> (String, String) {
+    let mut command = world.command(&[&["sources", "arm"], args].concat());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = child.stderr.take().unwrap();
     let mut messages = Vec::new();
@@ -178,7 +178,7 @@ fn asana_and_notion_set_their_secret_while_the_source_is_armed() {
     let hook_secret = format!("X-Hook-Secret: {secret}");
     let handshake = || world.deliver("/hook/my-bot/asana", &[&hook_secret], "");
     assert!(handshake().starts_with("HTTP/1.1 401 "), "it is not armed");
-    let (stdout, messages) = arm(&world, "asana", || {
+    let (stdout, messages) = arm(&world, &["asana"], || {
         let answer = handshake();
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(secret), "{answer}");
     });
@@ -189,13 +189,21 @@ fn asana_and_notion_set_their_secret_while_the_source_is_armed() {
 
     world.run(&["register", "--scheme", "notion", "--source", "notion"]);
     let token = "secret_tMrlL1qK5vuQAh1b6cZGhFChZTSYJlce98V0pYn7yBl";
-    let (stdout, _) = arm(&world, "notion", || {
+    let handshake = |token: &str| {
         let body = format!("{{\"verification_token\":\"{token}\"}}");
         let answer = world.deliver("/hook/my-bot/notion", &["Content-Type: application/json"], &body);
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    });
+    };
+    let (stdout, _) = arm(&world, &["notion"], || handshake(token));
     assert_eq!(stdout, format!("{token}\n"));
     assert!(accepted("notion", "X-Notion-Signature", token, "sha256="));
+    // A second subscription has a token of its own.
+    let second = token.replace('1', "2");
+    let (stdout, _) = arm(&world, &["notion", "--again"], || handshake(&second));
+    assert_eq!(stdout, format!("{second}\n"));
+    for token in [token, &second] {
+        assert!(accepted("notion", "X-Notion-Signature", token, "sha256="));
+    }
 }
 
 #[test]

@@ -68,6 +68,11 @@ async fn arm_prints_the_token_of_notion() {
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(printed["token"], token);
     assert_eq!(server.count(POST), 1);
+    assert!(messages(&output, 0).contains("not armed") && messages(&output, 0).contains("arm a --again"));
+    // For another handshake it is armed again.
+    let output = timeout(PATIENCE, run(&server, &["sources", "arm", "a", "--again"])).await.unwrap();
+    assert!(messages(&output, 0).contains("waiting for the handshake"));
+    assert_eq!(server.count(POST), 2);
     for device in ["/dev/full", "/dev/null"] {
         let device = OpenOptions::new().write(true).open(device).unwrap();
         let child = wwproxy(&server, &["sources", "arm", "a"]).stdout(device).spawn().unwrap();

@@ -30,7 +30,7 @@ const MAX_WAIT: Duration = Duration::from_secs(ARMED_SECONDS);
 #[command(after_help = "\
 Waits until the handshake took place. Exit code 1: it did not take place in time, or the wait was
 stopped. For Notion it prints the verification token, which is entered at Notion, and again if it
-is called again within the 10 minutes.
+is called again within the 10 minutes. --again arms the source for another handshake.
 
 Examples:
   wwproxy register --scheme asana --source asana
@@ -39,6 +39,9 @@ pub(super) struct Arm {
     /// The name of the source
     #[arg(value_name = "NAME")]
     name: SourceName,
+    /// Arm the source for another handshake, even if one took place within the last 10 minutes; its token is discarded
+    #[arg(long)]
+    again: bool,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -50,12 +53,17 @@ impl Arm {
         let name = &self.name;
         let scheme = client.source(name).await?.scheme;
         let hook = hook(client, name).await;
-        // To arm it again would discard the token of a handshake that took place.
-        let armed = match client.arm_status(name).await? {
-            status if status.done && status.token.is_some() => {
-                return self.report(&status, as_json || self.json).await;
+        let earlier = if self.again { None } else { Some(client.arm_status(name).await?) };
+        let armed = match earlier {
+            // To arm it again would discard the token of a handshake that took place.
+            Some(status) if status.done && status.token.is_some() => {
+                self.report(&status, as_json || self.json).await?;
+                print_message(&format!(
+                    "the source is not armed: for another handshake run `wwproxy sources arm {name} --again`"
+                ));
+                return Ok(());
             }
-            status if status.armed_until.is_some() => status,
+            Some(status) if status.armed_until.is_some() => status,
             _ => client.arm_source(name).await?,
         };
         let until = armed
