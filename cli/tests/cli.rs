@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use common::{FakeServer, Reply, Request, platform};
@@ -16,10 +17,13 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     process::Command,
+    time::timeout,
 };
 use tokio_tungstenite::tungstenite::Message;
 
 const SECRET: &str = "app-hunter2";
+/// The deadline of each wait.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn wwproxy(server: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wwproxy"));
@@ -375,4 +379,63 @@ async fn listen_reconnects_and_reports_it() {
     let output = child.wait_with_output().await.unwrap();
     assert_eq!(text(&output.stdout), "{\"id\":\"a\",\"data\":{}}\n{\"id\":\"b\",\"data\":{}}\n");
     assert_eq!(output.status.code(), Some(0));
+}
+
+/// A proxy whose first requests of the status fail. The app has the source `default`.
+async fn failing_status(failures: usize) -> FakeServer {
+    const STATUS: &str = r#"{"registration":null,"stored":0,"leased":0,"dropped":0,"storedBytes":0,"oldestAgeMs":null,"clients":1,
+        "sources":[{"name":"default","scheme":"github","covers":"body","verified":true,"secrets":1,"lastAccepted":null,"lastRefused":null}]}"#;
+    let tries = AtomicUsize::new(0);
+    proxy(move |request| match request.line.as_str() {
+        "GET /webhooks/bot/status" if tries.fetch_add(1, Ordering::SeqCst) < failures => Reply::status(503),
+        "GET /webhooks/bot/status" => Reply::json(200, STATUS),
+        _ => Reply::Upgrade(None),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_check_of_source_names_is_retried() {
+    let mut fake = failing_status(2).await;
+    let child = wwproxy(&fake.url, &["listen", "--source", "defalt"]).spawn().unwrap();
+    let _socket = fake.socket().await;
+    let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    let messages = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{messages}");
+    assert!(messages.contains("no source of the app matches --source 'defalt'"), "{messages}");
+
+    // After several failures it says so, and checks again at the first event that does not match.
+    let mut fake = failing_status(3).await;
+    let mut child = wwproxy(&fake.url, &["listen", "--source", "defalt"]).spawn().unwrap();
+    let mut socket = fake.socket().await;
+    let mut messages = BufReader::new(child.stderr.take().unwrap()).lines();
+    let unchecked = "the names of --source could not be checked";
+    let checked = async { while !messages.next_line().await.unwrap().unwrap().contains(unchecked) {} };
+    timeout(PATIENCE, checked).await.unwrap();
+    socket.send(Message::text(r#"{"type":"event","id":"a","data":{}}"#)).await.unwrap();
+    assert_eq!(timeout(PATIENCE, child.wait()).await.unwrap().unwrap().code(), Some(2));
+}
+
+#[tokio::test]
+async fn listen_says_when_a_legacy_server_redelivers_events_that_are_left() {
+    let mut fake = proxy(|request| match request.line.as_str() {
+        "GET /webhooks/bot/status" => Reply::status(404),
+        _ => Reply::Upgrade(None),
+    })
+    .await;
+    let args = ["listen", "--type", "x", "--leave-unmatched"];
+    let mut child = wwproxy(&fake.url, &args).spawn().unwrap();
+    let mut socket = fake.socket().await;
+    socket.send(Message::text(r#"{"type":"event","id":"a","data":{"type":"y"}}"#)).await.unwrap();
+    let mut messages = BufReader::new(child.stderr.take().unwrap()).lines();
+    let left = async {
+        loop {
+            let line = messages.next_line().await.unwrap().expect("the event is reported");
+            if line.contains("left event a of type y") {
+                return line;
+            }
+        }
+    };
+    let left = timeout(PATIENCE, left).await.unwrap();
+    assert!(left.contains("version 0.1") && left.contains("only after this connection ends"), "{left}");
 }

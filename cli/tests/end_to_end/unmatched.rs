@@ -1,15 +1,17 @@
 //! Events that do not match: left on the server, or skipped and reported.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
     process::{Child, ChildStderr, ChildStdout, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use crate::{
     target::Target,
-    world::{World, next_event},
+    world::{WEBHOOK_SECRET, World, next_event},
 };
 
 /// How many events of each type are posted.
@@ -62,6 +64,82 @@ fn a_slow_listener_does_not_block_events_that_it_leaves() {
     crate::world::interrupt(&slow);
     slow.wait().unwrap();
     world.wait_until_stored(EVENTS as u64);
+}
+
+/// Copies a stream, with a delay for each piece.
+fn copy_delayed(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+    let (pieces, delayed) = mpsc::channel::<(Instant, Vec<u8>)>();
+    thread::spawn(move || {
+        for (due, piece) in delayed {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&piece).is_err() {
+                return;
+            }
+        }
+        // The peer may have closed it already; ignore.
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    });
+    thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            if pieces.send((Instant::now() + delay, buffer[..length].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// The address of a proxy over which the server is as far away as this round-trip time.
+fn distant(world: &World, round_trip: Duration) -> String {
+    let (listener, server) = (TcpListener::bind("127.0.0.1:0").unwrap(), world.address.clone());
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(&server).unwrap());
+            for (from, to) in [(&client, &server), (&server, &client)] {
+                copy_delayed(from.try_clone().unwrap(), to.try_clone().unwrap(), round_trip / 2);
+            }
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn events_that_are_left_do_not_starve_those_behind_them() {
+    let world = World::new();
+    world.run_with_input(&["register", "--scheme", "github", "--source", "a", "-"], WEBHOOK_SECRET);
+    // No client wants these.
+    world.send(&["--count", "3000"]);
+    world.send(&["--scheme", "github", "--source", "a", "--type", "push"]);
+    world.wait_until_stored(3001);
+    let server = distant(&world, Duration::from_millis(100));
+    let args = ["listen", "--source", "a", "-n1", "--format", "json"];
+    let mut command = world.command(&args);
+    let child = command.env("WWPROXY_SERVER", server).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut child = child.unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            panic!("the event was not delivered");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(next_event(&mut BufReader::new(child.stdout.take().unwrap()))["source"], "a");
+    world.wait_until_stored(3000);
+}
+
+#[test]
+fn a_wrong_source_of_an_app_that_is_registered_later_is_an_error() {
+    let world = World::new();
+    world.run(&["unregister"]);
+    let (mut child, mut messages) = listen(&world, &["--source", "defalt", "--exit-after-idle", "20s"]);
+    line_with(&mut messages, "waiting for events");
+    world.run_with_input(&["register", "-"], WEBHOOK_SECRET);
+    world.post("{}");
+    line_with(&mut messages, "no source of the app matches --source 'defalt'; did you mean 'default'?");
+    assert_eq!(child.wait().unwrap().code(), Some(2));
+    assert_eq!(world.status()["stored"], 1);
 }
 
 /// A listener that is connected, and its stderr.

@@ -1,14 +1,21 @@
 //! Checks of the server's status: is the app registered, which sources has it, and are other clients connected?
 
-use std::future::pending;
+use std::{future::pending, time::Duration};
 
-use wwproxy_sdk::{Client, SourceStatus, Status};
+use tokio::time::sleep;
+use wwproxy_sdk::{Client, Error, SourceStatus, Status};
 
 use super::reporter::Reporter;
-use crate::{commands::register::own_hook, error::NotRegistered, selection::Selection};
+use crate::{
+    commands::register::own_hook, error::NotRegistered, output::describe_error, selection::Selection,
+};
 
 /// How many hooks are shown.
 const MAX_HOOKS: usize = 5;
+/// How often the status is requested to check the names of `--source`, if the request fails.
+const MAX_STATUS_TRIES: u32 = 3;
+/// The delay between these requests.
+const STATUS_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The options of `listen` that the checks depend on.
 pub(super) struct Checks<'a> {
@@ -21,29 +28,66 @@ pub(super) struct Checks<'a> {
 impl Checks<'_> {
     /// Reports an app that is not registered, and the hooks of one that is. A `--source` that the app does not have is an error. If this
     /// client skips events, warns once if other clients are connected.
-    /// Checks after the first connection, and again at the first event that does not match. Returns only errors.
+    /// Checks after the first connection, and what could not be checked then, again at the first event that does not match. Returns
+    /// only errors.
     pub(super) async fn run(&self, client: &Client, reporter: &Reporter) -> anyhow::Error {
         reporter.first_connection().await;
-        let mut warned = false;
-        match client.status().await {
+        let (mut checked, mut warned) = (self.selection.is_any_source(), false);
+        match self.status(client).await {
             Ok(status) => {
                 if let Err(error) = self.check_registration(client, reporter, &status) {
                     return error;
                 }
+                checked |= status.is_registered();
                 warned = self.warn(client, reporter, &status);
             }
             Err(error) if self.require_registered => return error.into(),
-            // Older servers have no status endpoint; other errors are reported by the connection, too.
-            Err(_) => {}
+            Err(error) => self.report_unchecked(reporter, error),
         }
         reporter.set_sources_checked();
-        if self.skips && !warned {
+        if !checked || self.skips && !warned {
             reporter.first_unmatched().await;
-            if let Ok(status) = client.status().await {
-                self.warn(client, reporter, &status);
+            match self.status(client).await {
+                Ok(status) => {
+                    if !checked && let Err(error) = self.check_sources(&status) {
+                        return error;
+                    }
+                    if !warned {
+                        self.warn(client, reporter, &status);
+                    }
+                }
+                Err(error) if !checked => self.report_unchecked(reporter, error),
+                Err(_) => {}
             }
         }
         pending().await
+    }
+
+    /// Requests the status: several times, if the names of `--source` depend on it.
+    async fn status(&self, client: &Client) -> Result<Status, Error> {
+        let mut tries = if self.selection.is_any_source() { 1 } else { MAX_STATUS_TRIES };
+        loop {
+            tries -= 1;
+            match client.status().await {
+                Err(error) if tries > 0 && error.is_transient() => sleep(STATUS_RETRY_DELAY).await,
+                result => return result,
+            }
+        }
+    }
+
+    /// Reports that the status is not known. Without `--source` nothing depends on it: older servers have no status endpoint, and other
+    /// errors are reported by the connection, too.
+    fn report_unchecked(&self, reporter: &Reporter, error: Error) {
+        if !self.selection.is_any_source() {
+            let why = describe_error(&error.into());
+            reporter.print_message(&format!("warning: the names of --source could not be checked: {why}"));
+        }
+    }
+
+    fn check_sources(&self, status: &Status) -> anyhow::Result<()> {
+        // A server of version 0.1 does not list its sources. An app that is not registered has none.
+        let Some(sources) = status.sources.as_ref().filter(|_| status.is_registered()) else { return Ok(()) };
+        Ok(self.selection.check_sources(sources)?)
     }
 
     fn check_registration(
@@ -60,9 +104,8 @@ impl Checks<'_> {
             reporter.print_message(&format!("{error}; waiting for events"));
             return Ok(());
         }
-        // A server of version 0.1 does not say which sources there are.
+        self.check_sources(status)?;
         let Some(sources) = &status.sources else { return Ok(()) };
-        self.selection.check_sources(sources)?;
         let selected = sources.iter().filter(|source| self.selection.selects_source(source.name.as_str()));
         reporter.print_message(&format!("webhooks to {}", hooks(client, selected)));
         Ok(())

@@ -34,6 +34,7 @@ struct Inner {
     /// The time of the connection, if there is one.
     connected: Option<Instant>,
     was_connected: bool,
+    protocol: Protocol,
     counts: Counts,
     kept: KeptEvents,
     kept_undecodable: KeptEvents,
@@ -44,6 +45,15 @@ struct Inner {
     undecodable: LogLimit,
     any_unmatched: bool,
     sources_checked: bool,
+}
+
+/// The protocol of the connection.
+#[derive(Default, PartialEq, Eq)]
+enum Protocol {
+    /// That of version 0.1, without nacks.
+    #[default]
+    Legacy,
+    V2,
 }
 
 /// The outcomes of events.
@@ -99,8 +109,9 @@ impl Reporter {
     pub(crate) fn set_state(&self, state: &State) {
         let mut inner = self.lock();
         match state {
-            State::Connected { .. } => {
+            State::Connected { v2, .. } => {
                 inner.connected = Some(Instant::now());
+                inner.protocol = if *v2 { Protocol::V2 } else { Protocol::Legacy };
                 inner.was_connected = true;
                 self.print_message(&format!("ready: connected to {}", inner.server));
                 if let Some(about) = inner.about.take() {
@@ -169,7 +180,13 @@ impl Reporter {
         } else if inner.kept.add(id)
             && let Some(why) = why.filter(|_| inner.leaves.count(now))
         {
-            self.print_message(&format!("left event {id} of type {kind} on the server: {why}"));
+            let legacy = match inner.protocol {
+                Protocol::V2 => "",
+                Protocol::Legacy => {
+                    " (this server has version 0.1: it delivers the event again only after this connection ends)"
+                }
+            };
+            self.print_message(&format!("left event {id} of type {kind} on the server{legacy}: {why}"));
         }
         inner.any_unmatched = true;
         self.progress.set(&inner.line());
