@@ -31,8 +31,13 @@ impl LogLimit {
             self.unreported += 1;
             return None;
         }
+        Some(self.report_now(now))
+    }
+
+    /// Counts one event that is reported now in any case. Returns the number of events that were not reported before it.
+    pub(crate) fn report_now(&mut self, now: Instant) -> u64 {
         self.next = Some(now + REPORT_INTERVAL);
-        Some(std::mem::take(&mut self.unreported))
+        std::mem::take(&mut self.unreported)
     }
 
     /// When the count may be reported, if it is not zero.

@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     fmt::Write as _,
     io::{self, IsTerminal, Write as _},
+    time::Duration,
 };
 
 use anyhow::anyhow;
@@ -101,11 +102,22 @@ pub(crate) fn describe_error(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         // Causes between the message and the innermost one only name layers of libraries, except an error of the sdk.
-        if cause.is::<wwproxy_sdk::Error>() || cause.source().is_none() {
+        if !(cause.is::<wwproxy_sdk::Error>() || cause.source().is_none()) {
+            continue;
+        }
+        let cause = cause.to_string();
+        // Such as "Connection refused (os error 111)" after "connection refused".
+        let reason = cause.split(" (os error ").next().unwrap_or_default();
+        if !text.to_lowercase().contains(&reason.to_lowercase()) {
             let _ = write!(text, ": {cause}");
         }
     }
     text
+}
+
+/// Formats a delay in seconds, such as `0.5 s`. A short one is not shown as zero.
+pub(crate) fn seconds(delay: Duration) -> String {
+    format!("{:.1} s", delay.as_secs_f32().max(0.1))
 }
 
 /// Formats a count with its noun, such as `1 event` or `2 events`.

@@ -36,14 +36,25 @@ pub(crate) fn webhook_secret(text: Option<&str>, file: Option<&Path>) -> anyhow:
 
 /// The secret in the variable `NAME`, otherwise in the file that `NAME_FILE` names.
 pub(crate) fn from_environment(name: &str) -> anyhow::Result<Option<String>> {
+    Ok(named_from_environment(name)?.map(|(_, secret)| secret))
+}
+
+/// The secret of [`from_environment`], after the name of its variable.
+pub(crate) fn named_from_environment(name: &str) -> anyhow::Result<Option<(String, String)>> {
     if let Some(text) = variable(name)? {
         // Kubernetes and Docker set variables from files, including the line end.
         let secret = without_line_end(&text);
         let missing = || UsageError(format!("{name} of the environment contains only a line end"));
-        return if secret.is_empty() { Err(missing().into()) } else { Ok(Some(secret.to_owned())) };
+        return if secret.is_empty() {
+            Err(missing().into())
+        } else {
+            Ok(Some((name.to_owned(), secret.to_owned())))
+        };
     }
     let name = format!("{name}_FILE");
-    variable(&name)?.map(|file| read_file(file.as_ref(), &name)).transpose()
+    let Some(file) = variable(&name)? else { return Ok(None) };
+    let secret = read_file(file.as_ref(), &name)?;
+    Ok(Some((name, secret)))
 }
 
 /// An environment variable. Scripts leave empty ones, which count as unset.

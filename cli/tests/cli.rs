@@ -126,7 +126,7 @@ async fn each_kind_of_error_has_its_exit_code() {
     assert_fails(
         &wwproxy(&closed_port().await, &["status"]).output().await.unwrap(),
         5,
-        "Connection refused",
+        ": connection refused; check the port, and that a server listens on it\n",
     );
 }
 

@@ -270,7 +270,8 @@ async fn a_server_without_sources_is_named_as_too_old() {
     .await;
     let mut register = wwproxy(&server, &["register"]);
     let said = messages(&register.env("WEBHOOK_SECRET", "hunter2").output().await.unwrap(), 0);
-    assert_eq!(said, format!("wwproxy: registered bot; its webhooks go to {}/hook/bot\n", server.url));
+    let what = "registered source default of bot for watsonwork with 1 secret: that of WEBHOOK_SECRET";
+    assert_eq!(said, format!("wwproxy: {what}; its webhooks go to {}/hook/bot\n", server.url));
     assert_eq!(text(&run(&server, &["status", "--json"]).await.stdout), format!("{STATUS}\n"));
     let said = messages(&run(&server, &["unregister"]).await, 0);
     assert_eq!(said, "wwproxy: unregistered bot; 0 stored events were deleted\n");
@@ -300,4 +301,28 @@ async fn an_app_with_a_source_other_than_default_is_registered() {
     assert!(said.contains("warning: source a is unverified") && !said.contains("not registered"), "{said}");
     let said = messages(&run(&server, &["unregister"]).await, 0);
     assert_eq!(said, "wwproxy: unregistered bot; 0 stored events were deleted\n");
+}
+
+#[tokio::test]
+async fn send_checks_a_hook_of_meta_without_a_webhook_secret_and_names_the_source_of_a_refusal() {
+    let server = server(|request| match request.line.split_once("hub.challenge=") {
+        Some((hook, rest)) if hook.starts_with("GET /hook/bot/meta?") => {
+            Reply::json(200, rest.split(['&', ' ']).next().unwrap())
+        }
+        _ => Reply::status(404),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("verify-token.txt");
+    fs::write(&token, "verify-hunter2").unwrap();
+    let args =
+        ["send", "--scheme", "meta", "--challenge", "--challenge-secret-file", token.to_str().unwrap()];
+    let output = run(&server, &[&args[..], &["--source", "meta"]].concat()).await;
+    assert!(messages(&output, 0).contains("answered the challenge"));
+
+    let suggestion = "--source NAME sends to another";
+    let said = messages(&run(&server, &args).await, 4);
+    assert!(said.contains("404") && said.contains(suggestion), "{said}");
+    let said = messages(&run(&server, &[&args[..], &["--source", "other"]].concat()).await, 4);
+    assert!(!said.contains(suggestion), "{said}");
 }

@@ -137,7 +137,7 @@ impl Failure {
         match &self.cause {
             FailureCause::ProxyUnreachable => "check the proxy's address",
             FailureCause::Refused if self.proxy.is_some() => "check the proxy's address",
-            FailureCause::Refused => "check the port, and that the server runs",
+            FailureCause::Refused => "check the port, and that a server listens on it",
             FailureCause::UnknownHost(_) => "check the name and the network's DNS",
             FailureCause::ConnectTimeout => "check the address, the network and its firewall",
             FailureCause::Timeout | FailureCause::Network(_) => "check the address and the network",

@@ -41,7 +41,7 @@ async fn a_refused_connection_and_an_unknown_host_are_distinguished() {
     assert_eq!(
         message,
         format!(
-            "no answer from http://{closed}: connection refused; check the port, and that the server runs"
+            "no answer from http://{closed}: connection refused; check the port, and that a server listens on it"
         )
     );
     let message = error_message("https://no-such-host.invalid", direct()).await;

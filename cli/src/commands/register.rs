@@ -46,7 +46,7 @@ Examples:
     --webhook-secret-file app-secret.txt \\
     --challenge-secret-file verify-token.txt
   wwproxy register - < webhook-secret.txt
-  WEBHOOK_SECRET=... wwproxy register")]
+  WEBHOOK_SECRET_FILE=webhook-secret.txt wwproxy register")]
 pub(crate) struct Register {
     /// The secret that the sender signs webhooks with, also as `WEBHOOK_SECRET`; `-` reads it from stdin. Safer in a file or in the
     /// environment: everyone who can list processes sees arguments. With --scheme or --source only `-` is allowed
@@ -88,7 +88,7 @@ pub(crate) struct Register {
 
 impl Register {
     pub(crate) async fn run(self, client: &Client) -> anyhow::Result<()> {
-        let Settings { source, generated } = self.settings(&own_hook(client, &self.source))?;
+        let Settings { source, origins, generated } = self.settings(&own_hook(client, &self.source))?;
         let shutdown = Shutdown::on_signal()?;
         let prepare = async {
             let replaced = self.replaced(client, source.settings()).await?;
@@ -106,14 +106,14 @@ impl Register {
         };
         let put = select! {
             biased;
-            put = self.put(client, source.settings()) => put,
+            put = self.put(client, source.settings(), replaced.is_none()) => put,
             () = shutdown.requested() => Err(anyhow!("stopped before the server answered; the source may be registered")),
         };
         // From now on a signal ends the process at once.
         drop(shutdown);
         let (is_new, hook) =
             put.map_err(|error| if generated.is_some() { explain_generated(error) } else { error })?;
-        self.report(client, &source, is_new, replaced.as_ref(), &hook);
+        self.report(client, &source, &origins, replaced.as_ref().filter(|_| !is_new), &hook);
         if generated.is_some() {
             print_message("the generated secret is on stdout; it is not shown again");
         }
@@ -168,8 +168,9 @@ impl Register {
             return Ok(());
         }
         if !prompt::is_interactive() {
+            let another = if name.is_default() { "" } else { "another " };
             return Err(UsageError(format!(
-                "source {name} of {app} receives the webhooks of {other}: give --source NAME to add a source for {scheme}, or \
+                "source {name} of {app} receives the webhooks of {other}: give {another}--source NAME to add a source for {scheme}, or \
                  --replace to replace it"
             ))
             .into());
@@ -189,56 +190,55 @@ impl Register {
             && *settings == SourceSettings { secrets: settings.secrets.clone(), ..SourceSettings::default() }
     }
 
-    /// Registers the source. Returns whether it is new, if the server says so, and its hook.
+    /// Registers the source. Returns whether it is new, and its hook. The answer for Watson Work does not say whether it is new:
+    /// `was_missing`, a moment ago.
     async fn put(
         &self,
         client: &Client,
         settings: &SourceSettings,
-    ) -> anyhow::Result<(Option<bool>, String)> {
+        was_missing: bool,
+    ) -> anyhow::Result<(bool, String)> {
         if self.as_watson_work(settings) {
             client.register(&settings.secrets[0]).await?;
-            return Ok((None, own_hook(client, &self.source)));
+            return Ok((was_missing, own_hook(client, &self.source)));
         }
         let is_new = client.put_source(&self.source, settings).await.map_err(|error| {
             // The operator does not allow this scheme: the credentials are valid.
             let detail = error.detail().filter(|_| settings.scheme == "none" && error.status() == Some(403));
             detail.map_or_else(|| error.clone().into(), |detail| anyhow!("the server refused it: {detail}"))
         })?;
-        Ok((Some(is_new), hook(client, &self.source).await))
+        Ok((is_new, hook(client, &self.source).await))
     }
 
     fn report(
         &self,
         client: &Client,
         source: &Source,
-        is_new: Option<bool>,
+        origins: &[String],
         replaced: Option<&SourceStatus>,
         hook: &str,
     ) {
         let (app, name, scheme) = (client.app_id(), &self.source, source.scheme());
-        let secrets = counted(source.settings().secrets.len() as u64, "secret", "secrets");
-        let what = match (is_new, replaced) {
-            (None, _) => format!("registered {app}"),
-            (Some(true), _) => {
-                format!("registered source {name} of {app} for {} with {secrets}", scheme.name())
-            }
-            (Some(false), Some(before)) if before.scheme != scheme.name() => {
+        let mut secrets = counted(origins.len() as u64, "secret", "secrets");
+        if !origins.is_empty() {
+            secrets = format!("{secrets}: {}", origins.join(" and "));
+        }
+        let what = match replaced {
+            None => format!("registered source {name} of {app} for {} with {secrets}", scheme.name()),
+            Some(before) if before.scheme != scheme.name() => {
                 format!(
                     "replaced source {name} of {app}: {} in place of {}, with {secrets}",
                     scheme.name(),
                     before.scheme
                 )
             }
-            (Some(false), _) => {
-                format!("updated source {name} of {app} ({}), now with {secrets}", scheme.name())
-            }
+            Some(_) => format!("updated source {name} of {app} ({}), now with {secrets}", scheme.name()),
         };
         print_message(&format!("{what}; its webhooks go to {hook}"));
-        if is_new == Some(false) {
-            print_message("its former secrets are no longer accepted, unless they were given again");
-        }
-        if is_new.is_none() {
-            return;
+        if let Some(before) = replaced {
+            // A generated secret is new: at most the given ones were registered before.
+            let given = origins.len() - usize::from(self.generate_secret);
+            report_former_secrets(before.secrets, given);
         }
         warn_of_coverage(scheme);
         if scheme.has_challenge_secret() && source.settings().challenge_secret.is_none() {
@@ -259,6 +259,18 @@ fn explain_generated(error: anyhow::Error) -> anyhow::Error {
     } else {
         "it is unknown whether the source was registered: the generated secret on stdout may be in force; `wwproxy sources` shows it"
     })
+}
+
+/// Reports that former secrets are no longer accepted, if fewer secrets were given than there were.
+fn report_former_secrets(before: usize, given: usize) {
+    let former = counted(before as u64, "former secret", "former secrets");
+    match before.saturating_sub(given) {
+        0 => {}
+        1 if before == 1 => print_message("its former secret is no longer accepted"),
+        ended if ended == before => print_message(&format!("its {former} are no longer accepted")),
+        1 => print_message(&format!("at least 1 of its {former} is no longer accepted")),
+        ended => print_message(&format!("at least {ended} of its {former} are no longer accepted")),
+    }
 }
 
 /// Warns of webhooks that are not verified, or whose body is not.

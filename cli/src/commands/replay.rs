@@ -8,7 +8,7 @@ use wwproxy_sdk::sanitize;
 use crate::{
     access::Access,
     event_file, format,
-    output::{Output, counted},
+    output::{Output, counted, seconds},
     shutdown::Shutdown,
     target::{Offer, OfferOutcome, Origin, Policy, Targets},
 };
@@ -57,7 +57,7 @@ impl Replay {
             output.write(format::arrival_line(&event).as_bytes()).await?;
             let mut lines = Output::stdout();
             let retried = async |tried: &_, delay: std::time::Duration| {
-                let next = format!(", again in {:.1} s", delay.as_secs_f32());
+                let next = format!(", again in {}", seconds(delay));
                 // A closed stdout does not stop the replay.
                 let _ = lines.write(format::result_line(&event, tried, &next).as_bytes()).await;
             };

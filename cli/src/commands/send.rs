@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::anyhow;
 use indicatif::ProgressBar;
-use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::{
+    StatusCode,
+    header::{HeaderName, HeaderValue},
+};
 use tokio::{
     select,
     time::{Instant, sleep_until},
@@ -57,12 +60,12 @@ Examples:
   wwproxy send --count 1000 --rate 50
   wwproxy send --header 'X-Request-Id: 7' --header 'User-Agent: platform'
   wwproxy send --challenge
-  wwproxy send --scheme stripe --type invoice.paid \\
+  wwproxy send --scheme stripe --source stripe --type invoice.paid \\
     --webhook-secret-file secret.txt
-  wwproxy send --scheme github --source ci --type push --data @body.json
+  wwproxy send --scheme github --source repo --type push --data @body.json
   wwproxy send --scheme square --url https://example.com/hook \\
     --data @body.json --to 3000
-  wwproxy send --scheme meta --challenge \\
+  wwproxy send --scheme meta --source meta --challenge \\
     --challenge-secret-file verify-token.txt")]
 pub(crate) struct Send {
     /// The destination, instead of the app's hook on the server: a URL, a port of this machine, `HOST:PORT`, or `unix:/run/app.sock`
@@ -140,7 +143,13 @@ impl Send {
             secret::webhook_secret(self.webhook_secret.as_deref(), self.webhook_secret_file.as_deref())?;
         let scheme = self.scheme(saved.as_ref())?;
         let content = if self.challenge { None } else { Some(self.content(saved, &scheme)?) };
-        if secret.is_none() && !matches!(content, Some(Content::Saved(_))) {
+        // A challenge with a secret of its own is not signed.
+        let needs_secret = match content {
+            Some(Content::Saved(_)) => false,
+            Some(_) => true,
+            None => !scheme.has_challenge_secret(),
+        };
+        if secret.is_none() && needs_secret {
             return Err(no_secret().into());
         }
         if secret.is_some() && scheme.is_unverified() {
@@ -152,10 +161,24 @@ impl Send {
         let headers = self.headers.iter().cloned().collect();
         let sender = Sender { scheme, secret, url: self.url.clone() };
         let hook = Hook::new(address, app, http, options, self.timeout, flags, headers);
-        match content {
+        let sent = match content {
             Some(content) => self.send_all(&hook, &sender, &content).await,
             None => challenge::send(&hook, &sender, self.challenge_secret_file.as_deref()).await,
+        };
+        sent.map_err(|error| self.suggest_source(error))
+    }
+
+    /// Adds to a refusal by the source `default`, if it was not chosen, that there are others.
+    fn suggest_source(&self, mut error: anyhow::Error) -> anyhow::Error {
+        let is_chosen = self.to.is_some() || self.source.is_some() || self.file.is_some();
+        if let Some(refusal) = error.downcast_mut::<Refusal>().filter(|_| !is_chosen)
+            && matches!(refusal.status, Some(StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND))
+        {
+            refusal
+                .message
+                .push_str(" (the hook is that of the source default: --source NAME sends to another)");
         }
+        error
     }
 
     /// The scheme of the flags, otherwise that of the saved event, otherwise Watson Work.

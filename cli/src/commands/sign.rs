@@ -38,8 +38,9 @@ Examples:
     curl -H @- --data-binary @body.json http://localhost:3000/hook
   wwproxy sign --scheme square --webhook-secret-file secret.txt \\
     --url https://example.com/hook body.json
+  echo '{\"type\":\"Issue\",\"webhookTimestamp\":0}' > linear.json
   wwproxy sign --scheme linear --webhook-secret-file secret.txt \\
-    --body-out signed.json body.json
+    --body-out signed.json linear.json
   wwproxy sign --scheme discord --webhook-secret-file private.txt --public-key")]
 pub(crate) struct Sign {
     #[command(flatten)]

@@ -103,7 +103,7 @@ impl fmt::Display for Targets {
         }
         match (&self.forward_to, &self.exec) {
             (Some(address), _) => address.fmt(f),
-            (None, Some(command)) => f.write_str(command),
+            (None, Some(command)) => write!(f, "the command `{command}`"),
             (None, None) if self.routes.is_empty() => f.write_str("stdout"),
             (None, None) => f.write_str("no other target"),
         }

@@ -194,7 +194,7 @@ fn a_source_is_selected_and_its_metadata_reach_the_target() {
     let ended = world.command(&args).args(["--exit-after-idle", "1s"]).output().unwrap();
     let messages = String::from_utf8(ended.stderr).unwrap();
     assert!(ended.status.success() && messages.contains("no --source matches any"), "{messages}");
-    assert!(messages.ends_with("2 taken, 1 kept, 1 skipped: 1 × push\n"), "{messages}");
+    assert!(messages.ends_with("2 taken, 0 kept, 1 left, 1 skipped: 1 × push\n"), "{messages}");
 
     assert_eq!(target.next().path, "/hooks?own=1&x=1&y=%20", "a path with .. is not appended");
     let request = target.next();

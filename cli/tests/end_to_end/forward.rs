@@ -129,6 +129,14 @@ fn an_event_that_is_given_up_is_kept_dropped_or_saved() {
         };
         let last = format!("wwproxy: 1 event was not accepted by its target; {place}\n");
         assert!(messages.ends_with(&last), "{messages}");
+        // The failed try before it does not hide the outcome.
+        assert!(
+            messages.contains(&format!(": 400 POST http://{}/, {outcome}\n", target.address)),
+            "{messages}"
+        );
+        let counts =
+            if outcome == "kept" { "1 kept, 0 skipped".into() } else { format!("1 {outcome}, 0 kept") };
+        assert!(messages.contains(&format!("wwproxy: 0 taken, {counts}")), "{messages}");
         let line: Value = serde_json::from_slice(&ended.stdout).unwrap();
         assert_eq!((&line["outcome"], &line["tries"]), (&outcome.into(), &2.into()));
         assert_eq!(world.status()["stored"], stored, "{on_failure}");

@@ -184,7 +184,7 @@ fn a_typo_in_a_type_is_reported_with_the_first_event_and_at_the_end() {
     for says in ["of type message-created on the server: no --type matches", "`mesage-created` is near it"] {
         assert!(left[0].contains(says), "{messages}");
     }
-    assert_eq!(messages.lines().last(), Some("wwproxy: 1 taken, 4 kept, 0 skipped"), "{messages}");
+    assert_eq!(messages.lines().last(), Some("wwproxy: 1 taken, 0 kept, 4 left, 0 skipped"), "{messages}");
     assert_eq!(world.status()["stored"], 4);
 
     world.post(r#"{"type":"reaction-added"}"#);
@@ -227,7 +227,7 @@ fn on_filter_error_decides_about_failed_filters() {
     let drop = ["--on-filter-error", "drop"];
     assert_eq!(outcome(&drop), (0, summary("0 taken, 0 kept, 1 skipped: 1 × a"), 0.into()));
     let leave = ["--on-filter-error", "leave"];
-    assert_eq!(outcome(&leave), (0, summary("0 taken, 1 kept, 0 skipped"), 1.into()));
+    assert_eq!(outcome(&leave), (0, summary("0 taken, 0 kept, 1 left, 0 skipped"), 1.into()));
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn listen_reports_its_target() {
     for (args, target) in [
         (&[][..], "events to stdout"),
         (&["--forward-to", "http://u:hunter2@127.0.0.1:9/x?key=hunter2"], "events to http://127.0.0.1:9/x"),
-        (&["--exec", "./handle.sh"], "events to ./handle.sh"),
+        (&["--exec", "./handle.sh"], "events to the command `./handle.sh`"),
     ] {
         let args = [&["listen", "--exit-after-idle", "100ms"], args].concat();
         let (code, messages) = ended(&world, &args);

@@ -28,7 +28,8 @@ async fn a_generated_secret_is_printed_and_added_to_the_old_one() {
     let secret = text(&output.stdout);
     let secret = secret.strip_suffix('\n').unwrap();
     assert!(secret.len() == 64 && secret.bytes().all(|byte| byte.is_ascii_hexdigit()), "{secret}");
-    assert!(!messages(&output, 0).contains(secret));
+    let said = messages(&output, 0);
+    assert!(!said.contains(secret) && said.contains("its former secret is no longer accepted"), "{said}");
     assert_eq!(registered(&server)["secrets"], json!([secret]));
 
     let folder = tempfile::tempdir().unwrap();
@@ -36,16 +37,19 @@ async fn a_generated_secret_is_printed_and_added_to_the_old_one() {
     fs::write(&old, "old-hunter2").unwrap();
     let old = old.to_str().unwrap();
     let from_file = [&GITHUB[..], &["--webhook-secret-file", old]].concat();
-    for (args, variable, value) in [
-        (&from_file[..], "WEBHOOK_SECRET", "other"),
-        (&GITHUB[..], "WEBHOOK_SECRET", "old-hunter2"),
-        (&GITHUB[..], "WEBHOOK_SECRET_FILE", old),
+    for (args, variable, value, origin) in [
+        (&from_file[..], "WEBHOOK_SECRET", "other", old),
+        (&GITHUB[..], "WEBHOOK_SECRET", "old-hunter2", "WEBHOOK_SECRET"),
+        (&GITHUB[..], "WEBHOOK_SECRET_FILE", old, "WEBHOOK_SECRET_FILE"),
     ] {
         let args = [args, &["--json"]].concat();
         let output = wwproxy(&server, &args).env(variable, value).output().await.unwrap();
         let said = messages(&output, 0);
-        assert!(said.contains("updated source repo of bot (github), now with 2 secrets"), "{said}");
-        assert!(said.contains("no longer accepted"), "{said}");
+        let secrets = format!("now with 2 secrets: that of {origin} and the generated one; its webhooks");
+        assert!(said.contains(&format!("updated source repo of bot (github), {secrets}")), "{said}");
+        assert_eq!(said.contains(&format!("note: {variable} is set")), origin == variable, "{said}");
+        // The secret that was given may be the former one.
+        assert!(!said.contains("no longer accepted"), "{said}");
         let printed = text(&output.stdout);
         let (generated, printed) = printed.split_once('\n').unwrap();
         let object = |line| serde_json::from_str::<Value>(line).unwrap();
@@ -105,8 +109,35 @@ async fn a_source_of_another_sender_is_not_replaced_by_mistake() {
     let output = run(&server, &GITHUB).await;
     let said = messages(&output, 2);
     assert!(said.contains("receives the webhooks of stripe") && said.contains("--replace"), "{said}");
+    assert!(said.contains("give another --source NAME to add a source for github"), "{said}");
     assert!(output.stdout.is_empty() && !server.requests().iter().any(is_registration));
 
     let said = messages(&run(&server, &[&GITHUB[..], &["--replace"]].concat()).await, 0);
-    assert!(said.contains("replaced source repo of bot: github in place of stripe, with 1 secret"), "{said}");
+    assert!(
+        said.contains(
+            "replaced source repo of bot: github in place of stripe, with 1 secret: the generated one"
+        ),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn the_source_of_watson_work_is_updated_like_others() {
+    let server = server(|request| match request.line.as_str() {
+        "GET /webhooks/bot/sources/default" => {
+            let mut status = status("default", "watsonwork");
+            status["secrets"] = 3.into();
+            Reply::json(200, status)
+        }
+        "PUT /webhooks/bot" => Reply::status(201),
+        _ => Reply::status(500),
+    })
+    .await;
+    let mut register = wwproxy(&server, &["register"]);
+    let said = messages(&register.env("WEBHOOK_SECRET", "hunter2").output().await.unwrap(), 0);
+    assert!(
+        said.contains("updated source default of bot (watsonwork), now with 1 secret: that of"),
+        "{said}"
+    );
+    assert!(said.contains("at least 2 of its 3 former secrets are no longer accepted"), "{said}");
 }

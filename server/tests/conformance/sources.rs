@@ -246,7 +246,10 @@ async fn an_invalid_setting_is_400_names_the_member_and_changes_nothing() {
         (json!({"scheme": "github", "secrets": [long]}), "4096"),
         (json!({"scheme": "github", "secrets": ["a", "b", "c", "d", "hush-hush"]}), "at most 4"),
         (json!({"scheme": "github", "secret": "hush-hush", "secrets": ["hush-hush"]}), "\"secret\""),
-        (json!({"scheme": "github", "secret": "hush-hush", "tolerance": 60}), "tolerance"),
+        (
+            json!({"scheme": "github", "secret": "hush-hush", "tolerance": 60}),
+            "\"tolerance\" needs a scheme with",
+        ),
         (json!({"scheme": "github", "secret": "hush-hush", "url": "https://x.example"}), "\"url\""),
         (
             json!({"scheme": "github", "secret": "hush-hush", "challengeSecret": "hush-hush"}),

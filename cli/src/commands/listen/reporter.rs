@@ -12,7 +12,11 @@ use tokio::sync::Notify;
 use wwproxy_sdk::{EventId, EventMessage, State};
 
 use super::{disposition::Disposition, ready::ReadyFile, skipped::Skipped};
-use crate::{log_limit::LogLimit, output::describe_error, progress::Progress};
+use crate::{
+    log_limit::LogLimit,
+    output::{describe_error, seconds},
+    progress::Progress,
+};
 
 /// The maximum number of remembered event ids, to count a redelivered event once. Further events are counted at each delivery.
 const MAX_REMEMBERED: usize = 10_000;
@@ -36,8 +40,11 @@ struct Inner {
     was_connected: bool,
     protocol: Protocol,
     counts: Counts,
+    /// Events that their target did not accept and that are kept on the server.
     kept: KeptEvents,
     kept_undecodable: KeptEvents,
+    /// Events that do not match and are left on the server.
+    left: KeptEvents,
     skipped: Skipped,
     skips: LogLimit,
     leaves: LogLimit,
@@ -62,7 +69,10 @@ pub(crate) struct Counts {
     pub(crate) handled: u64,
     pub(crate) skipped: u64,
     pub(crate) retried: u64,
-    pub(crate) failed: u64,
+    /// Acknowledged although the target did not accept them.
+    pub(crate) dropped: u64,
+    /// Saved as a file and acknowledged, as the target did not accept them.
+    pub(crate) saved: u64,
 }
 
 /// Events that are kept on the server.
@@ -124,7 +134,7 @@ impl Reporter {
             State::Reconnecting { error, delay, .. } => {
                 inner.connected = None;
                 let why = describe_error(&anyhow::Error::new(error.clone()));
-                self.print_message(&format!("{why}; retrying in {:.1} s", delay.as_secs_f32()));
+                self.print_message(&format!("{why}; retrying in {}", seconds(*delay)));
             }
             State::Undecodable { id, error, .. } => {
                 inner.kept_undecodable.add(id);
@@ -147,7 +157,10 @@ impl Reporter {
 
     /// Counts the outcome of an event that is settled for good.
     pub(super) fn count_settled(&self, id: &EventId, count: impl FnOnce(&mut Counts)) {
-        self.lock().kept.events.remove(id);
+        let mut inner = self.lock();
+        inner.kept.events.remove(id);
+        inner.left.events.remove(id);
+        drop(inner);
         self.count(count);
     }
 
@@ -177,7 +190,7 @@ impl Reporter {
                      (--leave-unmatched leaves such events on the server)"
                 ));
             }
-        } else if inner.kept.add(id)
+        } else if inner.left.add(id)
             && let Some(why) = why.filter(|_| inner.leaves.count(now))
         {
             let legacy = match inner.protocol {
@@ -296,15 +309,17 @@ impl Reporter {
 
 impl Inner {
     fn line(&self) -> String {
-        let Counts { handled, skipped, retried, failed } = self.counts;
+        let Counts { handled, skipped, retried, dropped, saved } = self.counts;
         let mut line =
             if self.connected.is_some() { "waiting for events" } else { "reconnecting" }.to_owned();
         for (count, what) in [
             (handled, "handled"),
             (skipped, "skipped"),
             (self.kept.count(), "kept"),
+            (self.left.count(), "left"),
             (retried, "retried"),
-            (failed, "failed"),
+            (dropped, "dropped"),
+            (saved, "saved"),
         ] {
             if count > 0 || what == "handled" {
                 // Writing to a string cannot fail.
@@ -314,16 +329,21 @@ impl Inner {
         line
     }
 
-    /// Such as `366 taken, 2 kept, 3 skipped: 3 × message-created`.
+    /// Such as `366 taken, 1 dropped, 2 kept, 3 skipped: 3 × message-created`. Dropped, saved and left events are shown if there are any.
     fn summary(&self) -> String {
-        let Counts { handled, skipped, failed, .. } = self.counts;
-        let failed = if failed == 0 { String::new() } else { format!("{failed} failed, ") };
-        let undecodable = match self.kept_undecodable.count() {
-            0 => String::new(),
-            count => format!("{count} undecodable, "),
-        };
-        let (kept, types) = (self.kept.count(), self.skipped.list());
-        format!("{handled} taken, {failed}{undecodable}{kept} kept, {skipped} skipped{types}")
+        let Counts { handled, skipped, dropped, saved, .. } = self.counts;
+        let counts = [
+            (handled, "taken", true),
+            (dropped, "dropped", false),
+            (saved, "saved", false),
+            (self.kept_undecodable.count(), "undecodable", false),
+            (self.kept.count(), "kept", true),
+            (self.left.count(), "left", false),
+            (skipped, "skipped", true),
+        ];
+        let shown = counts.iter().filter(|(count, _, always)| *always || *count > 0);
+        let shown: Vec<_> = shown.map(|(count, what, _)| format!("{count} {what}")).collect();
+        shown.join(", ") + &self.skipped.list()
     }
 }
 

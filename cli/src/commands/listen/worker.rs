@@ -10,7 +10,7 @@ use super::{failed_tries::FailedTries, failure::OnFailure, reporter::Reporter, t
 use crate::{
     event_file::EventFolder,
     format::{self, Format},
-    output::Output,
+    output::{Output, seconds},
     progress::Progress,
     selection::Selection,
     shutdown::Shutdown,
@@ -67,7 +67,10 @@ impl Worker {
         };
         match handled {
             EventOutcome::Done => self.reporter.count_settled(&event.id, |counts| counts.handled += 1),
-            EventOutcome::Failed => self.reporter.count_settled(&event.id, |counts| counts.failed += 1),
+            EventOutcome::Failed => self.reporter.count_settled(&event.id, |counts| match self.on_failure {
+                OnFailure::Save(_) => counts.saved += 1,
+                OnFailure::Drop | OnFailure::Keep => counts.dropped += 1,
+            }),
             EventOutcome::Throttled => self.reporter.count(|counts| counts.retried += 1),
             EventOutcome::Kept | EventOutcome::Stopped | EventOutcome::OutputClosed => {}
         }
@@ -89,7 +92,7 @@ impl Worker {
         if !self.printer.print_arrival(event).await? {
             return Ok(EventOutcome::OutputClosed);
         }
-        let again = |delay: Duration| format!(", again in {:.1} s", delay.as_secs_f32());
+        let again = |delay: Duration| format!(", again in {}", seconds(delay));
         let failed = async |tried: &TryOutcome, delay: Duration| {
             self.reporter.count(|counts| counts.retried += 1);
             self.failed(event, tried, &again(delay)).await;
@@ -104,7 +107,7 @@ impl Worker {
             }
             OfferOutcome::GivenUp { last, tries } => {
                 let outcome = self.give_up(delivery).await?;
-                self.report(event, &last, &format!(", {outcome}"));
+                self.report_given_up(event, &last, outcome);
                 (outcome, last, tries)
             }
             OfferOutcome::Throttled { last, tries, delay } => {
@@ -133,6 +136,15 @@ impl Worker {
     fn report(&self, event: &EventMessage, tried: &TryOutcome, what_next: &str) {
         if self.printer.format != Format::Pretty
             && let Some(line) = self.failed_tries.line(&event.id, tried, what_next, Instant::now())
+        {
+            self.reporter.print_message(&line);
+        }
+    }
+
+    /// Reports an event that was given up on stderr, unless stdout shows it.
+    fn report_given_up(&self, event: &EventMessage, last: &TryOutcome, outcome: &str) {
+        if self.printer.format != Format::Pretty
+            && let Some(line) = self.failed_tries.given_up_line(&event.id, last, outcome, Instant::now())
         {
             self.reporter.print_message(&line);
         }

@@ -10,6 +10,7 @@ use super::{
     steps::{SecretOrigin, Sender},
 };
 use crate::{
+    output::print_message,
     scheme::{choose, preset, usage},
     secret,
 };
@@ -20,6 +21,8 @@ const DEFAULT_SCHEME: &str = "watsonwork";
 /// The settings to register.
 pub(super) struct Settings {
     pub(super) source: Source,
+    /// Where each secret of the source is from.
+    pub(super) origins: Vec<String>,
     /// The secret that was generated: the last one of the source.
     pub(super) generated: Option<Secret>,
 }
@@ -31,10 +34,11 @@ impl Register {
         let (scheme, template) = self.scheme()?;
         let mut secrets = self.secrets(&scheme)?;
         let generated = self.generate_secret.then(|| generate(&scheme)).transpose()?;
-        secrets.extend(generated.clone());
+        secrets.extend(generated.clone().map(|secret| ("the generated one".to_owned(), secret)));
         if secrets.len() > MAX_SECRETS {
             return Err(usage(format!("a source has at most {MAX_SECRETS} webhook secrets")));
         }
+        let (origins, secrets) = secrets.into_iter().unzip();
         let challenge_secret = self.challenge_secret_file.as_deref();
         let challenge_secret =
             challenge_secret.map(|file| secret::read_file(file, "--challenge-secret-file")).transpose()?;
@@ -47,7 +51,7 @@ impl Register {
             challenge_secret: challenge_secret.map(Secret::new),
         };
         let source = Source::new(settings).map_err(|error| explain(error, &scheme, hook))?;
-        Ok(Settings { source, generated })
+        Ok(Settings { source, origins, generated })
     }
 
     /// The scheme, and its template if it has one of its own.
@@ -58,30 +62,47 @@ impl Register {
         }
     }
 
-    /// The secrets of the flags, otherwise the one of the environment if the scheme needs a secret.
-    fn secrets(&self, scheme: &Scheme) -> anyhow::Result<Vec<Secret>> {
-        let files =
-            self.webhook_secret_file.iter().map(|file| secret::read_file(file, "--webhook-secret-file"));
+    /// The secrets of the flags, otherwise the one of the environment if the scheme needs a secret, each after its origin.
+    fn secrets(&self, scheme: &Scheme) -> anyhow::Result<Vec<(String, Secret)>> {
+        const STDIN: &str = "that of stdin";
+        let files = self.webhook_secret_file.iter().map(|file| {
+            let name = file.display();
+            let origin = if file.as_os_str() == "-" { STDIN.to_owned() } else { format!("that of {name}") };
+            Ok((origin, secret::read_file(file, "--webhook-secret-file")?))
+        });
         let mut texts = files.collect::<anyhow::Result<Vec<_>>>()?;
         match self.webhook_secret.as_deref() {
             None => {}
-            Some("-") => texts.push(secret::read_file("-".as_ref(), "WEBHOOK-SECRET")?),
+            Some("-") => {
+                texts.push((STDIN.to_owned(), secret::read_file("-".as_ref(), "WEBHOOK-SECRET")?));
+            }
             Some(_) if self.names_a_source() => {
                 return Err(usage(
                     "give the webhook secret in a file (--webhook-secret-file), on stdin (-) or as WEBHOOK_SECRET: everyone who can \
                      list processes sees arguments",
                 ));
             }
-            text => texts.extend(secret::from_flags(text, None, "--webhook-secret-file")?),
+            text => {
+                let secret = secret::from_flags(text, None, "--webhook-secret-file")?;
+                texts.extend(secret.map(|secret| ("that of the argument".to_owned(), secret)));
+            }
         }
         let needs_secret = !scheme.is_unverified() && !scheme.learns_secret();
         if texts.is_empty() && needs_secret {
-            texts.extend(secret::from_environment("WEBHOOK_SECRET")?);
+            if let Some((name, secret)) = secret::named_from_environment("WEBHOOK_SECRET")? {
+                if self.generate_secret {
+                    print_message(&format!(
+                        "note: {name} is set: its secret is accepted as well as the generated one; unset {name} to register only \
+                         the generated one"
+                    ));
+                }
+                texts.push((format!("that of {name}"), secret));
+            }
             if texts.is_empty() && !self.generate_secret {
                 return Err(usage(missing_secret(scheme)));
             }
         }
-        Ok(texts.into_iter().map(Secret::new).collect())
+        Ok(texts.into_iter().map(|(origin, text)| (origin, Secret::new(text))).collect())
     }
 
     /// Whether a flag of sources is used, which older command lines do not have.
@@ -139,9 +160,6 @@ fn explain(error: InvalidSource, scheme: &Scheme, hook: &str) -> anyhow::Error {
         InvalidSource::Member(member, why) => format!("{} {why}", flag(member)),
         InvalidSource::Foreign { member, scheme } => {
             format!("{} does not belong to the scheme {scheme}: leave it out", flag(member))
-        }
-        InvalidSource::Template(error) if error.field == "tolerance" => {
-            format!("--tolerance {}", error.reason)
         }
         other => other.to_string(),
     })

@@ -69,10 +69,12 @@ fn challenge_secret(sender: &Sender, file: Option<&Path>) -> anyhow::Result<Opti
 
 /// The answer that the server would give with the same secrets.
 fn expected(sender: &Sender, verify_token: Option<Secret>, request: &Outgoing) -> anyhow::Result<Answer> {
-    let secret = sender.secret.as_ref().map(|secret| {
+    let secret = match &sender.secret {
         // The key that is registered, of senders that sign with a private key.
-        sender.scheme.public_key(secret).map_or_else(|_| secret.clone(), Secret::new)
-    });
+        Some(secret) => Some(sender.scheme.public_key(secret).map_or_else(|_| secret.clone(), Secret::new)),
+        // Any secret: this challenge is verified with the challenge's own.
+        None => sender.scheme.generate_secret().ok(),
+    };
     let settings = SourceSettings {
         scheme: sender.scheme.name().to_owned(),
         secrets: secret.into_iter().collect(),

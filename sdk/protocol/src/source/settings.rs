@@ -8,11 +8,15 @@ use zeroize::Zeroizing;
 
 use crate::{
     Secret, json,
-    scheme::{MAX_SECRET_BYTES, MAX_SECRETS, MAX_TEMPLATE_BYTES, Scheme, TemplateError},
+    scheme::{
+        MAX_SECRET_BYTES, MAX_SECRETS, MAX_TEMPLATE_BYTES, MAX_TOLERANCE_SECONDS, Scheme, TemplateError,
+    },
 };
 
 /// The longest URL, in bytes.
 const MAX_URL_BYTES: usize = 2048;
+/// The range of the tolerance, for errors.
+const TOLERANCE_RANGE: &str = "must be whole seconds, 1 to 86400";
 /// The most characters of an unknown member's name in an error message.
 const MAX_SHOWN: usize = 64;
 /// The members of the settings.
@@ -138,7 +142,7 @@ impl SourceSettings {
             }
             _ if value.get() == "null" => return Ok(is_optional(name)),
             b"tolerance" => {
-                let invalid = |_| InvalidSource::Member("tolerance", "must be whole seconds, 1 to 86400");
+                let invalid = |_| InvalidSource::Member("tolerance", TOLERANCE_RANGE);
                 self.tolerance = Some(serde_json::from_str(value.get()).map_err(invalid)?);
             }
             b"url" => self.url = Some(text("url")?),
@@ -194,7 +198,12 @@ impl SourceSettings {
         };
         self.check_secrets(&scheme)?;
         if let Some(seconds) = self.tolerance {
-            scheme.set_tolerance(seconds)?;
+            if !(1..=MAX_TOLERANCE_SECONDS).contains(&seconds) {
+                return Err(InvalidSource::Member("tolerance", TOLERANCE_RANGE));
+            }
+            // The error of the scheme would name a field of a template.
+            let invalid = |_| InvalidSource::Member("tolerance", "needs a scheme with a signed timestamp");
+            scheme.set_tolerance(seconds).map_err(invalid)?;
         }
         self.check_url(&scheme)?;
         match &self.challenge_secret {
