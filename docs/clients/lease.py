@@ -13,8 +13,11 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def post(path, authorization, body):
     request = urllib.request.Request(server + path, body.encode(), {"Authorization": authorization})
-    with urllib.request.build_opener(NoRedirect).open(request, timeout=60) as response:
-        return json.load(response)
+    try:
+        with urllib.request.build_opener(NoRedirect).open(request, timeout=60) as response:
+            return json.load(response)
+    except urllib.request.HTTPError as error:
+        raise SystemExit(f"{path}: {error.code} {error.read().decode()}")
 
 
 basic = "Basic " + base64.b64encode(f"{app}:{secret}".encode()).decode()

@@ -17,7 +17,7 @@ async function getToken() {
   const authorization = "Basic " + Buffer.from(`${app}:${secret}`).toString("base64");
   const body = new URLSearchParams({ grant_type: "client_credentials" });
   const response = await fetch(server + "/oauth/token", { method: "POST", headers: { authorization }, body, redirect: "error" });
-  if (!response.ok) throw new Error(`Unexpected server response: ${response.status}`);
+  if (!response.ok) throw new Error(`Unexpected server response: ${response.status} ${await response.text()}`);
   return (await response.json()).access_token;
 }
 
