@@ -258,7 +258,7 @@ mod tests {
         for (sources, types, selected) in [
             (&["repo"][..], &[][..], Selected::Yes),
             (&["shop", "r*"], &["issues.*"], Selected::Yes),
-            (&["shop"], &["issues.*"], Selected::No),
+            (&["shop"], &["issues.*"], Selected::OtherSource),
             (&[], &["a"], Selected::No),
         ] {
             assert_eq!(
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(why, "no --source matches repo (`rep0` is near it; a typo?)");
         let why = selection(&["repo"], &["push"]).explain_mismatch("repo", "issues.opened");
         assert_eq!(why, "no --type matches");
-        assert!(!selection(&["repo"], &[]).is_all());
+        assert!(selection(&["repo"], &[]).is_all() && !selection(&["repo"], &[]).is_any_source());
     }
 
     #[tokio::test]
