@@ -13,8 +13,8 @@ use wwproxy_sdk::{
 };
 
 use super::{
-    post::{Hook, read},
-    request::{Outgoing, Sender},
+    post::{Hook, Outgoing, read},
+    request::Sender,
 };
 use crate::{
     error::{Refusal, UsageError},

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use reqwest::{Response, Url, header::HeaderMap};
+use reqwest::{Method, Response, Url, header::HeaderMap};
 use serde_json::Value;
-use wwproxy_sdk::{AppId, EventMessage, HttpOptions};
+use wwproxy_sdk::{AppId, Bytes, EventMessage, HttpOptions};
 
-use super::request::Outgoing;
 use crate::{
     error::Refusal,
     target::{Address, TargetHttp, explain},
@@ -28,6 +27,14 @@ pub(super) struct Hook {
     flags: Option<TargetHttp>,
     /// These replace headers of the same name.
     headers: HeaderMap,
+}
+
+/// A request to post.
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
 }
 
 impl Hook {

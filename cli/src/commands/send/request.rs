@@ -3,16 +3,19 @@
 use std::time::SystemTime;
 
 use reqwest::{
-    Method, Url,
+    Method,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use wwproxy_sdk::{
-    Bytes, Secret,
+    Secret,
     hook::OUTBOUND_RETRY_COUNT,
     scheme::{ChallengeRequest, Scheme, Unsigned, new_delivery_id},
 };
 
-use super::{Content, post::Hook};
+use super::{
+    Content,
+    post::{Hook, Outgoing},
+};
 use crate::{error::UsageError, scheme::content_type, target::sender_headers};
 
 /// The content type of Watson Work's webhooks.
@@ -24,14 +27,6 @@ pub(super) struct Sender {
     pub(super) secret: Option<Secret>,
     /// The public URL that is signed, if it is not the destination.
     pub(super) url: Option<String>,
-}
-
-/// A request to post.
-pub(super) struct Outgoing {
-    pub(super) method: Method,
-    pub(super) url: Url,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
 }
 
 impl Sender {
