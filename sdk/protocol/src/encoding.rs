@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{json, message::InvalidMessage};
+use crate::{invalid_message::InvalidMessage, json};
 
 /// How much longer than base64 a text may become by its escapes, in bytes.
 const MAX_EXCESS: usize = 1024;

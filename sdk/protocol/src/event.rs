@@ -5,7 +5,7 @@ use std::{fmt, time::SystemTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{EventId, SourceName, encoding, json, scheme::Covers};
+use crate::{EventId, SourceName, covers::Covers, encoding, json, redact::names};
 
 pub use crate::encoding::Encoding;
 
@@ -165,11 +165,6 @@ impl Event {
         message.push_str(&self.encoding.encode(&self.body));
         message.push('}');
     }
-}
-
-/// The names of headers or of parameters, for `Debug`: the values may be secret.
-pub(crate) fn names<N: AsRef<str>, V>(pairs: &[(N, V)]) -> Vec<&str> {
-    pairs.iter().map(|(name, _)| name.as_ref()).collect()
 }
 
 /// The content type among a request's headers.

@@ -7,11 +7,14 @@
 //! (see [`json`]).
 
 pub mod api;
+mod covers;
 mod encoding;
 mod event;
 mod id;
+mod invalid_message;
 pub mod json;
 pub mod message;
+mod redact;
 pub mod scheme;
 mod signature;
 mod source;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use self::event::{EventDetails, EventMessage, UndecodableEvent};
+pub use crate::invalid_message::InvalidMessage;
 use crate::{AppId, EventId, json};
 
 /// A websocket message from a client.
@@ -181,27 +182,6 @@ impl ServerMessage {
     pub fn gap(missed: u64) -> String {
         serde_json::json!({"type": "gap", "missed": missed}).to_string()
     }
-}
-
-/// The server's message is invalid.
-#[derive(Debug, thiserror::Error)]
-pub enum InvalidMessage {
-    /// The message is not a JSON object, or a member has the wrong type.
-    #[error("the message is not valid for a wwproxy server")]
-    Json(#[from] serde_json::Error),
-    /// A required member is missing or invalid.
-    #[error("the message has no {0}")]
-    Missing(&'static str),
-    /// A member of the metadata of an event has the wrong type, or a value of a later version. The value is not shown, as it may be
-    /// secret.
-    #[error("the message has an unreadable {0}; update this client")]
-    Metadata(&'static str),
-    /// The body is not a string of its encoding.
-    #[error("the data of the message is not {0}")]
-    Encoding(&'static str),
-    /// The body has an encoding of a later version.
-    #[error("the data of the message has the unknown encoding {0:?}; update this client")]
-    UnknownEncoding(String),
 }
 
 #[cfg(test)]

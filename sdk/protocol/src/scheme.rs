@@ -23,6 +23,7 @@ mod describe;
 mod generate;
 mod json_path;
 mod key;
+mod lookup;
 mod msgraph;
 mod presets;
 mod reader;
@@ -37,7 +38,8 @@ mod verify;
 
 use std::{fmt, time::SystemTime};
 
-use crate::{Secret, event::names, json};
+pub use crate::covers::Covers;
+use crate::{Secret, json, redact::names};
 
 pub use challenge::{Answer, ChallengeRequest, Reception};
 pub use describe::Description;
@@ -46,7 +48,7 @@ pub use presets::{Preset, preset, presets};
 pub use samples::{Sample, new_delivery_id};
 pub use sign::{SignError, Signed, Unsigned};
 pub use template::{
-    Covers, MAX_ALTERNATIVES, MAX_TEMPLATE_BYTES, MAX_TOLERANCE_SECONDS, Template, TemplateError, Templates,
+    MAX_ALTERNATIVES, MAX_TEMPLATE_BYTES, MAX_TOLERANCE_SECONDS, Template, TemplateError, Templates,
 };
 pub use verify::{
     DeliveryId, MAX_BODY_PASSES, MAX_PUBLIC_KEY_SIGNATURES, MAX_SECRET_BYTES, MAX_SECRETS,

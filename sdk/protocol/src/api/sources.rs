@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{SourceName, scheme::Covers};
+use crate::{SourceName, covers::Covers};
 
 /// The most sources of an app.
 pub const MAX_SOURCES: usize = 32;

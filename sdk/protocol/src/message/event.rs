@@ -6,12 +6,14 @@ use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::{InvalidMessage, id_text};
+use super::id_text;
 use crate::{
     Encoding, EventId, Origin, SourceName, Verification,
     encoding::{encode_value, without_byte_order_mark},
-    event::{Headers, content_type, names},
+    event::{Headers, content_type},
+    invalid_message::InvalidMessage,
     json,
+    redact::names,
 };
 
 /// The longest event type, in bytes, as for those that a server reads.

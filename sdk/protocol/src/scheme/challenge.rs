@@ -12,10 +12,7 @@ use serde_json::{Map, Value};
 
 pub use self::request::ChallengeRequest;
 use self::table::{Body, Challenge, Condition, Member, Part, Pattern, Place, challenges};
-use super::{
-    Check, Rejection, Request, Scheme, Verified,
-    source::{LookupError, query},
-};
+use super::{Check, Rejection, Request, Scheme, Verified, lookup::LookupError, source::query};
 use crate::{
     Secret,
     api::OUTBOUND_TOKEN,

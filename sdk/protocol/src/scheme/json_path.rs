@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Request, TemplateError, source::LookupError};
+use super::{Request, TemplateError, lookup::LookupError};
 
 /// The most segments of a JSON path.
 const MAX_PATH_SEGMENTS: usize = 8;

@@ -5,7 +5,8 @@ use std::{borrow::Cow, cell::OnceCell};
 use super::{
     Request,
     json_path::{Found, JsonPath, find_all},
-    source::{LookupError, Source, form, header},
+    lookup::LookupError,
+    source::{Source, form, header},
     template::Template,
 };
 

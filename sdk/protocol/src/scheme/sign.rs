@@ -19,7 +19,7 @@ use super::{
     template::{EventSource, Place, TimestampPlace, Unit},
     twilio,
 };
-use crate::{Secret, event::names, hex};
+use crate::{Secret, hex, redact::names};
 
 /// The times that a timestamp of 10 digits can have, in seconds since 1970: 2001 to 2286.
 const UNIX_SECONDS: std::ops::RangeInclusive<u64> = 1_000_000_000..=9_999_999_999;

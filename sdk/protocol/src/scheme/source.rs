@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use super::{Request, TemplateError, json_path::JsonPath};
+use super::{Request, TemplateError, json_path::JsonPath, lookup::LookupError};
 
 /// The longest name of a header or of a form field, in bytes.
 const MAX_NAME_BYTES: usize = 64;
@@ -49,23 +49,6 @@ impl fmt::Display for Source {
             Self::Json(path) => write!(f, "JSON member {path}"),
         }
     }
-}
-
-/// The request does not give one clear value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum LookupError {
-    #[error("header {0} is there more than once")]
-    Repeated(String),
-    #[error("the body is not JSON, repeats a name, or has no plain value at {0}")]
-    Json(String),
-    #[error("the list in {0} must have one element, as the signature covers only one")]
-    Unsigned(String),
-    #[error("the body is not a form with exactly the fields that are signed")]
-    Form,
-    #[error("query parameter {0} is there more than once")]
-    RepeatedParameter(String),
-    #[error("query parameter {0} is not percent-encoded correctly")]
-    Parameter(String),
 }
 
 /// Checks the name of a header: a token of RFC 9110.

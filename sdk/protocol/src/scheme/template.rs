@@ -13,7 +13,7 @@ use super::{
     key::{Algorithm, Encoding, KeyFormat},
     source::Source,
 };
-use crate::Secret;
+use crate::{Secret, covers::Covers};
 
 /// The largest template given at registration, in bytes of JSON.
 pub const MAX_TEMPLATE_BYTES: usize = 1024;
@@ -74,21 +74,6 @@ pub(super) enum Unit {
 /// The type of an event: one source, or two joined by a dot. The second is left out when absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EventSource(pub(super) Source, pub(super) Option<Source>);
-
-/// Which part of the request a valid signature vouches for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Covers {
-    /// The whole body.
-    Body,
-    /// The URL, not the body.
-    Url,
-    /// Neither: a token, or single fields.
-    Nothing,
-    /// A value of a later version, which a server may send. No scheme of this version has it.
-    #[serde(other)]
-    Unknown,
-}
 
 /// A field of a template is missing, unknown or wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

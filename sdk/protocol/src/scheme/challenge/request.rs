@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::table::{Body, Challenge, Condition, Member, Part, Pattern, Place};
 use crate::{
     Secret,
-    event::names,
+    redact::names,
     scheme::{Scheme, source::Source},
 };
 
