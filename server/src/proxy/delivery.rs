@@ -100,10 +100,9 @@ impl Proxy {
         let AckRequest { ack, release } = request;
         let acks =
             ack.chunks(SETTLE_BATCH).map(|acks| Settlement { acks: acks.to_vec(), ..Settlement::default() });
-        let releases = release.chunks(SETTLE_BATCH).map(|receipts| Settlement {
-            nacks: receipts.iter().map(|receipt| (receipt.clone(), Duration::ZERO)).collect(),
-            ..Settlement::default()
-        });
+        let releases = release
+            .chunks(SETTLE_BATCH)
+            .map(|releases| Settlement { releases: releases.to_vec(), ..Settlement::default() });
         let mut answer = AckResponse::default();
         for settlement in acks.chain(releases) {
             let settled = self.store.settle(app, settlement).await?;
