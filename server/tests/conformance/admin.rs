@@ -385,16 +385,20 @@ fn the_readme_tries_things_out_in_a_private_folder() {
     let steps = blocks.find(|block| block.contains("mktemp")).unwrap();
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_wwproxy-server"));
     let temporary = tempfile::tempdir().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let steps = steps.replace("8080", &port);
+    // The trap also ends the server if a step fails.
+    let script = format!(
+        "set -e; umask 022; trap 'kill $!; wait $! || true' EXIT; {steps}\nls -ld \"$TRYOUT\"; echo $SECRET"
+    );
     let mut shell = std::process::Command::new("sh");
-    shell.args([
-        "-c",
-        &format!("set -e; umask 022; {steps}\nkill $!; wait $! || true; ls -ld \"$TRYOUT\"; echo $SECRET"),
-    ]);
+    shell.args(["-c", &script]);
     let path = std::env::join_paths(
         std::iter::once(program.parent().unwrap().to_owned())
             .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
     );
-    shell.env("PATH", path.unwrap()).env("TMPDIR", temporary.path()).env("WWPROXY_LISTEN", "127.0.0.1:0");
+    shell.env("PATH", path.unwrap()).env("TMPDIR", temporary.path());
+    shell.env("WWPROXY_LISTEN", format!("127.0.0.1:{port}"));
     let done = shell.output().unwrap();
     let said = String::from_utf8(done.stdout.clone()).unwrap();
     assert!(done.status.success() && said.contains("drwx------"), "{done:?}");
