@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, sync::LazyLock};
 
 use wildmatch::WildMatch;
-use wwproxy_sdk::{EventMessage, SourceStatus, scheme};
+use wwproxy_sdk::{EventMessage, Status, scheme};
 
 use crate::{error::UsageError, filter::Filter, scheme::nearest};
 
@@ -68,11 +68,13 @@ impl Selection {
         selects(&self.sources, name)
     }
 
-    /// Checks that each `--source` matches one of the app's sources.
+    /// Checks that each `--source` matches one of the app's sources. An app that is not registered has none, and a server of version
+    /// 0.1 does not list them: then nothing is checked.
     ///
     /// # Errors
     /// A message for the user, with the names that there are.
-    pub(crate) fn check_sources(&self, sources: &[SourceStatus]) -> Result<(), UsageError> {
+    pub(crate) fn check_sources(&self, status: &Status) -> Result<(), UsageError> {
+        let Some(sources) = status.sources.as_ref().filter(|_| status.is_registered()) else { return Ok(()) };
         let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
         let unknown = self.sources.iter().find(|glob| !names.iter().any(|name| glob.matches(name)));
         let Some(unknown) = unknown else { return Ok(()) };

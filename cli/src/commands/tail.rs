@@ -10,7 +10,7 @@ use wwproxy_sdk::{Client, ListenOptions, State, Tap, TapItem};
 use crate::{
     format::{self, Format},
     log_limit::LogLimit,
-    output::{Output, describe_error, print_message},
+    output::{Output, describe_error, print_message, seconds},
     selection::{OnFilterError, Selected, Selection},
     shutdown::Shutdown,
 };
@@ -50,7 +50,7 @@ impl Tail {
             }
             State::Reconnecting { error, delay, .. } => {
                 let why = describe_error(&anyhow::Error::new(error.clone()));
-                print_message(&format!("{why}; retrying in {:.1} s", delay.as_secs_f32()));
+                print_message(&format!("{why}; retrying in {}", seconds(*delay)));
             }
             State::Undecodable { error, .. } => {
                 if let Some(more) = undecodable.lock().admit(Instant::now()) {
@@ -73,11 +73,9 @@ impl Tail {
     /// Checks after the first connection that each `--source` matches a source of the app. Returns only an error.
     async fn check_sources(&self, client: &Client, connected: &Notify) -> anyhow::Error {
         connected.notified().await;
-        // Without a status, or the sources in it (server of version 0.1), nothing is checked: the tap works.
+        // Without a status nothing is checked: the tap works.
         if let Ok(status) = client.status().await
-            && status.is_registered()
-            && let Some(sources) = &status.sources
-            && let Err(error) = self.selection.check_sources(sources)
+            && let Err(error) = self.selection.check_sources(&status)
         {
             return error.into();
         }

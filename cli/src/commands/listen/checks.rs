@@ -49,8 +49,8 @@ impl Checks<'_> {
             reporter.first_unmatched().await;
             match self.status(client).await {
                 Ok(status) => {
-                    if !checked && let Err(error) = self.check_sources(&status) {
-                        return error;
+                    if !checked && let Err(error) = self.selection.check_sources(&status) {
+                        return error.into();
                     }
                     if !warned {
                         self.warn(client, reporter, &status);
@@ -84,12 +84,6 @@ impl Checks<'_> {
         }
     }
 
-    fn check_sources(&self, status: &Status) -> anyhow::Result<()> {
-        // A server of version 0.1 does not list its sources. An app that is not registered has none.
-        let Some(sources) = status.sources.as_ref().filter(|_| status.is_registered()) else { return Ok(()) };
-        Ok(self.selection.check_sources(sources)?)
-    }
-
     fn check_registration(
         &self,
         client: &Client,
@@ -104,7 +98,7 @@ impl Checks<'_> {
             reporter.print_message(&format!("{error}; waiting for events"));
             return Ok(());
         }
-        self.check_sources(status)?;
+        self.selection.check_sources(status)?;
         let Some(sources) = &status.sources else { return Ok(()) };
         let selected = sources.iter().filter(|source| self.selection.selects_source(source.name.as_str()));
         reporter.print_message(&format!("webhooks to {}", hooks(client, selected)));
