@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
 mod app;
+mod eventually;
 mod home;
 mod raw;
 mod server;
@@ -14,27 +15,15 @@ use hmac::{Hmac, KeyInit, Mac};
 use reqwest::{Response, header};
 use serde_json::Value;
 use sha2::Sha256;
-use tokio::time::{Instant, sleep};
 
 pub(crate) use self::{
     app::{App, number},
+    eventually::{DEADLINE, eventually},
     home::Home,
     raw::{Raw, RawResponse, raw},
     server::Server,
     socket::{Socket, handshake_headers, handshake_text, parse_legacy_event, upgrade},
 };
-
-/// The timeout of every single step of a test.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
-
-/// Waits until a condition holds, and fails after [`DEADLINE`].
-pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
-        sleep(Duration::from_millis(10)).await;
-    }
-}
 
 /// An HTTP client that follows no redirect and loads no CA certificates.
 pub(crate) fn http_client() -> reqwest::Client {

@@ -13,6 +13,7 @@ mod builtin;
 mod challenges;
 mod clients;
 mod control;
+mod credentials;
 mod dedupe;
 mod durability;
 mod fixtures;

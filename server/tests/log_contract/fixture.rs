@@ -13,12 +13,12 @@ use wwproxy_server::store::{
     },
 };
 
+pub(crate) use crate::eventually::{DEADLINE, eventually};
+
 /// A duration longer than any test.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 /// A lease whose expiry the test waits for.
 pub(crate) const SHORT: Duration = Duration::from_millis(50);
-/// How long a test waits for an expected state.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A store in a folder of its own, with the app `app-1`.
 #[derive(Debug)]
@@ -215,14 +215,4 @@ pub(crate) fn receipts(deliveries: &[Delivery]) -> Vec<Receipt> {
 /// A lease of available events, without waiting, for [`LONG`].
 pub(crate) fn now(max_events: usize) -> Lease {
     Lease { max_events, max_bytes: u64::MAX, wait: Duration::ZERO, time: LONG }
-}
-
-/// Polls a condition until it holds; panics after the deadline.
-pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let polling = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(tokio::time::timeout(DEADLINE, polling).await.is_ok(), "not within {DEADLINE:?}: {what}");
 }

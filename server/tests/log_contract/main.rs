@@ -6,6 +6,8 @@
 mod consumers;
 mod damage;
 mod delivery;
+#[path = "../common/eventually.rs"]
+mod eventually;
 mod fixture;
 mod opening;
 mod registration;
