@@ -12,7 +12,7 @@ use wwproxy_sdk::{Client, SourceName, SourceStatus, sanitize, scheme::Covers};
 
 use super::{
     register::{hook, own_hook},
-    status::warn_if_unverified,
+    status::warn_of_problems,
 };
 use crate::{
     output::{print_data, print_message},
@@ -93,7 +93,7 @@ async fn list(client: &Client, as_json: bool) -> anyhow::Result<()> {
         table(&sources, SystemTime::now())
     };
     print_data(&text).await?;
-    sources.iter().for_each(warn_if_unverified);
+    sources.iter().for_each(warn_of_problems);
     Ok(())
 }
 
@@ -102,7 +102,7 @@ async fn show(client: &Client, name: &SourceName, as_json: bool) -> anyhow::Resu
     complete(&mut source, client);
     let is_json = as_json || !io::stdout().is_terminal();
     print_data(&if is_json { json(&source) } else { page(&source, SystemTime::now()) }).await?;
-    warn_if_unverified(&source);
+    warn_of_problems(&source);
     Ok(())
 }
 

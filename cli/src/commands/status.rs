@@ -27,13 +27,13 @@ impl Status {
         if !status.is_registered() {
             print_message(&NotRegistered::new(client).to_string());
         }
-        status.sources.iter().flatten().for_each(warn_if_unverified);
+        status.sources.iter().flatten().for_each(warn_of_problems);
         Ok(())
     }
 }
 
 /// Warns about a source that is invalid, or whose webhooks are not verified.
-pub(crate) fn warn_if_unverified(source: &SourceStatus) {
+pub(crate) fn warn_of_problems(source: &SourceStatus) {
     if let Some(reason) = &source.invalid {
         let (name, reason) = (&source.name, sanitize(reason));
         print_message(&format!(

@@ -97,8 +97,8 @@ impl Drop for SqliteLog {
     }
 }
 
-/// Reports commits that the database lost, for example by a damaged WAL, and returns the seq after which new ones begin: none is
-/// assigned twice.
+/// Logs an error if the database lost commits, for example by a damaged WAL. Returns the last seq that was ever assigned, so that no seq
+/// is assigned twice.
 fn check_high_water(folder: &Folder, last_seq: Seq) -> std::io::Result<Seq> {
     let Some(mark) = folder.high_water()? else {
         tracing::warn!("the high-water mark is not readable: lost events would not be noticed");

@@ -32,7 +32,7 @@ async fn parsers(server: &Server) -> App {
     app
 }
 
-/// Sends a webhook to each source, with a signature that is well-formed but wrong, and checks that none is stored.
+/// Sends a webhook to each source, with a signature that is well-formed but wrong, and checks that no event is stored.
 async fn send_to_all(app: &App, kind: &str, body: &[u8]) {
     let time = unix_seconds();
     for source in

@@ -1,4 +1,4 @@
-//! Rate-limited reports of failed tries and of events that were given up on stderr.
+//! Rate-limited reports on stderr: failed tries, and events that were given up.
 
 use std::{collections::HashSet, time::Instant};
 

@@ -67,8 +67,8 @@ impl Sender {
         Ok(outgoing)
     }
 
-    /// Replaces the delivery id in the headers of each alternative of the scheme that are present. If none is present, adds that of
-    /// the first one.
+    /// Sets the delivery id in each header that has one and is present, as the alternatives of a scheme may have different headers. If
+    /// none is present, adds the header of the first alternative.
     fn replace_id(&self, headers: &mut HeaderMap, id: &str) -> Result<(), UsageError> {
         let names = self.scheme.unsigned_id_headers();
         let present: Vec<_> = names.iter().copied().filter(|name| headers.contains_key(*name)).collect();
