@@ -16,8 +16,10 @@ pub(crate) fn terminal(world: &World, args: &[&str]) -> Command {
     let inner = world.command(args);
     let quoted = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap().replace('\'', "'\\''"));
     let line: Vec<_> = std::iter::once(inner.get_program()).chain(inner.get_args()).map(quoted).collect();
+    // Without `exec`, `sh` would wait for the command and report its own interruption by Ctrl-C.
+    let line = format!("exec {}", line.join(" "));
     let mut command = Command::new("script");
-    command.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]).env("TERM", "xterm");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).env("TERM", "xterm");
     command.env_remove("NO_COLOR");
     for (name, value) in inner.get_envs() {
         command.env(name, value.unwrap_or_default());
