@@ -6,7 +6,10 @@
 //! the storage of bodies and in the durability of deletions.
 
 mod backlog;
+mod consumer;
 mod dedupe;
+mod delivery;
+mod history;
 pub mod log;
 mod memory;
 mod queue;
@@ -38,7 +41,7 @@ pub use self::redb::fuzz_record;
 pub use self::{
     memory::MemoryStore,
     redb::{OpenError, RedbStore},
-    sqlite::{OpenError as LogOpenError, SqliteLog},
+    sqlite::{OpenError as LogOpenError, SqliteStore},
     stored_source::{StoredSource, UnreadableSource},
     tap::{Shown, Tap},
 };

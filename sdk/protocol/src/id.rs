@@ -30,6 +30,9 @@ pub enum InvalidId {
     /// Not a [`SourceName`](crate::SourceName).
     #[error("the name of a source is 1 to 64 of the characters A-Z a-z 0-9 . _ -, and neither . nor ..")]
     Source,
+    /// Not a [`ConsumerName`](crate::ConsumerName).
+    #[error("the name of a consumer is 1 to 64 of the characters A-Z a-z 0-9 . _ -, and neither . nor ..")]
+    Consumer,
     /// Not an [`EventId`].
     #[error("an event id is 1 to 256 printable ASCII characters")]
     Event,

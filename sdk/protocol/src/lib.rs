@@ -7,6 +7,7 @@
 //! (see [`json`]).
 
 pub mod api;
+mod consumer;
 mod covers;
 mod encoding;
 mod event;
@@ -20,6 +21,7 @@ mod signature;
 mod source;
 pub mod text;
 
+pub use consumer::{ConsumerName, ConsumerSettings, Overflow, Start};
 pub use event::{Encoding, Event, Headers, Origin, Verification};
 pub use id::{AppId, EventId, InvalidId};
 pub use message::{ClientMessage, ServerMessage};

@@ -30,11 +30,11 @@ mod state;
 mod writer;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc},
 };
 
-use wwproxy_protocol::{AppId, Source};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, EventId, Source, Start};
 
 pub use self::error::OpenError;
 use self::{
@@ -49,8 +49,9 @@ use self::{
     writer::Writer,
 };
 use super::log::{
-    Appended, ConsumerName, ConsumerSettings, ConsumerStatus, Delivery, Health, Lease, Log, LogFuture,
-    LogLimits, NewEvent, PutConsumer, Registration, Settled, Settlement,
+    Appended, ConsumerStatus, DedupeKey, Delivery, Ephemeral, EventPage, EventQuery, Health, Lease, Limits,
+    NewEvent, PutConsumer, Registration, Replayed, Settled, Settlement, Sought, Store, StoreError,
+    StoreFuture, StoredEvent, Tap,
 };
 
 /// An event's place in the order of arrival over the whole store, from 1.
@@ -58,14 +59,14 @@ type Seq = u64;
 
 /// An event log in a folder.
 #[derive(Debug)]
-pub struct SqliteLog {
+pub struct SqliteStore {
     shared: Arc<Shared>,
     commands: Commands,
 }
 
-impl SqliteLog {
+impl SqliteStore {
     /// Opens the store in a folder, or creates it. Blocks while it reads.
-    pub fn open(path: &Path, limits: LogLimits) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, limits: Limits) -> Result<Self, OpenError> {
         let (folder, is_new) = Folder::open(path)?;
         let file = folder.database();
         let unreadable = |error| OpenError::Unreadable(file.clone(), error);
@@ -91,7 +92,7 @@ impl SqliteLog {
     }
 }
 
-impl Drop for SqliteLog {
+impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.commands.stop();
     }
@@ -113,24 +114,30 @@ fn check_high_water(folder: &Folder, last_seq: Seq) -> std::io::Result<Seq> {
     Ok(last_seq.max(mark))
 }
 
-impl Log for SqliteLog {
-    fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> LogFuture<'a, ()> {
+impl Store for SqliteStore {
+    fn put_registration<'a>(&'a self, app: &'a AppId, registration: Registration) -> StoreFuture<'a, ()> {
         let (app, registration) = (app.clone(), Some(registration));
         Box::pin(self.commands.control(|reply| Control::Register { app, registration, reply }))
     }
 
-    fn registration<'a>(&'a self, app: &'a AppId) -> LogFuture<'a, Option<Arc<Registration>>> {
+    fn registration<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Option<Arc<Registration>>> {
         let found = self.shared.app(app).map(|app| Arc::clone(&app.registration.read()));
         Box::pin(std::future::ready(Ok(found)))
     }
 
-    fn remove_registration<'a>(&'a self, app: &'a AppId) -> LogFuture<'a, ()> {
+    fn remove_registration<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, ()> {
         let app = app.clone();
         Box::pin(self.commands.control(|reply| Control::Register { app, registration: None, reply }))
     }
 
-    fn append<'a>(&'a self, app: &'a AppId, source: Arc<Source>, event: NewEvent) -> LogFuture<'a, Appended> {
-        Box::pin(self.commands.append(app, source, event))
+    fn append<'a>(
+        &'a self,
+        app: &'a AppId,
+        source: Arc<Source>,
+        event: NewEvent,
+        dedupe: Option<DedupeKey>,
+    ) -> StoreFuture<'a, Appended> {
+        Box::pin(self.commands.append(app, source, event, dedupe))
     }
 
     fn put_consumer<'a>(
@@ -138,12 +145,12 @@ impl Log for SqliteLog {
         app: &'a AppId,
         name: &'a ConsumerName,
         settings: ConsumerSettings,
-    ) -> LogFuture<'a, PutConsumer> {
+    ) -> StoreFuture<'a, PutConsumer> {
         let (app, name) = (app.clone(), name.clone());
         Box::pin(self.commands.control(|reply| Control::PutConsumer { app, name, settings, reply }))
     }
 
-    fn consumers<'a>(&'a self, app: &'a AppId) -> LogFuture<'a, Vec<ConsumerStatus>> {
+    fn consumers<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Vec<ConsumerStatus>> {
         let statuses = self.shared.app(app).map(|app| {
             let consumers = app.consumers.read();
             consumers.iter().map(|(name, consumer)| app.status(name, consumer)).collect()
@@ -151,7 +158,7 @@ impl Log for SqliteLog {
         Box::pin(std::future::ready(Ok(statuses.unwrap_or_default())))
     }
 
-    fn delete_consumer<'a>(&'a self, app: &'a AppId, name: &'a ConsumerName) -> LogFuture<'a, bool> {
+    fn delete_consumer<'a>(&'a self, app: &'a AppId, name: &'a ConsumerName) -> StoreFuture<'a, bool> {
         let (app, name) = (app.clone(), name.clone());
         Box::pin(self.commands.control(|reply| Control::DeleteConsumer { app, name, reply }))
     }
@@ -161,7 +168,7 @@ impl Log for SqliteLog {
         app: &'a AppId,
         consumer: &'a ConsumerName,
         lease: Lease,
-    ) -> LogFuture<'a, Vec<Delivery>> {
+    ) -> StoreFuture<'a, Vec<Delivery>> {
         Box::pin(lease::lease(&self.shared, app, consumer, lease))
     }
 
@@ -170,15 +177,57 @@ impl Log for SqliteLog {
         app: &'a AppId,
         consumer: &'a ConsumerName,
         settlement: Settlement,
-    ) -> LogFuture<'a, Settled> {
+    ) -> StoreFuture<'a, Settled> {
         Box::pin(std::future::ready(settle::settle(&self.shared, app, consumer, settlement)))
+    }
+
+    fn seek<'a>(
+        &'a self,
+        _app: &'a AppId,
+        _consumer: &'a ConsumerName,
+        _to: Start,
+    ) -> StoreFuture<'a, Sought> {
+        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    }
+
+    fn open_ephemeral<'a>(&'a self, _app: &'a AppId, _start: Start) -> StoreFuture<'a, Option<Ephemeral>> {
+        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    }
+
+    fn replay<'a>(
+        &'a self,
+        _app: &'a AppId,
+        _consumer: &'a ConsumerName,
+        _id: &'a EventId,
+    ) -> StoreFuture<'a, Replayed> {
+        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    }
+
+    fn events<'a>(&'a self, _app: &'a AppId, _query: EventQuery) -> StoreFuture<'a, EventPage> {
+        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    }
+
+    fn event<'a>(&'a self, _app: &'a AppId, _id: &'a EventId) -> StoreFuture<'a, Option<StoredEvent>> {
+        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    }
+
+    fn delete_event<'a>(&'a self, _app: &'a AppId, _id: &'a EventId) -> StoreFuture<'a, bool> {
+        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    }
+
+    fn tap<'a>(&'a self, _app: &'a AppId) -> StoreFuture<'a, Option<Tap>> {
+        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
     }
 
     fn health(&self) -> Health {
         self.shared.health.get()
     }
 
-    fn close(&self) -> LogFuture<'_, ()> {
+    fn backup(&self, _to: PathBuf) -> StoreFuture<'_, ()> {
+        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(self.commands.close())
     }
 }

@@ -1,8 +1,7 @@
 //! Consumers: filters, starts, and what they do to each other.
 
-use wwproxy_server::store::log::{
-    Appended, ConsumerSettings, Lease, Log, LogError, LogLimits, PutConsumer, Start,
-};
+use wwproxy_protocol::{ConsumerSettings, Start};
+use wwproxy_server::store::log::{Appended, Lease, Limits, PutConsumer, Store, StoreError};
 
 use crate::fixture::{DEADLINE, LONG, TestLog, consumer, event, now, numbers, typed};
 
@@ -72,7 +71,7 @@ async fn a_consumer_begins_where_its_start_says() {
 
 #[tokio::test]
 async fn a_consumer_without_clients_never_refuses_an_append() {
-    let store = TestLog::limited(LogLimits { max_pending_events: 5, ..LogLimits::default() }).await;
+    let store = TestLog::limited(Limits { max_pending_events: 5, ..Limits::default() }).await;
     store.put("lagging", ConsumerSettings::default()).await;
     for n in 0..20 {
         assert!(matches!(store.try_append(event(n)).await, Appended::Stored(_)));
@@ -106,7 +105,7 @@ async fn deleting_a_consumer_ends_its_waiting_leases_and_default_stays() {
     let (taken, deleted) = tokio::join!(waiting, store.log.delete_consumer(&store.app, &name));
     assert_eq!((taken, deleted.unwrap()), (Vec::new(), true));
     let error = store.log.lease(&store.app, &name, now(1)).await.unwrap_err();
-    assert!(matches!(&error, LogError::NoConsumer(missing) if *missing == name), "{error}");
+    assert!(matches!(&error, StoreError::NoConsumer(missing) if *missing == name), "{error}");
     assert!(!store.log.delete_consumer(&store.app, &consumer("default")).await.unwrap());
     let store = store.reopen().await;
     assert_eq!(store.log.consumers(&store.app).await.unwrap().len(), 1);

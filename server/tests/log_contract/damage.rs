@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
-use wwproxy_server::store::log::Log;
+use wwproxy_server::store::log::Store;
 
 use crate::fixture::{TestLog, larger, numbers};
 

@@ -3,10 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use futures_util::{FutureExt, future::join_all};
-use wwproxy_protocol::{Origin, Verification, api::Receipt, scheme::Covers};
-use wwproxy_server::store::log::{
-    Appended, ConsumerSettings, Lease, Log, LogLimits, NewEvent, Settled, Settlement,
-};
+use wwproxy_protocol::{ConsumerSettings, Origin, Verification, api::Receipt, scheme::Covers};
+use wwproxy_server::store::log::{Appended, Lease, Limits, NewEvent, Settled, Settlement, Store};
 
 use crate::fixture::{DEADLINE, SHORT, TestLog, event, larger, now, numbers, receipts};
 
@@ -193,7 +191,7 @@ async fn concurrent_waiters_lease_each_event_once() {
 
 #[tokio::test]
 async fn a_full_default_consumer_refuses_appends_until_it_has_acknowledged() {
-    let limits = LogLimits { max_pending_events: 3, ..LogLimits::default() };
+    let limits = Limits { max_pending_events: 3, ..Limits::default() };
     let store = TestLog::limited(limits).await;
     store.append_all(0..3).await;
     assert_eq!(store.try_append(event(3)).await, Appended::Full);

@@ -4,12 +4,12 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tempfile::TempDir;
-use wwproxy_protocol::{AppId, EventId, Secret, Source, api::Receipt};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, EventId, Secret, Source, api::Receipt};
 use wwproxy_server::store::{
-    SqliteLog,
+    SqliteStore,
     log::{
-        Appended, ConsumerName, ConsumerSettings, ConsumerStatus, Delivery, Lease, Log, LogLimits, NewEvent,
-        PutConsumer, Registration, Reject, Release, Settled, Settlement,
+        Appended, ConsumerStatus, Delivery, Lease, Limits, NewEvent, PutConsumer, Registration, Reject,
+        Release, Settled, Settlement, Store,
     },
 };
 
@@ -24,18 +24,18 @@ pub(crate) const SHORT: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct TestLog {
     pub(crate) folder: TempDir,
-    pub(crate) log: Arc<SqliteLog>,
+    pub(crate) log: Arc<SqliteStore>,
     pub(crate) app: AppId,
 }
 
 impl TestLog {
     pub(crate) async fn new() -> Self {
-        Self::limited(LogLimits::default()).await
+        Self::limited(Limits::default()).await
     }
 
-    pub(crate) async fn limited(limits: LogLimits) -> Self {
+    pub(crate) async fn limited(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let log = Arc::new(SqliteLog::open(folder.path(), limits).unwrap());
+        let log = Arc::new(SqliteStore::open(folder.path(), limits).unwrap());
         let this = Self { folder, log, app: "app-1".parse().unwrap() };
         this.register("app-1").await;
         this
@@ -57,7 +57,7 @@ impl TestLog {
     pub(crate) fn crash(&self) -> Self {
         let folder = tempfile::tempdir().unwrap();
         copy(self.folder.path(), folder.path());
-        let log = Arc::new(SqliteLog::open(folder.path(), LogLimits::default()).unwrap());
+        let log = Arc::new(SqliteStore::open(folder.path(), Limits::default()).unwrap());
         Self { folder, log, app: self.app.clone() }
     }
 
@@ -70,12 +70,12 @@ impl TestLog {
         let registration = self.log.registration(app).await.unwrap();
         let current = registration.as_ref().and_then(|found| found.source(&event.origin.source));
         let source = current.map_or_else(|| Arc::new(Source::watson_work(Secret::new("any"))), Arc::clone);
-        self.log.append(app, source, event).await.unwrap()
+        self.log.append(app, source, event, None).await.unwrap()
     }
 
     /// Opens the store again after its files were changed. It must be closed.
     pub(crate) fn open_again(self) -> Self {
-        let log = Arc::new(SqliteLog::open(self.folder.path(), LogLimits::default()).unwrap());
+        let log = Arc::new(SqliteStore::open(self.folder.path(), Limits::default()).unwrap());
         Self { log, ..self }
     }
 
@@ -136,7 +136,7 @@ impl TestLog {
     }
 
     pub(crate) async fn release(&self, deliveries: &[Delivery], delay: Duration) -> Settled {
-        let release = |receipt| Release { receipt, delay, reason: Some("try later".into()) };
+        let release = |receipt| Release { receipt, delay: Some(delay), reason: Some("try later".into()) };
         let releases = receipts(deliveries).into_iter().map(release).collect();
         self.settle("default", Settlement { releases, ..Settlement::default() }).await
     }

@@ -3,14 +3,14 @@
 use std::{fs, path::Path};
 
 use wwproxy_server::store::{
-    SqliteLog,
-    log::{Log, LogLimits},
+    SqliteStore,
+    log::{Limits, Store},
 };
 
 use crate::fixture::{TestLog, copy};
 
 fn refusal(folder: &Path) -> String {
-    SqliteLog::open(folder, LogLimits::default()).expect_err("it must be refused").to_string()
+    SqliteStore::open(folder, Limits::default()).expect_err("it must be refused").to_string()
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn a_lost_wal_assigns_no_id_twice() {
     store.log.close().await.unwrap();
     fs::copy(store.folder.path().join("high-water"), folder.path().join("high-water")).unwrap();
     fs::remove_file(folder.path().join("log.sqlite-wal")).unwrap();
-    let log = std::sync::Arc::new(SqliteLog::open(folder.path(), LogLimits::default()).unwrap());
+    let log = std::sync::Arc::new(SqliteStore::open(folder.path(), Limits::default()).unwrap());
     let store = TestLog { log, folder, app: store.app.clone() };
     assert!(store.append(3).await > lost);
     assert_eq!(store.drain("default").await, [1, 3]);

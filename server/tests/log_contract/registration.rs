@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 use wwproxy_protocol::{Secret, Source, SourceName};
-use wwproxy_server::store::log::{Appended, Log, NewEvent, Registration};
+use wwproxy_server::store::log::{Appended, NewEvent, Registration, Store};
 
 use crate::fixture::{TestLog, event, registration};
 
@@ -27,7 +27,7 @@ async fn an_append_of_a_replaced_source_is_rejected() {
     let store = TestLog::new().await;
     let default = async || Arc::clone(current(&store).await.source(&SourceName::default()).unwrap());
     let append = async |source: &Arc<Source>, n| {
-        store.log.append(&store.app, Arc::clone(source), event(n)).await.unwrap()
+        store.log.append(&store.app, Arc::clone(source), event(n), None).await.unwrap()
     };
     let first = default().await;
     // Equal settings are another source.
@@ -35,7 +35,8 @@ async fn an_append_of_a_replaced_source_is_rejected() {
     assert_eq!(append(&first, 0).await, Appended::SourceChanged);
     let second = default().await;
     assert!(matches!(append(&second, 1).await, Appended::Stored(_)));
-    let other_source = store.log.append(&store.app, Arc::clone(&second), of_source(2, "shop")).await.unwrap();
+    let other_source =
+        store.log.append(&store.app, Arc::clone(&second), of_source(2, "shop"), None).await.unwrap();
     assert_eq!(other_source, Appended::SourceChanged);
     assert_eq!(store.drain("default").await, [1]);
     store.log.remove_registration(&store.app).await.unwrap();
@@ -53,9 +54,9 @@ async fn replacing_a_source_rejects_no_append_of_another() {
     more.sources.insert(name("shop"), Ok(Arc::new(Source::watson_work(Secret::new("another")))));
     store.log.put_registration(&store.app, more).await.unwrap();
     let source = |name: &SourceName| Arc::clone(verified.source(name).unwrap());
-    let default = store.log.append(&store.app, source(&SourceName::default()), event(1)).await.unwrap();
+    let default = store.log.append(&store.app, source(&SourceName::default()), event(1), None).await.unwrap();
     assert!(matches!(default, Appended::Stored(_)), "{default:?}");
-    let shop = store.log.append(&store.app, source(&name("shop")), of_source(2, "shop")).await.unwrap();
+    let shop = store.log.append(&store.app, source(&name("shop")), of_source(2, "shop"), None).await.unwrap();
     assert_eq!(shop, Appended::SourceChanged);
 }
 
@@ -67,7 +68,9 @@ async fn no_append_of_a_replaced_source_is_stored_after_the_replacement() {
         let senders: Vec<_> = (0..200)
             .map(|n| {
                 let (store, source) = (Arc::clone(&store), Arc::clone(&source));
-                tokio::spawn(async move { store.log.append(&store.app, source, event(n)).await.unwrap() })
+                tokio::spawn(
+                    async move { store.log.append(&store.app, source, event(n), None).await.unwrap() },
+                )
             })
             .collect();
         if round % 2 == 0 {

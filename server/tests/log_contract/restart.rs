@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use wwproxy_server::store::log::{ConsumerSettings, Lease, LogLimits};
+use wwproxy_protocol::ConsumerSettings;
+use wwproxy_server::store::log::{Lease, Limits};
 
 use crate::fixture::{LONG, SHORT, TestLog, eventually, now, numbers};
 
@@ -84,7 +85,7 @@ async fn a_delay_survives_a_restart() {
 /// More events than one run of the index has, over several apps, with crashes before, during and after the run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_late_index_is_complete_after_crashes_at_any_point() {
-    let limits = LogLimits { max_pending_events: 1_000_000, ..LogLimits::default() };
+    let limits = Limits { max_pending_events: 1_000_000, ..Limits::default() };
     let store = TestLog::limited(limits).await;
     let mut apps = vec![store.app.clone()];
     for n in 2..5 {

@@ -7,8 +7,7 @@ use clap::ValueEnum;
 use futures_util::future::BoxFuture;
 use wwproxy_protocol::{AppId, Secret, Source, SourceName};
 use wwproxy_server::store::{
-    self, Lease, Limits, NewEvent, RedbStore, Registration, SqliteLog, Store,
-    log::{self, ConsumerName, Log, LogLimits},
+    self, Lease, Limits, NewEvent, RedbStore, Registration, SqliteStore, Store, log,
 };
 
 use super::super::MIB;
@@ -35,8 +34,12 @@ impl Kind {
                 Arc::new(RedbStore::open(folder, limits)?)
             }
             Self::Sqlite => {
-                let limits = LogLimits { max_pending_events: u64::MAX, max_pending_bytes: u64::MAX };
-                Arc::new(SqliteLog::open(folder, limits)?)
+                let limits = log::Limits {
+                    max_pending_events: u64::MAX,
+                    max_pending_bytes: u64::MAX,
+                    ..log::Limits::default()
+                };
+                Arc::new(SqliteStore::open(folder, limits)?)
             }
         })
     }
@@ -61,10 +64,14 @@ fn lease(wait: Duration) -> Lease {
     Lease { max_events: MAX_LEASED, max_bytes: 8 * MIB, wait, time: LEASE }
 }
 
+fn log_lease(wait: Duration) -> log::Lease {
+    log::Lease { max_events: MAX_LEASED, max_bytes: 8 * MIB, wait, time: LEASE }
+}
+
 impl Engine for RedbStore {
     fn register<'a>(&'a self, app: &'a AppId) -> BoxFuture<'a, anyhow::Result<()>> {
         let registration = Registration::watson_work(Secret::new("secret"));
-        Box::pin(async { Ok(self.put_registration(app, registration).await?) })
+        Box::pin(async { Ok(Store::put_registration(self, app, registration).await?) })
     }
 
     fn append<'a>(&'a self, app: &'a AppId, event: NewEvent) -> BoxFuture<'a, anyhow::Result<()>> {
@@ -96,16 +103,16 @@ impl Engine for RedbStore {
     }
 }
 
-impl Engine for SqliteLog {
+impl Engine for SqliteStore {
     fn register<'a>(&'a self, app: &'a AppId) -> BoxFuture<'a, anyhow::Result<()>> {
         let registration = Registration::watson_work(Secret::new("secret"));
-        Box::pin(async { Ok(self.put_registration(app, registration).await?) })
+        Box::pin(async { Ok(log::Store::put_registration(self, app, registration).await?) })
     }
 
     fn append<'a>(&'a self, app: &'a AppId, event: NewEvent) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async {
-            let source = default_source(Log::registration(self, app).await?)?;
-            let appended = Log::append(self, app, source, event).await?;
+            let source = default_source(log::Store::registration(self, app).await?)?;
+            let appended = log::Store::append(self, app, source, event, None).await?;
             anyhow::ensure!(matches!(appended, log::Appended::Stored(_)), "{appended:?}");
             Ok(())
         })
@@ -113,13 +120,13 @@ impl Engine for SqliteLog {
 
     fn consume<'a>(&'a self, app: &'a AppId, wait: Duration) -> BoxFuture<'a, anyhow::Result<usize>> {
         Box::pin(async move {
-            let name = ConsumerName::default();
-            let leased = Log::lease(self, app, &name, lease(wait)).await?;
+            let name = wwproxy_protocol::ConsumerName::default();
+            let leased = log::Store::lease(self, app, &name, log_lease(wait)).await?;
             let acks: Vec<_> = leased.into_iter().map(|delivery| delivery.receipt).collect();
             let count = acks.len();
             if count > 0 {
                 let settlement = log::Settlement { acks, ..log::Settlement::default() };
-                let settled = Log::settle(self, app, &name, settlement).await?;
+                let settled = log::Store::settle(self, app, &name, settlement).await?;
                 anyhow::ensure!(settled.acked == count, "{settled:?}");
             }
             Ok(count)
@@ -127,7 +134,7 @@ impl Engine for SqliteLog {
     }
 
     fn close(&self) -> BoxFuture<'_, anyhow::Result<()>> {
-        Box::pin(async { Ok(Log::close(self).await?) })
+        Box::pin(async { Ok(log::Store::close(self).await?) })
     }
 }
 

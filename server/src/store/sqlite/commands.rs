@@ -7,11 +7,11 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use wwproxy_protocol::{AppId, Source};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, Source};
 
 use crate::store::{
-    NewEvent, Registration,
-    log::{Appended, ConsumerName, ConsumerSettings, LogError, PutConsumer},
+    DedupeKey, NewEvent, Registration,
+    log::{Appended, PutConsumer, StoreError},
     scheduler::Item,
 };
 
@@ -24,7 +24,7 @@ const UNIT_BYTES: usize = 16 << 10;
 /// Room for all other commands.
 const MAX_CONTROLS: usize = 1024;
 
-pub(super) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
+pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 #[derive(Debug)]
 pub(super) enum Command {
@@ -43,6 +43,8 @@ pub(super) struct Append {
     /// The source that verified the event.
     pub(super) source: Arc<Source>,
     pub(super) event: NewEvent,
+    /// The idempotency key, if the sender's repetitions can be told.
+    pub(super) dedupe: Option<DedupeKey>,
     pub(super) reply: Reply<Appended>,
     size: usize,
     pub(super) room: Room,
@@ -103,7 +105,8 @@ impl Commands {
         app: &AppId,
         source: Arc<Source>,
         event: NewEvent,
-    ) -> Result<Appended, LogError> {
+        dedupe: Option<DedupeKey>,
+    ) -> Result<Appended, StoreError> {
         let size = event.size();
         let units = u32::try_from(1 + size / UNIT_BYTES).unwrap_or(u32::MAX).min(MAX_APP_UNITS);
         // The app's room first: a caller that waits for it takes no room of other apps.
@@ -111,24 +114,27 @@ impl Commands {
         let of_all = acquire(&self.appends, units).await?;
         let (reply, outcome) = oneshot::channel();
         let (app, room) = (app.clone(), Room { _of_app: of_app, _of_all: of_all });
-        let append = Append { app, source, event, reply, size, room };
+        let append = Append { app, source, event, dedupe, reply, size, room };
         self.send(Command::Append(append))?;
-        outcome.await.map_err(|_| LogError::Closed)?
+        outcome.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Queues another command and waits for its outcome.
-    pub(super) async fn control<T>(&self, control: impl FnOnce(Reply<T>) -> Control) -> Result<T, LogError> {
+    pub(super) async fn control<T>(
+        &self,
+        control: impl FnOnce(Reply<T>) -> Control,
+    ) -> Result<T, StoreError> {
         let room = acquire(&self.controls, 1).await?;
         let (reply, outcome) = oneshot::channel();
         self.send(Command::Control(control(reply), room))?;
-        outcome.await.map_err(|_| LogError::Closed)?
+        outcome.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Ends the writer, and waits for it.
-    pub(super) async fn close(&self) -> Result<(), LogError> {
+    pub(super) async fn close(&self) -> Result<(), StoreError> {
         let (reply, outcome) = oneshot::channel();
         self.send(Command::Close(Some(reply)))?;
-        outcome.await.map_err(|_| LogError::Closed)?
+        outcome.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Ends the writer without waiting for it.
@@ -137,8 +143,8 @@ impl Commands {
         let _ = self.send(Command::Close(None));
     }
 
-    fn send(&self, command: Command) -> Result<(), LogError> {
-        self.sender.send(command).map_err(|_| LogError::Closed)
+    fn send(&self, command: Command) -> Result<(), StoreError> {
+        self.sender.send(command).map_err(|_| StoreError::Closed)
     }
 
     fn room_of(&self, app: &AppId) -> Arc<Semaphore> {
@@ -155,11 +161,11 @@ impl Commands {
     }
 }
 
-async fn acquire(room: &Arc<Semaphore>, units: u32) -> Result<OwnedSemaphorePermit, LogError> {
-    Arc::clone(room).acquire_many_owned(units).await.map_err(|_| LogError::Closed)
+async fn acquire(room: &Arc<Semaphore>, units: u32) -> Result<OwnedSemaphorePermit, StoreError> {
+    Arc::clone(room).acquire_many_owned(units).await.map_err(|_| StoreError::Closed)
 }
 
 /// Answers a caller. A caller that no longer waits is ignored.
-pub(super) fn answer<T>(reply: Reply<T>, outcome: Result<T, LogError>) {
+pub(super) fn answer<T>(reply: Reply<T>, outcome: Result<T, StoreError>) {
     let _ = reply.send(outcome);
 }

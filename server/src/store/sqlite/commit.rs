@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use rusqlite::Connection;
 use uuid::Uuid;
-use wwproxy_protocol::{AppId, Event};
+use wwproxy_protocol::{AppId, ConsumerName, Event};
 
 use super::{
     Seq,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::store::{
     NewEvent,
-    log::{Appended, ConsumerName, LogError},
+    log::{Appended, StoreError},
 };
 
 /// Bytes that an event counts for beside its head and body: its rows' other columns.
@@ -63,10 +63,10 @@ struct Accepted {
 
 impl Writer {
     /// Commits a batch and answers its callers.
-    pub(super) fn commit(&mut self, appends: Vec<Append>, mut flush: Flush) -> Result<(), LogError> {
+    pub(super) fn commit(&mut self, appends: Vec<Append>, mut flush: Flush) -> Result<(), StoreError> {
         if !appends.is_empty() && !self.database.has_room() {
             for append in appends {
-                answer(append.reply, Err(LogError::Unavailable("the disk is full")));
+                answer(append.reply, Err(StoreError::Unavailable("the disk is full")));
             }
             return if flush.is_empty() { Ok(()) } else { self.commit(Vec::new(), flush) };
         }
@@ -168,7 +168,7 @@ impl Writer {
 }
 
 impl Batch {
-    fn answer(self, error: Option<&LogError>) {
+    fn answer(self, error: Option<&StoreError>) {
         for (reply, outcome) in self.outcomes {
             let outcome = match (error, outcome) {
                 (Some(error), Appended::Stored(_)) => Err(error.clone()),

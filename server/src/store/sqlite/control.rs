@@ -3,7 +3,7 @@
 use std::{sync::Arc, sync::atomic::Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use wwproxy_protocol::AppId;
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, Start};
 
 use super::{
     Seq,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::store::{
     Registration,
-    log::{ConsumerName, ConsumerSettings, LogError, PutConsumer, Start},
+    log::{PutConsumer, StoreError},
 };
 
 /// Consumers of an app, at most.
@@ -38,7 +38,7 @@ impl Writer {
         }
     }
 
-    fn register(&mut self, app: &AppId, registration: Registration) -> Result<(), LogError> {
+    fn register(&mut self, app: &AppId, registration: Registration) -> Result<(), StoreError> {
         if let Some(known) = self.shared.app(app) {
             self.database.transaction(|db| registry::put_sources(db, known.id, &registration))?;
             *known.registration.write() = Arc::new(registration);
@@ -66,7 +66,7 @@ impl Writer {
         Ok(())
     }
 
-    fn unregister(&mut self, app: &AppId) -> Result<(), LogError> {
+    fn unregister(&mut self, app: &AppId) -> Result<(), StoreError> {
         let Some(known) = self.shared.app(app) else { return Ok(()) };
         self.database.transaction(|db| registry::remove_app(db, known.id))?;
         self.shared.apps.write().remove(app);
@@ -82,7 +82,7 @@ impl Writer {
         app: &AppId,
         name: ConsumerName,
         mut settings: ConsumerSettings,
-    ) -> Result<PutConsumer, LogError> {
+    ) -> Result<PutConsumer, StoreError> {
         let Some(app) = self.shared.app(app) else { return Ok(PutConsumer::Unregistered) };
         let start = std::mem::take(&mut settings.start);
         let known = app.consumers.read().get(&name).map(Arc::clone);
@@ -108,7 +108,7 @@ impl Writer {
         name: &ConsumerName,
         consumer: &Consumer,
         settings: ConsumerSettings,
-    ) -> Result<PutConsumer, LogError> {
+    ) -> Result<PutConsumer, StoreError> {
         let current = consumer.settings.lock().clone();
         if (&settings.types, &settings.sources) != (&current.types, &current.sources) {
             return Ok(PutConsumer::Conflict);
@@ -121,21 +121,22 @@ impl Writer {
     }
 
     /// The position of a new consumer, and the app's totals there. The writer runs between two appends, so it is exact.
-    fn start(&mut self, app: &App, start: &Start) -> Result<Option<(Seq, Total)>, LogError> {
+    fn start(&mut self, app: &App, start: &Start) -> Result<Option<(Seq, Total)>, StoreError> {
         match start {
             Start::New => Ok(Some((self.last_seq, app.log.lock().total))),
             Start::All => Ok(Some((0, Total::default()))),
             Start::After(id) => {
                 let Some((seq, uuid)) = decode_id(id) else { return Ok(None) };
                 let found = self.shared.readers.read(|db| registry::totals_at(db, seq));
-                let found = found.map_err(LogError::engine)?;
+                let found = found.map_err(StoreError::engine)?;
                 let of_app = found.filter(|(app_id, id, _)| *app_id == app.id && *id == uuid);
                 Ok(of_app.map(|(_, _, total)| (seq, total)))
             }
+            Start::At(_) => Err(StoreError::Unavailable("not built")),
         }
     }
 
-    fn delete_consumer(&mut self, app: &AppId, name: &ConsumerName) -> Result<bool, LogError> {
+    fn delete_consumer(&mut self, app: &AppId, name: &ConsumerName) -> Result<bool, StoreError> {
         let found = self.shared.consumer(app, name).filter(|_| !name.is_default());
         let Some((app, consumer)) = found else { return Ok(false) };
         // Before the rows go: no flush may bring one back.

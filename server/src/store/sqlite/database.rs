@@ -8,7 +8,7 @@ use std::{
 use rusqlite::Connection;
 
 use super::{Seq, checkpoint::Checkpointer, checkpoint::checkpoint, folder::Folder, state::Shared};
-use crate::store::log::{Health, LogError};
+use crate::store::log::{Health, StoreError};
 
 /// How often the high-water mark is written, and how often a full disk is tried again.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ impl Database {
     pub(super) fn transaction<T>(
         &mut self,
         write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, LogError> {
+    ) -> Result<T, StoreError> {
         match run(&self.db, write) {
             Ok(value) => {
                 self.shared.health.succeeded();
@@ -55,9 +55,9 @@ impl Database {
                         self.ballast_at = Instant::now();
                         // It may be gone already.
                         let _ = self.folder.release_ballast();
-                        LogError::Unavailable("the disk is full")
+                        StoreError::Unavailable("the disk is full")
                     }
-                    _ => LogError::engine(error),
+                    _ => StoreError::engine(error),
                 })
             }
         }

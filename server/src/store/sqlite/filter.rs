@@ -1,9 +1,8 @@
 //! The filter of a consumer: which event types and sources it receives.
 
-use wwproxy_protocol::SourceName;
+use wwproxy_protocol::{ConsumerSettings, SourceName};
 
 use super::app_log::Entry;
-use crate::store::log::ConsumerSettings;
 
 /// Decides whether a consumer receives an event.
 #[derive(Debug)]

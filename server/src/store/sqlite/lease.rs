@@ -5,14 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wwproxy_protocol::{AppId, Event, api::Receipt};
+use wwproxy_protocol::{AppId, ConsumerName, Event, api::Receipt};
 
 use super::{
     cursor::{Leased, Request},
     reader::Read,
     state::{App, Consumer, Shared, encode_receipt},
 };
-use crate::store::log::{ConsumerName, Delivery, Lease, LogError};
+use crate::store::log::{Delivery, Lease, StoreError};
 
 /// Leases events of a consumer, and waits for the first one.
 pub(super) async fn lease(
@@ -20,9 +20,9 @@ pub(super) async fn lease(
     app: &AppId,
     name: &ConsumerName,
     lease: Lease,
-) -> Result<Vec<Delivery>, LogError> {
+) -> Result<Vec<Delivery>, StoreError> {
     let Some((app, consumer)) = shared.consumer(app, name) else {
-        return Err(LogError::NoConsumer(name.clone()));
+        return Err(StoreError::NoConsumer(name.clone()));
     };
     let deadline = Instant::now() + lease.wait;
     loop {
@@ -78,7 +78,7 @@ impl<'a> LeaseGuard<'a> {
     }
 
     /// Reads the leased events. One that is damaged is quarantined, and does not hinder the others.
-    async fn read(mut self, app: &App) -> Result<Vec<Delivery>, LogError> {
+    async fn read(mut self, app: &App) -> Result<Vec<Delivery>, StoreError> {
         let mut events = self.shared.ring.get(self.leased.iter().map(|leased| leased.seq));
         let missing: Vec<_> = self.leased.iter().zip(&events).filter(|(_, event)| event.is_none()).collect();
         let seqs: Vec<_> = missing.iter().map(|(leased, _)| leased.seq).collect();
@@ -87,7 +87,7 @@ impl<'a> LeaseGuard<'a> {
         } else {
             let (shared, app_id) = (Arc::clone(self.shared), app.id);
             let read = move || shared.read_events(app_id, &seqs);
-            tokio::task::spawn_blocking(read).await.map_err(LogError::engine)??
+            tokio::task::spawn_blocking(read).await.map_err(StoreError::engine)??
         }
         .into_iter();
         let mut deliveries = Vec::with_capacity(self.leased.len());
@@ -98,7 +98,12 @@ impl<'a> LeaseGuard<'a> {
             };
             if let Some(event) = event {
                 let receipt = encode_receipt(self.consumer.id, leased.seq, leased.number);
-                deliveries.push(Delivery { event, attempt: leased.attempt, receipt: Receipt::new(receipt) });
+                deliveries.push(Delivery {
+                    event,
+                    attempt: leased.attempt,
+                    replay: 0,
+                    receipt: Receipt::new(receipt),
+                });
             }
         }
         Ok(deliveries)

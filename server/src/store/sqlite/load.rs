@@ -12,7 +12,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use uuid::Uuid;
-use wwproxy_protocol::AppId;
+use wwproxy_protocol::{AppId, ConsumerName};
 
 use super::{
     Seq,
@@ -26,7 +26,7 @@ use super::{
     schema::{self, APPLICATION, VERSION},
     state::{App, Consumer},
 };
-use crate::store::{Registration, log::ConsumerName, stored_source};
+use crate::store::{Registration, stored_source};
 
 /// What the database holds.
 #[derive(Debug)]

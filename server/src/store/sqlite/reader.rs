@@ -19,7 +19,7 @@ use super::{
     schema::{OTHER_CACHE_KIB, connect},
     state::Shared,
 };
-use crate::store::log::LogError;
+use crate::store::log::StoreError;
 
 /// The longest that a read transaction lasts: a checkpoint cannot pass an open one, so the WAL would grow.
 const MAX_READ: Duration = Duration::from_millis(250);
@@ -84,7 +84,7 @@ impl Readers {
 
 impl Shared {
     /// Reads the index of an app after a seq.
-    pub(super) fn read_index(&self, app_id: i64, after: Seq, limit: usize) -> Result<Vec<Entry>, LogError> {
+    pub(super) fn read_index(&self, app_id: i64, after: Seq, limit: usize) -> Result<Vec<Entry>, StoreError> {
         let read = self.readers.read(|db| {
             db.prepare_cached(
                 "SELECT seq, size, source, type FROM by_app WHERE app_id = ? AND seq > ? ORDER BY seq LIMIT ?",
@@ -96,7 +96,7 @@ impl Shared {
     }
 
     /// Reads events of an app. A damaged one does not hinder the others.
-    pub(super) fn read_events(&self, app_id: i64, seqs: &[Seq]) -> Result<Vec<Read>, LogError> {
+    pub(super) fn read_events(&self, app_id: i64, seqs: &[Seq]) -> Result<Vec<Read>, StoreError> {
         let mut events = Vec::with_capacity(seqs.len());
         // As many transactions as it takes, each of them short.
         while events.len() < seqs.len() {
@@ -116,10 +116,10 @@ impl Shared {
         Ok(events)
     }
 
-    fn checked<T>(&self, read: rusqlite::Result<T>) -> Result<T, LogError> {
+    fn checked<T>(&self, read: rusqlite::Result<T>) -> Result<T, StoreError> {
         read.map_err(|error| {
             self.health.read_failed(&error);
-            LogError::engine(error)
+            StoreError::engine(error)
         })
     }
 }

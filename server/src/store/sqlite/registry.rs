@@ -3,15 +3,11 @@
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 use twox_hash::xxhash3_64::Hasher;
-use wwproxy_protocol::{AppId, SourceName};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, SourceName};
 use zeroize::Zeroizing;
 
 use super::{Seq, app_log::Total};
-use crate::store::{
-    Registration,
-    log::{ConsumerName, ConsumerSettings, Start},
-    stored_source,
-};
+use crate::store::{Registration, stored_source};
 
 /// The settings of a consumer as its row has them.
 #[derive(Serialize, Deserialize)]
@@ -166,5 +162,5 @@ fn encode(settings: &ConsumerSettings) -> String {
 pub(super) fn decode(text: &str) -> Option<ConsumerSettings> {
     let StoredSettings { types, sources, max_attempts } = serde_json::from_str(text).ok()?;
     let (types, sources) = (types.into_iter().collect(), sources.into_iter().collect());
-    Some(ConsumerSettings { types, sources, start: Start::default(), max_attempts })
+    Some(ConsumerSettings { types, sources, max_attempts, ..ConsumerSettings::default() })
 }

@@ -2,22 +2,22 @@
 
 use std::{sync::Arc, time::Instant};
 
-use wwproxy_protocol::{AppId, api::Receipt};
+use wwproxy_protocol::{AppId, ConsumerName, api::Receipt};
 
 use super::{
     Seq,
     state::{Shared, decode_receipt},
 };
-use crate::store::log::{ConsumerName, LogError, Reject, Release, Settled, Settlement};
+use crate::store::log::{Reject, Release, Settled, Settlement, StoreError};
 
 pub(super) fn settle(
     shared: &Arc<Shared>,
     app: &AppId,
     name: &ConsumerName,
     settlement: Settlement,
-) -> Result<Settled, LogError> {
+) -> Result<Settled, StoreError> {
     let Some((_, consumer)) = shared.consumer(app, name) else {
-        return Err(LogError::NoConsumer(name.clone()));
+        return Err(StoreError::NoConsumer(name.clone()));
     };
     let now = Instant::now();
     let id = consumer.id;
@@ -39,8 +39,9 @@ pub(super) fn settle(
             rejected += count(receipt, &mut |seq, lease| cursor.reject(seq, lease, reason.take(), now));
         }
         for Release { receipt, delay, mut reason } in settlement.releases {
-            released +=
-                count(receipt, &mut |seq, lease| cursor.release(seq, lease, delay, reason.take(), now));
+            released += count(receipt, &mut |seq, lease| {
+                cursor.release(seq, lease, delay.unwrap_or_default(), reason.take(), now)
+            });
         }
         for (receipt, time) in settlement.extends {
             extended += count(receipt, &mut |seq, lease| cursor.extend(seq, lease, time, now));

@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
-use wwproxy_protocol::AppId;
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings};
 
 use super::{
     Seq,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::store::{
     Registration,
-    log::{ConsumerName, ConsumerSettings, ConsumerStatus, LogError},
+    log::{ConsumerStatus, StoreError},
 };
 
 /// Entries that a consumer reads ahead from the log, at most.
@@ -134,7 +134,7 @@ impl Shared {
         app: &App,
         consumer: &Arc<Consumer>,
         max_events: usize,
-    ) -> Result<(), LogError> {
+    ) -> Result<(), StoreError> {
         let max_events = max_events.min(READ_AHEAD);
         loop {
             // The lock ends with this statement, before anything is awaited.
@@ -147,7 +147,7 @@ impl Shared {
                 Next::Database(indexed) => {
                     let (shared, app_id) = (Arc::clone(self), app.id);
                     let read = move || shared.read_index(app_id, from, READ_AHEAD);
-                    let entries = tokio::task::spawn_blocking(read).await.map_err(LogError::engine)??;
+                    let entries = tokio::task::spawn_blocking(read).await.map_err(StoreError::engine)??;
                     if entries.is_empty() {
                         // What was there has been removed.
                         self.update(consumer, |cursor| cursor.add_fresh(from, indexed, []));
@@ -182,6 +182,9 @@ impl App {
             pending_bytes: unsettled.map(|total| total.bytes),
             leased,
             dead,
+            dropped: 0,
+            oldest_pending_age: None,
+            last_used: std::time::SystemTime::now(),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     record::EventIds,
     state::Shared,
 };
-use crate::store::{log::LogLimits, scheduler::Scheduler};
+use crate::store::{log::Limits, scheduler::Scheduler};
 
 /// Changes of consumers become durable within about this time: they ride on the first commit after it.
 const FLUSH: Duration = Duration::from_millis(20);
@@ -24,7 +24,7 @@ const FLUSH: Duration = Duration::from_millis(20);
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) database: Database,
-    pub(super) limits: LogLimits,
+    pub(super) limits: Limits,
     pub(super) last_seq: Seq,
     pub(super) ids: EventIds,
     pub(super) index: Index,
@@ -39,7 +39,7 @@ impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
         database: Database,
-        limits: LogLimits,
+        limits: Limits,
         last_seq: Seq,
         ids: EventIds,
         index: Index,
