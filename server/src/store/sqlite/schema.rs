@@ -19,7 +19,9 @@ const STATEMENTS: usize = 64;
 /// `received_at` and `not_before` are microseconds since 1970. A `seq` ascends over the whole store, and never depends on the clock.
 const SCHEMA: &str = "
 -- One row an epoch of an app: from its registration until it unregisters.
-CREATE TABLE apps(app_id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, epoch BLOB NOT NULL, removed INTEGER NOT NULL);
+-- removed_count and removed_bytes are the totals of the events that retention or a client removed.
+CREATE TABLE apps(app_id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, epoch BLOB NOT NULL, removed INTEGER NOT NULL,
+  removed_count INTEGER NOT NULL DEFAULT 0, removed_bytes INTEGER NOT NULL DEFAULT 0);
 CREATE UNIQUE INDEX registered_apps ON apps(name) WHERE removed = 0;
 CREATE TABLE sources(app_id INTEGER NOT NULL, name TEXT NOT NULL, settings TEXT NOT NULL, checksum INTEGER NOT NULL,
   PRIMARY KEY(app_id, name)) WITHOUT ROWID;
@@ -27,19 +29,26 @@ CREATE TABLE sources(app_id INTEGER NOT NULL, name TEXT NOT NULL, settings TEXT 
 -- A body of more than a few KiB is a row of bodies instead.
 CREATE TABLE events(seq INTEGER PRIMARY KEY, app_id INTEGER NOT NULL, id BLOB NOT NULL, received_at INTEGER NOT NULL,
   source TEXT NOT NULL, type TEXT, delivery_id TEXT, size INTEGER NOT NULL, app_count INTEGER NOT NULL, app_bytes INTEGER NOT NULL,
-  checksum INTEGER NOT NULL, head TEXT NOT NULL, body BLOB);
+  checksum INTEGER NOT NULL, duplicates INTEGER NOT NULL DEFAULT 0, head TEXT NOT NULL, body BLOB);
 CREATE TABLE bodies(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 -- The events of an app in order. Written late, many rows at once: complete up to the watermark only.
 CREATE TABLE by_app(app_id INTEGER NOT NULL, seq INTEGER NOT NULL, source TEXT NOT NULL, type TEXT, size INTEGER NOT NULL,
   PRIMARY KEY(app_id, seq)) WITHOUT ROWID;
+-- The dedupe keys of a commit's events, one row a commit; seq is the last of these events. Rows outside of the dedupe window are deleted.
+CREATE TABLE recent_keys(seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, keys BLOB NOT NULL);
+-- Events that a client deleted, until every consumer's position has passed them.
+CREATE TABLE tombstones(app_id INTEGER NOT NULL, seq INTEGER NOT NULL, size INTEGER NOT NULL, PRIMARY KEY(app_id, seq)) WITHOUT ROWID;
 CREATE TABLE watermark(id INTEGER PRIMARY KEY CHECK(id = 1), seq INTEGER NOT NULL);
--- position_count and position_bytes are the app's totals at the position.
+-- position_count and position_bytes are the app's totals at the position. dropped counts events that were removed before they were
+-- settled. The checksum covers all columns.
 CREATE TABLE consumers(consumer_id INTEGER PRIMARY KEY AUTOINCREMENT, app_id INTEGER NOT NULL, name TEXT NOT NULL,
   settings TEXT NOT NULL, checksum INTEGER NOT NULL, position_seq INTEGER NOT NULL, position_count INTEGER NOT NULL,
-  position_bytes INTEGER NOT NULL, UNIQUE(app_id, name));
+  position_bytes INTEGER NOT NULL, dropped INTEGER NOT NULL DEFAULT 0, created INTEGER NOT NULL DEFAULT 0,
+  last_used INTEGER NOT NULL DEFAULT 0, UNIQUE(app_id, name));
 -- The exceptions at or below a consumer's position: events that are leased, wait for a retry, or are dead.
 CREATE TABLE open(consumer_id INTEGER NOT NULL, seq INTEGER NOT NULL, state TEXT NOT NULL, attempt INTEGER NOT NULL,
-  not_before INTEGER NOT NULL, size INTEGER NOT NULL, reason TEXT, PRIMARY KEY(consumer_id, seq)) WITHOUT ROWID;
+  replay INTEGER NOT NULL DEFAULT 0, not_before INTEGER NOT NULL, size INTEGER NOT NULL, reason TEXT, checksum INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY(consumer_id, seq)) WITHOUT ROWID;
 -- The timeline. Acknowledged first attempts are packed, one row a consumer and commit; any other outcome is a row of its own.
 CREATE TABLE deliveries(consumer_id INTEGER NOT NULL, last_seq INTEGER NOT NULL, at INTEGER NOT NULL, first_seq INTEGER NOT NULL,
   attempt INTEGER NOT NULL, outcome TEXT NOT NULL, reason TEXT, packed BLOB, PRIMARY KEY(consumer_id, last_seq, at)) WITHOUT ROWID;
