@@ -94,7 +94,7 @@ impl Pairs {
         };
         let mut sides = Vec::new();
         for kind in kinds {
-            let side = Side::open(kind, &bench.folder)?;
+            let side = runtime.block_on(Side::open(kind, &bench.folder))?;
             runtime.block_on(side.prepare(&apps, self.stored, self.size))?;
             if self.settled {
                 runtime.block_on(side.drain_all(&apps, apps.len()))?;
@@ -235,9 +235,9 @@ impl Pairs {
 }
 
 impl Side {
-    fn open(kind: Kind, folder: &Path) -> anyhow::Result<Self> {
+    async fn open(kind: Kind, folder: &Path) -> anyhow::Result<Self> {
         let folder = TempDir::new_in(folder)?;
-        let engine = kind.open(folder.path())?;
+        let engine = kind.open(folder.path()).await?;
         Ok(Self {
             kind,
             folder,

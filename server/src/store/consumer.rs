@@ -68,6 +68,9 @@ pub struct Ephemeral {
 
 impl fmt::Debug for Ephemeral {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ephemeral").field("name", &self.name).field("missed", &self.missed).finish()
+        f.debug_struct("Ephemeral")
+            .field("name", &self.name)
+            .field("missed", &self.missed)
+            .finish_non_exhaustive()
     }
 }

@@ -27,6 +27,7 @@ mod ring;
 mod schema;
 mod settle;
 mod state;
+mod tap;
 mod writer;
 
 use std::{
@@ -65,24 +66,53 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the store in a folder, or creates it. Blocks while it reads.
-    pub fn open(path: &Path, limits: Limits) -> Result<Self, OpenError> {
-        let (folder, is_new) = Folder::open(path)?;
+    /// Opens the store in a folder, or creates it.
+    pub async fn open(path: &Path, limits: Limits) -> Result<Self, OpenError> {
+        let path = path.to_owned();
+        Self::open_blocking(move || Folder::open(&path), limits).await
+    }
+
+    /// Opens a store that ends with this process: in a private temporary folder, which is removed when the store is closed or dropped.
+    pub async fn in_memory(limits: Limits) -> Result<Self, OpenError> {
+        Self::open_blocking(Folder::temporary, limits).await
+    }
+
+    async fn open_blocking(
+        folder: impl FnOnce() -> Result<(Folder, bool), OpenError> + Send + 'static,
+        limits: Limits,
+    ) -> Result<Self, OpenError> {
+        let open = move || folder().and_then(|(folder, is_new)| Self::open_in(folder, is_new, limits));
+        // It fails only while the process ends.
+        tokio::task::spawn_blocking(open).await.map_err(|error| OpenError::Thread(error.into()))?
+    }
+
+    fn open_in(folder: Folder, is_new: bool, limits: Limits) -> Result<Self, OpenError> {
         let file = folder.database();
         let unreadable = |error| OpenError::Unreadable(file.clone(), error);
-        let mut db = schema::connect(&file, schema::WRITER_CACHE_KIB, is_new).map_err(unreadable)?;
+        let connect = |cache, create| {
+            let db = schema::connect(&file, cache, create)?;
+            if folder.is_temporary() {
+                // What is removed need not survive a power cut.
+                db.execute_batch("PRAGMA synchronous = OFF;")?;
+            }
+            Ok(db)
+        };
+        let mut db = connect(schema::WRITER_CACHE_KIB, is_new).map_err(unreadable)?;
         load::prepare(&db, &file, is_new)?;
         let Loaded { apps, retired, unindexed, last_seq, last_id } = load::load(&db, &file)?;
-        let io = |error| OpenError::Io(path.to_owned(), error);
+        let io = |error| OpenError::Io(folder.path().to_owned(), error);
         let last_seq = if is_new { last_seq } else { check_high_water(&folder, last_seq).map_err(io)? };
         folder.write_high_water(last_seq).map_err(io)?;
-        if let Err(error) = folder.write_ballast() {
+        if !folder.is_temporary()
+            && let Err(error) = folder.write_ballast()
+        {
             tracing::warn!(%error, "the disk has no room for the ballast: free some space");
         }
         let (sender, receiver) = mpsc::channel();
         let shared = Arc::new(Shared::new(file.clone(), sender.clone()));
         *shared.apps.write() = apps;
-        let checkpointer = Checkpointer::start(&file, &mut db)?;
+        let other = connect(schema::OTHER_CACHE_KIB, false).map_err(unreadable)?;
+        let checkpointer = Checkpointer::start(other, &mut db).map_err(OpenError::Thread)?;
         let database = Database::new(Arc::clone(&shared), db, folder, checkpointer, last_seq);
         let index = Index::new(unindexed, retired);
         let writer =
@@ -215,8 +245,8 @@ impl Store for SqliteStore {
         Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
     }
 
-    fn tap<'a>(&'a self, _app: &'a AppId) -> StoreFuture<'a, Option<Tap>> {
-        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    fn tap<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Option<Tap>> {
+        Box::pin(std::future::ready(Ok(self.shared.app(app).and_then(tap::open))))
     }
 
     fn health(&self) -> Health {

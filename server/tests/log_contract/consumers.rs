@@ -62,7 +62,7 @@ async fn a_consumer_begins_where_its_start_says() {
     assert_eq!(store.put("after", starting(Start::After(one))).await, PutConsumer::Created);
     assert_eq!(store.put("foreign", starting(Start::After(foreign))).await, PutConsumer::NoSuchEvent);
     store.append(3).await;
-    let store = store.crash();
+    let store = store.crash().await;
     for (name, expected) in [("new", vec![3]), ("after", vec![2, 3]), ("all", vec![0, 1, 2, 3])] {
         assert_eq!(store.status(name).await.pending, Some(expected.len() as u64));
         assert_eq!(store.drain(name).await, expected, "{name}");
@@ -122,7 +122,7 @@ async fn a_later_registration_sees_no_events_of_an_earlier_one() {
     assert_eq!(store.ack("default", &taken).await.stale.len(), 1);
     store.put("all", starting(Start::All)).await;
     store.append(4).await;
-    let store = store.crash();
+    let store = store.crash().await;
     assert_eq!(store.drain("all").await, [4]);
     assert_eq!(store.drain("default").await, [4]);
 }

@@ -25,7 +25,7 @@ async fn a_flipped_byte_quarantines_its_event_and_the_others_are_delivered() {
     store.log.close().await.unwrap();
     flip(store.folder.path(), r#"{"n":000003}"#);
     flip(store.folder.path(), r#"{"n":000005}"#);
-    let store = store.open_again();
+    let store = store.open_again().await;
     let taken = store.take(10).await;
     assert_eq!(numbers(&taken), [0, 1, 2, 4, 6]);
     let status = store.status("default").await;

@@ -35,7 +35,7 @@ impl TestLog {
 
     pub(crate) async fn limited(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let log = Arc::new(SqliteStore::open(folder.path(), limits).unwrap());
+        let log = Arc::new(SqliteStore::open(folder.path(), limits).await.unwrap());
         let this = Self { folder, log, app: "app-1".parse().unwrap() };
         this.register("app-1").await;
         this
@@ -50,14 +50,14 @@ impl TestLog {
     /// Closes the store and opens it again.
     pub(crate) async fn reopen(self) -> Self {
         self.log.close().await.unwrap();
-        self.open_again()
+        self.open_again().await
     }
 
     /// Opens what a killed server would leave on its disk now.
-    pub(crate) fn crash(&self) -> Self {
+    pub(crate) async fn crash(&self) -> Self {
         let folder = tempfile::tempdir().unwrap();
         copy(self.folder.path(), folder.path());
-        let log = Arc::new(SqliteStore::open(folder.path(), Limits::default()).unwrap());
+        let log = Arc::new(SqliteStore::open(folder.path(), Limits::default()).await.unwrap());
         Self { folder, log, app: self.app.clone() }
     }
 
@@ -74,8 +74,8 @@ impl TestLog {
     }
 
     /// Opens the store again after its files were changed. It must be closed.
-    pub(crate) fn open_again(self) -> Self {
-        let log = Arc::new(SqliteStore::open(self.folder.path(), Limits::default()).unwrap());
+    pub(crate) async fn open_again(self) -> Self {
+        let log = Arc::new(SqliteStore::open(self.folder.path(), Limits::default()).await.unwrap());
         Self { log, ..self }
     }
 

@@ -9,6 +9,8 @@ mod delivery;
 #[path = "../common/eventually.rs"]
 mod eventually;
 mod fixture;
+mod memory;
 mod opening;
 mod registration;
 mod restart;
+mod tap;

@@ -9,8 +9,8 @@ use wwproxy_server::store::{
 
 use crate::fixture::{TestLog, copy};
 
-fn refusal(folder: &Path) -> String {
-    SqliteStore::open(folder, Limits::default()).expect_err("it must be refused").to_string()
+async fn refusal(folder: &Path) -> String {
+    SqliteStore::open(folder, Limits::default()).await.expect_err("it must be refused").to_string()
 }
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn half_a_store_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         copy(store.folder.path(), folder.path());
         fs::remove_file(folder.path().join(missing)).unwrap();
-        let refusal = refusal(folder.path());
+        let refusal = refusal(folder.path()).await;
         assert!(refusal.contains(missing) && refusal.contains("backup"), "{refusal}");
     }
 }
@@ -33,7 +33,7 @@ async fn half_a_store_is_refused() {
 async fn a_store_of_the_former_engine_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("events.redb"), "x").unwrap();
-    assert!(refusal(folder.path()).contains("drain"));
+    assert!(refusal(folder.path()).await.contains("drain"));
 }
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn a_store_of_another_version_is_refused() {
     // The user version is at offset 60 of the header.
     bytes[63] = 9;
     fs::write(&file, bytes).unwrap();
-    let refusal = refusal(store.folder.path());
+    let refusal = refusal(store.folder.path()).await;
     assert!(refusal.contains("format 9") && refusal.contains("version of wwproxy-server"), "{refusal}");
 }
 
@@ -54,13 +54,13 @@ async fn an_unreadable_database_is_refused() {
     let store = TestLog::new().await;
     store.log.close().await.unwrap();
     fs::write(store.folder.path().join("log.sqlite"), "not a database".repeat(1000)).unwrap();
-    assert!(refusal(store.folder.path()).contains("backup"));
+    assert!(refusal(store.folder.path()).await.contains("backup"));
 }
 
 #[tokio::test]
 async fn a_store_in_use_is_refused() {
     let store = TestLog::new().await;
-    assert!(refusal(store.folder.path()).contains("in use"));
+    assert!(refusal(store.folder.path()).await.contains("in use"));
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn a_lost_wal_assigns_no_id_twice() {
     store.log.close().await.unwrap();
     fs::copy(store.folder.path().join("high-water"), folder.path().join("high-water")).unwrap();
     fs::remove_file(folder.path().join("log.sqlite-wal")).unwrap();
-    let log = std::sync::Arc::new(SqliteStore::open(folder.path(), Limits::default()).unwrap());
+    let log = std::sync::Arc::new(SqliteStore::open(folder.path(), Limits::default()).await.unwrap());
     let store = TestLog { log, folder, app: store.app.clone() };
     assert!(store.append(3).await > lost);
     assert_eq!(store.drain("default").await, [1, 3]);

@@ -96,7 +96,7 @@ async fn reopen_after(store: TestLog, statement: &str) -> TestLog {
     let db = Connection::open(store.folder.path().join("log.sqlite")).unwrap();
     assert_eq!(db.execute(statement, []).unwrap(), 1, "{statement}");
     drop(db);
-    store.open_again()
+    store.open_again().await
 }
 
 #[tokio::test]

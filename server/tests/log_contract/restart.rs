@@ -26,7 +26,7 @@ async fn what_was_answered_as_stored_survives_a_crash() {
     for n in 0..200 {
         store.append(n).await;
         if n % 50 == 49 {
-            let crashed = store.crash();
+            let crashed = store.crash().await;
             assert_eq!(crashed.drain("default").await, (0..=n).collect::<Vec<_>>());
         }
     }
@@ -38,7 +38,7 @@ async fn an_acknowledgement_becomes_durable_without_a_further_append() {
     store.append(1).await;
     let taken = store.take(1).await;
     store.ack("default", &taken).await;
-    eventually("the acknowledgement is durable", async || store.crash().take(1).await.is_empty()).await;
+    eventually("the acknowledgement is durable", async || store.crash().await.take(1).await.is_empty()).await;
 }
 
 #[tokio::test]
@@ -46,19 +46,19 @@ async fn an_event_that_kills_its_client_and_server_is_dead_after_its_attempts() 
     let store = TestLog::new().await;
     store.put("default", ConsumerSettings { max_attempts: 3, ..ConsumerSettings::default() }).await;
     store.append(1).await;
-    let mut store = store.crash();
+    let mut store = store.crash().await;
     for attempt in 1..=3 {
         assert_eq!(store.lease("default", Lease { time: LONG, ..now(1) }).await[0].attempt, attempt);
         // The lease is durable after a moment: a crash counts it.
         let mut crashed = None;
         eventually("the attempt is durable", async || {
-            let copy = store.crash();
+            let copy = store.crash().await;
             let status = copy.status("default").await;
             let next = copy.take(1).await;
             let counted = status.dead == 1 || next.first().is_some_and(|next| next.attempt == attempt + 1);
             drop(next);
             if counted {
-                crashed = Some(store.crash());
+                crashed = Some(store.crash().await);
             }
             counted
         })
@@ -100,7 +100,7 @@ async fn the_late_index_is_complete_after_crashes_at_any_point() {
             }
             appended += 1000;
         }
-        let crashed = store.crash();
+        let crashed = store.crash().await;
         for (app, expected) in apps.iter().zip(&expected) {
             let crashed = TestLog { app: app.clone(), ..store_of(&crashed) };
             assert_eq!(crashed.status("default").await.pending, Some(u64::from(appended)));

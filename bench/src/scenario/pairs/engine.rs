@@ -26,7 +26,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Opens a store without limits.
-    pub(super) fn open(self, folder: &Path) -> anyhow::Result<Arc<dyn Engine>> {
+    pub(super) async fn open(self, folder: &Path) -> anyhow::Result<Arc<dyn Engine>> {
         Ok(match self {
             Self::Redb => {
                 let limits =
@@ -39,7 +39,7 @@ impl Kind {
                     max_pending_bytes: u64::MAX,
                     ..log::Limits::default()
                 };
-                Arc::new(SqliteStore::open(folder, limits)?)
+                Arc::new(SqliteStore::open(folder, limits).await?)
             }
         })
     }

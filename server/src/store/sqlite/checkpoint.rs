@@ -6,7 +6,6 @@
 
 use std::{
     io,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,11 +15,6 @@ use std::{
 };
 
 use rusqlite::Connection;
-
-use super::{
-    error::OpenError,
-    schema::{OTHER_CACHE_KIB, connect},
-};
 
 /// A checkpoint begins when the WAL has this many pages: 4 MiB.
 const START_PAGES: u64 = 1024;
@@ -54,16 +48,14 @@ struct State {
 
 impl Checkpointer {
     /// Starts the thread, and observes the commits of the writer's connection.
-    pub(super) fn start(database: &Path, writer: &mut Connection) -> Result<Self, OpenError> {
-        let unreadable = |error| OpenError::Unreadable(database.to_owned(), error);
-        let connection = connect(database, OTHER_CACHE_KIB, false).map_err(unreadable)?;
+    pub(super) fn start(connection: Connection, writer: &mut Connection) -> io::Result<Self> {
         let state = Arc::<State>::default();
         let pages = Arc::clone(&state);
         let hook = move |_: &mut rusqlite::hooks::Wal, frames: i32| {
             pages.wal_pages.store(u64::try_from(frames).unwrap_or(0), Ordering::Relaxed);
             Ok(())
         };
-        writer.wal_hook(Some(hook)).map_err(unreadable)?;
+        writer.wal_hook(Some(hook)).map_err(io::Error::other)?;
         let (wake, woken) = mpsc::sync_channel(1);
         let of_thread = Arc::clone(&state);
         let thread = spawn("checkpointer", move || {
@@ -72,8 +64,7 @@ impl Checkpointer {
                 of_thread.finished.store(true, Ordering::Release);
                 of_thread.running.store(false, Ordering::Release);
             }
-        })
-        .map_err(OpenError::Thread)?;
+        })?;
         Ok(Self { wake: Some(wake), thread: Some(thread), state, attempted: 0 })
     }
 

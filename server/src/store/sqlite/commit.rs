@@ -144,8 +144,18 @@ impl Writer {
 
     /// Makes the committed events visible, and wakes the consumers that receive them.
     fn publish(&self, batch: &mut Batch) {
-        let events =
-            batch.events.drain(..).map(|accepted| (accepted.seq, accepted.size, accepted.into_event()));
+        let events: Vec<_> = batch
+            .events
+            .drain(..)
+            .map(|accepted| (accepted.seq, accepted.size, accepted.into_event()))
+            .collect();
+        for growth in batch.apps.values() {
+            let of_app = growth.entries.iter().filter_map(|entry| {
+                let place = events.binary_search_by_key(&entry.seq, |(seq, ..)| *seq).ok()?;
+                Some((entry.size, &events[place].2))
+            });
+            growth.app.taps.publish(&of_app);
+        }
         // Before the index says that they are there.
         self.shared.ring.extend(events);
         for growth in batch.apps.values_mut() {

@@ -13,6 +13,7 @@ use super::{
     record::decode_id,
     registry,
     state::{App, Consumer},
+    tap::Taps,
     writer::Writer,
 };
 use crate::store::{
@@ -61,6 +62,7 @@ impl Writer {
             // Nothing of this epoch is before the position.
             log: Mutex::new(AppLog::new(Total::default(), position)),
             consumers: RwLock::new([(name, default)].into()),
+            taps: Taps::default(),
         };
         self.shared.apps.write().insert(app.clone(), Arc::new(new));
         Ok(())
@@ -73,6 +75,7 @@ impl Writer {
         for (_, consumer) in std::mem::take(&mut *known.consumers.write()) {
             consumer.end();
         }
+        known.taps.end();
         self.index.retire(known);
         Ok(())
     }

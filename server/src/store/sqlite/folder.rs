@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tempfile::TempDir;
 use twox_hash::xxhash3_64::Hasher;
 
 use super::{Seq, error::OpenError};
@@ -28,6 +29,8 @@ const PIECE_BYTES: usize = 64 << 10;
 pub(super) struct Folder {
     path: PathBuf,
     _lock: File,
+    /// Removes the folder when it is dropped.
+    temporary: Option<TempDir>,
 }
 
 impl Folder {
@@ -44,7 +47,7 @@ impl Folder {
             Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(path.to_owned())),
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
-        let folder = Self { path: path.to_owned(), _lock: lock };
+        let folder = Self { path: path.to_owned(), _lock: lock, temporary: None };
         let (database, mark) = (folder.database().exists(), path.join(HIGH_WATER).exists());
         match (database, mark) {
             (true, true) => Ok((folder, false)),
@@ -52,6 +55,25 @@ impl Folder {
             (false, _) => Err(OpenError::Incomplete(path.to_owned(), DATABASE)),
             (true, false) => Err(OpenError::Incomplete(path.to_owned(), HIGH_WATER)),
         }
+    }
+
+    /// Creates a store in a folder that only this user can read, and that is removed with this value.
+    pub(super) fn temporary() -> Result<(Self, bool), OpenError> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("wwproxy-");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        let temporary = builder.tempdir().map_err(|error| OpenError::Io(std::env::temp_dir(), error))?;
+        let (folder, is_new) = Self::open(temporary.path())?;
+        Ok((Self { temporary: Some(temporary), ..folder }, is_new))
+    }
+
+    pub(super) fn is_temporary(&self) -> bool {
+        self.temporary.is_some()
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn database(&self) -> PathBuf {

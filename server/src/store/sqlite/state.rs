@@ -24,6 +24,7 @@ use super::{
     health::DiskHealth,
     reader::Readers,
     ring::Ring,
+    tap::Taps,
 };
 use crate::store::{
     Registration,
@@ -55,6 +56,7 @@ pub(super) struct App {
     pub(super) registration: RwLock<Arc<Registration>>,
     pub(super) log: Mutex<AppLog>,
     pub(super) consumers: RwLock<BTreeMap<ConsumerName, Arc<Consumer>>>,
+    pub(super) taps: Taps,
 }
 
 /// One consumer of an app.
