@@ -67,8 +67,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Opens a consumer that is in memory only, and ends when the value is dropped.
     fn open_ephemeral<'a>(&'a self, app: &'a AppId, start: Start) -> StoreFuture<'a, Option<Ephemeral>>;
 
-    /// Leases events: those that are due to be redelivered alternate with fresh ones, which come in order of arrival. Waits for the
-    /// first event (long polling). Dropping the future releases the events that it leased, without an attempt.
+    /// Leases events. First those that returned to their place, because their lease expired or they did not reach a client, then
+    /// nacked ones that are due in turn with fresh ones; fresh ones come in order of arrival. Waits for the first event (long
+    /// polling). Dropping the future releases the events that it leased, without an attempt.
     fn lease<'a>(
         &'a self,
         app: &'a AppId,

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use futures_util::{FutureExt, future::join_all};
+use futures_util::FutureExt;
 use wwproxy_protocol::{ConsumerSettings, Origin, Verification, api::Receipt, scheme::Covers};
-use wwproxy_server::store::log::{Appended, Lease, Limits, NewEvent, Settled, Settlement, Store};
+use wwproxy_server::store::log::{Appended, Lease, NewEvent, Settled, Settlement, Store};
 
-use crate::fixture::{DEADLINE, SHORT, TestLog, event, larger, now, numbers, receipts};
+use crate::fixture::{DEADLINE, SHORT, TestLog, larger, now, numbers, receipts};
 
 #[tokio::test]
 async fn an_event_is_delivered_unchanged_from_memory_and_from_disk() {
@@ -107,29 +107,6 @@ async fn a_receipt_of_another_consumer_is_stale() {
 }
 
 #[tokio::test]
-async fn a_released_event_is_redelivered_first_and_a_delayed_one_after_its_delay() {
-    let store = TestLog::new().await;
-    store.append_all(0..4).await;
-    let taken = store.take(3).await;
-    let started = std::time::Instant::now();
-    assert_eq!(store.release(&taken[..1], 4 * SHORT).await.released, 1);
-    store.release(&[taken[2].clone(), taken[1].clone()], Duration::ZERO).await;
-    assert_eq!(numbers(&store.take(10).await), [1, 2, 3]);
-    let again = store.wait(10).await;
-    assert!(started.elapsed() >= 4 * SHORT);
-    assert_eq!((numbers(&again), again[0].attempt), (vec![0], 2));
-}
-
-#[tokio::test]
-async fn an_expired_lease_redelivers_its_event_and_its_receipt_is_stale() {
-    let store = TestLog::new().await;
-    store.append(7).await;
-    let taken = store.lease("default", Lease { time: SHORT, ..now(1) }).await;
-    assert_eq!(store.wait(1).await[0].attempt, 2);
-    assert_eq!(store.ack("default", &taken).await.stale, receipts(&taken));
-}
-
-#[tokio::test]
 async fn an_extended_lease_lasts_longer() {
     let store = TestLog::new().await;
     store.append(7).await;
@@ -168,38 +145,4 @@ async fn dropping_a_lease_future_takes_its_leases_back_without_an_attempt() {
     }
     let taken = store.take(10).await;
     assert_eq!((numbers(&taken), taken[0].attempt), (vec![0, 1, 2, 3], 1));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_waiters_lease_each_event_once() {
-    let store = TestLog::new().await;
-    let waiters = join_all((0..8).map(|_| async {
-        let mut got = Vec::new();
-        loop {
-            let taken = store.lease("default", Lease { wait: 10 * SHORT, ..now(5) }).await;
-            if taken.is_empty() {
-                return got;
-            }
-            got.extend(numbers(&taken));
-        }
-    }));
-    let (got, ()) = tokio::join!(waiters, store.append_all(0..100));
-    let mut got = got.concat();
-    got.sort_unstable();
-    assert_eq!(got, (0..100).collect::<Vec<_>>());
-}
-
-#[tokio::test]
-async fn a_full_default_consumer_refuses_appends_until_it_has_acknowledged() {
-    let limits = Limits { max_pending_events: 3, ..Limits::default() };
-    let store = TestLog::limited(limits).await;
-    store.append_all(0..3).await;
-    assert_eq!(store.try_append(event(3)).await, Appended::Full);
-    let taken = store.take(2).await;
-    assert_eq!(store.try_append(event(3)).await, Appended::Full, "a leased event is pending");
-    store.ack("default", &taken[..1]).await;
-    store.append(4).await;
-    assert_eq!(store.try_append(event(5)).await, Appended::Full);
-    let other = store.register("other").await;
-    store.append_to(&other, event(6)).await;
 }

@@ -17,7 +17,7 @@ pub(crate) use crate::eventually::{DEADLINE, eventually};
 
 /// A duration longer than any test.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
-/// A lease whose expiry the test waits for.
+/// A lease or a delay whose end the test waits for.
 pub(crate) const SHORT: Duration = Duration::from_millis(50);
 
 /// A store in a folder of its own, with the app `app-1`.
@@ -39,6 +39,11 @@ impl TestLog {
         let this = Self { folder, log, app: "app-1".parse().unwrap() };
         this.register("app-1").await;
         this
+    }
+
+    /// The same store, with another app.
+    pub(crate) fn of_app(&self, app: AppId) -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), log: Arc::clone(&self.log), app }
     }
 
     pub(crate) async fn register(&self, app: &str) -> AppId {
@@ -141,6 +146,18 @@ impl TestLog {
         self.settle("default", Settlement { releases, ..Settlement::default() }).await
     }
 
+    /// Releases events that did not reach a client.
+    pub(crate) async fn return_undelivered(&self, deliveries: &[Delivery]) -> Settled {
+        let release = |receipt| Release { receipt, delay: None, reason: None };
+        let releases = receipts(deliveries).into_iter().map(release).collect();
+        self.settle("default", Settlement { releases, ..Settlement::default() }).await
+    }
+
+    /// Leases available events of `default` for [`SHORT`].
+    pub(crate) async fn take_shortly(&self, max_events: usize) -> Vec<Delivery> {
+        self.lease("default", Lease { time: SHORT, ..now(max_events) }).await
+    }
+
     pub(crate) async fn reject(&self, deliveries: &[Delivery]) -> Settled {
         let reject = |receipt| Reject { receipt, reason: Some("bad".into()) };
         let rejects = receipts(deliveries).into_iter().map(reject).collect();
@@ -202,10 +219,11 @@ pub(crate) fn larger(n: u32, bytes: usize) -> NewEvent {
 }
 
 pub(crate) fn numbers(deliveries: &[Delivery]) -> Vec<u32> {
-    deliveries
-        .iter()
-        .map(|delivery| std::str::from_utf8(&delivery.event.body[5..11]).unwrap().parse().unwrap())
-        .collect()
+    deliveries.iter().map(number).collect()
+}
+
+pub(crate) fn number(delivery: &Delivery) -> u32 {
+    std::str::from_utf8(&delivery.event.body[5..11]).unwrap().parse().unwrap()
 }
 
 pub(crate) fn receipts(deliveries: &[Delivery]) -> Vec<Receipt> {

@@ -9,8 +9,12 @@ mod delivery;
 #[path = "../common/eventually.rs"]
 mod eventually;
 mod fixture;
+mod limits;
 mod memory;
 mod opening;
+mod redelivery;
 mod registration;
 mod restart;
+mod settle;
 mod tap;
+mod wait;

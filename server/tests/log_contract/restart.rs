@@ -102,7 +102,7 @@ async fn the_late_index_is_complete_after_crashes_at_any_point() {
         }
         let crashed = store.crash().await;
         for (app, expected) in apps.iter().zip(&expected) {
-            let crashed = TestLog { app: app.clone(), ..store_of(&crashed) };
+            let crashed = crashed.of_app(app.clone());
             assert_eq!(crashed.status("default").await.pending, Some(u64::from(appended)));
             let drained = crashed.drain("default").await;
             assert!(drained == *expected, "{} of {appended} events of {app}", drained.len());
@@ -113,13 +113,4 @@ async fn the_late_index_is_complete_after_crashes_at_any_point() {
         check(upto).await;
     }
     assert_eq!(numbers(&store.take(10).await), expected[0][..10], "the server itself goes on");
-}
-
-/// Another view of the same store.
-fn store_of(store: &TestLog) -> TestLog {
-    TestLog {
-        folder: tempfile::tempdir().unwrap(),
-        log: std::sync::Arc::clone(&store.log),
-        app: store.app.clone(),
-    }
 }

@@ -40,8 +40,8 @@ pub(super) struct StoredOpen {
     pub(super) size: u32,
     pub(super) attempt: u32,
     pub(super) state: StoredState,
-    /// When the event is redelivered, if that is later than now.
-    pub(super) delayed_until: Option<Instant>,
+    /// When the event is due, if it was nacked.
+    pub(super) nacked_until: Option<Instant>,
     pub(super) reason: Option<String>,
 }
 

@@ -3,6 +3,9 @@
 //! The position is the last event that was leased or skipped. An event at or below it that is not settled is *open*: leased, to be
 //! retried, or dead. What the database must know of a change is collected in [`Changes`]: a lease and its acknowledgement between
 //! two flushes cancel out.
+//!
+//! Events that returned to their place (the lease expired, or the event did not reach a client) are leased first, in order of arrival.
+//! Nacked events that are due alternate with fresh ones, so that neither starve.
 
 mod open;
 
@@ -49,6 +52,8 @@ pub(super) struct Cursor {
     /// The log was read up to here.
     scanned: Seq,
     open: OpenEvents,
+    /// The last leased event was a nacked one: a fresh one is next.
+    leased_nacked: bool,
     max_attempts: u32,
     pending: Pending,
 }
@@ -61,18 +66,19 @@ impl Cursor {
             fresh: VecDeque::new(),
             scanned: position,
             open: OpenEvents::default(),
+            leased_nacked: false,
             max_attempts,
             pending: Pending::default(),
         }
     }
 
     /// Restores an open event at open. A lease ended with the process that held it, and its attempt counts.
-    pub(super) fn restore(&mut self, row: StoredOpen, not_before: Instant) {
+    pub(super) fn restore(&mut self, row: StoredOpen) {
         let state = match row.state {
             StoredState::Dead => State::Dead,
             StoredState::Leased if self.is_exhausted(row.attempt) => State::Dead,
-            StoredState::Leased => State::Ready,
-            StoredState::Retry => State::Delayed(not_before),
+            StoredState::Leased => State::Returned,
+            StoredState::Retry => row.nacked_until.map_or(State::Returned, State::Nacked),
         };
         self.pending.stored(row.seq);
         let open = Open { size: row.size, attempt: row.attempt, state, reason: row.reason };
@@ -104,20 +110,21 @@ impl Cursor {
         }
     }
 
-    /// Leases events: due retries in order of seq, then fresh events.
+    /// Leases events: returned ones in order of seq, then nacked ones that are due in turn with fresh ones.
     pub(super) fn lease(&mut self, request: &Request, mut number: impl FnMut() -> u64) -> Vec<Leased> {
         self.run_timers(request.now);
         let (mut leased, mut bytes) = (Vec::new(), 0);
         while leased.len() < request.max_events {
-            let retry = self.open.first_ready();
-            let fresh = || self.fresh.front().map(|entry| entry.size);
-            let Some(size) = retry.map(|(_, size)| size).or_else(fresh) else { break };
+            let Some((open, size)) = self.next(request.now) else { break };
             bytes += u64::from(size);
             if bytes > request.max_bytes && !leased.is_empty() {
                 break;
             }
-            let (seq, attempt) = match retry {
-                Some((seq, _)) => (seq, self.open.remove(seq).map_or(1, |open| open.attempt + 1)),
+            let (seq, attempt) = match open.and_then(|seq| Some((seq, self.open.remove(seq)?))) {
+                Some((seq, open)) => {
+                    self.leased_nacked |= open.state != State::Returned;
+                    (seq, open.attempt + 1)
+                }
                 None => (self.next_fresh(), 1),
             };
             let number = number();
@@ -130,7 +137,17 @@ impl Cursor {
         leased
     }
 
+    /// The event that is leased next, with its size: an open one, or `None` for the first fresh one.
+    fn next(&self, now: Instant) -> Option<(Option<Seq>, u32)> {
+        let fresh = self.fresh.front().map(|entry| (None, entry.size));
+        let open = |(seq, size)| (Some(seq), size);
+        let nacked = || self.open.first_nacked(now).map(open);
+        let first = self.open.first_returned().map(open);
+        first.or_else(|| if self.leased_nacked { fresh.or_else(nacked) } else { nacked().or(fresh) })
+    }
+
     fn next_fresh(&mut self) -> Seq {
+        self.leased_nacked = false;
         let Some(entry) = self.fresh.pop_front() else { return self.position };
         self.position = entry.seq;
         self.passed = self.passed.plus(entry.size);
@@ -141,7 +158,7 @@ impl Cursor {
     pub(super) fn undo(&mut self, leased: &[Leased]) {
         for lease in leased {
             if let Some(open) = self.open.remove_leased(lease.seq, lease.number) {
-                let open = Open { attempt: open.attempt - 1, state: State::Ready, ..open };
+                let open = Open { attempt: open.attempt - 1, state: State::Returned, ..open };
                 self.open.insert(lease.seq, open);
                 self.pending.touch(lease.seq);
             }
@@ -163,17 +180,19 @@ impl Cursor {
         true
     }
 
-    /// Releases a leased event, which is redelivered after the delay, or is dead if it has no attempts left.
+    /// Releases a leased event: it is redelivered after the delay, without one it returns to its place. If it has no attempts left,
+    /// it is dead.
     pub(super) fn release(
         &mut self,
         seq: Seq,
         number: u64,
-        delay: Duration,
+        delay: Option<Duration>,
         reason: Option<String>,
         now: Instant,
     ) -> bool {
         let Some(open) = self.current(seq, number, now) else { return false };
-        self.retry(seq, &open, "released", delay, reason, now);
+        let state = delay.map_or(State::Returned, |delay| State::Nacked(now + delay));
+        self.retry(seq, &open, "released", state, reason, now);
         true
     }
 
@@ -203,11 +222,6 @@ impl Cursor {
         self.open.next_timer()
     }
 
-    /// Whether a lease would find something now.
-    pub(super) fn has_ready(&self) -> bool {
-        self.open.first_ready().is_some() || !self.fresh.is_empty()
-    }
-
     /// Events that are not settled, of an app with this total.
     pub(super) fn unsettled(&self, total: Total) -> Total {
         let (ahead, open) = (total.minus(self.passed), self.open.unsettled());
@@ -235,16 +249,11 @@ impl Cursor {
         self.pending.restore(changes);
     }
 
-    /// Ends the leases and the delays whose time has come.
+    /// Ends the leases that have expired.
     pub(super) fn run_timers(&mut self, now: Instant) {
-        while let Some((seq, open)) = self.open.remove_due(now) {
-            match open.state {
-                State::Leased { .. } => {
-                    let reason = Some("the lease expired".to_owned());
-                    self.retry(seq, &open, "expired", Duration::ZERO, reason, now);
-                }
-                _ => self.open.insert(seq, Open { state: State::Ready, ..open }),
-            }
+        while let Some((seq, open)) = self.open.remove_expired(now) {
+            let reason = Some("the lease expired".to_owned());
+            self.retry(seq, &open, "expired", State::Returned, reason, now);
         }
     }
 
@@ -253,7 +262,7 @@ impl Cursor {
         seq: Seq,
         open: &Open,
         what: &'static str,
-        delay: Duration,
+        state: State,
         reason: Option<String>,
         now: Instant,
     ) {
@@ -262,7 +271,6 @@ impl Cursor {
         }
         let took = open.took(now);
         self.pending.record(seq, Outcome { attempt: open.attempt, what, reason: reason.clone(), took });
-        let state = if delay.is_zero() { State::Ready } else { State::Delayed(now + delay) };
         self.open.insert(seq, Open { size: open.size, attempt: open.attempt, state, reason });
     }
 

@@ -64,7 +64,7 @@ fn write_consumer(db: &Connection, id: i64, changes: &mut Changes, now: i64) -> 
          VALUES(?, ?, ?, ?, ?, ?, ?)",
     )?;
     for row in &changes.rows {
-        let not_before = delayed_until(row, now);
+        let not_before = not_before(row, now);
         let seq = row.seq.cast_signed();
         put.execute((id, seq, row.state.name(), row.attempt, not_before, row.size, &row.reason))?;
     }
@@ -96,9 +96,9 @@ fn write_timeline(db: &Connection, id: i64, changes: &mut Changes, now: i64) -> 
     Ok(())
 }
 
-/// When an open event is redelivered, in microseconds since 1970; 0 if at once.
-fn delayed_until(row: &StoredOpen, now: i64) -> i64 {
-    let Some(until) = row.delayed_until else { return 0 };
+/// When a nacked event is due, in microseconds since 1970; 0 if the event was not nacked.
+fn not_before(row: &StoredOpen, now: i64) -> i64 {
+    let Some(until) = row.nacked_until else { return 0 };
     let delay = until.saturating_duration_since(Instant::now()).as_micros();
     now.saturating_add(i64::try_from(delay).unwrap_or(i64::MAX))
 }

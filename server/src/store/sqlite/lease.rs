@@ -25,6 +25,7 @@ pub(super) async fn lease(
         return Err(StoreError::NoConsumer(name.clone()));
     };
     let deadline = Instant::now() + lease.wait;
+    let _pass_on = PassOn(&consumer);
     loop {
         let arrived = consumer.arrived.notified();
         tokio::pin!(arrived);
@@ -55,6 +56,16 @@ pub(super) async fn lease(
     }
 }
 
+/// Wakes the next waiting lease when a lease ends, in whatever way: it may have used up a notification, and only it may have
+/// known when the next timer is due.
+struct PassOn<'a>(&'a Consumer);
+
+impl Drop for PassOn<'_> {
+    fn drop(&mut self) {
+        self.0.arrived.notify_one();
+    }
+}
+
 /// Leases that were not handed to a client. Dropping it takes them back.
 struct LeaseGuard<'a> {
     shared: &'a Arc<Shared>,
@@ -66,12 +77,9 @@ impl<'a> LeaseGuard<'a> {
     fn lease(shared: &'a Arc<Shared>, consumer: &'a Arc<Consumer>, lease: &Lease) -> Self {
         let Lease { max_events, max_bytes, time, .. } = *lease;
         let request = Request { max_events, max_bytes, time, now: Instant::now() };
-        let (leased, has_more) = shared.update(consumer, |cursor| {
-            let leased = cursor.lease(&request, || shared.lease_number());
-            (leased, cursor.has_ready())
-        });
-        if has_more {
-            // Another client may wait, whose notification this lease has used up.
+        let leased = shared.update(consumer, |cursor| cursor.lease(&request, || shared.lease_number()));
+        if !leased.is_empty() {
+            // Another client may wait: for what is left, or until these leases expire.
             consumer.arrived.notify_one();
         }
         Self { shared, consumer, leased }
@@ -130,7 +138,6 @@ impl Drop for LeaseGuard<'_> {
         if !self.leased.is_empty() {
             let leased = std::mem::take(&mut self.leased);
             self.shared.update(self.consumer, |cursor| cursor.undo(&leased));
-            self.consumer.arrived.notify_one();
         }
     }
 }

@@ -186,16 +186,17 @@ fn load_open(db: &Connection, consumer: i64, cursor: &mut Cursor) -> Result<(), 
         let name: String = row.get(1)?;
         let state =
             StoredState::parse(&name).ok_or_else(|| LoadError::Damaged(format!("the state {name:?}")))?;
-        let delay = row.get::<_, i64>(3)?.saturating_sub(today).max(0).cast_unsigned();
+        let not_before: i64 = row.get(3)?;
+        let delay = Duration::from_micros(not_before.saturating_sub(today).max(0).cast_unsigned());
         let row = StoredOpen {
             seq: row.get::<_, i64>(0)?.cast_unsigned(),
             size: row.get(4)?,
             attempt: row.get(2)?,
             state,
-            delayed_until: None,
+            nacked_until: (not_before > 0).then_some(now + delay),
             reason: row.get(5)?,
         };
-        cursor.restore(row, now + Duration::from_micros(delay));
+        cursor.restore(row);
     }
     Ok(())
 }

@@ -39,9 +39,8 @@ pub(super) fn settle(
             rejected += count(receipt, &mut |seq, lease| cursor.reject(seq, lease, reason.take(), now));
         }
         for Release { receipt, delay, mut reason } in settlement.releases {
-            released += count(receipt, &mut |seq, lease| {
-                cursor.release(seq, lease, delay.unwrap_or_default(), reason.take(), now)
-            });
+            released +=
+                count(receipt, &mut |seq, lease| cursor.release(seq, lease, delay, reason.take(), now));
         }
         for (receipt, time) in settlement.extends {
             extended += count(receipt, &mut |seq, lease| cursor.extend(seq, lease, time, now));

@@ -27,10 +27,10 @@ pub(super) enum State {
         since: Instant,
         until: Instant,
     },
-    /// Redelivered at this time.
-    Delayed(Instant),
-    /// Redelivered next.
-    Ready,
+    /// Redelivered from this time on, in turn with fresh events.
+    Nacked(Instant),
+    /// Redelivered next, in order of seq: the event returned to its place.
+    Returned,
     Dead,
 }
 
@@ -46,10 +46,10 @@ impl Open {
     }
 
     fn to_row(&self, seq: Seq) -> StoredOpen {
-        let (state, delayed_until) = match self.state {
+        let (state, nacked_until) = match self.state {
             State::Leased { .. } => (StoredState::Leased, None),
-            State::Delayed(at) => (StoredState::Retry, Some(at)),
-            State::Ready => (StoredState::Retry, None),
+            State::Nacked(at) => (StoredState::Retry, Some(at)),
+            State::Returned => (StoredState::Retry, None),
             State::Dead => (StoredState::Dead, None),
         };
         StoredOpen {
@@ -57,33 +57,31 @@ impl Open {
             size: self.size,
             attempt: self.attempt,
             state,
-            delayed_until,
+            nacked_until,
             reason: self.reason.clone(),
         }
     }
 }
 
-/// Open events by seq, with an index of those that are due later and of those that are due now.
+/// Open events by seq, with an index of those that are redelivered.
 #[derive(Debug, Default)]
 pub(super) struct OpenEvents {
     events: BTreeMap<Seq, Open>,
-    /// When a lease expires or a delay ends.
-    timers: BTreeSet<(Instant, Seq)>,
-    ready: BTreeSet<Seq>,
-    /// Open events that are not dead, and how many of them are leased.
+    /// When each lease expires.
+    leases: BTreeSet<(Instant, Seq)>,
+    /// When each nacked event is due.
+    nacked: BTreeSet<(Instant, Seq)>,
+    returned: BTreeSet<Seq>,
+    /// Open events that are not dead.
     unsettled: Total,
-    leased: u64,
 }
 
 impl OpenEvents {
     pub(super) fn insert(&mut self, seq: Seq, open: Open) {
         match open.state {
-            State::Leased { until, .. } => {
-                self.timers.insert((until, seq));
-                self.leased += 1;
-            }
-            State::Delayed(at) => drop(self.timers.insert((at, seq))),
-            State::Ready => drop(self.ready.insert(seq)),
+            State::Leased { until, .. } => drop(self.leases.insert((until, seq))),
+            State::Nacked(at) => drop(self.nacked.insert((at, seq))),
+            State::Returned => drop(self.returned.insert(seq)),
             State::Dead => {}
         }
         if open.state != State::Dead {
@@ -95,12 +93,9 @@ impl OpenEvents {
     pub(super) fn remove(&mut self, seq: Seq) -> Option<Open> {
         let open = self.events.remove(&seq)?;
         match open.state {
-            State::Leased { until, .. } => {
-                self.timers.remove(&(until, seq));
-                self.leased -= 1;
-            }
-            State::Delayed(at) => drop(self.timers.remove(&(at, seq))),
-            State::Ready => drop(self.ready.remove(&seq)),
+            State::Leased { until, .. } => drop(self.leases.remove(&(until, seq))),
+            State::Nacked(at) => drop(self.nacked.remove(&(at, seq))),
+            State::Returned => drop(self.returned.remove(&seq)),
             State::Dead => {}
         }
         if open.state != State::Dead {
@@ -117,21 +112,30 @@ impl OpenEvents {
         }
     }
 
-    /// Removes an event whose lease has expired or whose delay has ended.
-    pub(super) fn remove_due(&mut self, now: Instant) -> Option<(Seq, Open)> {
-        let &(_, seq) = self.timers.first().filter(|(at, _)| *at <= now)?;
+    /// Removes an event whose lease has expired.
+    pub(super) fn remove_expired(&mut self, now: Instant) -> Option<(Seq, Open)> {
+        let &(_, seq) = self.leases.first().filter(|(until, _)| *until <= now)?;
         Some((seq, self.remove(seq)?))
     }
 
-    /// The first event to be redelivered, and its size.
-    pub(super) fn first_ready(&self) -> Option<(Seq, u32)> {
-        let seq = *self.ready.first()?;
+    /// The first event that returned to its place, and its size.
+    pub(super) fn first_returned(&self) -> Option<(Seq, u32)> {
+        self.returned.first().and_then(|seq| self.with_size(*seq))
+    }
+
+    /// The nacked event that is due for the longest time, and its size.
+    pub(super) fn first_nacked(&self, now: Instant) -> Option<(Seq, u32)> {
+        let due = self.nacked.first().filter(|(at, _)| *at <= now);
+        due.and_then(|(_, seq)| self.with_size(*seq))
+    }
+
+    fn with_size(&self, seq: Seq) -> Option<(Seq, u32)> {
         Some((seq, self.events.get(&seq)?.size))
     }
 
-    /// When the next lease expires or the next delay ends.
+    /// When the next lease expires or the next nacked event is due.
     pub(super) fn next_timer(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        [self.leases.first(), self.nacked.first()].into_iter().flatten().map(|(at, _)| *at).min()
     }
 
     /// The events that are not dead.
@@ -140,7 +144,7 @@ impl OpenEvents {
     }
 
     pub(super) fn leased(&self) -> u64 {
-        self.leased
+        self.leases.len() as u64
     }
 
     pub(super) fn dead(&self) -> u64 {
