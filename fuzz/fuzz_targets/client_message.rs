@@ -9,15 +9,26 @@ fuzz_target!(|text: &str| {
     assert!(serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok(), "only JSON is a message");
     // Encoding the parsed message and parsing it again gives the same message.
     match message {
-        ClientMessage::Ack(ids) => {
+        ClientMessage::Ack(ref ids) => {
             let ids: Vec<_> = ids.iter().filter_map(|id| id.parse().ok()).collect();
             let names = ids.iter().map(ToString::to_string).collect();
             assert_eq!(ClientMessage::parse(&ClientMessage::ack(&ids)).unwrap(), ClientMessage::Ack(names));
         }
-        ClientMessage::Nack { id, delay } => {
+        ClientMessage::Nack { ref id, delay, ref reason } => {
             let Ok(id) = id.parse() else { return };
-            let again = ClientMessage::parse(&ClientMessage::nack(&id, delay)).unwrap();
-            assert_eq!(again, ClientMessage::Nack { id: id.to_string(), delay });
+            let again = ClientMessage::parse(&ClientMessage::nack(&id, delay, reason.as_deref())).unwrap();
+            assert_eq!(again, message);
+        }
+        ClientMessage::Reject { ref id, ref reason } => {
+            let Ok(id) = id.parse() else { return };
+            assert_eq!(
+                ClientMessage::parse(&ClientMessage::reject(&id, reason.as_deref())).unwrap(),
+                message
+            );
+        }
+        ClientMessage::Progress { ref id } => {
+            let Ok(id) = id.parse() else { return };
+            assert_eq!(ClientMessage::parse(&ClientMessage::progress(&id)).unwrap(), message);
         }
         ClientMessage::Ignored => {}
     }

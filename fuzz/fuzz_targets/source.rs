@@ -76,7 +76,7 @@ fn check_encoding(body: &[u8]) {
         body: body.to_vec().into(),
         encoding: Encoding::of(body),
     };
-    let parsed = EventMessage::parse(&event.encode_v2(1)).expect("a message of the server is valid");
+    let parsed = EventMessage::parse(&event.encode_v2(1, 0)).expect("a message of the server is valid");
     assert_eq!(parsed.body, body);
     let legacy = event.encode_legacy();
     serde_json::from_str::<&RawValue>(&legacy).expect("a legacy message is JSON");

@@ -22,6 +22,9 @@ use crate::{
 /// The largest response without events, in bytes. A response to an ack request may list every receipt as stale.
 const MAX_SMALL_RESPONSE_BYTES: usize = 4 << 20;
 
+/// The most receipts with a reason in one request: as JSON a reason may have 6 KiB, and a request has at most 1 MiB.
+const MAX_REASONS: usize = 100;
+
 /// A handle to one app on one server: registers the app and receives its events.
 ///
 /// Cheap to clone; clones share connections and the token. `Debug` redacts secret and token.
@@ -113,29 +116,39 @@ impl Client {
     /// Acknowledges leased events: the server deletes them. Receipts of expired leases are returned as
     /// [stale](AckResponse::stale); their events are redelivered.
     pub async fn ack(&self, receipts: impl IntoIterator<Item = Receipt>) -> Result<AckResponse, Error> {
-        self.settle(&AckRequest { ack: receipts.into_iter().collect(), release: Vec::new() }).await
+        self.settle(&AckRequest { ack: receipts.into_iter().collect(), ..AckRequest::default() }).await
     }
 
     /// Releases leased events: the server redelivers them at once.
     pub async fn release(&self, receipts: impl IntoIterator<Item = Receipt>) -> Result<AckResponse, Error> {
-        self.settle(&AckRequest { ack: Vec::new(), release: receipts.into_iter().collect() }).await
+        let release = receipts.into_iter().map(Into::into).collect();
+        self.settle(&AckRequest { release, ..AckRequest::default() }).await
     }
 
-    /// Settles leased events: [`ack`](Self::ack) and [`release`](Self::release) in one request, or in several for more than
-    /// 1000 receipts. After an error some of them may be settled.
+    /// Settles leases: acknowledges, rejects, releases and extends in one request, or in several for more than 1000 receipts (100
+    /// with reasons). After an error, or if the future is dropped, some of them may be settled.
     pub async fn settle(&self, receipts: &AckRequest) -> Result<AckResponse, Error> {
-        if receipts.ack.len() + receipts.release.len() <= MAX_RECEIPTS {
+        let AckRequest { consumer, ack, reject, release, extend } = receipts;
+        let has_reasons = reject.iter().any(|rejection| rejection.reason.is_some())
+            || release.iter().any(|release| release.reason.is_some());
+        let size = if has_reasons { MAX_REASONS } else { MAX_RECEIPTS };
+        if receipts.receipts() <= size {
             return self.settle_batch(receipts).await;
         }
-        let acks = receipts.ack.chunks(MAX_RECEIPTS);
-        let acks = acks.map(|acks| AckRequest { ack: acks.to_vec(), release: Vec::new() });
-        let releases = receipts.release.chunks(MAX_RECEIPTS);
-        let releases = releases.map(|releases| AckRequest { ack: Vec::new(), release: releases.to_vec() });
+        let empty = || AckRequest { consumer: consumer.clone(), ..AckRequest::default() };
+        let acks = ack.chunks(MAX_RECEIPTS).map(|ack| AckRequest { ack: ack.to_vec(), ..empty() });
+        let rejects = reject.chunks(size).map(|reject| AckRequest { reject: reject.to_vec(), ..empty() });
+        let releases =
+            release.chunks(size).map(|release| AckRequest { release: release.to_vec(), ..empty() });
+        let extensions = extend.chunks(MAX_RECEIPTS);
+        let extensions = extensions.map(|extend| AckRequest { extend: extend.to_vec(), ..empty() });
         let mut total = AckResponse::default();
-        for request in acks.chain(releases) {
+        for request in acks.chain(rejects).chain(releases).chain(extensions) {
             let settled = self.settle_batch(&request).await?;
             total.acked += settled.acked;
+            total.rejected += settled.rejected;
             total.released += settled.released;
+            total.extended += settled.extended;
             total.stale.extend(settled.stale);
         }
         Ok(total)

@@ -194,7 +194,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
         for command in commands.drain(..) {
             match command.disposition {
                 Disposition::Nack(delay) if self.v2 => {
-                    self.write(Message::text(ClientMessage::nack(&command.id, delay)))?;
+                    self.write(Message::text(ClientMessage::nack(&command.id, delay, None)))?;
                 }
                 Disposition::Nack(_) | Disposition::Ack => {}
             }
@@ -293,7 +293,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             id: id.clone(),
             error: Error::new(ErrorKind::Protocol, message),
         });
-        if self.v2 { self.write(Message::text(ClientMessage::nack(id, UNDECODABLE_DELAY))) } else { Ok(()) }
+        if self.v2 {
+            self.write(Message::text(ClientMessage::nack(id, UNDECODABLE_DELAY, None)))
+        } else {
+            Ok(())
+        }
     }
 
     fn report_ready(&mut self) {

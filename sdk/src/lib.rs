@@ -102,12 +102,13 @@ pub mod hook {
 
 pub use bytes::Bytes;
 pub use wwproxy_protocol::{
-    AppId, Encoding, EventId, Headers, InvalidId, InvalidSource, Origin, Secret, Source, SourceName,
-    SourceSettings, Verification,
+    AppId, ConsumerName, ConsumerSettings, Encoding, EventId, Headers, InvalidConsumer, InvalidId,
+    InvalidSource, InvalidStart, Origin, Overflow, Secret, Source, SourceName, SourceSettings, Start,
+    Verification,
     api::{
-        ARMED_SECONDS, AckRequest, AckResponse, ArmStatus, LeasedEvent, LeasedEvents, Receipt, Refusal,
-        RegistrationStatus, SourceStatus, Status, path::hook as hook_path,
-        path::source_hook as source_hook_path,
+        ARMED_SECONDS, AckRequest, AckResponse, ArmStatus, ConsumerStatus, Extension, LeasedEvent,
+        LeasedEvents, Receipt, Refusal, RegistrationStatus, Rejection, Release, SourceStatus, Status,
+        path::hook as hook_path, path::source_hook as source_hook_path,
     },
     message::{EventDetails, EventMessage, UndecodableEvent},
     scheme, sha256_hex, sign_watson_work,

@@ -60,7 +60,12 @@ impl LeaseOptions {
 
     pub(crate) fn request(&self) -> LeaseRequest {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        LeaseRequest { max: self.max, wait_ms: Some(ms(self.wait)), lease_ms: self.lease.map(ms) }
+        LeaseRequest {
+            max: self.max,
+            wait_ms: Some(ms(self.wait)),
+            lease_ms: self.lease.map(ms),
+            consumer: None,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use common::{FakeServer, Reply, Request, platform};
 use futures_util::future::join_all;
-use wwproxy_sdk::{AckRequest, Client, ErrorKind, LeaseOptions, Receipt, Secret};
+use wwproxy_sdk::{AckRequest, AckResponse, Client, ErrorKind, LeaseOptions, Receipt, Rejection, Secret};
 
 const STATUS: &str = r#"{"registration":{"scheme":"watsonwork"},"stored":1,"leased":0,"dropped":0,"storedBytes":9,"oldestAgeMs":5,"clients":0}"#;
 const DISCOVERY: &str = "GET /.well-known/oauth-authorization-server";
@@ -299,23 +299,44 @@ async fn events_keep_their_bytes_and_order() {
 #[tokio::test]
 async fn more_than_a_thousand_receipts_are_split_into_requests() {
     let fake = proxy(3600, |request| {
+        assert!(request.body.len() <= 1 << 20, "{} bytes", request.body.len());
         let body: AckRequest = serde_json::from_str(&request.body).unwrap();
-        let (acked, released) = (body.ack.len(), body.release.len());
-        assert!(acked + released <= 1000, "{acked} and {released}");
+        assert!(body.receipts() <= 1000, "{}", body.receipts());
+        let count = body.receipts().to_string();
         Reply::json(
             200,
-            format!(r#"{{"acked":{acked},"released":{released},"stale":["{}"]}}"#, acked + released),
+            serde_json::to_string(&AckResponse {
+                acked: body.ack.len() as u64,
+                rejected: body.reject.len() as u64,
+                released: body.release.len() as u64,
+                extended: body.extend.len() as u64,
+                stale: vec![Receipt::new(count)],
+            })
+            .unwrap(),
         )
     })
     .await;
     let client = client(&fake);
-    let receipts = |count| (0..count).map(|n| Receipt::new(n.to_string())).collect();
-    let settled = client.settle(&AckRequest { ack: receipts(2500), release: receipts(1001) }).await.unwrap();
+    let sizes = |settled: &AckResponse| -> Vec<_> {
+        settled.stale.iter().map(|receipt| receipt.as_str().parse::<usize>().unwrap()).collect()
+    };
+    let receipts = |count| (0..count).map(|n| Receipt::new(n.to_string()));
+    let request = |acks, releases| AckRequest {
+        ack: receipts(acks).collect(),
+        release: receipts(releases).map(Into::into).collect(),
+        ..AckRequest::default()
+    };
+    let settled = client.settle(&request(2500, 1001)).await.unwrap();
     assert_eq!((settled.acked, settled.released), (2500, 1001));
-    let sizes: Vec<_> = settled.stale.iter().map(Receipt::as_str).collect();
-    assert_eq!(sizes, ["1000", "1000", "500", "1000", "1"]);
-    let settled = client.settle(&AckRequest { ack: receipts(500), release: receipts(500) }).await.unwrap();
-    assert_eq!(settled.stale.len(), 1, "one request");
+    assert_eq!(sizes(&settled), [1000, 1000, 500, 1000, 1]);
+    assert_eq!(sizes(&client.settle(&request(500, 500)).await.unwrap()), [1000], "one request");
+    // A reason of control characters is six times as long in JSON.
+    let reason = Some("\0".repeat(1024));
+    let reject = receipts(250).map(|receipt| Rejection { receipt, reason: reason.clone() }).collect();
+    let extend = receipts(2).map(Into::into).collect();
+    let settled = client.settle(&AckRequest { reject, extend, ..request(1, 1) }).await.unwrap();
+    assert_eq!((settled.acked, settled.rejected, settled.released, settled.extended), (1, 250, 1, 2));
+    assert_eq!(sizes(&settled), [1, 100, 100, 50, 1, 2]);
 }
 
 #[tokio::test]

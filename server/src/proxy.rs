@@ -212,6 +212,7 @@ impl Proxy {
         Ok(Status {
             registration: default.map(|source| RegistrationStatus { scheme: source.scheme.clone() }),
             sources: Some(sources),
+            consumers: None,
             stored: stats.stored as u64,
             leased: stats.leased as u64,
             dropped: stats.dropped,

@@ -108,7 +108,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let expires = Instant::now() + self.proxy.lease_time();
         for Delivery { event, attempt, receipt } in deliveries {
             yield_task_if_due().await;
-            let message = if self.link.config.v2 { event.encode_v2(attempt) } else { event.encode_legacy() };
+            let message =
+                if self.link.config.v2 { event.encode_v2(attempt, 0) } else { event.encode_legacy() };
             self.window.insert(event.id, receipt, expires);
             self.link.websocket.push(message);
         }
@@ -136,10 +137,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             ClientMessage::Ack(ids) => {
                 settlement.acks.extend(ids.iter().filter_map(|id| self.window.settle(id)));
             }
-            ClientMessage::Nack { id, delay } => {
+            ClientMessage::Nack { id, delay, .. } => {
                 settlement.nacks.extend(self.window.settle(&id).map(|receipt| (receipt, delay)));
             }
-            ClientMessage::Ignored => {}
+            // The store that knows rejections and extensions is not connected yet.
+            ClientMessage::Reject { .. } | ClientMessage::Progress { .. } | ClientMessage::Ignored => {}
         }
         Ok(())
     }

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod ack;
+mod consumers;
 mod events;
 mod oauth;
 mod sources;
 
+pub use ack::{AckRequest, AckResponse, Extension, Rejection, Release};
+pub use consumers::{ConsumerStatus, Consumers, MAX_CONSUMERS, SeekRequest};
 pub use events::{
-    AckRequest, AckResponse, LeaseRequest, LeaseResponse, LeasedEvent, LeasedEvents, PollResponse, Receipt,
-    decode_lease, decode_poll,
+    LeaseRequest, LeaseResponse, LeasedEvent, LeasedEvents, PollResponse, Receipt, decode_lease, decode_poll,
 };
 pub use oauth::{AuthorizationServer, TokenResponse};
 pub use sources::{ARMED_SECONDS, ArmStatus, MAX_SOURCES, Refusal, Refusals, SourceStatus, Sources};
@@ -47,15 +50,17 @@ pub const MAX_WINDOW: u32 = 1024;
 pub const MAX_LEASE_EVENTS: u32 = 1000;
 /// The longest wait of a lease request for its first event. Reverse proxies time out after 60 s.
 pub const MAX_LEASE_WAIT: Duration = Duration::from_secs(50);
-/// The most receipts of one [`AckRequest`], acknowledged and released ones together.
+/// The most receipts of one [`AckRequest`], all lists together.
 pub const MAX_RECEIPTS: usize = 1000;
+/// The longest reason of a rejection or a release, in bytes. A longer one is cut between two characters.
+pub const MAX_REASON_BYTES: usize = 1024;
 
 /// The type of error bodies (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// Paths on the proxy, without its address.
 pub mod path {
-    use crate::{AppId, SourceName};
+    use crate::{AppId, ConsumerName, SourceName};
 
     /// The metadata with the token endpoint (RFC 8414).
     pub const AUTHORIZATION_SERVER: &str = "/.well-known/oauth-authorization-server";
@@ -92,6 +97,24 @@ pub mod path {
     #[must_use]
     pub fn arm(app: &AppId, source: &SourceName) -> String {
         format!("/webhooks/{app}/sources/{source}/arm")
+    }
+
+    /// The consumers of an app.
+    #[must_use]
+    pub fn consumers(app: &AppId) -> String {
+        format!("/webhooks/{app}/consumers")
+    }
+
+    /// A consumer of an app.
+    #[must_use]
+    pub fn consumer(app: &AppId, consumer: &ConsumerName) -> String {
+        format!("/webhooks/{app}/consumers/{consumer}")
+    }
+
+    /// Moves a consumer to another position.
+    #[must_use]
+    pub fn seek(app: &AppId, consumer: &ConsumerName) -> String {
+        format!("/webhooks/{app}/consumers/{consumer}/seek")
     }
 
     /// The last refused webhooks of an app.
@@ -146,6 +169,9 @@ pub struct Status {
     /// The sources, sorted by name. `None` from a server of version 0.1, which knows no sources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sources: Option<Vec<SourceStatus>>,
+    /// The consumers, sorted by name. `None` from a server of version 0.1, which has only `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumers: Option<Vec<ConsumerStatus>>,
 }
 
 impl Status {

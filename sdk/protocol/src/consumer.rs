@@ -1,10 +1,17 @@
 //! Consumers: named, durable cursors over an app's events.
 
-use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration, time::SystemTime};
+mod settings;
+mod start;
+
+use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EventId, InvalidId, SourceName};
+pub use self::{
+    settings::InvalidConsumer,
+    start::{InvalidStart, Start},
+};
+use crate::{InvalidId, SourceName};
 
 /// The name of a consumer within its app: 1 to 64 of `A-Z a-z 0-9 . _ -`, and neither `.` nor `..`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -54,7 +61,7 @@ impl fmt::Display for ConsumerName {
     }
 }
 
-/// The settings of a consumer.
+/// The settings of a consumer: `{"types","sources","start","maxAttempts","overflow","idleExpiryMs"}`, all optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConsumerSettings {
     /// The event types that the consumer receives, with `*` for any characters. Empty: all. Fixed at creation.
@@ -71,20 +78,6 @@ pub struct ConsumerSettings {
     pub idle_expiry: Option<Duration>,
 }
 
-/// A position in an app's log.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Start {
-    /// After the last event that is stored.
-    #[default]
-    New,
-    /// At the oldest event that is stored.
-    All,
-    /// At the first event that was received at this time or later.
-    At(SystemTime),
-    /// After this event.
-    After(EventId),
-}
-
 /// What happens to a webhook that finds the consumer `default` at its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -95,4 +88,21 @@ pub enum Overflow {
     DropOldest,
     /// `default` receives no events at all.
     Off,
+}
+
+impl Overflow {
+    /// The name of the value in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reject => "reject",
+            Self::DropOldest => "drop-oldest",
+            Self::Off => "off",
+        }
+    }
+
+    /// The value of this name.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        [Self::Reject, Self::DropOldest, Self::Off].into_iter().find(|overflow| overflow.as_str() == name)
+    }
 }

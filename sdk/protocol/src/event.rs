@@ -119,22 +119,24 @@ impl Event {
         message
     }
 
-    /// Encodes the `wwproxy.v2` websocket message.
+    /// Encodes the `wwproxy.v2` websocket message of this delivery: its `attempt`th, since the event was replayed `replay` times.
     #[must_use]
-    pub fn encode_v2(&self, attempt: u32) -> String {
+    pub fn encode_v2(&self, attempt: u32, replay: u32) -> String {
         let mut message = String::with_capacity(self.body.len() + 1024);
         message.push_str(r#"{"type":"event","id":"#);
         message.push_str(&json::encode(&self.id));
-        self.push_details(&mut message, attempt);
+        self.push_details(&mut message, attempt, replay);
         self.push_data(&mut message);
         message
     }
 
-    pub(crate) fn push_details(&self, message: &mut String, attempt: u32) {
+    pub(crate) fn push_details(&self, message: &mut String, attempt: u32, replay: u32) {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Details<'a> {
             attempt: u32,
+            #[serde(skip_serializing_if = "is_zero")]
+            replay: u32,
             received_at: String,
             #[serde(flatten)]
             origin: &'a Origin,
@@ -148,6 +150,7 @@ impl Event {
         let received_at = humantime::format_rfc3339_millis(self.received_at).to_string();
         let details = json::encode(&Details {
             attempt,
+            replay,
             received_at,
             origin: &self.origin,
             headers: &self.headers,
@@ -165,6 +168,11 @@ impl Event {
         message.push_str(&self.encoding.encode(&self.body));
         message.push('}');
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The content type among a request's headers.

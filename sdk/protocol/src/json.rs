@@ -82,6 +82,14 @@ pub(crate) fn encode(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("maps with string keys, strings and numbers are serializable")
 }
 
+/// Quotes a member's name for an error message: truncated, and with control characters escaped.
+pub(crate) fn quoted_name(name: &[u8]) -> String {
+    let name: String = String::from_utf8_lossy(name).chars().take(MAX_SHOWN).collect();
+    format!("{name:?}")
+}
+
+/// The most characters of an unknown name in an error message.
+pub(crate) const MAX_SHOWN: usize = 64;
 /// RFC 8259, section 2.
 const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 

@@ -21,7 +21,7 @@ mod signature;
 mod source;
 pub mod text;
 
-pub use consumer::{ConsumerName, ConsumerSettings, Overflow, Start};
+pub use consumer::{ConsumerName, ConsumerSettings, InvalidConsumer, InvalidStart, Overflow, Start};
 pub use event::{Encoding, Event, Headers, Origin, Verification};
 pub use id::{AppId, EventId, InvalidId};
 pub use message::{ClientMessage, ServerMessage};

@@ -1,8 +1,8 @@
 //! Websocket messages.
 //!
 //! Source: `docs/wire.md`, "Reading by websocket". A *legacy* message has only `type`, `id` and `data`. With the subprotocol
-//! [`SUBPROTOCOL_V2`](crate::api::SUBPROTOCOL_V2) an event also has `attempt`, `receivedAt`, `headers` and `query`, and the
-//! server sends a hello first.
+//! [`SUBPROTOCOL_V2`](crate::api::SUBPROTOCOL_V2) an event also has `attempt`, `receivedAt`, `headers` and `query`, the server
+//! sends a hello first, and the client may nack, reject and extend.
 //!
 //! A legacy message does not name the encoding of a body that is JSON or text. A string is taken as text, so a JSON body that is one
 //! string cannot be distinguished, and a byte order mark before JSON is lost. A `wwproxy.v2` message has neither ambiguity.
@@ -16,20 +16,34 @@ use serde_json::value::RawValue;
 
 pub use self::event::{EventDetails, EventMessage, UndecodableEvent};
 pub use crate::invalid_message::InvalidMessage;
-use crate::{AppId, EventId, json};
+use crate::{AppId, ConsumerName, EventId, api::MAX_REASON_BYTES, json, text::truncate};
 
 /// A websocket message from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientMessage {
     /// `{"type":"event_ack","id":…}` or `{"type":"event_ack","ids":[…]}`: acknowledges these events.
     Ack(Vec<String>),
-    /// `{"type":"event_nack","id":…,"delayMs":N}`: requests redelivery of this event after the delay. `delay_ms` is
+    /// `{"type":"event_nack","id":…,"delayMs":N,"reason":…}`: requests redelivery of this event after the delay. `delay_ms` is
     /// accepted too.
     Nack {
         /// The event.
         id: String,
         /// The delay before the redelivery.
         delay: Duration,
+        /// Why the client could not process the event, cut to [`MAX_REASON_BYTES`].
+        reason: Option<String>,
+    },
+    /// `{"type":"event_reject","id":…,"reason":…}`: no client can process this event, it is dead from now on.
+    Reject {
+        /// The event.
+        id: String,
+        /// Why no client can process it, cut to [`MAX_REASON_BYTES`].
+        reason: Option<String>,
+    },
+    /// `{"type":"event_progress","id":…}`: the client still processes this event, its lease runs again from now on.
+    Progress {
+        /// The event.
+        id: String,
     },
     /// Any other JSON, which the server ignores.
     Ignored,
@@ -45,21 +59,25 @@ impl ClientMessage {
     pub fn parse(text: &str) -> Result<Self, NotJson> {
         // Any JSON is a message, but only an object can be an ack or a nack.
         serde_json::from_str::<&RawValue>(text)?;
-        let names = ["type", "id", "ids", "delayMs", "delay_ms"];
-        let Ok([kind, id, ids, delay, delay_snake]) = json::members(text, names) else {
+        let names = ["type", "id", "ids", "delayMs", "delay_ms", "reason"];
+        let Ok([kind, id, ids, delay, delay_snake, reason]) = json::members(text, names) else {
             return Ok(Self::Ignored);
         };
-        let delay = delay.or(delay_snake);
-        let delay = delay.and_then(|ms| ms.get().parse().ok()).map_or(Duration::ZERO, Duration::from_millis);
-        Ok(match kind.and_then(json::string).as_deref() {
-            Some("event_ack") => {
-                let listed = ids.and_then(|ids| serde_json::from_str::<Vec<&RawValue>>(ids.get()).ok());
-                Self::Ack(listed.unwrap_or_default().into_iter().chain(id).filter_map(id_text).collect())
-            }
-            Some("event_nack") => match id.and_then(id_text) {
-                Some(id) => Self::Nack { id, delay },
-                None => Self::Ignored,
-            },
+        let kind = kind.and_then(json::string);
+        if kind.as_deref() == Some("event_ack") {
+            let listed = ids.and_then(|ids| serde_json::from_str::<Vec<&RawValue>>(ids.get()).ok());
+            let ids = listed.unwrap_or_default().into_iter().chain(id).filter_map(id_text);
+            return Ok(Self::Ack(ids.collect()));
+        }
+        let Some(id) = id.and_then(id_text) else { return Ok(Self::Ignored) };
+        let delay = delay.or(delay_snake).and_then(|ms| ms.get().parse().ok());
+        let delay = delay.map_or(Duration::ZERO, Duration::from_millis);
+        let reason =
+            reason.and_then(json::string).map(|reason| truncate(&reason, MAX_REASON_BYTES).to_owned());
+        Ok(match kind.as_deref() {
+            Some("event_nack") => Self::Nack { id, delay, reason },
+            Some("event_reject") => Self::Reject { id, reason },
+            Some("event_progress") => Self::Progress { id },
             _ => Self::Ignored,
         })
     }
@@ -76,9 +94,42 @@ impl ClientMessage {
 
     /// Encodes a negative acknowledgement. It contains `delay_ms`, which servers of version 0.1 accept too.
     #[must_use]
-    pub fn nack(id: &EventId, delay: Duration) -> String {
-        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        serde_json::json!({"type": "event_nack", "id": id, "delay_ms": delay_ms}).to_string()
+    pub fn nack(id: &EventId, delay: Duration, reason: Option<&str>) -> String {
+        let delay_ms = Some(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        Command { delay_ms, ..Command::new("event_nack", id, reason) }.encode()
+    }
+
+    /// Encodes a rejection.
+    #[must_use]
+    pub fn reject(id: &EventId, reason: Option<&str>) -> String {
+        Command::new("event_reject", id, reason).encode()
+    }
+
+    /// Encodes that the client still processes the event.
+    #[must_use]
+    pub fn progress(id: &EventId) -> String {
+        Command::new("event_progress", id, None).encode()
+    }
+}
+
+/// A message of a client about one event.
+#[derive(Serialize)]
+struct Command<'a> {
+    r#type: &'static str,
+    id: &'a EventId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+impl<'a> Command<'a> {
+    fn new(r#type: &'static str, id: &'a EventId, reason: Option<&'a str>) -> Self {
+        Self { r#type, id, delay_ms: None, reason: reason.map(|reason| truncate(reason, MAX_REASON_BYTES)) }
+    }
+
+    fn encode(&self) -> String {
+        json::encode(self)
     }
 }
 
@@ -105,6 +156,12 @@ pub struct Hello {
     /// Whether the connection is a tap, to which no event is leased.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tap: bool,
+    /// The consumer whose events the connection receives: `None` for `default`, on a tap, and if it is ephemeral.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<ConsumerName>,
+    /// The number of events after the requested position that retention has removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed: Option<u64>,
 }
 
 impl Hello {
@@ -113,13 +170,27 @@ impl Hello {
     pub fn new(app_id: AppId, window: u32, lease: Duration, ping: Duration, idle: Duration) -> Self {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let (lease_ms, ping_ms, idle_ms) = (ms(lease), ms(ping), ms(idle));
-        Self { app_id, window, lease_ms, ping_ms, idle_ms, tap: false }
+        Self { app_id, window, lease_ms, ping_ms, idle_ms, tap: false, consumer: None, missed: None }
     }
 
     /// Converts the hello to that of a tap.
     #[must_use]
     pub fn tap(mut self) -> Self {
         self.tap = true;
+        self
+    }
+
+    /// Names the consumer whose events the connection receives.
+    #[must_use]
+    pub fn consumer(mut self, name: ConsumerName) -> Self {
+        self.consumer = Some(name);
+        self
+    }
+
+    /// Reports how many events after the requested position are missing.
+    #[must_use]
+    pub fn missed(mut self, events: u64) -> Self {
+        self.missed = Some(events);
         self
     }
 

@@ -25,3 +25,14 @@ pub fn is_unsafe_to_show(c: char) -> bool {
 pub fn sanitize(text: &str) -> String {
     text.chars().map(|c| if is_unsafe_to_show(c) { ' ' } else { c }).collect()
 }
+
+/// Cuts a text to at most this many bytes, between two characters.
+///
+/// ```
+/// assert_eq!(wwproxy_protocol::text::truncate("aé", 2), "a");
+/// ```
+#[must_use]
+pub fn truncate(text: &str, max_bytes: usize) -> &str {
+    let end = (0..=max_bytes.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+    &text[..end.unwrap_or(0)]
+}

@@ -117,7 +117,7 @@ async fn an_event_that_cannot_be_decoded_is_left_on_the_server() {
         assert_eq!(event.id().as_str(), "b");
         if v2 {
             let nack = ClientMessage::parse(receive(&mut server).await.to_text().unwrap()).unwrap();
-            assert_eq!(nack, ClientMessage::Nack { id: "a".into(), delay: UNDECODABLE_DELAY });
+            assert_eq!(nack, ClientMessage::Nack { id: "a".into(), delay: UNDECODABLE_DELAY, reason: None });
         }
         let (acked, message) = tokio::join!(event.ack(), receive(&mut server));
         acked.unwrap();
@@ -134,7 +134,7 @@ async fn a_nack_carries_its_delay() {
     let (done, message) = tokio::join!(events[0].nack(delay), receive(&mut server));
     done.unwrap();
     let message = ClientMessage::parse(message.to_text().unwrap()).unwrap();
-    assert_eq!(message, ClientMessage::Nack { id: "a".into(), delay });
+    assert_eq!(message, ClientMessage::Nack { id: "a".into(), delay, reason: None });
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,9 +28,9 @@ async fn settle(app: AppId, context: Context, request: Request) -> Result<Respon
             "The body must be a JSON object with \"ack\" and \"release\", lists of receipts.",
         )
     })?;
-    if settlement.ack.len() + settlement.release.len() > MAX_RECEIPTS {
+    if settlement.receipts() > MAX_RECEIPTS {
         return Err(ApiError::bad_request(format!(
-            "A request has at most {MAX_RECEIPTS} receipts, \"ack\" and \"release\" together: send the rest in another one."
+            "A request has at most {MAX_RECEIPTS} receipts in all lists: send the rest in another one."
         )));
     }
     let settled = context.proxy.settle(&app, settlement).await?;

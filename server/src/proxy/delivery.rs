@@ -97,7 +97,8 @@ impl Proxy {
 
     /// Settles the receipts of a request.
     pub(crate) async fn settle(&self, app: &AppId, request: AckRequest) -> Result<AckResponse, ProxyError> {
-        let AckRequest { ack, release } = request;
+        let AckRequest { ack, release, .. } = request;
+        let release: Vec<_> = release.into_iter().map(|release| release.receipt).collect();
         let acks =
             ack.chunks(SETTLE_BATCH).map(|acks| Settlement { acks: acks.to_vec(), ..Settlement::default() });
         let releases = release

@@ -53,7 +53,7 @@ where
             shown = tap.next(), if is_drained => {
                 for shown in shown {
                     let message = match shown {
-                        Shown::Event(event) if link.config.v2 => event.encode_v2(NO_ATTEMPT),
+                        Shown::Event(event) if link.config.v2 => event.encode_v2(NO_ATTEMPT, 0),
                         Shown::Event(event) => event.encode_legacy(),
                         Shown::Gap(missed) => ServerMessage::gap(missed),
                     };

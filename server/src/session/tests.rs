@@ -259,7 +259,7 @@ async fn a_nacked_event_is_redelivered_after_its_delay() {
     let (mut client, _session) = fixture.connect(8).await;
     let first = event(&mut client).await;
     let (start, delay) = (Instant::now(), Duration::from_secs(7));
-    client.send(Message::text(ClientMessage::nack(&first.id, delay))).await.unwrap();
+    client.send(Message::text(ClientMessage::nack(&first.id, delay, None))).await.unwrap();
     let again = event(&mut client).await;
     assert_eq!(start.elapsed(), delay);
     assert_eq!((again.id, again.details.attempt), (first.id, Some(2)));

@@ -1,4 +1,4 @@
-//! Bodies of leases, polls and acknowledgements.
+//! Bodies of leases and polls.
 
 use std::{fmt, ops::Deref};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Event, EventId, encoding, json,
+    ConsumerName, Event, EventId, encoding, json,
     message::{EventMessage, InvalidMessage, UndecodableEvent},
 };
 
@@ -26,6 +26,9 @@ pub struct LeaseRequest {
     /// The lease time, in milliseconds: the server's by default.
     #[serde(alias = "leaseMs", skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
+    /// The consumer whose events are leased: `default` if it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<ConsumerName>,
 }
 
 /// The receipt of one lease of one event (SQS: receipt handle). Opaque except to the store that issued it.
@@ -97,14 +100,14 @@ impl Default for LeaseResponse {
 }
 
 impl LeaseResponse {
-    /// Appends the next event. This is its `attempt`th delivery.
-    pub fn push(&mut self, event: &Event, receipt: &Receipt, attempt: u32) {
+    /// Appends the next event. This is its `attempt`th delivery, since it was replayed `replay` times.
+    pub fn push(&mut self, event: &Event, receipt: &Receipt, attempt: u32, replay: u32) {
         let response = &mut self.0;
         response.push_str(if response.ends_with('[') { r#"{"id":"# } else { r#",{"id":"# });
         response.push_str(&json::encode(&event.id));
         response.push_str(r#","receipt":"#);
         response.push_str(&json::encode(receipt));
-        event.push_details(response, attempt);
+        event.push_details(response, attempt, replay);
         event.push_data(response);
     }
 
@@ -186,28 +189,6 @@ pub fn decode_poll(text: &str) -> Result<Vec<(EventId, Bytes)>, InvalidMessage> 
     if has_invalid_id { Err(InvalidMessage::Missing("id")) } else { Ok(events) }
 }
 
-/// Body of `POST /webhooks/{appId}/ack`: at most [`MAX_RECEIPTS`](super::MAX_RECEIPTS).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AckRequest {
-    /// Receipts of events to delete.
-    #[serde(default)]
-    pub ack: Vec<Receipt>,
-    /// Receipts of events to redeliver.
-    #[serde(default)]
-    pub release: Vec<Receipt>,
-}
-
-/// The result of an [`AckRequest`].
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AckResponse {
-    /// The number of deleted events.
-    pub acked: u64,
-    /// The number of released events.
-    pub released: u64,
-    /// Receipts of leases that have expired or are already settled.
-    pub stale: Vec<Receipt>,
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
@@ -249,7 +230,7 @@ mod tests {
         let receipt = Receipt::new("r\"1");
         let mut response = LeaseResponse::default();
         for event in &events {
-            response.push(event, &receipt, 2);
+            response.push(event, &receipt, 2, 3);
         }
         let response = response.finish();
         let decoded = decode_lease(&response).unwrap();
@@ -258,7 +239,7 @@ mod tests {
             assert_eq!((&got.id, &got.body, &got.receipt), (&sent.id, &sent.body, &receipt));
             assert_eq!(got.details.headers, sent.headers);
             assert_eq!(got.details.query, sent.query);
-            assert_eq!(got.details.attempt, Some(2));
+            assert_eq!((got.details.attempt, got.details.replay), (Some(2), 3));
         }
         assert_eq!(decode_lease(&LeaseResponse::default().finish()).unwrap(), LeasedEvents::default());
     }

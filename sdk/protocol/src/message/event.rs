@@ -57,6 +57,8 @@ impl UndecodableEvent {
 pub struct EventDetails {
     /// The number of deliveries, this one included: 1 the first time, 0 on a tap.
     pub attempt: Option<u32>,
+    /// How often the event was replayed to the consumer. Together with the id it is the idempotency key of a handler.
+    pub replay: u32,
     /// When the server received the event.
     pub received_at: Option<SystemTime>,
     /// Where the event came from, and how it was verified: the default unless `has_origin`.
@@ -85,6 +87,7 @@ impl fmt::Debug for EventDetails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventDetails")
             .field("attempt", &self.attempt)
+            .field("replay", &self.replay)
             .field("received_at", &self.received_at)
             .field("origin", &self.origin)
             .field("has_origin", &self.has_origin)
@@ -220,6 +223,7 @@ impl EventDetails {
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidMessage> {
         let names = [
             "attempt",
+            "replay",
             "receivedAt",
             "headers",
             "query",
@@ -229,8 +233,18 @@ impl EventDetails {
             "deliveryId",
             "verification",
         ];
-        let [attempt, received_at, headers, query, source, tail, event_type, delivery_id, verification] =
-            json::members(text, names)?;
+        let [
+            attempt,
+            replay,
+            received_at,
+            headers,
+            query,
+            source,
+            tail,
+            event_type,
+            delivery_id,
+            verification,
+        ] = json::members(text, names)?;
         let received_at = received_at.and_then(json::string);
         let text = |raw: Option<&RawValue>| raw.and_then(json::string).map(Cow::into_owned);
         let has_origin = source.is_some();
@@ -245,6 +259,7 @@ impl EventDetails {
             origin,
             has_origin,
             attempt: metadata("attempt", attempt)?,
+            replay: metadata("replay", replay)?.unwrap_or_default(),
             received_at: received_at.and_then(|text| humantime::parse_rfc3339(&text).ok()),
             headers: metadata("headers", headers)?.unwrap_or_default(),
             query: text(query),

@@ -17,8 +17,6 @@ use crate::{
 const MAX_URL_BYTES: usize = 2048;
 /// The range of the tolerance, for errors.
 const TOLERANCE_RANGE: &str = "must be whole seconds, 1 to 86400";
-/// The most characters of an unknown member's name in an error message.
-const MAX_SHOWN: usize = 64;
 /// The members of the settings.
 const MEMBERS: &str = "scheme, secret, secrets, tolerance, url, template, challengeSecret";
 
@@ -107,7 +105,7 @@ impl SourceSettings {
             has_secrets |= name == b"secrets";
             match settings.set(name, value) {
                 Ok(true) => {}
-                Ok(false) => unknown = unknown.take().or_else(|| Some(quoted(name))),
+                Ok(false) => unknown = unknown.take().or_else(|| Some(json::quoted_name(name))),
                 Err(member) => error = error.take().or(Some(member)),
             }
         })
@@ -194,7 +192,7 @@ impl SourceSettings {
             (_, Some(_)) => return Err(self.foreign("template")),
             ("none", None) => Scheme::unverified(),
             (name, None) => Scheme::preset(name)
-                .ok_or_else(|| InvalidSource::Scheme(name.chars().take(MAX_SHOWN).collect()))?,
+                .ok_or_else(|| InvalidSource::Scheme(name.chars().take(json::MAX_SHOWN).collect()))?,
         };
         self.check_secrets(&scheme)?;
         if let Some(seconds) = self.tolerance {
@@ -279,10 +277,4 @@ fn check_secret(member: &'static str, secret: &Secret) -> Result<(), InvalidSour
 
 fn is_optional(name: &[u8]) -> bool {
     [&b"tolerance"[..], b"url", b"template", b"challengeSecret"].contains(&name)
-}
-
-/// Quotes a member's name for an error message: truncated, and with control characters escaped.
-fn quoted(name: &[u8]) -> String {
-    let name: String = String::from_utf8_lossy(name).chars().take(MAX_SHOWN).collect();
-    format!("{name:?}")
 }

@@ -40,11 +40,13 @@ fn github() -> Origin {
 fn bodies_that_are_not_json_round_trip() {
     for body in ["", "text\n", "\u{feff}{}"] {
         let sent = Event { body: body.into(), encoding: Encoding::of(body.as_bytes()), ..event("{}") };
-        let ServerMessage::Event(got) = ServerMessage::parse(&sent.encode_v2(1)).unwrap() else { panic!() };
+        let ServerMessage::Event(got) = ServerMessage::parse(&sent.encode_v2(1, 0)).unwrap() else {
+            panic!()
+        };
         assert_eq!(got.body, sent.body);
     }
     let sent = Event { body: Bytes::from_static(b"\xff"), encoding: Encoding::Base64, ..event("{}") };
-    for text in [sent.encode_legacy(), sent.encode_v2(1)] {
+    for text in [sent.encode_legacy(), sent.encode_v2(1, 0)] {
         let ServerMessage::Event(got) = ServerMessage::parse(&text).unwrap() else { panic!("{text}") };
         assert_eq!(got.body, sent.body);
     }
@@ -76,20 +78,22 @@ fn bodies() -> [Vec<u8>; 12] {
 fn bodies_of_any_kind_survive_every_carrier() {
     for body in bodies() {
         let sent = Event { encoding: Encoding::of(&body), body: body.into(), ..event("{}") };
-        for text in [sent.encode_legacy(), sent.encode_v2(1)] {
+        for text in [sent.encode_legacy(), sent.encode_v2(1, 0)] {
             let ServerMessage::Event(got) = ServerMessage::parse(&text).unwrap() else { panic!() };
             assert!(got.body == sent.body, "{:?}", sent.encoding);
             assert!(text.len() <= sent.body.len() / 3 * 4 + (2 << 10), "{:?}", sent.encoding);
         }
         let mut lease = LeaseResponse::default();
-        lease.push(&sent, &Receipt::new("r"), 1);
+        lease.push(&sent, &Receipt::new("r"), 1, 0);
         assert!(decode_lease(&lease.finish()).unwrap().events[0].body == sent.body);
         let mut poll = PollResponse::default();
         poll.push(&sent);
         let poll = String::from_utf8(poll.finish()).unwrap();
         assert!(decode_poll(&poll).unwrap()[0].1 == sent.body);
         // As a client saves it.
-        let ServerMessage::Event(got) = ServerMessage::parse(&sent.encode_v2(1)).unwrap() else { panic!() };
+        let ServerMessage::Event(got) = ServerMessage::parse(&sent.encode_v2(1, 0)).unwrap() else {
+            panic!()
+        };
         let (encoding, data) = got.data();
         let saved = format!(r#"{{"id":"7","encoding":"{}","data":{data}}}"#, encoding.name());
         assert!(EventMessage::parse(&saved).unwrap().body == sent.body);
@@ -106,7 +110,7 @@ fn what_a_poll_cannot_tell_apart_survives_a_lease() {
         let poll = String::from_utf8(poll.finish()).unwrap();
         assert_eq!(decode_poll(&poll).unwrap()[0].1, polled);
         let mut lease = LeaseResponse::default();
-        lease.push(&sent, &Receipt::new("r"), 1);
+        lease.push(&sent, &Receipt::new("r"), 1, 0);
         assert_eq!(decode_lease(&lease.finish()).unwrap().events[0].body, body);
     }
     // JSON that only resembles the form is JSON.
@@ -242,9 +246,9 @@ fn debug_redacts_headers_query_path_and_body() {
         ..event(r#"{"token":"hunter2"}"#)
     };
     let mut lease = LeaseResponse::default();
-    lease.push(&sent, &Receipt::new("r"), 1);
+    lease.push(&sent, &Receipt::new("r"), 1, 0);
     let leased = decode_lease(&lease.finish()).unwrap();
-    let message = ServerMessage::parse(&sent.encode_v2(1)).unwrap();
+    let message = ServerMessage::parse(&sent.encode_v2(1, 0)).unwrap();
     let ServerMessage::Event(received) = &message else { panic!() };
     for shown in [
         format!("{sent:?}"),
@@ -271,7 +275,7 @@ fn a_message_has_at_most_256_kib_beside_a_third_more_than_its_body() {
         let origin = Origin { delivery_id: Some(long('"', 256)), ..github() };
         let sent =
             Event { headers, origin, body: vec![1; 9000].into(), encoding: Encoding::Base64, ..event("{}") };
-        assert!(sent.encode_v2(1).len() < 9000 / 3 * 4 + (256 << 10));
+        assert!(sent.encode_v2(1, 0).len() < 9000 / 3 * 4 + (256 << 10));
     }
 }
 
@@ -286,13 +290,17 @@ fn legacy_messages_equal_those_of_the_original_proxy() {
 #[test]
 fn v2_messages_have_metadata() {
     assert_eq!(
-        event("[]").encode_v2(3),
+        event("[]").encode_v2(3, 0),
         concat!(
             r#"{"type":"event","id":"0192e4a0-0000-7000-8000-000000000000","attempt":3,"#,
             r#""receivedAt":"2018-10-03T09:46:40.123Z","source":"default","verification":null,"#,
             r#""headers":[["content-type","application/json"]],"contentType":"application/json","encoding":"json","data":[]}"#
         )
     );
+    let replayed = event("[]").encode_v2(1, 2);
+    assert!(replayed.contains(r#","attempt":1,"replay":2,"receivedAt":"#), "{replayed}");
+    let ServerMessage::Event(got) = ServerMessage::parse(&replayed).unwrap() else { panic!() };
+    assert_eq!(got.details.replay, 2);
 }
 
 proptest! {
@@ -303,13 +311,13 @@ proptest! {
         let body = Bytes::from(if is_text { text.into_bytes() } else { bytes });
         let sent = Event { encoding: Encoding::of(&body), body, ..event("{}") };
         let mut lease = LeaseResponse::default();
-        lease.push(&sent, &Receipt::new("r"), 1);
+        lease.push(&sent, &Receipt::new("r"), 1, 0);
         prop_assert_eq!(&decode_lease(&lease.finish()).unwrap().events[0].body, &sent.body);
         let parsed = |text: String| match ServerMessage::parse(&text) {
             Ok(ServerMessage::Event(got)) => got.body,
             other => panic!("{other:?}"),
         };
-        prop_assert_eq!(&parsed(sent.encode_v2(1)), &sent.body);
+        prop_assert_eq!(&parsed(sent.encode_v2(1, 0)), &sent.body);
         // A legacy message and a poll cannot tell a JSON string from text, and lose a byte order mark before JSON.
         let is_string = sent.encoding == Encoding::Json && sent.body.trim_ascii().starts_with(b"\"");
         prop_assume!(!is_string && !sent.body.starts_with(b"\xef\xbb\xbf"));
@@ -327,13 +335,13 @@ proptest! {
     ) {
         let body = format!("{before}{{ {} :{number:e} , \"x\":[ ]}}{after}", serde_json::json!(key));
         let sent = Event { headers: vec![("x".into(), header)], query, origin: github(), ..event(&body) };
-        for (text, details) in [(sent.encode_legacy(), false), (sent.encode_v2(attempt), true)] {
+        for (text, details) in [(sent.encode_legacy(), false), (sent.encode_v2(attempt, 0), true)] {
             let ServerMessage::Event(got) = ServerMessage::parse(&text).unwrap() else { panic!("{text}") };
             prop_assert_eq!(&got.id, &sent.id);
             prop_assert_eq!(&got.body, &sent.body);
             let expected = if details {
                 EventDetails {
-                    attempt: Some(attempt), received_at: Some(sent.received_at),
+                    attempt: Some(attempt), replay: 0, received_at: Some(sent.received_at),
                     headers: sent.headers.clone(), query: sent.query.clone(), origin: sent.origin.clone(), has_origin: true,
                 }
             } else {
