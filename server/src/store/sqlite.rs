@@ -26,6 +26,7 @@ mod registry;
 mod ring;
 mod schema;
 mod settle;
+mod start;
 mod state;
 mod tap;
 mod writer;
@@ -211,13 +212,9 @@ impl Store for SqliteStore {
         Box::pin(std::future::ready(settle::settle(&self.shared, app, consumer, settlement)))
     }
 
-    fn seek<'a>(
-        &'a self,
-        _app: &'a AppId,
-        _consumer: &'a ConsumerName,
-        _to: Start,
-    ) -> StoreFuture<'a, Sought> {
-        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    fn seek<'a>(&'a self, app: &'a AppId, consumer: &'a ConsumerName, to: Start) -> StoreFuture<'a, Sought> {
+        let (app, consumer) = (app.clone(), consumer.clone());
+        Box::pin(self.commands.control(|reply| Control::Seek { app, consumer, to, reply }))
     }
 
     fn open_ephemeral<'a>(&'a self, _app: &'a AppId, _start: Start) -> StoreFuture<'a, Option<Ephemeral>> {

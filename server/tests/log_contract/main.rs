@@ -12,6 +12,7 @@ mod fixture;
 mod limits;
 mod memory;
 mod opening;
+mod positions;
 mod redelivery;
 mod registration;
 mod restart;

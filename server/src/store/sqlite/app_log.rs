@@ -34,6 +34,10 @@ impl Total {
         Self { count: self.count + 1, bytes: self.bytes + u64::from(size) }
     }
 
+    pub(super) fn add(self, other: Self) -> Self {
+        Self { count: self.count + other.count, bytes: self.bytes + other.bytes }
+    }
+
     pub(super) fn minus(self, other: Self) -> Self {
         Self { count: self.count.saturating_sub(other.count), bytes: self.bytes.saturating_sub(other.bytes) }
     }

@@ -7,11 +7,11 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, Source};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, Source, Start};
 
 use crate::store::{
     DedupeKey, NewEvent, Registration,
-    log::{Appended, PutConsumer, StoreError},
+    log::{Appended, PutConsumer, Sought, StoreError},
     scheduler::Item,
 };
 
@@ -64,6 +64,7 @@ pub(super) enum Control {
     Register { app: AppId, registration: Option<Registration>, reply: Reply<()> },
     PutConsumer { app: AppId, name: ConsumerName, settings: ConsumerSettings, reply: Reply<PutConsumer> },
     DeleteConsumer { app: AppId, name: ConsumerName, reply: Reply<bool> },
+    Seek { app: AppId, consumer: ConsumerName, to: Start, reply: Reply<Sought> },
 }
 
 impl Item for Append {

@@ -105,6 +105,23 @@ impl Writer {
         }
     }
 
+    /// Runs a transaction that flushes the changes of consumers, too.
+    pub(super) fn flush_with<T>(
+        &mut self,
+        mut flush: Flush,
+        write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let now = micros(SystemTime::now());
+        let written = self.database.transaction(|db| {
+            flush.write(db, now)?;
+            write(db)
+        });
+        if written.is_err() {
+            flush.restore(&self.shared);
+        }
+        written
+    }
+
     /// Admits an append to the batch, or answers why not.
     fn admit(&mut self, append: Append, now: i64, batch: &mut Batch) {
         let Append { app, source, event, reply, room, .. } = append;

@@ -3,14 +3,12 @@
 use std::{sync::Arc, sync::atomic::Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, Start};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings};
 
 use super::{
-    Seq,
     app_log::{AppLog, Total},
     commands::{Control, answer},
     cursor::Cursor,
-    record::decode_id,
     registry,
     state::{App, Consumer},
     tap::Taps,
@@ -36,6 +34,7 @@ impl Writer {
                 answer(reply, self.put_consumer(&app, name, settings));
             }
             Control::DeleteConsumer { app, name, reply } => answer(reply, self.delete_consumer(&app, &name)),
+            Control::Seek { app, consumer, to, reply } => answer(reply, self.seek(&app, &consumer, &to)),
         }
     }
 
@@ -84,10 +83,10 @@ impl Writer {
         &mut self,
         app: &AppId,
         name: ConsumerName,
-        mut settings: ConsumerSettings,
+        settings: ConsumerSettings,
     ) -> Result<PutConsumer, StoreError> {
         let Some(app) = self.shared.app(app) else { return Ok(PutConsumer::Unregistered) };
-        let start = std::mem::take(&mut settings.start);
+        let settings = registry::as_stored(settings);
         let known = app.consumers.read().get(&name).map(Arc::clone);
         if let Some(consumer) = known {
             return self.update_consumer(&app, &name, &consumer, settings);
@@ -95,7 +94,9 @@ impl Writer {
         if app.consumers.read().len() >= MAX_CONSUMERS {
             return Ok(PutConsumer::TooMany);
         }
-        let Some((position, passed)) = self.start(&app, &start)? else { return Ok(PutConsumer::NoSuchEvent) };
+        let Some((position, passed)) = self.start(&app, &settings.start)? else {
+            return Ok(PutConsumer::NoSuchEvent);
+        };
         let id = self
             .database
             .transaction(|db| registry::insert_consumer(db, app.id, &name, &settings, position, passed))?;
@@ -113,7 +114,10 @@ impl Writer {
         settings: ConsumerSettings,
     ) -> Result<PutConsumer, StoreError> {
         let current = consumer.settings.lock().clone();
-        if (&settings.types, &settings.sources) != (&current.types, &current.sources) {
+        let fixed = |settings: &ConsumerSettings| {
+            (settings.types.clone(), settings.sources.clone(), settings.start.clone())
+        };
+        if fixed(&settings) != fixed(&current) {
             return Ok(PutConsumer::Conflict);
         }
         self.database
@@ -121,22 +125,6 @@ impl Writer {
         consumer.cursor().set_max_attempts(settings.max_attempts);
         *consumer.settings.lock() = settings;
         Ok(PutConsumer::Updated)
-    }
-
-    /// The position of a new consumer, and the app's totals there. The writer runs between two appends, so it is exact.
-    fn start(&mut self, app: &App, start: &Start) -> Result<Option<(Seq, Total)>, StoreError> {
-        match start {
-            Start::New => Ok(Some((self.last_seq, app.log.lock().total))),
-            Start::All => Ok(Some((0, Total::default()))),
-            Start::After(id) => {
-                let Some((seq, uuid)) = decode_id(id) else { return Ok(None) };
-                let found = self.shared.readers.read(|db| registry::totals_at(db, seq));
-                let found = found.map_err(StoreError::engine)?;
-                let of_app = found.filter(|(app_id, id, _)| *app_id == app.id && *id == uuid);
-                Ok(of_app.map(|(_, _, total)| (seq, total)))
-            }
-            Start::At(_) => Err(StoreError::Unavailable("not built")),
-        }
     }
 
     fn delete_consumer(&mut self, app: &AppId, name: &ConsumerName) -> Result<bool, StoreError> {

@@ -7,6 +7,7 @@
 //! Events that returned to their place (the lease expired, or the event did not reach a client) are leased first, in order of arrival.
 //! Nacked events that are due alternate with fresh ones, so that neither starve.
 
+mod moves;
 mod open;
 
 use std::{
@@ -97,9 +98,17 @@ impl Cursor {
     /// Adds what was read from the log after `from`, up to `scanned`. Ignored if the log was read by another lease meanwhile.
     pub(super) fn add_fresh(&mut self, from: Seq, scanned: Seq, matching: impl IntoIterator<Item = Entry>) {
         if self.scanned == from {
-            self.fresh.extend(matching);
+            // An open event above the position was dead when the cursor was moved back, and stays so.
+            self.fresh.extend(matching.into_iter().filter(|entry| self.open.get(entry.seq).is_none()));
             self.scanned = scanned;
             self.skip();
+        }
+    }
+
+    /// The log was read to its end. Without fresh events the cursor has passed all of it, whatever was removed before it was read.
+    pub(super) fn reached_end(&mut self, total: Total) {
+        if self.fresh.is_empty() {
+            self.passed = total;
         }
     }
 

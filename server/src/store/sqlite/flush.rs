@@ -29,6 +29,17 @@ impl Flush {
         )
     }
 
+    /// What is flushed of this consumer.
+    pub(super) fn of(&mut self, consumer: &Arc<Consumer>) -> &mut Changes {
+        let known = self.0.iter().position(|(other, _)| Arc::ptr_eq(other, consumer));
+        let place = known.unwrap_or_else(|| {
+            let changes = consumer.cursor().take_changes();
+            self.0.push((Arc::clone(consumer), changes));
+            self.0.len() - 1
+        });
+        &mut self.0[place].1
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -116,7 +116,8 @@ impl Shared {
         Ok(events)
     }
 
-    fn checked<T>(&self, read: rusqlite::Result<T>) -> Result<T, StoreError> {
+    /// Reports damage that a read found.
+    pub(super) fn checked<T>(&self, read: rusqlite::Result<T>) -> Result<T, StoreError> {
         read.map_err(|error| {
             self.health.read_failed(&error);
             StoreError::engine(error)

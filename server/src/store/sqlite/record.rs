@@ -158,7 +158,7 @@ impl EventIds {
         let mut salt = [0; 8];
         // Without randomness the seq alone still makes an id unique within this store.
         let _ = getrandom::fill(&mut salt);
-        let millis = last.map_or(0, |id| (id.as_u128() >> 80) as u64);
+        let millis = last.map_or(0, id_millis);
         Self { millis, salt: u64::from_le_bytes(salt) }
     }
 
@@ -170,6 +170,11 @@ impl EventIds {
         let version_and_variant = (7 << 76) | (2 << 62);
         Uuid::from_u128(u128::from(self.millis) << 80 | version_and_variant | high << 64 | low << 26 | salt)
     }
+}
+
+/// The time in an id, in milliseconds since 1970.
+pub(super) fn id_millis(id: Uuid) -> u64 {
+    (id.as_u128() >> 80) as u64
 }
 
 /// The id as clients see it.

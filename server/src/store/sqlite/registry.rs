@@ -1,12 +1,18 @@
 //! Registrations and consumers in the database: rows, and their checksums.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 use twox_hash::xxhash3_64::Hasher;
-use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, SourceName};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, EventId, Overflow, SourceName, Start};
 use zeroize::Zeroizing;
 
-use super::{Seq, app_log::Total};
+use super::{
+    Seq,
+    app_log::Total,
+    record::{from_micros, micros},
+};
 use crate::store::{Registration, stored_source};
 
 /// The settings of a consumer as its row has them.
@@ -15,7 +21,20 @@ use crate::store::{Registration, stored_source};
 struct StoredSettings {
     types: Vec<String>,
     sources: Vec<SourceName>,
+    start: StoredStart,
     max_attempts: u32,
+    overflow: Option<Overflow>,
+    idle_expiry_micros: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum StoredStart {
+    New,
+    All,
+    /// In microseconds since 1970.
+    At(i64),
+    After(EventId),
 }
 
 /// The checksum of a row: of its owner, its name and its settings.
@@ -149,18 +168,50 @@ pub(super) fn totals_at(db: &Connection, seq: Seq) -> rusqlite::Result<Option<(i
         .optional()
 }
 
+/// The total of the app's events after a seq that a client deleted.
+pub(super) fn deleted_after(db: &Connection, app_id: i64, seq: Seq) -> rusqlite::Result<Total> {
+    db.prepare_cached("SELECT count(*), ifnull(sum(size), 0) FROM tombstones WHERE app_id = ? AND seq > ?")?
+        .query_row((app_id, seq.cast_signed()), |row| Total::from_row(row, 0))
+}
+
 fn encode(settings: &ConsumerSettings) -> String {
     let stored = StoredSettings {
         types: settings.types.iter().cloned().collect(),
         sources: settings.sources.iter().cloned().collect(),
+        start: match &settings.start {
+            Start::New => StoredStart::New,
+            Start::All => StoredStart::All,
+            Start::At(time) => StoredStart::At(micros(*time)),
+            Start::After(id) => StoredStart::After(id.clone()),
+        },
         max_attempts: settings.max_attempts,
+        overflow: settings.overflow,
+        idle_expiry_micros: settings
+            .idle_expiry
+            .map(|expiry| u64::try_from(expiry.as_micros()).unwrap_or(u64::MAX)),
     };
     serde_json::to_string(&stored).expect("texts have a JSON form")
 }
 
+/// The settings as they are read again: times have microseconds.
+pub(super) fn as_stored(settings: ConsumerSettings) -> ConsumerSettings {
+    decode(&encode(&settings)).unwrap_or(settings)
+}
+
 /// Decodes the settings of a consumer. `None` if they are damaged.
 pub(super) fn decode(text: &str) -> Option<ConsumerSettings> {
-    let StoredSettings { types, sources, max_attempts } = serde_json::from_str(text).ok()?;
-    let (types, sources) = (types.into_iter().collect(), sources.into_iter().collect());
-    Some(ConsumerSettings { types, sources, max_attempts, ..ConsumerSettings::default() })
+    let stored: StoredSettings = serde_json::from_str(text).ok()?;
+    Some(ConsumerSettings {
+        types: stored.types.into_iter().collect(),
+        sources: stored.sources.into_iter().collect(),
+        start: match stored.start {
+            StoredStart::New => Start::New,
+            StoredStart::All => Start::All,
+            StoredStart::At(at) => Start::At(from_micros(at)),
+            StoredStart::After(id) => Start::After(id),
+        },
+        max_attempts: stored.max_attempts,
+        overflow: stored.overflow,
+        idle_expiry: stored.idle_expiry_micros.map(Duration::from_micros),
+    })
 }

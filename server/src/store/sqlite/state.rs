@@ -139,10 +139,16 @@ impl Shared {
     ) -> Result<(), StoreError> {
         let max_events = max_events.min(READ_AHEAD);
         loop {
-            // The lock ends with this statement, before anything is awaited.
-            let wanted = consumer.cursor.lock().wants_fresh(max_events);
-            let Some(from) = wanted else { return Ok(()) };
-            let next = app.log.lock().after(from, READ_AHEAD);
+            let (from, next) = {
+                let mut cursor = consumer.cursor.lock();
+                let Some(from) = cursor.wants_fresh(max_events) else { return Ok(()) };
+                let log = app.log.lock();
+                let next = log.after(from, READ_AHEAD);
+                if matches!(next, Next::End) {
+                    cursor.reached_end(log.total);
+                }
+                (from, next)
+            };
             let entries = match next {
                 Next::End => return Ok(()),
                 Next::Memory(entries) => entries,
@@ -209,10 +215,15 @@ impl Consumer {
         self.cursor.lock()
     }
 
+    /// Wakes all waiting leases.
+    pub(super) fn wake_all(&self) {
+        self.arrived.notify_waiters();
+    }
+
     /// Marks the consumer as deleted, and wakes its waiting leases, which end.
     pub(super) fn end(&self) {
         self.deleted.store(true, Ordering::Release);
-        self.arrived.notify_waiters();
+        self.wake_all();
     }
 
     pub(super) fn is_deleted(&self) -> bool {

@@ -90,6 +90,14 @@ impl OpenEvents {
         self.events.insert(seq, open);
     }
 
+    pub(super) fn get(&self, seq: Seq) -> Option<&Open> {
+        self.events.get(&seq)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, &Open)> {
+        self.events.iter().map(|(seq, open)| (*seq, open))
+    }
+
     pub(super) fn remove(&mut self, seq: Seq) -> Option<Open> {
         let open = self.events.remove(&seq)?;
         match open.state {

@@ -1,0 +1,42 @@
+//! Commands that change a cursor other than by leasing and settling.
+//!
+//! Each is first written to the database as a part of [`Changes`], and changes the cursor after the commit.
+
+use super::{Cursor, open::State};
+use crate::store::sqlite::{
+    Seq,
+    app_log::Total,
+    changes::{Changes, StoredState},
+};
+
+impl Cursor {
+    /// Adds a move to a position to the changes. Returns what of the log before it the cursor has passed: dead events after it included,
+    /// since they are not delivered again.
+    pub(in crate::store::sqlite) fn plan_seek(
+        &self,
+        position: Seq,
+        passed: Total,
+        changes: &mut Changes,
+    ) -> Total {
+        let (dead, ended): (Vec<_>, Vec<_>) =
+            self.open.iter().partition(|(_, open)| open.state == State::Dead);
+        let ahead = dead.iter().filter(|(seq, _)| *seq > position);
+        let passed = ahead.fold(passed, |passed, (_, open)| passed.plus(open.size));
+        (changes.position, changes.passed) = (position, passed);
+        changes.rows.retain(|row| row.state == StoredState::Dead);
+        changes.deleted.extend(ended.iter().map(|(seq, _)| *seq));
+        passed
+    }
+
+    /// Moves to a position: leases and retries end.
+    pub(in crate::store::sqlite) fn seek(&mut self, position: Seq, passed: Total) {
+        let ended: Vec<_> =
+            self.open.iter().filter(|(_, open)| open.state != State::Dead).map(|(seq, _)| seq).collect();
+        for seq in ended {
+            self.open.remove(seq);
+            self.pending.touch(seq);
+        }
+        (self.position, self.scanned, self.passed) = (position, position, passed);
+        self.fresh.clear();
+    }
+}
