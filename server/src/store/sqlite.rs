@@ -12,6 +12,7 @@ mod commit;
 mod control;
 mod cursor;
 mod database;
+mod dedupe;
 mod error;
 mod filter;
 mod flush;
@@ -34,6 +35,7 @@ mod writer;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
+    time::SystemTime,
 };
 
 use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, EventId, Source, Start};
@@ -43,10 +45,11 @@ use self::{
     checkpoint::Checkpointer,
     commands::{Commands, Control},
     database::Database,
+    dedupe::Recent,
     folder::Folder,
     index::Index,
     load::Loaded,
-    record::EventIds,
+    record::{EventIds, micros},
     state::Shared,
     writer::Writer,
 };
@@ -101,6 +104,8 @@ impl SqliteStore {
         let mut db = connect(schema::WRITER_CACHE_KIB, is_new).map_err(unreadable)?;
         load::prepare(&db, &file, is_new)?;
         let Loaded { apps, retired, unindexed, last_seq, last_id } = load::load(&db, &file)?;
+        let recent =
+            Recent::load(&db, limits.dedupe_window, micros(SystemTime::now())).map_err(unreadable)?;
         let io = |error| OpenError::Io(folder.path().to_owned(), error);
         let last_seq = if is_new { last_seq } else { check_high_water(&folder, last_seq).map_err(io)? };
         folder.write_high_water(last_seq).map_err(io)?;
@@ -116,8 +121,15 @@ impl SqliteStore {
         let checkpointer = Checkpointer::start(other, &mut db).map_err(OpenError::Thread)?;
         let database = Database::new(Arc::clone(&shared), db, folder, checkpointer, last_seq);
         let index = Index::new(unindexed, retired);
-        let writer =
-            Writer::new(Arc::clone(&shared), database, limits, last_seq, EventIds::after(last_id), index);
+        let writer = Writer::new(
+            Arc::clone(&shared),
+            database,
+            limits,
+            last_seq,
+            EventIds::after(last_id),
+            index,
+            recent,
+        );
         checkpoint::spawn("store", move || writer.run(&receiver)).map_err(OpenError::Thread)?;
         Ok(Self { shared, commands: Commands::new(sender) })
     }

@@ -8,8 +8,8 @@ use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, EventId, Secret, S
 use wwproxy_server::store::{
     SqliteStore,
     log::{
-        Appended, ConsumerStatus, Delivery, Lease, Limits, NewEvent, PutConsumer, Registration, Reject,
-        Release, Settled, Settlement, Store,
+        Appended, ConsumerStatus, DedupeKey, Delivery, Lease, Limits, NewEvent, PutConsumer, Registration,
+        Reject, Release, Settled, Settlement, Store, StoreError,
     },
 };
 
@@ -72,10 +72,20 @@ impl TestLog {
 
     /// Appends an event as if the current source of its name had just verified it. Without one any source did.
     async fn try_append_to(&self, app: &AppId, event: NewEvent) -> Appended {
+        self.append_keyed(app, event, None).await.unwrap()
+    }
+
+    /// Appends an event with a dedupe key, as [`Self::try_append`] does.
+    pub(crate) async fn append_keyed(
+        &self,
+        app: &AppId,
+        event: NewEvent,
+        key: Option<DedupeKey>,
+    ) -> Result<Appended, StoreError> {
         let registration = self.log.registration(app).await.unwrap();
         let current = registration.as_ref().and_then(|found| found.source(&event.origin.source));
         let source = current.map_or_else(|| Arc::new(Source::watson_work(Secret::new("any"))), Arc::clone);
-        self.log.append(app, source, event, None).await.unwrap()
+        self.log.append(app, source, event, key).await
     }
 
     /// Opens the store again after its files were changed. It must be closed.

@@ -5,6 +5,7 @@
 
 mod consumers;
 mod damage;
+mod dedupe;
 mod delivery;
 #[path = "../common/eventually.rs"]
 mod eventually;

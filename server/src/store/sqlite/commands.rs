@@ -44,7 +44,6 @@ pub(super) struct Append {
     pub(super) source: Arc<Source>,
     pub(super) event: NewEvent,
     /// The idempotency key, if the sender's repetitions can be told.
-    #[expect(dead_code, reason = "deduplication is not built yet")]
     pub(super) dedupe: Option<DedupeKey>,
     pub(super) reply: Reply<Appended>,
     size: usize,

@@ -13,6 +13,7 @@ use super::{
     Seq,
     app_log::{Entry, Total},
     commands::{Append, Reply, answer},
+    dedupe::NewKeys,
     flush::Flush,
     record::{Fields, encode_head, event_id, from_micros, micros},
     state::App,
@@ -34,6 +35,8 @@ struct Batch {
     apps: HashMap<AppId, Growth>,
     events: Vec<Accepted>,
     outcomes: Vec<(Reply<Appended>, Appended)>,
+    /// The dedupe keys of the events.
+    keys: NewKeys,
     /// What the appends occupy until they are answered.
     room: Vec<super::commands::Room>,
 }
@@ -76,20 +79,24 @@ impl Writer {
         for append in appends {
             self.admit(append, now, &mut batch);
         }
-        if batch.events.is_empty() && flush.is_empty() {
+        // A batch of repetitions only is answered at once, they are counted later.
+        let is_counting = batch.outcomes.is_empty() && self.recent.is_changed();
+        if batch.events.is_empty() && flush.is_empty() && !is_counting {
             batch.answer(None);
             return Ok(());
         }
-        let Self { database, index, shared, scratch, .. } = self;
+        let Self { database, index, shared, scratch, recent, last_seq, .. } = self;
         let written = database.transaction(|db| {
             for accepted in &batch.events {
                 accepted.write(db, scratch)?;
             }
             index.write(db, shared, batch.events.len(), first_seq)?;
-            flush.write(db, now)
+            flush.write(db, now)?;
+            recent.write(db, &batch.keys, *last_seq, now)
         });
         match written {
-            Ok(()) => {
+            Ok(forgotten) => {
+                self.recent.committed(std::mem::take(&mut batch.keys), forgotten, now);
                 self.index.committed(batch.events.len());
                 self.publish(&mut batch);
                 batch.answer(None);
@@ -98,6 +105,7 @@ impl Writer {
             Err(error) => {
                 // Nothing of it is in the database: the next batch assigns the same numbers.
                 self.last_seq = first_seq;
+                self.recent.failed(first_seq);
                 flush.restore(&self.shared);
                 batch.answer(Some(&error));
                 Err(error)
@@ -124,7 +132,7 @@ impl Writer {
 
     /// Admits an append to the batch, or answers why not.
     fn admit(&mut self, append: Append, now: i64, batch: &mut Batch) {
-        let Append { app, source, event, reply, room, .. } = append;
+        let Append { app, source, event, dedupe, reply, room, .. } = append;
         batch.room.push(room);
         let growth = match batch.apps.get_mut(&app) {
             Some(growth) => growth,
@@ -136,6 +144,11 @@ impl Writer {
         // Only this thread changes registrations, so the source is still the same when the batch is committed.
         if !growth.app.registration.read().has(&event.origin.source, &source) {
             return batch.outcomes.push((reply, Appended::SourceChanged));
+        }
+        let app_id = growth.app.id;
+        let dedupe = dedupe.filter(|_| !self.recent.is_off());
+        if dedupe.is_some_and(|key| self.recent.is_duplicate(app_id, key, now, &batch.keys)) {
+            return batch.outcomes.push((reply, Appended::Duplicate));
         }
         let size = u32::try_from(event.size() + FRAMING).unwrap_or(u32::MAX);
         let unsettled = growth.unsettled.plus(size);
@@ -154,7 +167,10 @@ impl Writer {
             source,
             event_type: event.origin.event_type.as_deref().map(Into::into),
         });
-        let (app_id, total) = (growth.app.id, growth.total);
+        if let Some(key) = dedupe {
+            batch.keys.insert((app_id, key), seq);
+        }
+        let total = growth.total;
         batch.outcomes.push((reply, Appended::Stored(event_id(id))));
         batch.events.push(Accepted { seq, app_id, id, received_at: now, size, total, event });
     }
@@ -198,7 +214,8 @@ impl Batch {
     fn answer(self, error: Option<&StoreError>) {
         for (reply, outcome) in self.outcomes {
             let outcome = match (error, outcome) {
-                (Some(error), Appended::Stored(_)) => Err(error.clone()),
+                // The event of a duplicate may be one of this batch.
+                (Some(error), Appended::Stored(_) | Appended::Duplicate) => Err(error.clone()),
                 (_, outcome) => Ok(outcome),
             };
             answer(reply, outcome);

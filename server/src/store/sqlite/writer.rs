@@ -9,6 +9,7 @@ use super::{
     Seq,
     commands::{Append, Command, Reply, answer},
     database::Database,
+    dedupe::Recent,
     flush::Flush,
     index::Index,
     record::EventIds,
@@ -28,6 +29,7 @@ pub(super) struct Writer {
     pub(super) last_seq: Seq,
     pub(super) ids: EventIds,
     pub(super) index: Index,
+    pub(super) recent: Recent,
     /// A buffer for checksums.
     pub(super) scratch: Vec<u8>,
     scheduler: Scheduler<Append>,
@@ -43,6 +45,7 @@ impl Writer {
         last_seq: Seq,
         ids: EventIds,
         index: Index,
+        recent: Recent,
     ) -> Self {
         Self {
             shared,
@@ -51,6 +54,7 @@ impl Writer {
             last_seq,
             ids,
             index,
+            recent,
             scratch: Vec::new(),
             scheduler: Scheduler::default(),
             flush_at: None,
@@ -91,17 +95,21 @@ impl Writer {
     fn commit_next(&mut self) {
         let now = Instant::now();
         let appends = self.scheduler.next_batch(now);
-        let flush = if self.flush_at.is_some_and(|at| at <= now) {
+        let is_due = self.flush_at.is_some_and(|at| at <= now);
+        let flush = if is_due {
             self.flush_at = None;
             Flush::take(&self.shared)
         } else {
             Flush::default()
         };
-        if appends.is_empty() && flush.is_empty() {
+        if appends.is_empty() && flush.is_empty() && !(is_due && self.recent.is_changed()) {
             return;
         }
         // A failure is in the answers and in the disk's health.
         let _ = self.commit(appends, flush);
+        if self.recent.is_changed() {
+            self.flush_at = self.flush_at.or_else(|| Some(now + FLUSH));
+        }
         self.scheduler.committed(now.elapsed());
         self.database.mark(self.last_seq, now);
     }
@@ -112,7 +120,7 @@ impl Writer {
             self.commit_next();
         }
         let flush = Flush::take(&self.shared);
-        let outcome = if flush.is_empty() { Ok(()) } else { self.commit(Vec::new(), flush) };
+        let outcome = self.commit(Vec::new(), flush);
         self.database.close(self.last_seq);
         if let Some(reply) = reply {
             answer(reply, outcome);
