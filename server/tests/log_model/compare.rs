@@ -1,0 +1,218 @@
+//! The other operations, and what is compared after every step.
+
+use std::time::Instant;
+
+use proptest::{prop_assert, prop_assert_eq};
+use wwproxy_protocol::{ConsumerSettings, Start, api::Receipt};
+use wwproxy_server::store::log::{
+    ConsumerStatus, PutConsumer, Reject, Release, Settlement, Store, StoreError,
+};
+
+use crate::{
+    Outcome,
+    consumer::{Cursor, Request, State},
+    harness::{Harness, LONG, consumer},
+    model::{self, Filter},
+    settle::Settling,
+    steps::{APPS, CONSUMERS, Delay, Pick, Place, SHORT, StartStep},
+};
+
+/// Receipts of a consumer that are settled most often: its newest ones.
+const NEWEST: usize = 6;
+
+impl Harness {
+    pub(crate) async fn put_consumer(
+        &mut self,
+        place: Place,
+        filter: Filter,
+        start: &StartStep,
+        max_attempts: u32,
+    ) -> Outcome<()> {
+        let (start, first) = self.start(place.app, start);
+        let settings = ConsumerSettings { start, max_attempts, ..filter.settings() };
+        let name = consumer(place.consumer);
+        let put = self.store.put_consumer(&self.names[place.app], &name, settings).await.unwrap();
+        let app = &mut self.apps[place.app];
+        let expected = match (app.consumers.get_mut(&place.consumer), first) {
+            _ if !app.is_registered => PutConsumer::Unregistered,
+            (Some(known), _) if known.filter != filter => PutConsumer::Conflict,
+            (Some(known), _) => {
+                known.max_attempts = max_attempts;
+                PutConsumer::Updated
+            }
+            (None, None) => PutConsumer::NoSuchEvent,
+            (None, Some(first)) => {
+                app.create(place.consumer, filter, max_attempts, first);
+                PutConsumer::Created
+            }
+        };
+        prop_assert_eq!(put, expected);
+        Ok(())
+    }
+
+    /// A start, and the place of its first event in the log of the app.
+    fn start(&self, app: usize, step: &StartStep) -> (Start, Option<usize>) {
+        match step {
+            StartStep::New => (Start::New, Some(self.apps[app].log.len())),
+            StartStep::All => (Start::All, Some(0)),
+            StartStep::After(other, index) => {
+                let log = &self.apps[*other].log;
+                let id = if log.is_empty() { "none".parse().unwrap() } else { index.get(log).id.clone() };
+                let first = self.apps[app].find(&id).map(|place| place + 1);
+                (Start::After(id), first)
+            }
+        }
+    }
+
+    pub(crate) async fn delete_consumer(&mut self, place: Place) -> Outcome<()> {
+        let name = consumer(place.consumer);
+        let deleted = self.store.delete_consumer(&self.names[place.app], &name).await.unwrap();
+        let known = place.consumer != 0 && self.apps[place.app].consumers.remove(&place.consumer).is_some();
+        prop_assert_eq!(deleted, known);
+        Ok(())
+    }
+
+    /// The receipts to settle.
+    pub(crate) fn picked(
+        &self,
+        place: Place,
+        acks: &[Pick],
+        rejects: &[Pick],
+        releases: &[(Pick, Delay)],
+        extends: &[(Pick, bool)],
+    ) -> Settling {
+        let of_place = |(at, _): &&(Place, Receipt)| (at.app, at.consumer) == (place.app, place.consumer);
+        let newest: Vec<_> = self.receipts.iter().rev().filter(of_place).take(NEWEST).collect();
+        let any: Vec<_> = self.receipts.iter().collect();
+        let receipt = |pick: &Pick| {
+            let from = if pick.of_any { &any } else { &newest };
+            if from.is_empty() { Receipt::new("1-1-1") } else { pick.index.get(from).1.clone() }
+        };
+        Settling {
+            acks: acks.iter().map(receipt).collect(),
+            rejects: rejects.iter().map(receipt).collect(),
+            releases: releases.iter().map(|(pick, delay)| (receipt(pick), *delay)).collect(),
+            extends: extends.iter().map(|(pick, ends)| (receipt(pick), *ends)).collect(),
+        }
+    }
+
+    pub(crate) async fn settle(&mut self, place: Place, settling: Settling) -> Outcome<()> {
+        let name = consumer(place.consumer);
+        let settlement = settlement(&settling);
+        let settled = match self.store.settle(&self.names[place.app], &name, settlement).await {
+            Err(StoreError::NoConsumer(missing)) => {
+                prop_assert_eq!(missing, name);
+                prop_assert!(!self.apps[place.app].consumers.contains_key(&place.consumer), "there is one");
+                return Ok(());
+            }
+            settled => settled.unwrap(),
+        };
+        // Short delays are over before the next step.
+        Self::wait_for(Instant::now() + SHORT).await;
+        let Some(known) = self.apps[place.app].consumers.get_mut(&place.consumer) else {
+            return Err(proptest::test_runner::TestCaseError::fail("the consumer does not exist"));
+        };
+        let (now, max_attempts) = (self.now, known.max_attempts);
+        known.worlds.observe(|cursor| {
+            let expected = cursor.settle(&settling, max_attempts, now);
+            if settled == expected {
+                Ok(())
+            } else {
+                Err(format!("settled {settled:?}, the model {expected:?}"))
+            }
+        })
+    }
+
+    /// Compares the registrations and the states of the consumers.
+    pub(crate) async fn compare(&mut self) -> Outcome<()> {
+        for (number, name) in APPS.iter().enumerate() {
+            let statuses = self.store.consumers(&self.names[number]).await.unwrap();
+            let is_registered = self.store.registration(&self.names[number]).await.unwrap().is_some();
+            let app = &mut self.apps[number];
+            prop_assert_eq!(is_registered, app.is_registered);
+            let mut expected: Vec<_> = app.consumers.keys().map(|number| CONSUMERS[*number]).collect();
+            expected.sort_unstable();
+            let names: Vec<_> = statuses.iter().map(|status| status.name.as_str()).collect();
+            prop_assert_eq!(names, expected, "consumers of {}", name);
+            for status in statuses {
+                compare_status(app, &status)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Delivers and acknowledges everything that is not delayed: nothing is lost.
+    pub(crate) async fn drain(mut self) -> Outcome<()> {
+        self.reopen(false).await?;
+        for app in 0..APPS.len() {
+            let consumers: Vec<_> = self.apps[app].consumers.keys().copied().collect();
+            for consumer in consumers {
+                let place = Place { app, consumer };
+                let request = Request { max_events: 7, max_bytes: u64::MAX };
+                loop {
+                    let leased = self.lease(place, request, false).await?;
+                    if leased == 0 {
+                        break;
+                    }
+                    let newest = self.receipts.iter().rev().take(leased);
+                    let acks = newest.map(|(_, receipt)| receipt.clone()).collect();
+                    self.settle(place, Settling { acks, ..Settling::default() }).await?;
+                }
+                let worlds = &self.apps[app].consumers[&consumer].worlds;
+                let is_drained = worlds.all(|cursor| {
+                    cursor.count(State::is_pending)
+                        == cursor.count(|state| matches!(state, State::Nacked(None)))
+                });
+                prop_assert!(is_drained, "an event was not delivered");
+            }
+        }
+        self.compare().await
+    }
+}
+
+fn settlement(settling: &Settling) -> Settlement {
+    let Settling { acks, rejects, releases, extends } = settling.clone();
+    let reason = Some("bad".to_owned());
+    let release = |(receipt, delay)| {
+        let delay = match delay {
+            Delay::Returned => None,
+            Delay::Zero => Some(std::time::Duration::ZERO),
+            Delay::Short => Some(SHORT),
+            Delay::Long => Some(LONG),
+        };
+        Release { receipt, delay, reason: None }
+    };
+    let extend = |(receipt, ends)| (receipt, if ends { std::time::Duration::ZERO } else { LONG });
+    Settlement {
+        acks,
+        rejects: rejects.into_iter().map(|receipt| Reject { receipt, reason: reason.clone() }).collect(),
+        releases: releases.into_iter().map(release).collect(),
+        extends: extends.into_iter().map(extend).collect(),
+    }
+}
+
+fn compare_status(app: &mut model::App, status: &ConsumerStatus) -> Outcome<()> {
+    let number = CONSUMERS.iter().position(|name| *name == status.name.as_str()).unwrap();
+    let known = app.consumers.get_mut(&number).unwrap();
+    let (max_attempts, has_filter) = (known.max_attempts, !known.filter.is_none());
+    let settings = ConsumerSettings { max_attempts, ..known.filter.settings() };
+    let shown = ConsumerSettings { start: Start::New, ..status.settings.clone() };
+    prop_assert_eq!(&shown, &settings);
+    let log = &app.log;
+    let of_state = |cursor: &Cursor| {
+        let leased = cursor.count(|state| matches!(state, State::Leased(_)));
+        let dead = cursor.count(|state| *state == State::Dead);
+        (cursor.count(State::is_pending), cursor.pending_bytes(log), leased, dead)
+    };
+    known.worlds.observe(|cursor| {
+        let (pending, bytes, leased, dead) = of_state(cursor);
+        let is_counted = status.pending.is_some() || !has_filter;
+        let expected = is_counted.then_some((pending, bytes));
+        let shown = status.pending.zip(status.pending_bytes);
+        if (shown, status.leased, status.dead) == (expected, leased, dead) {
+            Ok(())
+        } else {
+            Err(format!("{status:?}, the model {:?}", (pending, bytes, leased, dead)))
+        }
+    })
+}

@@ -1,0 +1,182 @@
+//! The reference model of one consumer: the state of every event that it receives.
+
+use std::collections::BTreeMap;
+
+use wwproxy_protocol::api::Receipt;
+use wwproxy_server::store::log::Delivery;
+
+use crate::model::{Filter, Logged};
+
+/// A number in the app's log, from 0.
+pub(crate) type Place = usize;
+
+/// What one consumer has done with its events. Equal values behave alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    pub(crate) events: BTreeMap<Place, Received>,
+    /// The events of the log before this one are in `events`, if the consumer receives them.
+    known: Place,
+    /// The last leased event was a nacked one: a fresh one is next.
+    leased_nacked: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) state: State,
+    pub(crate) attempts: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Never leased.
+    Fresh,
+    Leased(Receipt),
+    /// Redelivered first, in order of arrival.
+    Returned,
+    /// Redelivered in turn with fresh events, in this order. `None`: the delay does not end.
+    Nacked(Option<u64>),
+    Settled,
+    Dead,
+}
+
+impl State {
+    pub(crate) fn is_pending(&self) -> bool {
+        !matches!(self, Self::Settled | Self::Dead)
+    }
+}
+
+/// The limits of a lease.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request {
+    pub(crate) max_events: usize,
+    pub(crate) max_bytes: u64,
+}
+
+impl Cursor {
+    /// A consumer whose first event is this one.
+    pub(crate) fn new(first: Place) -> Self {
+        Self { events: BTreeMap::new(), known: first, leased_nacked: false }
+    }
+
+    /// Learns the events that were appended.
+    pub(crate) fn learn(&mut self, log: &[Logged], filter: Filter) {
+        for (place, event) in log.iter().enumerate().skip(self.known) {
+            if filter.matches(event) {
+                self.events.insert(place, Received { state: State::Fresh, attempts: 0 });
+            }
+        }
+        self.known = self.known.max(log.len());
+    }
+
+    /// Leases events. Their receipts are not known yet.
+    pub(crate) fn lease(&mut self, log: &[Logged], request: Request) -> Vec<Place> {
+        let (mut leased, mut bytes) = (Vec::new(), 0);
+        while leased.len() < request.max_events
+            && let Some(place) = self.next()
+        {
+            bytes += log[place].size;
+            if bytes > request.max_bytes && !leased.is_empty() {
+                break;
+            }
+            let event = self.events.get_mut(&place).expect("it is next");
+            match event.state {
+                State::Nacked(_) => self.leased_nacked = true,
+                State::Fresh => self.leased_nacked = false,
+                _ => {}
+            }
+            event.state = State::Leased(Receipt::new(""));
+            event.attempts += 1;
+            leased.push(place);
+        }
+        leased
+    }
+
+    /// The event that is leased next.
+    pub(crate) fn next(&self) -> Option<Place> {
+        let first =
+            |state| self.events.iter().find(|(_, event)| event.state == state).map(|(place, _)| *place);
+        let nacked = self.events.iter().filter_map(|(place, event)| match event.state {
+            State::Nacked(Some(due)) => Some((due, *place)),
+            _ => None,
+        });
+        let nacked = nacked.min().map(|(_, place)| place);
+        let fresh = first(State::Fresh);
+        let in_turn = if self.leased_nacked { fresh.or(nacked) } else { nacked.or(fresh) };
+        first(State::Returned).or(in_turn)
+    }
+
+    /// Compares leased events with what was delivered, and takes over the receipts.
+    pub(crate) fn delivered(
+        &mut self,
+        log: &[Logged],
+        leased: &[Place],
+        deliveries: &[Delivery],
+    ) -> Result<(), String> {
+        let expected: Vec<_> = leased.iter().map(|place| (*place, self.events[place].attempts)).collect();
+        let place = |delivery: &Delivery| log.iter().position(|event| event.id == delivery.event.id);
+        let got: Vec<_> = deliveries.iter().map(|delivery| (place(delivery), delivery.attempt)).collect();
+        if !got
+            .iter()
+            .map(|(place, attempt)| (*place, *attempt))
+            .eq(expected.iter().map(|(place, attempt)| (Some(*place), *attempt)))
+        {
+            return Err(format!(
+                "the lease has {got:?}, the model {expected:?} (places in the log, attempts)"
+            ));
+        }
+        for (place, delivery) in leased.iter().zip(deliveries) {
+            self.set(*place, State::Leased(delivery.receipt.clone()));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set(&mut self, place: Place, state: State) {
+        self.events.get_mut(&place).expect("the consumer receives it").state = state;
+    }
+
+    /// The event that is leased under this receipt.
+    pub(crate) fn leased_under(&self, receipt: &Receipt) -> Option<Place> {
+        let mut events = self.events.iter();
+        events
+            .find(|(_, event)| matches!(&event.state, State::Leased(lease) if lease == receipt))
+            .map(|(place, _)| *place)
+    }
+
+    /// Ends a lease: the event gets this state, or is dead if it has no attempts left.
+    pub(crate) fn retry(&mut self, place: Place, state: State, max_attempts: u32) {
+        let is_exhausted = max_attempts > 0 && self.events[&place].attempts >= max_attempts;
+        self.set(place, if is_exhausted { State::Dead } else { state });
+    }
+
+    /// Takes leases back whose events did not reach a client.
+    pub(crate) fn undo(&mut self, leased: &[Place]) {
+        for place in leased {
+            let event = self.events.get_mut(place).expect("it is leased");
+            (event.state, event.attempts) = (State::Returned, event.attempts - 1);
+        }
+    }
+
+    /// The store was opened again: leases ended with the process that held them. Nacked events that are due are in order of arrival.
+    pub(crate) fn restart(&mut self, max_attempts: u32) {
+        for event in self.events.values_mut() {
+            if let State::Nacked(Some(due)) = &mut event.state {
+                *due = 0;
+            }
+        }
+        let leased = self.events.iter().filter(|(_, event)| matches!(event.state, State::Leased(_)));
+        let leased: Vec<_> = leased.map(|(place, _)| *place).collect();
+        for place in leased {
+            self.retry(place, State::Returned, max_attempts);
+        }
+        self.leased_nacked = false;
+    }
+
+    pub(crate) fn count(&self, is_counted: impl Fn(&State) -> bool) -> u64 {
+        self.events.values().filter(|event| is_counted(&event.state)).count() as u64
+    }
+
+    pub(crate) fn pending_bytes(&self, log: &[Logged]) -> u64 {
+        let pending = self.events.iter().filter(|(_, event)| event.state.is_pending());
+        pending.map(|(place, _)| log[*place].size).sum()
+    }
+}

@@ -1,0 +1,130 @@
+//! The reference model of an app: its log and its consumers.
+
+use std::collections::BTreeMap;
+
+use wwproxy_protocol::{ConsumerSettings, EventId};
+
+use crate::{consumer::Cursor, worlds::Worlds};
+
+/// The number of filters.
+pub(crate) const FILTERS: usize = 5;
+/// Bytes that an event counts for beside its texts and its body.
+const FRAMING: usize = 64;
+
+/// A filter of a consumer, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Filter(pub(crate) usize);
+
+/// An event in the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Logged {
+    pub(crate) id: EventId,
+    pub(crate) body: Vec<u8>,
+    pub(crate) event_type: Option<&'static str>,
+    pub(crate) source: &'static str,
+    pub(crate) size: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub(crate) filter: Filter,
+    pub(crate) max_attempts: u32,
+    pub(crate) worlds: Worlds,
+}
+
+/// An app in one epoch.
+#[derive(Debug, Default)]
+pub(crate) struct App {
+    pub(crate) is_registered: bool,
+    pub(crate) log: Vec<Logged>,
+    /// The consumers by their numbers.
+    pub(crate) consumers: BTreeMap<usize, Consumer>,
+}
+
+impl Filter {
+    const NONE: Self = Self(0);
+
+    pub(crate) fn settings(self) -> ConsumerSettings {
+        let (types, sources): (&[&str], &[&str]) = match self.0 {
+            0 => (&[], &[]),
+            1 => (&["push"], &[]),
+            2 => (&["issues.*", "none"], &[]),
+            3 => (&[], &["shop"]),
+            _ => (&["*"], &["default"]),
+        };
+        ConsumerSettings {
+            types: types.iter().map(|glob| (*glob).to_owned()).collect(),
+            sources: sources.iter().map(|source| source.parse().unwrap()).collect(),
+            ..ConsumerSettings::default()
+        }
+    }
+
+    pub(crate) fn is_none(self) -> bool {
+        self == Self::NONE
+    }
+
+    pub(crate) fn matches(self, event: &Logged) -> bool {
+        match self.0 {
+            0 => true,
+            1 => event.event_type == Some("push"),
+            2 => event.event_type == Some("issues.opened"),
+            3 => event.source == "shop",
+            _ => event.event_type.is_some() && event.source == "default",
+        }
+    }
+}
+
+impl Logged {
+    pub(crate) fn new(
+        id: EventId,
+        body: Vec<u8>,
+        event_type: Option<&'static str>,
+        source: &'static str,
+    ) -> Self {
+        let size = (body.len() + event_type.map_or(0, str::len) + source.len() + FRAMING) as u64;
+        Self { id, body, event_type, source, size }
+    }
+}
+
+impl Consumer {
+    fn new(filter: Filter, max_attempts: u32, first: usize) -> Self {
+        Self { filter, max_attempts, worlds: Worlds::new(Cursor::new(first)) }
+    }
+}
+
+impl App {
+    pub(crate) fn register(&mut self) {
+        if !self.is_registered {
+            self.is_registered = true;
+            self.create(0, Filter::NONE, 0, 0);
+        }
+    }
+
+    /// Creates a consumer whose first event is this one.
+    pub(crate) fn create(&mut self, number: usize, filter: Filter, max_attempts: u32, first: usize) {
+        let mut consumer = Consumer::new(filter, max_attempts, first);
+        consumer.worlds.change(|cursor| cursor.learn(&self.log, filter));
+        self.consumers.insert(number, consumer);
+    }
+
+    pub(crate) fn push(&mut self, event: Logged) {
+        self.log.push(event);
+        for consumer in self.consumers.values_mut() {
+            consumer.worlds.change(|cursor| cursor.learn(&self.log, consumer.filter));
+        }
+    }
+
+    /// The store was closed or has crashed, and was opened again.
+    pub(crate) fn reopen(&mut self, is_crash: bool) {
+        for consumer in self.consumers.values_mut() {
+            let max_attempts = consumer.max_attempts;
+            let restart = |cursor: &mut Cursor| cursor.restart(max_attempts);
+            if is_crash { consumer.worlds.crash(restart) } else { consumer.worlds.restart(restart) }
+        }
+    }
+
+    /// The place of an event in the log.
+    pub(crate) fn find(&self, id: &EventId) -> Option<usize> {
+        self.log.iter().position(|event| event.id == *id)
+    }
+}
