@@ -1,11 +1,14 @@
 //! The public handle: the operations of one app on one server.
 
+mod consumer;
 mod sources;
 
 use std::fmt;
 
+pub use self::consumer::Consumer;
+
 use wwproxy_protocol::{
-    AppId, Secret,
+    AppId, ConsumerName, Secret,
     api::{
         AckRequest, AckResponse, LeasedEvents, MAX_LEASE_WAIT, MAX_RECEIPTS, Receipt, Status, decode_lease,
         decode_poll, path,
@@ -14,7 +17,7 @@ use wwproxy_protocol::{
 };
 
 use crate::{
-    Error, HandlerError, LeaseOptions, ListenOptions, Run, Subscription, Tap,
+    Error, ErrorKind, HandlerError, LeaseOptions, ListenOptions, Run, Subscription, Tap,
     api_client::ApiClient,
     response::{read_json, read_text, unreadable},
 };
@@ -106,14 +109,22 @@ impl Client {
     /// [`ErrorKind::Protocol`](crate::ErrorKind::Protocol): the response is not that of a wwproxy server. An event that this client
     /// cannot decode is no error: see [`LeasedEvents::undecodable`].
     pub async fn lease(&self, options: LeaseOptions) -> Result<LeasedEvents, Error> {
-        let (url, body) = (self.api.url(&path::lease(self.app_id()))?, options.request());
+        self.lease_for(None, options).await
+    }
+
+    async fn lease_for(
+        &self,
+        consumer: Option<ConsumerName>,
+        options: LeaseOptions,
+    ) -> Result<LeasedEvents, Error> {
+        let (url, body) = (self.api.url(&path::lease(self.app_id()))?, options.request(consumer));
         let timeout = self.api.request_timeout() + options.wait.min(MAX_LEASE_WAIT);
         let response = self.api.send(|http| http.post(url.clone()).timeout(timeout).json(&body)).await?;
         let text = read_text(response, self.api.max_response_bytes()).await?;
         decode_lease(&text).map_err(unreadable)
     }
 
-    /// Acknowledges leased events: the server deletes them. Receipts of expired leases are returned as
+    /// Acknowledges leased events: they are not delivered again. Receipts of expired leases are returned as
     /// [stale](AckResponse::stale); their events are redelivered.
     pub async fn ack(&self, receipts: impl IntoIterator<Item = Receipt>) -> Result<AckResponse, Error> {
         self.settle(&AckRequest { ack: receipts.into_iter().collect(), ..AckRequest::default() }).await
@@ -178,13 +189,14 @@ impl Client {
         self.api.token_endpoint().await
     }
 
-    /// Subscribes to the app's events over a websocket that reconnects automatically: see [`Subscription`].
+    /// Subscribes to the app's events over a websocket that reconnects automatically: see [`Subscription`]. Receives the events of
+    /// the consumer `default`, or with [`ListenOptions::since`] those of an ephemeral consumer of its own.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use = "dropping the subscription ends it"]
     pub fn listen(&self, options: ListenOptions) -> Subscription {
-        Subscription::start(self.api.clone(), options)
+        Subscription::start(self.api.clone(), None, options)
     }
 
     /// Calls the handler for each event. Acknowledges the event if the handler succeeds, and releases it for redelivery if it
@@ -197,7 +209,7 @@ impl Client {
         H: FnMut(EventMessage) -> F + Send + 'h,
         F: Future<Output = Result<(), HandlerError>> + Send + 'h,
     {
-        Run::new(self.api.clone(), handler)
+        Run::new(self.api.clone(), None, handler)
     }
 
     /// Watches the app's events read-only, over a websocket that reconnects automatically: see [`Tap`]. The window of the
@@ -218,4 +230,13 @@ impl fmt::Debug for Client {
             .field("app_id", self.app_id())
             .finish_non_exhaustive()
     }
+}
+
+/// Explains the 404 of a path that every server with sources and consumers has.
+fn explain_old_server(error: Error, unknown: &str) -> Error {
+    if error.kind() != ErrorKind::NotRegistered {
+        return error;
+    }
+    let message = format!("the server does not know {unknown}: it is too old, or this is not its address");
+    error.with_kind(ErrorKind::Protocol, message)
 }

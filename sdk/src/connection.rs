@@ -6,19 +6,19 @@ use futures_util::{Sink, Stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     select,
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{self, Message},
 };
-use wwproxy_protocol::{
-    ClientMessage, EventId, ServerMessage,
-    message::{EventMessage, Hello, UndecodableEvent},
-};
+use wwproxy_protocol::{ClientMessage, EventId, ServerMessage, message::UndecodableEvent};
 
-pub(crate) use self::handshake::connect;
+pub(crate) use self::{
+    handshake::connect,
+    message_handler::{MessageHandler, OnReady},
+};
 use self::{
     heartbeat::Heartbeat,
     io::{Io, disconnected, poll_io},
@@ -31,6 +31,7 @@ use crate::{
 mod handshake;
 mod heartbeat;
 mod io;
+mod message_handler;
 
 /// The timeout of the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -46,22 +47,6 @@ const UNDECODABLE_DELAY: Duration = Duration::from_secs(60);
 /// A connection that lasted this long was stable, even if it delivered no event.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// Converts the messages of one connection to the items of a stream. A transient error ends the connection; any other error also
-/// ends the stream.
-pub(crate) trait MessageHandler: Send {
-    type Item: Send;
-
-    /// Called after the handshake. `v2`: the server will send a hello.
-    fn on_open(&mut self, v2: bool) -> Result<(), Error>;
-
-    fn on_hello(&mut self, hello: &Hello) -> Result<Option<Self::Item>, Error>;
-
-    fn on_event(&mut self, event: EventMessage) -> Result<Option<Self::Item>, Error>;
-
-    /// Called when the server has skipped `missed` events.
-    fn on_gap(&mut self, missed: u64) -> Option<Self::Item>;
-}
-
 /// How a connection ended.
 #[derive(Debug)]
 pub(crate) enum ConnectionEnd {
@@ -75,15 +60,15 @@ pub(crate) enum ConnectionEnd {
     },
 }
 
-/// One websocket connection: delivers items to a stream, and sends the acks and nacks of its events.
+/// One websocket connection: delivers items to a stream, and settles its events.
 pub(crate) struct Connection<'a, S, H: MessageHandler> {
     socket: WebSocketStream<S>,
     /// Whether the server speaks `wwproxy.v2`, with nacks and many ids in one ack.
     v2: bool,
     items: &'a mpsc::Sender<Result<H::Item, Error>>,
     handler: H,
-    /// Called once, when the server is ready.
-    on_ready: Option<&'a (dyn Fn(bool) + Sync)>,
+    /// Called once, when the server is ready, with `v2` and the number of missed events.
+    on_ready: Option<OnReady<'a>>,
     on_state: &'a (dyn Fn(&State) + Send + Sync),
     commands: mpsc::Receiver<SettleCommand>,
     /// Keeps the channel open if the handler, like that of a tap, sends no commands.
@@ -91,7 +76,7 @@ pub(crate) struct Connection<'a, S, H: MessageHandler> {
     /// The next item, which waits for a place in the channel. Nothing is read meanwhile, which is the backpressure to the server.
     pending_item: Option<H::Item>,
     /// The commands whose messages are written and not flushed.
-    unflushed: Vec<oneshot::Sender<()>>,
+    unflushed: Vec<SettleCommand>,
     /// When the oldest output that is not flushed was written.
     flushing: Option<Instant>,
     /// The bytes of pongs that are written and not flushed.
@@ -107,7 +92,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
         idle_timeout: Duration,
         items: &'a mpsc::Sender<Result<H::Item, Error>>,
         handler: impl FnOnce(mpsc::Sender<SettleCommand>) -> H,
-        on_ready: &'a (dyn Fn(bool) + Sync),
+        on_ready: OnReady<'a>,
         on_state: &'a (dyn Fn(&State) + Send + Sync),
     ) -> Self {
         // As many as the window: an ack waits for the socket, not for the channel.
@@ -146,7 +131,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             return ConnectionEnd::Lost { error, stable: false };
         }
         if !self.v2 {
-            self.report_ready();
+            self.report_ready(0);
         }
         let mut commands = Vec::new();
         let error = loop {
@@ -180,7 +165,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
         ConnectionEnd::Lost { error, stable: self.has_delivered || self.heartbeat.age() >= STABLE_AFTER }
     }
 
-    /// Writes acks and nacks. The commands are completed by the next flush.
+    /// Writes acks, rejections, releases and extensions. The commands are completed by the next flush.
     fn write_settlements(&mut self, commands: &mut Vec<SettleCommand>) -> Result<(), Error> {
         let acked: Vec<EventId> = commands
             .iter()
@@ -192,13 +177,20 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             self.write(Message::text(ClientMessage::ack(ids)))?;
         }
         for command in commands.drain(..) {
-            match command.disposition {
-                Disposition::Nack(delay) if self.v2 => {
-                    self.write(Message::text(ClientMessage::nack(&command.id, delay, None)))?;
+            let message = match &command.disposition {
+                Disposition::Ack => None,
+                Disposition::Release { delay, reason } => {
+                    Some(ClientMessage::nack(&command.id, *delay, reason.as_deref()))
                 }
-                Disposition::Nack(_) | Disposition::Ack => {}
+                Disposition::Reject { reason } => Some(ClientMessage::reject(&command.id, reason.as_deref())),
+                Disposition::Extend => Some(ClientMessage::progress(&command.id)),
+            };
+            if self.v2
+                && let Some(message) = message
+            {
+                self.write(Message::text(message))?;
             }
-            self.unflushed.push(command.flushed);
+            self.unflushed.push(command);
         }
         self.flushing.get_or_insert_with(Instant::now);
         Ok(())
@@ -218,9 +210,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             // Reading was paused and resumes.
             self.heartbeat.record_received();
         }
-        for flushed in self.unflushed.drain(..) {
+        for command in self.unflushed.drain(..) {
+            if command.disposition.is_final() {
+                self.handler.on_settled(&command.id);
+            }
             // The caller no longer waits; ignore.
-            let _ = flushed.send(());
+            let _ = command.flushed.send(());
         }
         Ok(())
     }
@@ -257,21 +252,21 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
                 self.heartbeat.apply_server_idle_timeout(Duration::from_millis(hello.idle_ms));
                 tracing::debug!(window = hello.window, lease_ms = hello.lease_ms, "received hello");
                 let item = self.handler.on_hello(&hello)?;
-                self.report_ready();
+                self.report_ready(hello.missed.unwrap_or_default());
                 item
             }
             ServerMessage::Event(event) => {
                 let id = event.id.clone();
                 let item = self.handler.on_event(*event)?;
                 self.has_delivered = true;
-                self.report_ready();
+                self.report_ready(0);
                 if item.is_none() {
-                    tracing::debug!(%id, "dropped a duplicate of an event in flight");
+                    tracing::debug!(%id, "dropped a duplicate of an event that is in flight or settled");
                 }
                 item
             }
             ServerMessage::Undecodable(event) => {
-                self.report_ready();
+                self.report_ready(0);
                 self.leave_undecodable(&event)?;
                 None
             }
@@ -300,9 +295,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
         }
     }
 
-    fn report_ready(&mut self) {
+    fn report_ready(&mut self, missed: u64) {
         if let Some(on_ready) = self.on_ready.take() {
-            on_ready(self.v2);
+            on_ready(self.v2, missed);
         }
     }
 

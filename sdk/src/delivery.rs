@@ -1,30 +1,32 @@
-//! An event that was delivered to the app and can be settled: acknowledged, or returned for redelivery.
+//! An event that was delivered to the app and can be settled: acknowledged, rejected, or released for redelivery.
+
+mod deliverer;
 
 use std::{
     borrow::Cow,
-    collections::HashSet,
     error::Error as StdError,
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use wwproxy_protocol::{EventId, SourceName, Verification, message::EventMessage};
 
+pub(crate) use self::deliverer::Deliverer;
+use self::deliverer::InFlight;
 use crate::{Error, ErrorKind};
 
-/// An event delivered by a [`Subscription`](crate::Subscription), to be settled by [`ack`](Self::ack) or [`nack`](Self::nack).
+/// An event delivered by a [`Subscription`](crate::Subscription), to be settled by [`ack`](Self::ack), [`release`](Self::release) or
+/// [`reject`](Self::reject).
 ///
-/// Acknowledge the event after it is handled: the server then deletes it. If it is dropped, or its connection is lost
-/// before that, the event is redelivered after its lease has expired (60 s by default on the server). While a delivery exists,
-/// no duplicate of its event is delivered over the same connection.
+/// Acknowledge the event after it is handled: the server then does not deliver it to this consumer again. If it is dropped, or its
+/// connection is lost before that, the event is redelivered after its lease has expired (60 s by default on the server);
+/// [`extend`](Self::extend) it if handling takes longer. While a delivery exists, no duplicate of it is delivered over the same
+/// connection.
+///
+/// If the future of a method that settles is dropped before it completes, the event may be settled or not.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -47,7 +49,10 @@ pub struct Delivery {
     commands: mpsc::Sender<SettleCommand>,
 }
 
-/// A request to the connection to settle an event.
+/// An event and its replay. One that was replayed is another delivery than the one before, and must be handled again.
+pub(crate) type DeliveryKey = (EventId, u32);
+
+/// A request to the connection to settle an event, or to extend its lease.
 #[derive(Debug)]
 pub(crate) struct SettleCommand {
     pub(crate) id: EventId,
@@ -57,12 +62,23 @@ pub(crate) struct SettleCommand {
 }
 
 /// How an event is settled (AMQP: disposition).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Disposition {
-    /// The server deletes the event.
+    /// The event is processed.
     Ack,
     /// The server redelivers the event after this delay.
-    Nack(Duration),
+    Release { delay: Duration, reason: Option<String> },
+    /// The event is dead.
+    Reject { reason: Option<String> },
+    /// The event is not settled yet, and its lease runs again.
+    Extend,
+}
+
+impl Disposition {
+    /// Whether the consumer will not get the event again.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::Ack | Self::Reject { .. })
+    }
 }
 
 impl Delivery {
@@ -166,6 +182,17 @@ impl Delivery {
         self.event.details.attempt
     }
 
+    /// How often the event was replayed to the consumer: 0 unless a person asked for it again. The id and this number are the
+    /// idempotency key of a handler, since a replayed event is to be handled again.
+    #[must_use]
+    pub fn replay_count(&self) -> u32 {
+        self.event.details.replay
+    }
+
+    pub(crate) fn key(&self) -> DeliveryKey {
+        key(&self.event)
+    }
+
     /// When the server received the event. `None` from a legacy server.
     #[must_use]
     pub fn received_at(&self) -> Option<SystemTime> {
@@ -185,7 +212,7 @@ impl Delivery {
         self.event.details.query.as_deref()
     }
 
-    /// Acknowledges the event: the server deletes it. Returns after the acknowledgement is flushed to the connection.
+    /// Acknowledges the event: the consumer does not get it again. Returns after the acknowledgement is flushed to the connection.
     /// Concurrent acknowledgements are batched into one message, so awaiting many at once is cheap.
     ///
     /// # Errors
@@ -195,18 +222,47 @@ impl Delivery {
         self.settle(Disposition::Ack).await
     }
 
-    /// Returns the event to the server, which redelivers it to any client of the app after `delay`. Not sent to a legacy server,
-    /// which redelivers the event after its own timeout.
+    /// Releases the event: the server redelivers it to any client of the consumer after `delay`. The reason, why it could not be
+    /// processed, is cut to 1024 bytes and kept in the history; a server of version 0.1 ignores it. Not sent to a legacy server, which
+    /// redelivers the event after its own timeout.
+    ///
+    /// # Errors
+    /// As for [`ack`](Self::ack).
+    pub async fn release(&self, delay: Duration, reason: Option<&str>) -> Result<(), Error> {
+        // The redelivery may arrive before this delivery is dropped, and must not count as a duplicate.
+        self.in_flight.remove();
+        self.settle(Disposition::Release { delay, reason: reason.map(Into::into) }).await
+    }
+
+    /// [Releases](Self::release) the event without a reason (negative acknowledgement).
     ///
     /// # Errors
     /// As for [`ack`](Self::ack).
     pub async fn nack(&self, delay: Duration) -> Result<(), Error> {
-        // The redelivery may arrive before this delivery is dropped, and must not count as a duplicate.
-        self.in_flight.remove();
-        self.settle(Disposition::Nack(delay)).await
+        self.release(delay, None).await
     }
 
-    async fn settle(&self, disposition: Disposition) -> Result<(), Error> {
+    /// Rejects the event, because no client will be able to process it: it is dead for this consumer. It is not redelivered, and is
+    /// kept with its reason, cut to 1024 bytes, until the server's retention removes it, so that it can be looked at and replayed. A
+    /// server of version 0.1 and a legacy server redeliver it after its lease instead.
+    ///
+    /// # Errors
+    /// As for [`ack`](Self::ack).
+    pub async fn reject(&self, reason: &str) -> Result<(), Error> {
+        let reason = Some(reason).filter(|reason| !reason.is_empty()).map(Into::into);
+        self.settle(Disposition::Reject { reason }).await
+    }
+
+    /// Extends the lease: it runs its time again from now on, up to 12 h after the delivery, while handling goes on. A server of
+    /// version 0.1 and a legacy server ignore it.
+    ///
+    /// # Errors
+    /// As for [`ack`](Self::ack).
+    pub async fn extend(&self) -> Result<(), Error> {
+        self.settle(Disposition::Extend).await
+    }
+
+    pub(crate) async fn settle(&self, disposition: Disposition) -> Result<(), Error> {
         let disconnected = || {
             let message = format!(
                 "the connection that delivered event {} is closed; the event will be redelivered",
@@ -238,112 +294,9 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// Creates the deliveries of one connection and drops duplicates of events in flight. A server sends duplicates when a lease
-/// expires; the original proxy repeats every unacknowledged event.
-#[derive(Debug)]
-pub(crate) struct Deliverer {
-    in_flight: Arc<Mutex<HashSet<EventId>>>,
-    commands: mpsc::Sender<SettleCommand>,
-}
-
-impl Deliverer {
-    pub(crate) fn new(commands: mpsc::Sender<SettleCommand>) -> Self {
-        Self { in_flight: Arc::default(), commands }
-    }
-
-    /// Creates a delivery, or returns `None` if the event is in flight.
-    pub(crate) fn deliver(&self, event: EventMessage) -> Option<Delivery> {
-        let id = event.id.clone();
-        if !self.in_flight.lock().insert(id.clone()) {
-            return None;
-        }
-        let in_flight = InFlight { id, all: self.in_flight.clone(), removed: false.into() };
-        Some(Delivery { event, in_flight, commands: self.commands.clone() })
-    }
-}
-
-/// Keeps an event in the set of events in flight until it is removed or dropped.
-struct InFlight {
-    id: EventId,
-    all: Arc<Mutex<HashSet<EventId>>>,
-    removed: AtomicBool,
-}
-
-impl InFlight {
-    fn remove(&self) {
-        if !self.removed.swap(true, Ordering::AcqRel) {
-            self.all.lock().remove(&self.id);
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.remove();
-    }
+fn key(event: &EventMessage) -> DeliveryKey {
+    (event.id.clone(), event.details.replay)
 }
 
 #[cfg(test)]
-mod tests {
-    use wwproxy_protocol::message::EventDetails;
-
-    use super::*;
-
-    fn event(id: &str) -> EventMessage {
-        EventMessage {
-            id: id.parse().unwrap(),
-            body: Bytes::from_static(b"{\"n\":1}"),
-            details: EventDetails::default(),
-        }
-    }
-
-    #[tokio::test]
-    async fn duplicates_of_an_event_in_flight_are_dropped() {
-        let (commands, mut connection) = mpsc::channel(4);
-        let deliverer = Deliverer::new(commands);
-        let first = deliverer.deliver(event("a")).unwrap();
-        assert!(deliverer.deliver(event("a")).is_none());
-        assert!(deliverer.deliver(event("b")).is_some());
-        drop(first);
-        let second = deliverer.deliver(event("a")).unwrap();
-        let nack = async {
-            second.nack(Duration::ZERO).await.unwrap();
-        };
-        let flush = async { connection.recv().await.unwrap().flushed.send(()).unwrap() };
-        tokio::join!(nack, flush);
-        let third = deliverer.deliver(event("a")).unwrap();
-        drop(second);
-        assert!(deliverer.deliver(event("a")).is_none(), "the third delivery is in flight");
-        drop(third);
-        assert!(deliverer.deliver(event("a")).is_some());
-    }
-
-    #[tokio::test]
-    async fn an_ack_after_the_connection_is_lost_fails() {
-        let (commands, mut connection) = mpsc::channel(4);
-        let delivery = Deliverer::new(commands).deliver(event("a")).unwrap();
-        let (acked, ()) = tokio::join!(delivery.ack(), async { drop(connection.recv().await) });
-        assert_eq!(acked.unwrap_err().kind(), ErrorKind::Disconnected);
-        drop(connection);
-        assert!(delivery.is_stale());
-        assert_eq!(delivery.ack().await.unwrap_err().kind(), ErrorKind::Disconnected);
-    }
-
-    #[test]
-    fn a_legacy_event_has_only_id_and_body() {
-        let (commands, _connection) = mpsc::channel(4);
-        let delivery = Deliverer::new(commands).deliver(event("a")).unwrap();
-        assert_eq!(
-            (delivery.attempt(), delivery.received_at(), delivery.headers(), delivery.query()),
-            (None, None, None, None)
-        );
-        assert_eq!(delivery.value().unwrap(), serde_json::json!({"n": 1}));
-        assert_eq!(delivery.json::<Vec<u8>>().unwrap_err().kind(), ErrorKind::Protocol);
-        assert_eq!((delivery.text().unwrap(), delivery.content_type()), ("{\"n\":1}", None));
-        let not_text = EventMessage { body: Bytes::from_static(b"\xff"), ..event("b") };
-        let (commands, _connection) = mpsc::channel(4);
-        let error = Deliverer::new(commands).deliver(not_text).unwrap().text().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Protocol);
-        assert_eq!(error.to_string(), "the body of event b is not UTF-8 text");
-    }
-}
+mod tests;

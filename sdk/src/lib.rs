@@ -51,6 +51,9 @@
 //! [bytes](EventMessage::bytes), [JSON](EventMessage::json), [text](EventMessage::text) or a [form](EventMessage::form), with its
 //! [type](EventMessage::event_type), [source](EventMessage::source) and [verification](EventMessage::verification).
 //!
+//! An app's events are a log, and a [consumer](Client::consumer) is a named position in it with a filter: each consumer receives all
+//! events that match, and the clients of one consumer share them. Without a name it is the consumer `default`.
+//!
 //! A tokio runtime is required. State changes are reported as [`tracing`] events and to
 //! [`ListenOptions::on_state`]. TLS is rustls with ring and the system's certificates.
 //! Proxies come from the environment, as in curl, or from [`HttpOptions`]. Redirects are not followed.
@@ -83,7 +86,7 @@ pub mod watson_work;
 
 pub use backoff::Backoff;
 pub use builder::ClientBuilder;
-pub use client::Client;
+pub use client::{Client, Consumer};
 pub use delivery::Delivery;
 pub use error::{Error, ErrorKind};
 pub use failure::{Failure, FailureCause};

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use wwproxy_protocol::{
-    EventId,
+    ConsumerName, EventId, Start,
     api::{LeaseRequest, MAX_WINDOW},
 };
 
@@ -58,14 +58,9 @@ impl LeaseOptions {
         self
     }
 
-    pub(crate) fn request(&self) -> LeaseRequest {
+    pub(crate) fn request(&self, consumer: Option<ConsumerName>) -> LeaseRequest {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        LeaseRequest {
-            max: self.max,
-            wait_ms: Some(ms(self.wait)),
-            lease_ms: self.lease.map(ms),
-            consumer: None,
-        }
+        LeaseRequest { max: self.max, wait_ms: Some(ms(self.wait)), lease_ms: self.lease.map(ms), consumer }
     }
 }
 
@@ -85,6 +80,7 @@ impl LeaseOptions {
 #[must_use]
 pub struct ListenOptions {
     pub(crate) window: Option<u32>,
+    pub(crate) since: Option<Start>,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_message_bytes: usize,
     pub(crate) max_disconnected: Option<Duration>,
@@ -96,6 +92,7 @@ impl ListenOptions {
     pub fn new() -> Self {
         Self {
             window: None,
+            since: None,
             idle_timeout: IDLE_TIMEOUT,
             max_message_bytes: MAX_MESSAGE_BYTES,
             max_disconnected: None,
@@ -111,6 +108,24 @@ impl ListenOptions {
     /// for [`run`](crate::Client::run).
     pub fn window(mut self, window: u32) -> Self {
         self.window = Some(window.clamp(1, MAX_WINDOW));
+        self
+    }
+
+    /// Receives the events from this position of the history on, and then new ones, without taking them from other clients: the
+    /// subscription is an ephemeral consumer of its own, which the server forgets when the connection ends. Reconnects continue after
+    /// the last event before which all are settled, so no event is missing; one that is not settled is delivered again.
+    /// [`State::Connected`] says how many events retention has removed. Only for [`Client::listen`](crate::Client::listen): a
+    /// [`Consumer`](crate::Consumer) has its position on the server.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use wwproxy_sdk::ListenOptions;
+    ///
+    /// let last_hour = ListenOptions::new().since(SystemTime::now() - Duration::from_secs(3600));
+    /// # let _ = last_hour;
+    /// ```
+    pub fn since(mut self, start: impl Into<Start>) -> Self {
+        self.since = Some(start.into());
         self
     }
 
@@ -153,6 +168,7 @@ impl fmt::Debug for ListenOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ListenOptions")
             .field("window", &self.window)
+            .field("since", &self.since)
             .field("idle_timeout", &self.idle_timeout)
             .field("max_message_bytes", &self.max_message_bytes)
             .field("max_disconnected", &self.max_disconnected)
@@ -169,6 +185,8 @@ pub enum State {
     Connected {
         /// Whether the server speaks `wwproxy.v2`. Otherwise it is a legacy server.
         v2: bool,
+        /// The number of events after [`ListenOptions::since`] that retention has removed.
+        missed: u64,
     },
     /// There is no connection. The next attempt follows after the delay.
     #[non_exhaustive]

@@ -20,7 +20,7 @@ use crate::{
     delivery::SettleCommand,
 };
 
-/// Keeps a connection open and sends its items to `items`. `handler` creates the message handler of each connection from the
+/// Keeps a connection open and sends its items to `items`. `query` returns the query of each handshake. `handler` creates the message handler of each connection from the
 /// channel for its settle commands, and from whether it is a reconnect.
 ///
 /// Each step waits for one thing: the handshake, the end of the connection, the backoff. The loop ends when the consumer drops the
@@ -28,7 +28,7 @@ use crate::{
 pub(crate) async fn run<H: MessageHandler>(
     api: ApiClient,
     options: ListenOptions,
-    query: Option<(&'static str, String)>,
+    query: impl Fn() -> Vec<(&'static str, String)>,
     handler: impl Fn(mpsc::Sender<SettleCommand>, bool) -> H,
     items: mpsc::Sender<Result<H::Item, Error>>,
 ) {
@@ -37,15 +37,19 @@ pub(crate) async fn run<H: MessageHandler>(
     let mut is_reconnect = false;
     let error = loop {
         let ready = AtomicBool::new(false);
-        let on_ready = |v2| {
+        let on_ready = |v2, missed| {
             ready.store(true, Ordering::Relaxed);
             tracing::info!(app = %api.app_id(), v2, "connected");
-            (options.on_state)(&State::Connected { v2 });
+            if missed > 0 {
+                tracing::warn!(app = %api.app_id(), missed, "retention has removed events after the requested position");
+            }
+            (options.on_state)(&State::Connected { v2, missed });
         };
+        let query = query();
         let connection = async {
             let connected = select! {
                 () = items.closed() => return ConnectionEnd::Unsubscribed,
-                connected = connect(&api, query.as_ref(), options.max_message_bytes) => connected,
+                connected = connect(&api, &query, options.max_message_bytes) => connected,
             };
             match connected {
                 Ok((socket, v2)) => {

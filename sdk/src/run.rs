@@ -9,10 +9,10 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{select, time::timeout};
-use wwproxy_protocol::{EventId, api::MAX_WINDOW, message::EventMessage};
+use wwproxy_protocol::{ConsumerName, api::MAX_WINDOW, message::EventMessage};
 
 use self::dispatcher::{Dispatcher, HandlerResult, Settlement};
-use crate::{Error, ErrorKind, ListenOptions, Subscription, api_client::ApiClient};
+use crate::{Error, ErrorKind, ListenOptions, Subscription, api_client::ApiClient, delivery::DeliveryKey};
 
 mod dispatcher;
 
@@ -29,7 +29,8 @@ type BoxFuture<'h, T> = Pin<Box<dyn Future<Output = T> + Send + 'h>>;
 /// Calls a handler for each event of an app until it is stopped: see [`Client::run`](crate::Client::run).
 ///
 /// An event is acknowledged after its handler returns `Ok`. After an `Err` or a panic it is redelivered with exponential backoff:
-/// after 1 s the first time, up to ten minutes; other events are handled in the meantime. A lost connection does not cause an
+/// after 1 s the first time, up to ten minutes; other events are handled in the meantime. The text of the error is sent to the server as
+/// the reason, where it is kept in the history. A lost connection does not cause an
 /// event to be handled twice. Delivery is still at least once: if the program dies before the server has stored the
 /// acknowledgement, the event is redelivered, so handlers should be idempotent.
 ///
@@ -54,6 +55,7 @@ type BoxFuture<'h, T> = Pin<Box<dyn Future<Output = T> + Send + 'h>>;
 #[must_use = "a run does nothing until it is awaited"]
 pub struct Run<'h, H> {
     api: ApiClient,
+    consumer: Option<ConsumerName>,
     handler: H,
     options: ListenOptions,
     concurrency: usize,
@@ -63,9 +65,10 @@ pub struct Run<'h, H> {
 }
 
 impl<'h, H> Run<'h, H> {
-    pub(crate) fn new(api: ApiClient, handler: H) -> Self {
+    pub(crate) fn new(api: ApiClient, consumer: Option<ConsumerName>, handler: H) -> Self {
         Self {
             api,
+            consumer,
             handler,
             options: ListenOptions::new(),
             concurrency: 1,
@@ -133,7 +136,7 @@ where
 {
     let window = u32::try_from(run.concurrency).unwrap_or(MAX_WINDOW);
     let window = *run.options.window.get_or_insert(window.min(MAX_WINDOW)) as usize;
-    let mut events = Subscription::start(run.api, run.options);
+    let mut events = Subscription::start(run.api, run.consumer, run.options);
     let mut dispatcher = Dispatcher::new(run.retry_delay);
     let (mut handling, mut settling) = (FuturesUnordered::new(), FuturesUnordered::new());
     let result = loop {
@@ -145,8 +148,8 @@ where
         select! {
             biased;
             () = &mut run.stop => break Ok(()),
-            Some((id, result)) = handling.next() => {
-                settling.extend(dispatcher.finish(&id, result).map(Settlement::send));
+            Some((key, result)) = handling.next() => {
+                settling.extend(dispatcher.finish(&key, result).map(Settlement::send));
             }
             Some(unacked) = settling.next() => dispatcher.remember_unacked(unacked),
             event = events.next(), if dispatcher.queue.len() < window => match event {
@@ -163,8 +166,8 @@ where
         while !handling.is_empty() || !settling.is_empty() {
             dispatcher.queue.clear();
             select! {
-                Some((id, result)) = handling.next() => {
-                    settling.extend(dispatcher.finish(&id, result).map(Settlement::send));
+                Some((key, result)) = handling.next() => {
+                    settling.extend(dispatcher.finish(&key, result).map(Settlement::send));
                 }
                 Some(unacked) = settling.next() => dispatcher.remember_unacked(unacked),
                 // After a reconnect the redeliveries of handled events can still be acknowledged.
@@ -185,12 +188,12 @@ where
 fn call_handler<H, F>(
     event: EventMessage,
     handler: &mut H,
-) -> impl Future<Output = (EventId, HandlerResult)> + use<H, F>
+) -> impl Future<Output = (DeliveryKey, HandlerResult)> + use<H, F>
 where
     H: FnMut(EventMessage) -> F,
     F: Future<Output = Result<(), HandlerError>>,
 {
-    let id = event.id.clone();
+    let key = (event.id.clone(), event.details.replay);
     // Unwind safe: no state of the handler is used here after a panic.
     let called = catch_unwind(AssertUnwindSafe(|| handler(event)));
     async move {
@@ -203,6 +206,6 @@ where
             Ok(Err(error)) => HandlerResult::Failed(error),
             Err(_) => HandlerResult::Panicked,
         };
-        (id, result)
+        (key, result)
     }
 }

@@ -62,7 +62,7 @@ impl Tap {
         let window = options.window.unwrap_or(DEFAULT_WINDOW) as usize;
         let (sender, items) = mpsc::channel(window);
         let handler = |_, is_reconnect| TapHandler { gap_pending: is_reconnect, is_tap: false };
-        let task = reconnect::run(api, options, Some(("tap", "1".to_owned())), handler, sender);
+        let task = reconnect::run(api, options, || vec![("tap", "1".to_owned())], handler, sender);
         Self { items, task: tokio::spawn(task) }
     }
 

@@ -118,7 +118,10 @@ async fn failures_and_panics_are_nacked_with_exponential_backoff() {
         .stop_on(stop.notified());
     let server = async {
         let mut socket = connected(&mut fake, &[]).await;
-        let nack = |id: &str, ms: u32| format!(r#"{{"delay_ms":{ms},"id":"{id}","type":"event_nack"}}"#);
+        let nack = |id: &str, ms: u32| {
+            let reason = if id == "fails" { "no" } else { "the handler panicked" };
+            format!(r#"{{"type":"event_nack","id":"{id}","delay_ms":{ms},"reason":"{reason}"}}"#)
+        };
         for (id, attempt, settlement) in [
             ("fails", 1, nack("fails", 1500)),
             ("panics-at-once", 1, nack("panics-at-once", 1500)),

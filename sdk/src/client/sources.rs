@@ -6,7 +6,7 @@ use wwproxy_protocol::{
     api::{ArmStatus, Refusal, Refusals, SourceStatus, Sources, path},
 };
 
-use super::{Client, MAX_SMALL_RESPONSE_BYTES};
+use super::{Client, MAX_SMALL_RESPONSE_BYTES, explain_old_server};
 use crate::{Error, ErrorKind, response::read_json};
 
 impl Client {
@@ -36,7 +36,7 @@ impl Client {
         let put = |http: &reqwest::Client| {
             http.put(url.clone()).header(header::CONTENT_TYPE, "application/json").body(body.to_string())
         };
-        let response = self.api.send(put).await.map_err(explain_old_server)?;
+        let response = self.api.send(put).await.map_err(old_server)?;
         Ok(response.status() == StatusCode::CREATED)
     }
 
@@ -46,7 +46,7 @@ impl Client {
     /// [`ErrorKind::Protocol`]: the server is older than sources.
     pub async fn sources(&self) -> Result<Vec<SourceStatus>, Error> {
         let url = self.api.url(&path::sources(self.app_id()))?;
-        let response = self.api.send(|http| http.get(url.clone())).await.map_err(explain_old_server)?;
+        let response = self.api.send(|http| http.get(url.clone())).await.map_err(old_server)?;
         let sources: Sources = read_json(response, MAX_SMALL_RESPONSE_BYTES).await?;
         Ok(sources.sources)
     }
@@ -93,7 +93,7 @@ impl Client {
     /// [`ErrorKind::Protocol`]: the server is older than sources.
     pub async fn refusals(&self) -> Result<Vec<Refusal>, Error> {
         let url = self.api.url(&path::refusals(self.app_id()))?;
-        let response = self.api.send(|http| http.get(url.clone())).await.map_err(explain_old_server)?;
+        let response = self.api.send(|http| http.get(url.clone())).await.map_err(old_server)?;
         let refusals: Refusals = read_json(response, MAX_SMALL_RESPONSE_BYTES).await?;
         Ok(refusals.refusals)
     }
@@ -118,11 +118,6 @@ impl Client {
     }
 }
 
-/// Explains the 404 of a path that every server with sources has.
-fn explain_old_server(error: Error) -> Error {
-    if error.kind() != ErrorKind::NotRegistered {
-        return error;
-    }
-    let message = "the server does not know sources: it is too old, or this is not its address";
-    error.with_kind(ErrorKind::Protocol, message)
+fn old_server(error: Error) -> Error {
+    explain_old_server(error, "sources")
 }

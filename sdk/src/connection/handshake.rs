@@ -21,12 +21,12 @@ const MAX_OUTPUT_BYTES: usize = 256 * 1024;
 /// Opens a websocket. The second value is whether the server speaks `wwproxy.v2`.
 pub(crate) async fn connect(
     api: &ApiClient,
-    query: Option<&(&str, String)>,
+    query: &[(&str, String)],
     max_message_bytes: usize,
 ) -> Result<(WebSocketStream<Upgraded>, bool), Error> {
     let mut url = api.url(&path::webhooks(api.app_id()))?;
-    if let Some((name, value)) = query {
-        url.query_pairs_mut().append_pair(name, value);
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
     }
     api.http().check_websocket(&url)?;
     let key = generate_key();

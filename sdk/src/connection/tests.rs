@@ -11,7 +11,10 @@ use tokio::{
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
 
 use super::*;
-use crate::{Delivery, delivery::Deliverer};
+use crate::{
+    Delivery,
+    subscription::{Cursor, Handler},
+};
 
 type Deliveries = mpsc::Receiver<Result<Delivery, Error>>;
 
@@ -40,8 +43,9 @@ fn subscribe(
     socket: WebSocketStream<DuplexStream>,
     v2: bool,
     items: &mpsc::Sender<Result<Delivery, Error>>,
-) -> Connection<'_, DuplexStream, Deliverer> {
-    Connection::new(socket, v2, Duration::from_secs(60), items, Deliverer::new, &|_| {}, &|_| {})
+) -> Connection<'_, DuplexStream, Handler> {
+    let handler = |commands| Handler::new(commands, Cursor::Default);
+    Connection::new(socket, v2, Duration::from_secs(60), items, handler, &|_, _| {}, &|_| {})
 }
 
 async fn send_event(server: &mut Server, id: &str) {
@@ -135,6 +139,51 @@ async fn a_nack_carries_its_delay() {
     done.unwrap();
     let message = ClientMessage::parse(message.to_text().unwrap()).unwrap();
     assert_eq!(message, ClientMessage::Nack { id: "a".into(), delay, reason: None });
+}
+
+#[tokio::test(start_paused = true)]
+async fn releases_rejections_and_extensions_are_sent_with_their_reasons() {
+    let Setup { mut server, mut deliveries, client: _client } = connect(true, 8, 4096).await;
+    send_event(&mut server, "a").await;
+    let event = next(&mut deliveries).await;
+    let (delay, reason) = (Duration::from_secs(2), Some("busy".to_owned()));
+    let settle = async {
+        event.extend().await.unwrap();
+        event.release(delay, reason.as_deref()).await.unwrap();
+        event.reject("").await.unwrap();
+        event.reject("no such user").await.unwrap();
+    };
+    let receive = async {
+        let mut messages = Vec::new();
+        for _ in 0..4 {
+            let message = receive(&mut server).await;
+            messages.push(ClientMessage::parse(message.to_text().unwrap()).unwrap());
+        }
+        messages
+    };
+    let ((), messages) = tokio::join!(settle, receive);
+    let id = || "a".to_owned();
+    assert_eq!(
+        messages,
+        [
+            ClientMessage::Progress { id: id() },
+            ClientMessage::Nack { id: id(), delay, reason },
+            ClientMessage::Reject { id: id(), reason: None },
+            ClientMessage::Reject { id: id(), reason: Some("no such user".into()) },
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_legacy_server_gets_no_rejections_and_extensions() {
+    let Setup { mut server, mut deliveries, client: _client } = connect(false, 8, 4096).await;
+    send_event(&mut server, "a").await;
+    let event = next(&mut deliveries).await;
+    event.extend().await.unwrap();
+    event.reject("no such user").await.unwrap();
+    let (acked, message) = tokio::join!(event.ack(), receive(&mut server));
+    acked.unwrap();
+    assert_eq!(ids(&message), ["a"]);
 }
 
 #[tokio::test(start_paused = true)]

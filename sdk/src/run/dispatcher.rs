@@ -5,10 +5,14 @@ use std::{
     time::Duration,
 };
 
-use wwproxy_protocol::{EventId, message::EventMessage};
+use wwproxy_protocol::message::EventMessage;
 
 use super::HandlerError;
-use crate::{Delivery, delivery::Disposition, error::sanitize};
+use crate::{
+    Delivery,
+    delivery::{DeliveryKey, Disposition},
+    error::sanitize,
+};
 
 /// The longest delay before a failed event is redelivered.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
@@ -29,9 +33,9 @@ pub(super) struct Dispatcher {
     /// Events that wait for a handler.
     pub(super) queue: VecDeque<Delivery>,
     /// Events with a running handler, each with its latest delivery, the only one that can still be acknowledged.
-    handling: HashMap<EventId, Delivery>,
+    handling: HashMap<DeliveryKey, Delivery>,
     /// Events that were handled, but whose acknowledgement was lost. They are redelivered.
-    unacked: VecDeque<EventId>,
+    unacked: VecDeque<DeliveryKey>,
     retry_delay: Duration,
 }
 
@@ -44,9 +48,9 @@ impl Dispatcher {
     /// Queues a new event. A redelivery of an event whose handler runs replaces its delivery; one of an event that was handled is
     /// only acknowledged.
     pub(super) fn enqueue(&mut self, event: Delivery) -> Option<Settlement> {
-        if let Some(delivery) = self.handling.get_mut(event.id()) {
+        if let Some(delivery) = self.handling.get_mut(&event.key()) {
             *delivery = event;
-        } else if let Some(at) = self.unacked.iter().position(|unacked| unacked == event.id()) {
+        } else if let Some(at) = self.unacked.iter().position(|unacked| *unacked == event.key()) {
             self.unacked.remove(at);
             return Some(Settlement { delivery: event, disposition: Disposition::Ack });
         } else {
@@ -65,24 +69,26 @@ impl Dispatcher {
             }
         };
         let event = delivery.event().clone();
-        self.handling.insert(event.id.clone(), delivery);
+        self.handling.insert(delivery.key(), delivery);
         Some(event)
     }
 
     /// Decides how the event of a completed handler is settled.
-    pub(super) fn finish(&mut self, id: &EventId, result: HandlerResult) -> Option<Settlement> {
-        let delivery = self.handling.remove(id)?;
-        let nack = Disposition::Nack(self.retry_delay(delivery.attempt()));
+    pub(super) fn finish(&mut self, key: &DeliveryKey, result: HandlerResult) -> Option<Settlement> {
+        let delivery = self.handling.remove(key)?;
+        let id = delivery.id();
+        let delay = self.retry_delay(delivery.attempt());
+        let release = |reason| Disposition::Release { delay, reason: Some(reason) };
         let disposition = match result {
             HandlerResult::Succeeded => Disposition::Ack,
             HandlerResult::Failed(error) => {
                 let error = sanitize(&error.to_string());
                 tracing::warn!(%id, %error, "the handler failed; the event will be redelivered");
-                nack
+                release(error)
             }
             HandlerResult::Panicked => {
                 tracing::error!(%id, "the handler panicked; the event will be redelivered");
-                nack
+                release("the handler panicked".to_owned())
             }
         };
         Some(Settlement { delivery, disposition })
@@ -95,13 +101,13 @@ impl Dispatcher {
 
     /// Remembers a handled event whose acknowledgement was lost, so that its redelivery is acknowledged without a second call of
     /// the handler.
-    pub(super) fn remember_unacked(&mut self, id: Option<EventId>) {
-        if let Some(id) = id {
-            tracing::info!(%id, "the connection was lost before the event was acknowledged; it will be redelivered");
+    pub(super) fn remember_unacked(&mut self, key: Option<DeliveryKey>) {
+        if let Some(key) = key {
+            tracing::info!(id = %key.0, "the connection was lost before the event was acknowledged; it will be redelivered");
             if self.unacked.len() == MAX_UNACKED {
                 self.unacked.pop_front();
             }
-            self.unacked.push_back(id);
+            self.unacked.push_back(key);
         }
     }
 }
@@ -113,15 +119,15 @@ pub(super) struct Settlement {
 }
 
 impl Settlement {
-    /// Sends the ack or nack. Returns the id of an event whose ack was lost.
-    pub(super) async fn send(self) -> Option<EventId> {
+    /// Settles the delivery. Returns the key of an event whose ack was lost.
+    pub(super) async fn send(self) -> Option<DeliveryKey> {
         match self.disposition {
-            Disposition::Ack => self.delivery.ack().await.err().map(|_| self.delivery.id().clone()),
-            Disposition::Nack(delay) => {
-                // Without the nack the server redelivers the event too, and sooner.
-                let _ = self.delivery.nack(delay).await;
+            Disposition::Release { delay, reason } => {
+                // Without the release the server redelivers the event too, and sooner.
+                let _ = self.delivery.release(delay, reason.as_deref()).await;
                 None
             }
+            disposition => self.delivery.settle(disposition).await.err().map(|_| self.delivery.key()),
         }
     }
 }
