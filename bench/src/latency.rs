@@ -23,14 +23,6 @@ impl Latencies {
         self.0.extend(&other.0);
     }
 
-    pub(crate) fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(crate) fn longest(&self) -> Duration {
-        Duration::from_micros(self.0.iter().max().copied().unwrap_or(0).into())
-    }
-
     pub(crate) fn percentiles(&self) -> Percentiles {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();

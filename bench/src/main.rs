@@ -27,7 +27,7 @@ use wwproxy_protocol::AppId;
 
 use self::{
     plot::Plot,
-    scenario::{Apps, Backlog, Fairness, Growth, Idle, Ingest, Live, Pairs, Verify},
+    scenario::{Apps, Backlog, Fairness, Growth, Idle, Ingest, Live, Verify},
     server::{ServerOptions, TestServer},
 };
 
@@ -73,7 +73,6 @@ enum Command {
     Apps(Apps),
     Fairness(Fairness),
     Verify(Verify),
-    Pairs(Pairs),
     /// Run all benchmarks, one after the other
     All {
         /// Small runs: a smoke test, not for its figures
@@ -109,7 +108,6 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Command::Serve { ceiling, flags } => serve::serve(*ceiling, flags),
-        Command::Pairs(pairs) => pairs.run(&cli.bench),
         command => measure(&cli.bench, command),
     };
     match result {
@@ -158,7 +156,7 @@ async fn run(bench: &Bench, command: &Command) -> anyhow::Result<()> {
         Command::Apps(apps) => apps.run(bench).await,
         Command::Fairness(fairness) => fairness.run(bench).await,
         Command::Verify(verify) => verify.run(),
-        Command::All { .. } | Command::Pairs(_) | Command::Serve { .. } => {
+        Command::All { .. } | Command::Serve { .. } => {
             unreachable!("handled by the callers")
         }
     }

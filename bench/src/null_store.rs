@@ -3,14 +3,16 @@
 use std::{
     collections::HashMap,
     future::{pending, ready},
+    path::PathBuf,
     sync::Arc,
 };
 
 use parking_lot::RwLock;
-use wwproxy_protocol::{AppId, EventId, Source};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, EventId, Source, Start};
 use wwproxy_server::store::{
-    Appended, DedupeKey, Delivery, Lease, NewEvent, Registration, Settled, Settlement, Stats, Store,
-    StoreFuture, Tap,
+    Appended, ConsumerStatus, DedupeKey, Delivery, Ephemeral, EventPage, EventQuery, Health, Lease, NewEvent,
+    PutConsumer, Registration, Replayed, Settled, Settlement, Sought, Store, StoreError, StoreFuture,
+    StoredEvent, Tap,
 };
 
 #[derive(Debug, Default)]
@@ -47,27 +49,72 @@ impl Store for NullStore {
         Box::pin(ready(Ok(Appended::Stored(id))))
     }
 
-    fn lease<'a>(&'a self, _: &'a AppId, _: Lease) -> StoreFuture<'a, Vec<Delivery>> {
+    fn lease<'a>(&'a self, _: &'a AppId, _: &'a ConsumerName, _: Lease) -> StoreFuture<'a, Vec<Delivery>> {
         Box::pin(pending())
     }
 
-    fn settle<'a>(&'a self, _: &'a AppId, _: Settlement) -> StoreFuture<'a, Settled> {
+    fn settle<'a>(&'a self, _: &'a AppId, _: &'a ConsumerName, _: Settlement) -> StoreFuture<'a, Settled> {
         Box::pin(ready(Ok(Settled::default())))
     }
 
-    fn tap<'a>(&'a self, _: &'a AppId) -> StoreFuture<'a, Option<Tap>> {
-        Box::pin(ready(Ok(None)))
+    fn consumers<'a>(&'a self, _: &'a AppId) -> StoreFuture<'a, Vec<ConsumerStatus>> {
+        Box::pin(ready(Ok(Vec::new())))
     }
 
-    fn stats<'a>(&'a self, _: &'a AppId) -> StoreFuture<'a, Stats> {
-        Box::pin(ready(Ok(Stats::default())))
-    }
-
-    fn ready(&self) -> StoreFuture<'_, ()> {
-        Box::pin(ready(Ok(())))
+    fn health(&self) -> Health {
+        Health::Ready
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(ready(Ok(())))
     }
+
+    fn put_consumer<'a>(
+        &'a self,
+        _: &'a AppId,
+        _: &'a ConsumerName,
+        _: ConsumerSettings,
+    ) -> StoreFuture<'a, PutConsumer> {
+        nothing()
+    }
+
+    fn delete_consumer<'a>(&'a self, _: &'a AppId, _: &'a ConsumerName) -> StoreFuture<'a, bool> {
+        nothing()
+    }
+
+    fn seek<'a>(&'a self, _: &'a AppId, _: &'a ConsumerName, _: Start) -> StoreFuture<'a, Sought> {
+        nothing()
+    }
+
+    fn open_ephemeral<'a>(&'a self, _: &'a AppId, _: Start) -> StoreFuture<'a, Option<Ephemeral>> {
+        nothing()
+    }
+
+    fn replay<'a>(&'a self, _: &'a AppId, _: &'a ConsumerName, _: &'a EventId) -> StoreFuture<'a, Replayed> {
+        nothing()
+    }
+
+    fn events<'a>(&'a self, _: &'a AppId, _: EventQuery) -> StoreFuture<'a, EventPage> {
+        nothing()
+    }
+
+    fn event<'a>(&'a self, _: &'a AppId, _: &'a EventId) -> StoreFuture<'a, Option<StoredEvent>> {
+        nothing()
+    }
+
+    fn delete_event<'a>(&'a self, _: &'a AppId, _: &'a EventId) -> StoreFuture<'a, bool> {
+        nothing()
+    }
+
+    fn tap<'a>(&'a self, _: &'a AppId) -> StoreFuture<'a, Option<Tap>> {
+        nothing()
+    }
+
+    fn backup(&self, _: PathBuf) -> StoreFuture<'_, ()> {
+        nothing()
+    }
+}
+
+fn nothing<'a, T: Send + 'a>() -> StoreFuture<'a, T> {
+    Box::pin(ready(Err(StoreError::Unavailable("it stores nothing"))))
 }

@@ -7,12 +7,11 @@ mod growth;
 mod idle;
 mod ingest;
 mod live;
-mod pairs;
 mod verify;
 
 pub(crate) use self::{
     apps::Apps, backlog::Backlog, fairness::Fairness, growth::Growth, idle::Idle, ingest::Ingest, live::Live,
-    pairs::Pairs, verify::Verify,
+    verify::Verify,
 };
 
 const MIB: u64 = 1 << 20;

@@ -11,7 +11,8 @@ use crate::null_store::NullStore;
 #[tokio::main]
 pub(crate) async fn serve(ceiling: bool, flags: &[OsString]) -> anyhow::Result<()> {
     let config = Config::parse_from([OsString::from("wwproxy-server")].iter().chain(flags));
-    let store: Arc<dyn Store> = if ceiling { Arc::new(NullStore::default()) } else { config.open_store()? };
+    let store: Arc<dyn Store> =
+        if ceiling { Arc::new(NullStore::default()) } else { config.open_store().await? };
     let server = Server::new(store, config.identity_provider()?, config.settings()?);
     let listener = config.listen.bind().await?;
     println!("{}", listener.local_addr()?);

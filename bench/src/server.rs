@@ -213,7 +213,7 @@ impl Process {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         let kib: u64 = resident.trim().strip_suffix(" kB")?.parse().ok()?;
-        let files = ["events.redb", "events.journal"]
+        let files = ["log.sqlite", "log.sqlite-wal"]
             .map(|name| fs::metadata(self.home.path().join("store").join(name)));
         Some(ResourceUsage {
             cpu: Duration::from_secs(1) * ticks / TICKS_PER_SECOND,

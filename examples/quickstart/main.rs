@@ -16,7 +16,7 @@ use wwproxy_sdk::{AppId, Client, ListenOptions, SourceName};
 use wwproxy_server::{
     Server, Settings,
     identity::{Apps, Builtin, DEFAULT_TOKEN_LIFETIME, TokenKey},
-    store::{Limits, RedbStore},
+    store::{Limits, SqliteStore},
 };
 
 use self::sender::Sender;
@@ -29,7 +29,7 @@ async fn main() -> anyhow::Result<()> {
     let apps = Apps::new(folder.path().join("apps.toml"));
     let app_secret = apps.add(&app)?;
     let identity = Builtin::new(apps, TokenKey::random()?, DEFAULT_TOKEN_LIFETIME);
-    let store = RedbStore::open(folder.path().join("store"), Limits::default())?;
+    let store = SqliteStore::open(&folder.path().join("store"), Limits::default()).await?;
     let server = Server::new(Arc::new(store), Arc::new(identity), Settings::default());
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = format!("http://{}", listener.local_addr()?);

@@ -18,7 +18,7 @@ use wwproxy_protocol::{AppId, Secret};
 use wwproxy_server::{
     Server, Settings,
     identity::{Apps, Builtin, DEFAULT_TOKEN_LIFETIME, TokenKey},
-    store::{Limits, MemoryStore, Registration, Store},
+    store::{Limits, Registration, SqliteStore, Store},
 };
 
 /// The longest time for one request: after the client shuts down its write side no server timeout is longer.
@@ -27,13 +27,13 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 struct Fixture {
     runtime: Runtime,
     address: SocketAddr,
-    store: Arc<MemoryStore>,
+    store: Arc<SqliteStore>,
     app: AppId,
 }
 
 static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let store = Arc::new(MemoryStore::new(Limits::default()));
+    let store = Arc::new(runtime.block_on(SqliteStore::in_memory(Limits::default())).unwrap());
     let app: AppId = "bot".parse().unwrap();
     let folder = tempfile::tempdir().unwrap().keep();
     let identity = Builtin::new(

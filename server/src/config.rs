@@ -16,12 +16,12 @@ use clap::{Parser, ValueEnum, builder::BoolishValueParser};
 use directories::ProjectDirs;
 use wwproxy_protocol::AppId;
 
-use self::size::{body_size, duration, token_lifetime};
+use self::size::{body_size, duration, duration_or_zero, token_lifetime};
 pub use self::{
     command::{AppCommand, Command},
     listen::ListenAddress,
     size::ByteSize,
-    store::StoreAddress,
+    store::{Overflow, StoreAddress},
 };
 use crate::{
     PublicUrl, Settings, TrustedProxy,
@@ -29,7 +29,7 @@ use crate::{
         Apps, AppsError, Builtin, Cached, IdentityProvider, InvalidPlatform, TokenKey, TokenKeyError,
         WatsonWork,
     },
-    store::{Limits, MemoryStore, OpenError, Overflow, RedbStore, Store},
+    store::{Limits, OpenError, SqliteStore, Store},
 };
 
 const EXIT_CODES: &str = "\
@@ -114,21 +114,33 @@ pub struct Config {
     #[arg(long, value_name = "N", env = "WWPROXY_MAX_CLIENTS_PER_APP", default_value = "256", value_parser = positive)]
     pub max_clients_per_app: usize,
 
-    /// Most events in one app's queue
+    /// Most events of an app that its consumer `default` has not acknowledged
     #[arg(long, value_name = "N", env = "WWPROXY_MAX_QUEUED_EVENTS", default_value = "100000", value_parser = positive)]
     pub max_queued_events: usize,
 
-    /// Most bytes of events in one app's queue
+    /// Most bytes of these events
     #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_QUEUED_BYTES", default_value = "256MiB")]
     pub max_queued_bytes: ByteSize,
 
-    /// What to do with a new event when the app's queue is full
+    /// What to do with a webhook that finds the consumer `default` at these limits
     #[arg(long, env = "WWPROXY_OVERFLOW", value_enum, default_value_t = Overflow::Reject)]
     pub overflow: Overflow,
 
-    /// How long an event is kept; older events are dropped
+    /// How long an event is kept, whether it was acknowledged or not; older events are dropped
     #[arg(long, value_name = "TIME", env = "WWPROXY_RETENTION", default_value = "7d", value_parser = duration)]
     pub retention: Duration,
+
+    /// How long an acknowledged event is kept as history, at most --retention; 0 deletes it at once
+    #[arg(long, value_name = "TIME", env = "WWPROXY_HISTORY", default_value = "24h", value_parser = duration_or_zero)]
+    pub history: Duration,
+
+    /// Most bytes of stored events of all apps; beyond it acknowledged events are deleted, the oldest first
+    #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_HISTORY_BYTES", default_value = "10GiB")]
+    pub max_history_bytes: ByteSize,
+
+    /// How long a consumer may have no client before it is deleted; `default` is never deleted
+    #[arg(long, value_name = "TIME", env = "WWPROXY_CONSUMER_IDLE_EXPIRY", default_value = "30d", value_parser = duration)]
+    pub consumer_idle_expiry: Duration,
 
     /// How long a repeated webhook is recognised as a duplicate
     #[arg(long, value_name = "TIME", env = "WWPROXY_DEDUPE_WINDOW", default_value = "10m", value_parser = duration)]
@@ -232,17 +244,20 @@ impl Config {
     }
 
     /// Opens the store.
-    pub fn open_store(&self) -> Result<Arc<dyn Store>, ConfigError> {
+    pub async fn open_store(&self) -> Result<Arc<dyn Store>, ConfigError> {
         let limits = Limits {
-            max_queued_events: self.max_queued_events,
-            max_queued_bytes: self.max_queued_bytes.0,
-            overflow: self.overflow,
+            max_pending_events: self.max_queued_events as u64,
+            max_pending_bytes: self.max_queued_bytes.0,
+            overflow: self.overflow.into(),
             retention: self.retention,
+            history: self.history.min(self.retention),
+            max_history_bytes: self.max_history_bytes.0,
             dedupe_window: self.dedupe_window,
+            consumer_idle_expiry: self.consumer_idle_expiry,
         };
         Ok(match self.store_address()? {
-            StoreAddress::File(folder) => Arc::new(RedbStore::open(folder, limits)?),
-            StoreAddress::Memory => Arc::new(MemoryStore::new(limits)),
+            StoreAddress::File(folder) => Arc::new(SqliteStore::open(&folder, limits).await?),
+            StoreAddress::Memory => Arc::new(SqliteStore::in_memory(limits).await?),
         })
     }
 
@@ -334,9 +349,12 @@ mod tests {
         assert_eq!(config.settings().unwrap(), Settings::default());
         assert_eq!(config.token_lifetime, crate::identity::DEFAULT_TOKEN_LIFETIME);
         let limits = Limits::default();
-        assert_eq!(config.max_queued_events, limits.max_queued_events);
-        assert_eq!(config.max_queued_bytes.0, limits.max_queued_bytes);
+        assert_eq!(config.max_queued_events as u64, limits.max_pending_events);
+        assert_eq!(config.max_queued_bytes.0, limits.max_pending_bytes);
         assert_eq!(config.retention, limits.retention);
+        assert_eq!(config.history, limits.history);
+        assert_eq!(config.max_history_bytes.0, limits.max_history_bytes);
+        assert_eq!(config.consumer_idle_expiry, limits.consumer_idle_expiry);
         assert_eq!(config.dedupe_window, limits.dedupe_window);
     }
 }

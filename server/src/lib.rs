@@ -10,13 +10,13 @@
 //! ```
 //! use std::sync::Arc;
 //! use wwproxy_server::{Server, Settings, identity::{Apps, Builtin, DEFAULT_TOKEN_LIFETIME, TokenKey}};
-//! use wwproxy_server::store::{Limits, MemoryStore};
+//! use wwproxy_server::store::{Limits, SqliteStore};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let folder = std::env::temp_dir().join("wwproxy-doc-example");
 //! let apps = Apps::new(folder.join("apps.toml"));
 //! let identity = Builtin::new(apps, TokenKey::random()?, DEFAULT_TOKEN_LIFETIME);
-//! let store = MemoryStore::new(Limits::default());
+//! let store = SqliteStore::in_memory(Limits::default()).await?;
 //! let server = Server::new(Arc::new(store), Arc::new(identity), Settings::default());
 //!
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

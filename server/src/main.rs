@@ -59,7 +59,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let settings = config.settings()?;
     let settings =
         Settings { max_connections: open_files::fit_connections(settings.max_connections), ..settings };
-    let store = config.open_store()?;
+    let store = config.open_store().await?;
     let identity = config.identity_provider()?;
     let listener = config.listen.bind().await.with_context(|| {
         format!("cannot listen on {}: choose another address with --listen", config.listen)

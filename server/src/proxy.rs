@@ -12,6 +12,7 @@ mod permits;
 mod receive;
 mod refusals;
 mod rejected;
+mod settle;
 mod sources;
 mod webhook;
 
@@ -30,13 +31,14 @@ pub(crate) use self::{
     receive::{RECEIVE_TIMEOUT, Received},
     refusals::{Refused, UNKNOWN_SOURCE, header_names},
     rejected::Rejected,
+    settle::undelivered,
     webhook::{Verified, Webhook},
 };
 use crate::{
     Settings,
     identity::{IdentityError, IdentityProvider},
     log_limit::LogLimit,
-    store::{Store, StoreError, UnreadableSource},
+    store::{ConsumerStatus, Health, Store, StoreError, UnreadableSource},
 };
 
 /// How often a registration, or its end, is logged in a minute, over all apps.
@@ -162,8 +164,11 @@ impl Proxy {
     }
 
     /// Readiness check: fails if an event could not be stored now.
-    pub(crate) async fn ready(&self) -> Result<(), ProxyError> {
-        Ok(self.store.ready().await?)
+    pub(crate) fn ready(&self) -> Result<(), ProxyError> {
+        match self.store.health() {
+            Health::Ready => Ok(()),
+            _ => Err(ProxyError::Store(StoreError::Unavailable("it cannot store events"))),
+        }
     }
 
     /// Checks that the token belongs to the app.
@@ -205,20 +210,31 @@ impl Proxy {
         self.identity.platform_url()
     }
 
+    /// The consumer `default` of an app, which exists while the app is registered.
+    async fn default_consumer(&self, app: &AppId) -> Result<Option<ConsumerStatus>, StoreError> {
+        let consumers = self.store.consumers(app).await?;
+        Ok(consumers.into_iter().find(|consumer| consumer.name.is_default()))
+    }
+
     pub(crate) async fn status(&self, app: &AppId) -> Result<Status, ProxyError> {
         let sources = self.sources(app).await?;
         let default = sources.iter().find(|source| source.name.is_default());
-        let stats = self.store.stats(app).await?;
+        let consumer = self.default_consumer(app).await?;
+        let of_default = |value: fn(&ConsumerStatus) -> u64| consumer.as_ref().map_or(0, value);
         Ok(Status {
             registration: default.map(|source| RegistrationStatus { scheme: source.scheme.clone() }),
             sources: Some(sources),
             consumers: None,
-            stored: stats.stored as u64,
-            leased: stats.leased as u64,
-            dropped: stats.dropped,
-            stored_bytes: stats.bytes,
-            oldest_age_ms: stats.oldest_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            stored: of_default(|consumer| consumer.pending.unwrap_or_default()),
+            leased: of_default(|consumer| consumer.leased),
+            dropped: of_default(|consumer| consumer.dropped),
+            stored_bytes: of_default(|consumer| consumer.pending_bytes.unwrap_or_default()),
+            oldest_age_ms: consumer.as_ref().and_then(|consumer| consumer.oldest_pending_age).map(millis),
             clients: self.clients.websockets(app) as u64,
         })
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -13,7 +13,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, sleep_until},
 };
-use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::frame::coding::CloseCode};
 use tokio_util::sync::CancellationToken;
 use wwproxy_protocol::ClientMessage;
 
@@ -25,8 +25,8 @@ use self::{
 };
 use crate::{
     coop::yield_task_if_due,
-    proxy::Proxy,
-    store::{Delivery, Settlement, StoreError},
+    proxy::{Proxy, undelivered},
+    store::{Delivery, Reject, Release, Settlement, StoreError},
 };
 
 /// How long a session waits after the store failed, before the next lease.
@@ -71,7 +71,7 @@ struct Session<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn serve(&mut self) -> Result<Infallible, End> {
         let proxy = Arc::clone(&self.proxy);
-        let app = self.link.config.app.clone();
+        let (app, consumer) = (self.link.config.app.clone(), self.link.config.consumer.clone());
         // The lease outlives an iteration of the loop: dropping it would release what it leased.
         let mut lease = None;
         loop {
@@ -80,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 && self.link.websocket.is_drained()
                 && self.window.room() > 0
             {
-                lease = Some(proxy.lease_for_websocket(&app, self.window.room()));
+                lease = Some(proxy.lease_for_websocket(&app, &consumer, self.window.room()));
             }
             let timer = [self.window.next_expiry(), self.retry_at].into_iter().flatten().min();
             tokio::select! {
@@ -88,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 input = self.link.next() => self.on_input(input?).await?,
                 leased = async { lease.as_mut().expect("guarded").await }, if lease.is_some() => {
                     lease = None;
-                    self.on_leased(leased).await;
+                    self.on_leased(leased).await?;
                 }
                 () = async { sleep_until(timer.expect("guarded")).await }, if timer.is_some() => {
                     let now = Instant::now();
@@ -99,20 +99,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    async fn on_leased(&mut self, leased: Result<Vec<Delivery>, StoreError>) {
-        let deliveries = leased.unwrap_or_else(|error| {
-            tracing::error!(app = %self.link.config.app, %error, "leasing events failed, it will be retried");
-            self.retry_at = Some(Instant::now() + STORE_RETRY_DELAY);
-            Vec::new()
-        });
+    async fn on_leased(&mut self, leased: Result<Vec<Delivery>, StoreError>) -> Result<(), End> {
+        let deliveries = match leased {
+            Ok(deliveries) => deliveries,
+            Err(StoreError::NoConsumer(_)) => {
+                return Err(End::Close(CloseCode::Policy, "the consumer was deleted"));
+            }
+            Err(error) => {
+                let app = &self.link.config.app;
+                tracing::error!(%app, %error, "leasing events failed, it will be retried");
+                self.retry_at = Some(Instant::now() + STORE_RETRY_DELAY);
+                Vec::new()
+            }
+        };
         let expires = Instant::now() + self.proxy.lease_time();
-        for Delivery { event, attempt, receipt } in deliveries {
+        for Delivery { event, attempt, replay, receipt } in deliveries {
             yield_task_if_due().await;
             let message =
-                if self.link.config.v2 { event.encode_v2(attempt, 0) } else { event.encode_legacy() };
-            self.window.insert(event.id, receipt, expires);
+                if self.link.config.v2 { event.encode_v2(attempt, replay) } else { event.encode_legacy() };
+            self.window.insert(event.id.clone(), receipt, expires);
             self.link.websocket.push(message);
         }
+        Ok(())
     }
 
     /// Handles a message of the client, together with those that have already arrived, so that all are settled at once.
@@ -127,8 +135,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             let more = end.is_ok() && handled < MAX_SETTLED_TOGETHER;
             next = if more { self.link.websocket.next_now() } else { None };
         }
-        self.proxy.settle_or_log(&self.link.config.app, settlement).await;
+        self.settle(settlement).await;
         end
+    }
+
+    async fn settle(&mut self, settlement: Settlement) {
+        let SessionConfig { app, consumer, .. } = &self.link.config;
+        self.proxy.settle_or_log(app, consumer, settlement).await;
     }
 
     /// Adds what a message settles to the settlement.
@@ -137,11 +150,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             ClientMessage::Ack(ids) => {
                 settlement.acks.extend(ids.iter().filter_map(|id| self.window.settle(id)));
             }
-            ClientMessage::Nack { id, delay, .. } => {
-                settlement.nacks.extend(self.window.settle(&id).map(|receipt| (receipt, delay)));
+            ClientMessage::Nack { id, delay, reason } => {
+                let release = |receipt| Release { receipt, delay: Some(delay), reason };
+                settlement.releases.extend(self.window.settle(&id).map(release));
             }
-            // The store that knows rejections and extensions is not connected yet.
-            ClientMessage::Reject { .. } | ClientMessage::Progress { .. } | ClientMessage::Ignored => {}
+            ClientMessage::Reject { id, reason } => {
+                let reject = |receipt| Reject { receipt, reason };
+                settlement.rejects.extend(self.window.settle(&id).map(reject));
+            }
+            ClientMessage::Progress { id } => {
+                let time = self.proxy.lease_time();
+                let extended = self.window.extend(&id, Instant::now() + time);
+                settlement.extends.extend(extended.map(|receipt| (receipt, time)));
+            }
+            ClientMessage::Ignored => {}
         }
         Ok(())
     }
@@ -154,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 break;
             }
         }
-        settlement.releases.extend(self.window.drain());
-        self.proxy.settle_or_log(&self.link.config.app, settlement).await;
+        settlement.releases.extend(undelivered(self.window.drain()));
+        self.settle(settlement).await;
     }
 }

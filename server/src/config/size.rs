@@ -56,6 +56,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if range.contains(&time) { Ok(time) } else { Err("a time must be from 1ms to 3650d".into()) }
 }
 
+/// Parses a duration that may be 0.
+pub(super) fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
+}
+
 /// Parses the lifetime of a token, which is in whole seconds.
 pub(super) fn token_lifetime(text: &str) -> Result<Duration, String> {
     duration(text).and_then(|time| match time.as_secs() {

@@ -1,6 +1,29 @@
-//! `--store`: where events are stored.
+//! `--store` and `--overflow`: where events are stored, and what happens when there are too many.
 
 use std::{fmt, path::PathBuf, str::FromStr};
+
+use clap::ValueEnum;
+
+/// What to do with a webhook that finds the consumer `default` at its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Overflow {
+    /// Refuse it, so that its sender retries
+    Reject,
+    /// Drop the oldest events of `default`
+    DropOldest,
+    /// Store it; `default` receives no events at all
+    Off,
+}
+
+impl From<Overflow> for wwproxy_protocol::Overflow {
+    fn from(overflow: Overflow) -> Self {
+        match overflow {
+            Overflow::Reject => Self::Reject,
+            Overflow::DropOldest => Self::DropOldest,
+            Overflow::Off => Self::Off,
+        }
+    }
+}
 
 /// Where events are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use crate::{
     Settings,
     identity::{Apps, Builtin, DEFAULT_TOKEN_LIFETIME, TokenKey, TokenKeyError},
     proxy::Proxy,
-    store::{Limits, OpenError, Overflow, RedbStore, Store},
+    store::{Limits, OpenError, SqliteStore, Store},
 };
 
 /// How long a server may take to execute a command.
@@ -101,7 +101,7 @@ impl Operator {
     /// for a server that is starting or draining: it has the store open without a socket. A folder without a store is an error,
     /// since opening it would create one.
     fn run<T: DeserializeOwned>(&self, command: &Command) -> Result<(T, bool), ControlError> {
-        match RedbStore::exists(&self.folder) {
+        match SqliteStore::exists(&self.folder) {
             Ok(true) => {}
             Ok(false) => return Err(ControlError::NoStore(self.folder.clone())),
             Err(error) => return Err(ControlError::Unreachable(self.folder.clone(), error)),
@@ -113,7 +113,7 @@ impl Operator {
                 break (outcome, true);
             }
             match self.execute(command) {
-                Err(ControlError::Store(OpenError::InUse(_))) if Instant::now() < deadline => {
+                Err(ControlError::Store(OpenError::Locked(_))) if Instant::now() < deadline => {
                     if !waits {
                         (self.on_wait)(&self.folder);
                         waits = true;
@@ -140,7 +140,7 @@ impl Operator {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(ControlError::Runtime)?.block_on(async {
-            let store: Arc<dyn Store> = Arc::new(RedbStore::open(&self.folder, no_limits())?);
+            let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&self.folder, no_limits()).await?);
             // No client is served, so there are no apps and no valid tokens.
             let identity = Builtin::new(Apps::new(""), TokenKey::random()?, DEFAULT_TOKEN_LIFETIME);
             let proxy = Proxy::new(Arc::clone(&store), Arc::new(identity), &Settings::default());
@@ -157,11 +157,14 @@ impl Operator {
 fn no_limits() -> Limits {
     const LONG: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     Limits {
-        max_queued_events: usize::MAX,
-        max_queued_bytes: u64::MAX,
-        overflow: Overflow::Reject,
+        max_pending_events: u64::MAX,
+        max_pending_bytes: u64::MAX,
         retention: LONG,
+        history: LONG,
+        max_history_bytes: u64::MAX,
         dedupe_window: LONG,
+        consumer_idle_expiry: LONG,
+        ..Limits::default()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::{
-    AppId,
+    AppId, ConsumerName,
     api::{AckRequest, MAX_RECEIPTS},
 };
 
@@ -33,6 +33,6 @@ async fn settle(app: AppId, context: Context, request: Request) -> Result<Respon
             "A request has at most {MAX_RECEIPTS} receipts in all lists: send the rest in another one."
         )));
     }
-    let settled = context.proxy.settle(&app, settlement).await?;
+    let settled = context.proxy.settle(&app, &ConsumerName::default(), settlement).await?;
     Ok(json(serde_json::to_vec(&settled).expect("texts and numbers have a JSON form")))
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::{
-    AppId,
+    AppId, ConsumerName,
     api::{LeaseRequest, LeaseResponse},
 };
 
@@ -26,11 +26,12 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
     let (request, token) = request.authorise(&context.proxy, &app).await?;
     let lease =
         read(&request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes)?;
+    let consumer = ConsumerName::default();
     // Waiting ends when the token is revoked or the server stops.
     let (deliveries, unsettled) = tokio::select! {
         biased;
         refusal = context.proxy.refused(&app, &token) => return Err(refusal.into()),
-        leased = context.proxy.lease(&app, &lease) => leased?,
+        leased = context.proxy.lease(&app, &consumer, &lease) => leased?,
         () = context.shutdown.cancelled() => {
             return Err(ApiError::unavailable("The server restarts: try again."));
         }

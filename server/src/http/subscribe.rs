@@ -19,7 +19,7 @@ use warp::{
     reply::Response,
 };
 use wwproxy_protocol::{
-    AppId,
+    AppId, ConsumerName,
     api::{DEFAULT_WINDOW, MAX_WINDOW, SUBPROTOCOL_V2},
 };
 
@@ -67,7 +67,8 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
             .headers_mut()
             .insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL_V2));
     }
-    let session = SessionConfig { app, token, revocations, window, v2, tap: is_tap };
+    let session =
+        SessionConfig { app, consumer: ConsumerName::default(), token, revocations, window, v2, tap: is_tap };
     let (proxy, shutdown) = (Arc::clone(&context.proxy), context.shutdown.clone());
     context.tasks.spawn(async move {
         // Counts the client until the session ends.

@@ -97,7 +97,7 @@ mod tests {
 
     use super::super::{fixture::webhook, *};
     use super::*;
-    use crate::store::{Limits, RedbStore};
+    use crate::store::{Limits, SqliteStore};
 
     /// The longest time that a change of a source may take, on a busy machine.
     const MAX_TIME: Duration = Duration::from_secs(20);
@@ -119,8 +119,7 @@ mod tests {
     /// A handshake whose sender disconnects while its secret is being stored takes place as a whole.
     #[tokio::test]
     async fn a_cancelled_handshake_leaves_no_source_armed() {
-        let folder = tempfile::tempdir().unwrap();
-        let proxy = fixture::proxy(RedbStore::open(folder.path(), Limits::default()).unwrap());
+        let proxy = fixture::proxy(SqliteStore::in_memory(Limits::default()).await.unwrap());
         let token = Secret::new("token");
         let (app, name): (AppId, SourceName) = ("bot".parse().unwrap(), "asana".parse().unwrap());
         let settings = SourceSettings { scheme: "asana".into(), secrets: Vec::new(), ..Default::default() };

@@ -2,17 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::task::yield_now;
 use wwproxy_protocol::{
-    AppId,
-    api::{self, AckRequest, AckResponse, Receipt},
+    AppId, ConsumerName,
+    api::{self, Receipt},
 };
 
 use super::{
     Proxy, ProxyError,
     clients::{Client, Kind},
+    settle::undelivered,
 };
-use crate::store::{Delivery, Lease, Settlement, StoreFuture, Tap};
+use crate::store::{Delivery, Lease, MAX_LEASE, Settlement, StoreFuture, Tap};
 
 /// The most events of one poll.
 const MAX_POLL_EVENTS: u32 = 10_000;
@@ -27,16 +27,13 @@ const MAX_ANSWER_BYTES: u64 = 16 << 20;
 const MAX_WEBSOCKET_LEASE_BYTES: u64 = 1 << 20;
 /// How long a websocket's lease waits for events before it is renewed.
 const WEBSOCKET_LEASE_WAIT: Duration = Duration::from_secs(3600);
-/// How many receipts of a request are settled before other tasks run.
-const SETTLE_BATCH: usize = 100;
-/// The longest lease, and the longest delay of a released event.
-const MAX_HOLD: Duration = Duration::from_secs(12 * 3600);
 
 /// The deliveries of one answer, to be settled when it is known whether the answer was delivered.
 #[derive(Debug)]
 pub(crate) struct Unsettled {
     proxy: Arc<Proxy>,
     app: AppId,
+    consumer: ConsumerName,
     receipts: Vec<Receipt>,
     /// Whether delivering the answer acknowledges them (a poll), or its client does so later (a lease).
     auto_ack: bool,
@@ -47,6 +44,7 @@ impl Proxy {
     pub(crate) async fn poll(
         self: &Arc<Self>,
         app: &AppId,
+        consumer: &ConsumerName,
         max: Option<u32>,
     ) -> Result<(Vec<Delivery>, Unsettled), ProxyError> {
         let lease = Lease {
@@ -54,10 +52,10 @@ impl Proxy {
             max_bytes: MAX_ANSWER_BYTES,
             wait: Duration::ZERO,
             // The delivery guard settles the lease earlier, however slow the client is.
-            time: MAX_HOLD,
+            time: MAX_LEASE,
         };
-        let deliveries = self.store.lease(app, lease).await?;
-        let unsettled = self.unsettled(app, &deliveries, true);
+        let deliveries = self.store.lease(app, consumer, lease).await?;
+        let unsettled = self.unsettled(app, consumer, &deliveries, true);
         Ok((deliveries, unsettled))
     }
 
@@ -65,18 +63,19 @@ impl Proxy {
     pub(crate) async fn lease(
         self: &Arc<Self>,
         app: &AppId,
+        consumer: &ConsumerName,
         request: &api::LeaseRequest,
     ) -> Result<(Vec<Delivery>, Unsettled), ProxyError> {
         let lease = Lease {
             max_events: at_most(request.max.unwrap_or(DEFAULT_LEASE_EVENTS), api::MAX_LEASE_EVENTS),
             max_bytes: MAX_ANSWER_BYTES,
             wait: Duration::from_millis(request.wait_ms.unwrap_or(0)).min(api::MAX_LEASE_WAIT),
-            time: request.lease_ms.map_or(self.lease_time, Duration::from_millis).min(MAX_HOLD),
+            time: request.lease_ms.map_or(self.lease_time, Duration::from_millis).min(MAX_LEASE),
         };
         // A lease that does not wait returns at once, so it is not counted.
         let _client = if lease.wait.is_zero() { None } else { Some(self.clients.admit(app, Kind::Lease)?) };
-        let deliveries = self.store.lease(app, lease).await?;
-        let unsettled = self.unsettled(app, &deliveries, false);
+        let deliveries = self.store.lease(app, consumer, lease).await?;
+        let unsettled = self.unsettled(app, consumer, &deliveries, false);
         Ok((deliveries, unsettled))
     }
 
@@ -84,6 +83,7 @@ impl Proxy {
     pub(crate) fn lease_for_websocket<'a>(
         &'a self,
         app: &'a AppId,
+        consumer: &'a ConsumerName,
         max_events: usize,
     ) -> StoreFuture<'a, Vec<Delivery>> {
         let lease = Lease {
@@ -92,41 +92,7 @@ impl Proxy {
             wait: WEBSOCKET_LEASE_WAIT,
             time: self.lease_time,
         };
-        self.store.lease(app, lease)
-    }
-
-    /// Settles the receipts of a request.
-    pub(crate) async fn settle(&self, app: &AppId, request: AckRequest) -> Result<AckResponse, ProxyError> {
-        let AckRequest { ack, release, .. } = request;
-        let release: Vec<_> = release.into_iter().map(|release| release.receipt).collect();
-        let acks =
-            ack.chunks(SETTLE_BATCH).map(|acks| Settlement { acks: acks.to_vec(), ..Settlement::default() });
-        let releases = release
-            .chunks(SETTLE_BATCH)
-            .map(|releases| Settlement { releases: releases.to_vec(), ..Settlement::default() });
-        let mut answer = AckResponse::default();
-        for settlement in acks.chain(releases) {
-            let settled = self.store.settle(app, settlement).await?;
-            answer.acked += settled.acked as u64;
-            answer.released += settled.released as u64;
-            answer.stale.extend(settled.stale);
-            yield_now().await;
-        }
-        Ok(answer)
-    }
-
-    /// Settles deliveries of a websocket, or of an answer. If the store fails, their leases expire and the events are
-    /// redelivered.
-    pub(crate) async fn settle_or_log(&self, app: &AppId, mut settlement: Settlement) {
-        if settlement == Settlement::default() {
-            return;
-        }
-        for (_, delay) in &mut settlement.nacks {
-            *delay = (*delay).min(MAX_HOLD);
-        }
-        if let Err(error) = self.store.settle(app, settlement).await {
-            tracing::error!(%app, %error, "events could not be settled: they are redelivered when their leases expire");
-        }
+        self.store.lease(app, consumer, lease)
     }
 
     /// Taps the app's events that are stored from now on.
@@ -139,9 +105,21 @@ impl Proxy {
         self.clients.admit(app, Kind::Websocket)
     }
 
-    fn unsettled(self: &Arc<Self>, app: &AppId, deliveries: &[Delivery], auto_ack: bool) -> Unsettled {
+    fn unsettled(
+        self: &Arc<Self>,
+        app: &AppId,
+        consumer: &ConsumerName,
+        deliveries: &[Delivery],
+        auto_ack: bool,
+    ) -> Unsettled {
         let receipts = deliveries.iter().map(|delivery| delivery.receipt.clone()).collect();
-        Unsettled { proxy: Arc::clone(self), app: app.clone(), receipts, auto_ack }
+        Unsettled {
+            proxy: Arc::clone(self),
+            app: app.clone(),
+            consumer: consumer.clone(),
+            receipts,
+            auto_ack,
+        }
     }
 }
 
@@ -153,10 +131,10 @@ impl Unsettled {
             (true, false) => return,
             (false, _) => {
                 tracing::debug!(app = %self.app, events = self.receipts.len(), "an answer was not delivered");
-                Settlement { releases: self.receipts, ..Settlement::default() }
+                Settlement { releases: undelivered(self.receipts), ..Settlement::default() }
             }
         };
-        self.proxy.settle_or_log(&self.app, settlement).await;
+        self.proxy.settle_or_log(&self.app, &self.consumer, settlement).await;
     }
 }
 

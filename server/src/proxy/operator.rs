@@ -33,8 +33,11 @@ impl Proxy {
     pub(crate) async fn inspect(&self, app: &AppId) -> Result<Stored, StoreError> {
         let registration = self.store.registration(app).await?;
         let registered = registration.is_some_and(|registration| !registration.sources.is_empty());
-        let stats = self.store.stats(app).await?;
-        Ok(Stored { registered, events: stats.stored as u64, bytes: stats.bytes })
+        let default = self.default_consumer(app).await?;
+        let (events, bytes) = default.map_or((0, 0), |default| {
+            (default.pending.unwrap_or_default(), default.pending_bytes.unwrap_or_default())
+        });
+        Ok(Stored { registered, events, bytes })
     }
 
     /// Ends an app's registration and deletes its events, and returns what was deleted. A client whose token was revoked
@@ -109,7 +112,7 @@ mod tests {
     use crate::{
         Settings,
         identity::{IdentityError, IdentityProvider},
-        store::{Limits, MemoryStore},
+        store::fake::FakeStore,
     };
 
     /// A platform that answers each question after a notification. It knows one token, until that is revoked.
@@ -145,7 +148,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_purge_does_not_wait_for_the_platform_and_is_not_undone_by_a_late_registration() {
         let platform = Arc::new(Slow::default());
-        let store = Arc::new(MemoryStore::new(Limits::default()));
+        let store = Arc::new(FakeStore::default());
         let proxy = Arc::new(Proxy::new(store, Arc::clone(&platform) as _, &Settings::default()));
         let app: AppId = "bot".parse().unwrap();
         for unregisters in [false, true] {

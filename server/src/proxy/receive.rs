@@ -127,7 +127,7 @@ mod tests {
         super::fixture::{proxy, webhook},
         *,
     };
-    use crate::store::{Limits, MemoryStore};
+    use crate::store::{Limits, SqliteStore, fake::FakeStore};
 
     fn bot() -> AppId {
         "bot".parse().unwrap()
@@ -135,7 +135,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_large_body_waits_for_its_verifications_until_its_deadline() {
-        let proxy = proxy(MemoryStore::new(Limits::default()));
+        let proxy = proxy(FakeStore::default());
         let (large, start) = (webhook(HeaderMap::new(), vec![b'x'; LARGE_BODY]), Instant::now());
         let before = proxy.verification_permit(&bot(), &large).await.unwrap();
         tokio::spawn(async move {
@@ -154,7 +154,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_webhook_of_an_ended_registration_is_not_stored_in_the_next_one() {
-        let proxy = proxy(MemoryStore::new(Limits::default()));
+        let proxy = proxy(SqliteStore::in_memory(Limits::default()).await.unwrap());
         let (app, name, token) = (bot(), SourceName::default(), Secret::new("token"));
         for (next, stored) in [("old", true), ("new", false)] {
             let put = async |secret: &'static str| {

@@ -275,13 +275,12 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::{super::fixture::proxy, *};
-    use crate::store::{Limits, RedbStore};
+    use crate::store::{Limits, SqliteStore};
 
     /// A change whose client disconnects while it is being stored is not undone by the next change.
     #[tokio::test]
     async fn a_cancelled_change_takes_place_before_the_next_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let proxy = proxy(RedbStore::open(folder.path(), Limits::default()).unwrap());
+        let proxy = proxy(SqliteStore::in_memory(Limits::default()).await.unwrap());
         let (app, token): (AppId, _) = ("bot".parse().unwrap(), Secret::new("token"));
         let [a, b, c]: [SourceName; 3] = ["a", "b", "c"].map(|name| name.parse().unwrap());
         let put = async |name: &SourceName| {

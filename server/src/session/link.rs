@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::frame::coding::CloseCode};
 use tokio_util::sync::CancellationToken;
-use wwproxy_protocol::{AppId, ClientMessage, Secret, message::Hello};
+use wwproxy_protocol::{AppId, ClientMessage, ConsumerName, Secret, message::Hello};
 
 use super::websocket::{Input, Websocket};
 use crate::proxy::Proxy;
@@ -24,6 +24,7 @@ pub(super) const IDLE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub(crate) struct SessionConfig {
     pub(crate) app: AppId,
+    pub(crate) consumer: ConsumerName,
     /// The token that authorised the websocket.
     pub(crate) token: Secret,
     /// Notified whenever tokens may have been revoked. Subscribed before the token was checked.

@@ -2,15 +2,16 @@
 
 use std::{convert::Infallible, sync::Arc};
 
+use futures_util::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::frame::coding::CloseCode};
 use tokio_util::sync::CancellationToken;
 use wwproxy_protocol::ServerMessage;
 
 use super::link::{End, Link, SessionConfig, parse};
 use crate::{
     proxy::Proxy,
-    store::{Shown, Tap},
+    store::{Tap, TapItem},
 };
 
 /// The attempt of an event on a tap, which is no delivery.
@@ -50,15 +51,14 @@ where
                 // Acknowledgements are ignored, as a tap leases nothing.
                 parse(input?)?;
             }
-            shown = tap.next(), if is_drained => {
-                for shown in shown {
-                    let message = match shown {
-                        Shown::Event(event) if link.config.v2 => event.encode_v2(NO_ATTEMPT, 0),
-                        Shown::Event(event) => event.encode_legacy(),
-                        Shown::Gap(missed) => ServerMessage::gap(missed),
-                    };
-                    link.websocket.push(message);
-                }
+            item = tap.next(), if is_drained => {
+                let message = match item {
+                    Some(TapItem::Event(event)) if link.config.v2 => event.encode_v2(NO_ATTEMPT, 0),
+                    Some(TapItem::Event(event)) => event.encode_legacy(),
+                    Some(TapItem::Gap(missed)) => ServerMessage::gap(missed),
+                    None => return Err(End::Close(CloseCode::Policy, "the app was unregistered")),
+                };
+                link.websocket.push(message);
             }
         }
     }

@@ -41,12 +41,28 @@ impl Window {
     pub(super) fn settle(&mut self, id: &str) -> Option<Receipt> {
         let id: EventId = id.parse().ok()?;
         let receipt = self.outstanding.remove(&id)?.receipt;
-        if self.outstanding.is_empty() {
-            self.expiries.clear();
-        } else if self.expiries.len() > 2 * self.size {
-            let Self { outstanding, expiries, .. } = self;
+        self.forget_expiries();
+        Some(receipt)
+    }
+
+    /// Removes the expiries of settled and extended events, if there are many.
+    fn forget_expiries(&mut self) {
+        let Self { outstanding, expiries, size } = self;
+        if outstanding.is_empty() {
+            expiries.clear();
+        } else if expiries.len() > 2 * *size {
             expiries.retain(|(expires, id)| outstanding.get(id).is_some_and(|sent| sent.expires == *expires));
         }
+    }
+
+    /// Extends the lease of an event and returns its receipt, if the event is outstanding.
+    pub(super) fn extend(&mut self, id: &str, expires: Instant) -> Option<Receipt> {
+        let id: EventId = id.parse().ok()?;
+        let sent = self.outstanding.get_mut(&id)?;
+        sent.expires = expires;
+        let receipt = sent.receipt.clone();
+        self.expiries.push_back((expires, id));
+        self.forget_expiries();
         Some(receipt)
     }
 
@@ -111,6 +127,23 @@ mod tests {
         window.insert(id("a"), Receipt::new("a2"), start + second * 2);
         window.expire(start + second);
         assert_eq!(window.settle("a"), Some(Receipt::new("a2")));
+    }
+
+    #[test]
+    fn an_extended_lease_expires_later_and_frees_its_memory() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut window = Window::new(2);
+        window.insert(id("a"), Receipt::new("a1"), start + second);
+        for n in 2..1000 {
+            assert_eq!(window.extend("a", start + second * n), Some(Receipt::new("a1")));
+        }
+        assert_eq!(window.extend("b", start), None);
+        assert!(window.expiries.len() <= 5, "{}", window.expiries.len());
+        window.expire(start + second * 998);
+        assert_eq!(window.room(), 1);
+        window.expire(start + second * 999);
+        assert_eq!(window.room(), 2);
     }
 
     #[test]

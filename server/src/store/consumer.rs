@@ -7,7 +7,7 @@ use std::{
 
 use wwproxy_protocol::{ConsumerName, ConsumerSettings};
 
-/// The outcome of [`Store::put_consumer`](super::log::Store::put_consumer).
+/// The outcome of [`Store::put_consumer`](super::Store::put_consumer).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutConsumer {
     /// The consumer is new.
@@ -24,7 +24,7 @@ pub enum PutConsumer {
     Unregistered,
 }
 
-/// The outcome of [`Store::seek`](super::log::Store::seek).
+/// The outcome of [`Store::seek`](super::Store::seek).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sought {
     /// The consumer has its new position.

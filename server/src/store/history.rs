@@ -116,7 +116,7 @@ pub struct TimelineEntry {
     pub took: Duration,
 }
 
-/// The outcome of [`Store::replay`](super::log::Store::replay).
+/// The outcome of [`Store::replay`](super::Store::replay).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replayed {
     /// The event is delivered again. This is its number of replays to this consumer.

@@ -133,6 +133,11 @@ impl SqliteStore {
         checkpoint::spawn("store", move || writer.run(&receiver)).map_err(OpenError::Thread)?;
         Ok(Self { shared, commands: Commands::new(sender) })
     }
+
+    /// Whether the folder holds a store.
+    pub fn exists(path: &Path) -> std::io::Result<bool> {
+        Folder::exists(path)
+    }
 }
 
 impl Drop for SqliteStore {
@@ -255,7 +260,7 @@ impl Store for SqliteStore {
     }
 
     fn tap<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Option<Tap>> {
-        Box::pin(std::future::ready(Ok(self.shared.app(app).and_then(tap::open))))
+        Box::pin(std::future::ready(Ok(tap::open(&self.shared, app))))
     }
 
     fn health(&self) -> Health {

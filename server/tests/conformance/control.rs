@@ -149,7 +149,7 @@ async fn connections_that_say_nothing_do_not_hold_it_up() {
 fn the_text_of_an_answer_does_not_control_the_terminal() {
     let home = Home::new();
     fs::create_dir(home.store()).unwrap();
-    fs::write(home.store().join("events.redb"), "").unwrap();
+    fs::write(home.store().join("log.sqlite"), "").unwrap();
     let listener = UnixListener::bind(socket(&home)).unwrap();
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();

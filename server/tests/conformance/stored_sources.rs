@@ -2,28 +2,36 @@
 
 use std::sync::Arc;
 
-use redb::{Database, ReadableTable as _, TableDefinition};
 use reqwest::Method;
+use rusqlite::Connection;
 use serde_json::{Value, json};
+use twox_hash::xxhash3_64::Hasher;
 
 use crate::common::{App, Home, Server, empty, problem};
 
-const REGISTRATIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registrations");
+type Edit = fn(&mut Value);
 
-/// Stops the server and starts it again, with the stored registration of the app edited in between.
-async fn restart_with(mut server: Server, app: &App, edit: impl FnOnce(&mut Value)) -> (Server, App) {
+/// Stops the server and starts it again, with the stored settings of some sources edited in between.
+async fn restart_with<const N: usize>(
+    mut server: Server,
+    app: &App,
+    edits: [(&str, Edit); N],
+) -> (Server, App) {
     server.signal("TERM");
     assert!(server.exited().await.success());
     let home = Arc::clone(&server.home);
-    let database = Database::open(home.store().join("events.redb")).unwrap();
-    let transaction = database.begin_write().unwrap();
-    let mut table = transaction.open_table(REGISTRATIONS).unwrap();
-    let mut registration: Value =
-        serde_json::from_slice(table.get(&*app.id).unwrap().unwrap().value()).unwrap();
-    edit(&mut registration);
-    table.insert(&*app.id, registration.to_string().as_bytes()).unwrap();
-    drop(table);
-    transaction.commit().unwrap();
+    let database = Connection::open(home.store().join("log.sqlite")).unwrap();
+    for (name, edit) in edits {
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?));
+        let (app_id, settings): (i64, _) =
+            database.query_row("SELECT app_id, settings FROM sources WHERE name = ?", [name], row).unwrap();
+        let mut settings = serde_json::from_str(&settings).unwrap();
+        edit(&mut settings);
+        let settings = settings.to_string();
+        let checksum = Hasher::oneshot(format!("{app_id}\0{name}\0{settings}").as_bytes()).cast_signed();
+        let update = "UPDATE sources SET settings = ?, checksum = ? WHERE name = ?";
+        assert_eq!(database.execute(update, (&settings, checksum, name)).unwrap(), 1);
+    }
     drop(database);
     let server = Server::start_in(&home, &[]);
     let app = App { address: server.address.clone(), ..app.clone() };
@@ -38,11 +46,11 @@ async fn an_invalid_stored_source_is_skipped_until_it_is_replaced_or_deleted() {
         app.new_source(name, json!({"scheme": "github", "secrets": ["hush"]})).await;
     }
     let post = async |app: &App, name: &str| app.github(name, "hush", "{}").send().await.unwrap();
-    let (server, app) = restart_with(server, &app, |registration| {
-        registration["sources"]["newer"]["scheme"] = "semaphore".into();
-        registration["sources"]["old"]["colour"] = "red".into();
-    })
-    .await;
+    let edits: [(_, Edit); 2] = [
+        ("newer", |settings| settings["scheme"] = "semaphore".into()),
+        ("old", |settings| settings["colour"] = "red".into()),
+    ];
+    let (server, app) = restart_with(server, &app, edits).await;
     empty(post(&app, "good").await, 201).await;
     let refused = post(&app, "newer").await;
     assert!(refused.headers().contains_key("retry-after"));
@@ -61,10 +69,8 @@ async fn an_invalid_stored_source_is_skipped_until_it_is_replaced_or_deleted() {
 
     // A change of another source keeps the settings of the invalid one.
     app.new_source("more", json!({"scheme": "github", "secrets": ["hush"]})).await;
-    let (_server, app) = restart_with(server, &app, |registration| {
-        assert_eq!(registration["sources"]["newer"], json!({"scheme": "semaphore", "secrets": ["hush"]}));
-    })
-    .await;
+    let check: Edit = |settings| assert_eq!(*settings, json!({"scheme": "semaphore", "secrets": ["hush"]}));
+    let (_server, app) = restart_with(server, &app, [("newer", check)]).await;
     problem(post(&app, "newer").await, 503).await;
     empty(app.put_source("newer", json!({"scheme": "github", "secrets": ["hush"]})).await, 200).await;
     empty(post(&app, "newer").await, 201).await;
@@ -77,10 +83,8 @@ async fn an_invalid_stored_source_is_skipped_until_it_is_replaced_or_deleted() {
 async fn a_secret_of_the_first_version_is_used_as_its_bytes() {
     let server = Server::start_in(&Arc::new(Home::new()), &[]);
     let app = server.app("bot").await;
-    let (_server, app) = restart_with(server, &app, |registration| {
-        *registration = json!({"scheme": "watsonwork", "secrets": ["whpk_1"], "life": registration["life"]});
-    })
-    .await;
+    let edit: Edit = |settings| *settings = json!({"scheme": "watsonwork", "secrets": ["whpk_1"]});
+    let (_server, app) = restart_with(server, &app, [("default", edit)]).await;
     App { secret: "whpk_1".into(), ..app.clone() }.post("{}").await;
     app.register("whpk_2").await;
     App { secret: "whpk_2".into(), ..app.clone() }.post("{}").await;

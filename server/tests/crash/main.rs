@@ -2,12 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-mod disk;
-mod faults;
 mod kill;
 mod ledger;
 mod load;
-mod power;
 mod random;
-#[path = "../common/store.rs"]
-mod store;

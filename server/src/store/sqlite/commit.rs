@@ -182,12 +182,12 @@ impl Writer {
             .drain(..)
             .map(|accepted| (accepted.seq, accepted.size, accepted.into_event()))
             .collect();
-        for growth in batch.apps.values() {
+        for (app, growth) in &batch.apps {
             let of_app = growth.entries.iter().filter_map(|entry| {
                 let place = events.binary_search_by_key(&entry.seq, |(seq, ..)| *seq).ok()?;
                 Some((entry.size, &events[place].2))
             });
-            growth.app.taps.publish(&of_app);
+            self.shared.taps.publish(app, &of_app);
         }
         // Before the index says that they are there.
         self.shared.ring.extend(events);

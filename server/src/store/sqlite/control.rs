@@ -11,7 +11,6 @@ use super::{
     cursor::Cursor,
     registry,
     state::{App, Consumer},
-    tap::Taps,
     writer::Writer,
 };
 use crate::store::{
@@ -61,9 +60,9 @@ impl Writer {
             // Nothing of this epoch is before the position.
             log: Mutex::new(AppLog::new(Total::default(), position)),
             consumers: RwLock::new([(name, default)].into()),
-            taps: Taps::default(),
         };
         self.shared.apps.write().insert(app.clone(), Arc::new(new));
+        self.shared.registered.notify_waiters();
         Ok(())
     }
 
@@ -74,7 +73,6 @@ impl Writer {
         for (_, consumer) in std::mem::take(&mut *known.consumers.write()) {
             consumer.end();
         }
-        known.taps.end();
         self.index.retire(known);
         Ok(())
     }

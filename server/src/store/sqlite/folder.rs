@@ -76,6 +76,11 @@ impl Folder {
         &self.path
     }
 
+    /// Whether the folder holds a store.
+    pub(super) fn exists(path: &Path) -> io::Result<bool> {
+        path.join(DATABASE).try_exists()
+    }
+
     pub(super) fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
     }

@@ -5,6 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::{
+    task::yield_now,
+    time::{timeout, timeout_at},
+};
 use wwproxy_protocol::{AppId, ConsumerName, Event, api::Receipt};
 
 use super::{
@@ -21,25 +25,49 @@ pub(super) async fn lease(
     name: &ConsumerName,
     lease: Lease,
 ) -> Result<Vec<Delivery>, StoreError> {
-    let Some((app, consumer)) = shared.consumer(app, name) else {
-        return Err(StoreError::NoConsumer(name.clone()));
-    };
     let deadline = Instant::now() + lease.wait;
-    let _pass_on = PassOn(&consumer);
+    loop {
+        let registered = shared.registered.notified();
+        tokio::pin!(registered);
+        // From here on a notification counts, even before it is awaited.
+        registered.as_mut().enable();
+        if let Some((app, consumer)) = shared.consumer(app, name) {
+            if let Some(deliveries) = lease_until(shared, &app, &consumer, &lease, deadline).await? {
+                return Ok(deliveries);
+            }
+            // The consumer is about to be removed.
+            yield_now().await;
+        } else if !name.is_default() {
+            return Err(StoreError::NoConsumer(name.clone()));
+        } else if timeout_at(deadline.into(), registered).await.is_err() {
+            // The client waited for its app's registration, which creates `default`.
+            return Ok(Vec::new());
+        }
+    }
+}
+
+/// Leases events until a deadline. `None` if the consumer was deleted.
+async fn lease_until(
+    shared: &Arc<Shared>,
+    app: &App,
+    consumer: &Arc<Consumer>,
+    lease: &Lease,
+    deadline: Instant,
+) -> Result<Option<Vec<Delivery>>, StoreError> {
+    let _pass_on = PassOn(consumer);
     loop {
         let arrived = consumer.arrived.notified();
         tokio::pin!(arrived);
-        // From here on a notification counts, even before it is awaited.
         arrived.as_mut().enable();
         if consumer.is_deleted() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        shared.read_ahead(&app, &consumer, lease.max_events).await?;
-        let guard = LeaseGuard::lease(shared, &consumer, &lease);
+        shared.read_ahead(app, consumer, lease.max_events).await?;
+        let guard = LeaseGuard::lease(shared, consumer, lease);
         if !guard.leased.is_empty() {
-            let deliveries = guard.read(&app).await?;
+            let deliveries = guard.read(app).await?;
             if !deliveries.is_empty() {
-                return Ok(deliveries);
+                return Ok(Some(deliveries));
             }
             // All of them were damaged or removed: there may be others.
             continue;
@@ -47,12 +75,12 @@ pub(super) async fn lease(
         drop(guard);
         let now = Instant::now();
         if now >= deadline {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         let until = consumer.cursor().next_timer().map_or(deadline, |timer| timer.min(deadline));
         let wait = until.saturating_duration_since(now).max(Duration::from_millis(1));
         // A timeout means that a timer is due, or that the wait is over: the next turn of the loop finds out.
-        let _ = tokio::time::timeout(wait, arrived).await;
+        let _ = timeout(wait, arrived).await;
     }
 }
 

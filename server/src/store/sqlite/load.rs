@@ -25,7 +25,6 @@ use super::{
     registry::{self, checksum},
     schema::{self, APPLICATION, VERSION},
     state::{App, Consumer},
-    tap::Taps,
 };
 use crate::store::{Registration, stored_source};
 
@@ -116,7 +115,6 @@ fn load_apps(db: &Connection, watermark: Seq) -> Result<Apps, LoadError> {
             registration: RwLock::new(Arc::new(registration)),
             log: Mutex::new(AppLog::new(total, watermark)),
             consumers: RwLock::default(),
-            taps: Taps::default(),
         };
         let name = name.parse().map_err(|_| LoadError::Damaged(format!("the name of app {id}")))?;
         stored_source::log_unreadable(&name, &app.registration.read());

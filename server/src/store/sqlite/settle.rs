@@ -17,7 +17,15 @@ pub(super) fn settle(
     settlement: Settlement,
 ) -> Result<Settled, StoreError> {
     let Some((_, consumer)) = shared.consumer(app, name) else {
-        return Err(StoreError::NoConsumer(name.clone()));
+        if !name.is_default() {
+            return Err(StoreError::NoConsumer(name.clone()));
+        }
+        // The app was unregistered.
+        let Settlement { acks, rejects, releases, extends } = settlement;
+        let others = rejects.into_iter().map(|reject| reject.receipt);
+        let others = others.chain(releases.into_iter().map(|release| release.receipt));
+        let others = others.chain(extends.into_iter().map(|(receipt, _)| receipt));
+        return Ok(Settled { stale: acks.into_iter().chain(others).collect(), ..Settled::default() });
     };
     let now = Instant::now();
     let id = consumer.id;

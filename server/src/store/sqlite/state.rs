@@ -39,6 +39,7 @@ pub(super) const READ_AHEAD: usize = 256;
 pub(super) struct Shared {
     pub(super) apps: RwLock<HashMap<AppId, Arc<App>>>,
     pub(super) ring: Ring,
+    pub(super) taps: Taps,
     pub(super) readers: Readers,
     pub(super) health: DiskHealth,
     /// Consumers with changes that are not flushed.
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     flush: mpsc::Sender<Command>,
     /// Lease numbers begin at a random number, so that a receipt from before a restart is stale.
     next_lease: AtomicU64,
+    /// Wakes leases that wait for the registration of their app.
+    pub(super) registered: Notify,
 }
 
 /// One epoch of an app.
@@ -56,7 +59,6 @@ pub(super) struct App {
     pub(super) registration: RwLock<Arc<Registration>>,
     pub(super) log: Mutex<AppLog>,
     pub(super) consumers: RwLock<BTreeMap<ConsumerName, Arc<Consumer>>>,
-    pub(super) taps: Taps,
 }
 
 /// One consumer of an app.
@@ -83,10 +85,12 @@ impl Shared {
             readers: Readers::new(database),
             apps: RwLock::default(),
             ring: Ring::default(),
+            taps: Taps::default(),
             health: DiskHealth::default(),
             dirty: Mutex::default(),
             flush,
             next_lease: AtomicU64::new(u64::from_le_bytes(random) >> 8),
+            registered: Notify::new(),
         }
     }
 

@@ -2,14 +2,17 @@
 //!
 //! Each tap has a bounded buffer. A tap exerts no backpressure: an event that does not fit is counted, as a gap in its place.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use futures_util::{StreamExt, stream};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
-use wwproxy_protocol::Event;
+use wwproxy_protocol::{AppId, Event};
 
-use super::state::App;
+use super::state::Shared;
 use crate::store::log::{Tap, TapItem};
 
 /// Taps of an app, at most.
@@ -19,9 +22,9 @@ const MAX_EVENTS: usize = 256;
 /// Bytes of the events in the buffer of a tap, at most. One event always fits.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The taps of one app. `None` since it unregistered.
-#[derive(Debug)]
-pub(super) struct Taps(Mutex<Option<Vec<Arc<Feed>>>>);
+/// The taps of all apps. A tap stays when its app unregisters, and receives the events of the next registration.
+#[derive(Debug, Default)]
+pub(super) struct Taps(RwLock<HashMap<AppId, Vec<Arc<Feed>>>>);
 
 /// The way to one tap.
 #[derive(Debug, Default)]
@@ -36,69 +39,63 @@ struct Buffer {
     items: VecDeque<(TapItem, u32)>,
     events: usize,
     bytes: u64,
-    ended: bool,
 }
 
 /// The receiving end of a tap, which frees its place when it is dropped.
 struct Subscription {
-    app: Arc<App>,
+    shared: Arc<Shared>,
+    app: AppId,
     feed: Arc<Feed>,
 }
 
-impl Default for Taps {
-    fn default() -> Self {
-        Self(Mutex::new(Some(Vec::new())))
-    }
-}
-
-/// Opens a tap of an app. `None` if the app has as many as it may, or has unregistered.
-pub(super) fn open(app: Arc<App>) -> Option<Tap> {
+/// Opens a tap of an app. `None` if the app has as many as it may.
+pub(super) fn open(shared: &Arc<Shared>, app: &AppId) -> Option<Tap> {
     let feed = Arc::<Feed>::default();
-    let mut taps = app.taps.0.lock();
-    let feeds = taps.as_mut().filter(|feeds| feeds.len() < MAX_TAPS)?;
+    let mut taps = shared.taps.0.write();
+    let feeds = taps.entry(app.clone()).or_default();
+    if feeds.len() >= MAX_TAPS {
+        return None;
+    }
     feeds.push(Arc::clone(&feed));
     drop(taps);
-    let subscription = Subscription { app, feed };
-    let next =
-        async |subscription: Subscription| subscription.feed.next().await.map(|item| (item, subscription));
+    let subscription = Subscription { shared: Arc::clone(shared), app: app.clone(), feed };
+    let next = async |subscription: Subscription| Some((subscription.feed.next().await, subscription));
     Some(stream::unfold(subscription, next).boxed())
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if let Some(feeds) = &mut *self.app.taps.0.lock() {
+        let mut taps = self.shared.taps.0.write();
+        if let Some(feeds) = taps.get_mut(&self.app) {
             feeds.retain(|feed| !Arc::ptr_eq(feed, &self.feed));
+            if feeds.is_empty() {
+                taps.remove(&self.app);
+            }
         }
     }
 }
 
 impl Taps {
-    /// Adds committed events, in order of arrival, to the buffer of each tap.
-    pub(super) fn publish<'a>(&self, events: &(impl Iterator<Item = (u32, &'a Arc<Event>)> + Clone)) {
-        for feed in self.0.lock().iter().flatten() {
-            feed.change(|buffer| events.clone().for_each(|(size, event)| buffer.add(event, size)));
-        }
-    }
-
-    /// Ends all taps.
-    pub(super) fn end(&self) {
-        for feed in self.0.lock().take().iter().flatten() {
-            feed.change(|buffer| buffer.ended = true);
+    /// Adds committed events of an app, in order of arrival, to the buffer of each tap.
+    pub(super) fn publish<'a>(
+        &self,
+        app: &AppId,
+        events: &(impl Iterator<Item = (u32, &'a Arc<Event>)> + Clone),
+    ) {
+        for feed in self.0.read().get(app).into_iter().flatten() {
+            let mut buffer = feed.buffer.lock();
+            events.clone().for_each(|(size, event)| buffer.add(event, size));
+            drop(buffer);
+            feed.changed.notify_one();
         }
     }
 }
 
 impl Feed {
-    fn change(&self, change: impl FnOnce(&mut Buffer)) {
-        change(&mut self.buffer.lock());
-        self.changed.notify_one();
-    }
-
-    /// Waits for the next item. `None` if the tap has ended.
-    async fn next(&self) -> Option<TapItem> {
+    async fn next(&self) -> TapItem {
         loop {
-            let (item, ended) = self.buffer.lock().take();
-            if item.is_some() || ended {
+            let item = self.buffer.lock().take();
+            if let Some(item) = item {
                 return item;
             }
             self.changed.notified().await;
@@ -120,11 +117,11 @@ impl Buffer {
         }
     }
 
-    /// Takes the oldest item. Returns whether the tap has ended, too.
-    fn take(&mut self) -> (Option<TapItem>, bool) {
-        let Some((item, size)) = self.items.pop_front() else { return (None, self.ended) };
+    /// Takes the oldest item.
+    fn take(&mut self) -> Option<TapItem> {
+        let (item, size) = self.items.pop_front()?;
         self.events -= usize::from(matches!(item, TapItem::Event(_)));
         self.bytes -= u64::from(size);
-        (Some(item), self.ended)
+        Some(item)
     }
 }
