@@ -20,6 +20,12 @@ use crate::log::print_line;
 #[error("{0}")]
 pub(crate) struct Usage(String);
 
+impl Usage {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
 pub(crate) fn run(config: &Config, command: &AppCommand) -> anyhow::Result<()> {
     let apps = config.apps()?;
     match command {

@@ -18,7 +18,7 @@ use wwproxy_protocol::AppId;
 
 use self::size::{body_size, duration, duration_or_zero, token_lifetime};
 pub use self::{
-    command::{AppCommand, Command},
+    command::{AppCommand, Command, StoreCommand},
     listen::ListenAddress,
     size::ByteSize,
     store::{Overflow, StoreAddress},

@@ -29,8 +29,8 @@ pub(crate) fn start(format: LogFormat, level: tracing::Level) {
 /// Whether the command line or the environment asks for JSON. For flags that could not be parsed as a whole.
 pub(crate) fn is_json_wanted() -> bool {
     let args: Vec<_> = env::args_os().collect();
-    // The `app` commands have no log.
-    if args.iter().any(|arg| arg == "app") {
+    // The commands have no log.
+    if args.iter().any(|arg| arg == "app" || arg == "store") {
         return false;
     }
     let last = args.iter().enumerate().rev().find_map(|(n, arg)| match arg.to_str()? {

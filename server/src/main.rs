@@ -3,6 +3,7 @@
 mod admin;
 mod log;
 mod signals;
+mod store_command;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     };
     let result = match &config.command {
         Some(Command::App(command)) => admin::run(&config, command),
+        Some(Command::Store(command)) => store_command::run(&config, command),
         None => serve(&config),
     };
     match result {

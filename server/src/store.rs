@@ -34,7 +34,7 @@ pub use self::{
     },
     limits::Limits,
     registration::Registration,
-    sqlite::{OpenError, SqliteStore},
+    sqlite::{OpenError, SqliteStore, maintenance},
     stored_source::{StoredSource, UnreadableSource},
 };
 

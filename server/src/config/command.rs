@@ -1,5 +1,7 @@
 //! Commands of the program other than serving.
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use wwproxy_protocol::AppId;
 
@@ -9,6 +11,40 @@ pub enum Command {
     /// Manage the apps of the builtin identity
     #[command(subcommand)]
     App(AppCommand),
+    /// Check, inspect and recover the store
+    #[command(subcommand, name = "store")]
+    Store(StoreCommand),
+}
+
+/// What to do with the store.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Print the store's files, apps and consumers, with the numbers and sizes of their events
+    ///
+    /// Works beside a running server.
+    Info {
+        /// Folder of the store, or a backup file [default: the folder of --store]
+        path: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read the whole store and print what is damaged: ids, never contents; exits 1 if anything is
+    ///
+    /// Works beside a running server, whose write-ahead log grows meanwhile: for a large store of a busy server check a backup.
+    Check {
+        /// Folder of the store, or a backup file [default: the folder of --store]
+        path: Option<PathBuf>,
+    },
+    /// Copy what is whole of a damaged store, or of a backup file, into a new folder, and print what is left out
+    ///
+    /// The damaged store is not changed. A consumer of which something is damaged starts again from the oldest event.
+    Recover {
+        /// Folder of the damaged store, or a backup file
+        from: PathBuf,
+        /// Folder of the new store, which must be empty or not exist
+        to: PathBuf,
+    },
 }
 
 /// What to do with the apps.

@@ -21,6 +21,7 @@ mod health;
 mod index;
 mod lease;
 mod load;
+pub mod maintenance;
 mod reader;
 mod record;
 mod registry;

@@ -29,6 +29,11 @@ const FRAMING: usize = 64;
 /// A larger body is a row of its own table, so that reading heads does not read it.
 const MAX_INLINE: usize = 2048;
 
+/// The size of an event against the limits, in bytes.
+pub(super) fn event_size(event: &NewEvent) -> u32 {
+    u32::try_from(event.size() + FRAMING).unwrap_or(u32::MAX)
+}
+
 /// A batch that is about to be committed.
 #[derive(Debug, Default)]
 struct Batch {
@@ -150,7 +155,7 @@ impl Writer {
         if dedupe.is_some_and(|key| self.recent.is_duplicate(app_id, key, now, &batch.keys)) {
             return batch.outcomes.push((reply, Appended::Duplicate));
         }
-        let size = u32::try_from(event.size() + FRAMING).unwrap_or(u32::MAX);
+        let size = event_size(&event);
         let unsettled = growth.unsettled.plus(size);
         if unsettled.count > self.limits.max_pending_events || unsettled.bytes > self.limits.max_pending_bytes
         {

@@ -12,10 +12,12 @@ use twox_hash::xxhash3_64::Hasher;
 use super::{Seq, error::OpenError};
 
 /// The files of a store. SQLite adds `-wal` and `-shm` to the name of the database.
-const DATABASE: &str = "log.sqlite";
-const LOCK: &str = "lock";
+pub(super) const DATABASE: &str = "log.sqlite";
+pub(super) const LOCK: &str = "lock";
 const BALLAST: &str = "ballast";
 const HIGH_WATER: &str = "high-water";
+/// The files beside the database and its WAL.
+pub(super) const OTHERS: [&str; 2] = [BALLAST, HIGH_WATER];
 /// The files of the former engine.
 const FORMER: [&str; 2] = ["events.redb", "events.journal"];
 
@@ -23,6 +25,27 @@ const FORMER: [&str; 2] = ["events.redb", "events.journal"];
 const BALLAST_BYTES: usize = 8 << 20;
 /// The ballast is written in pieces of this size.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// Whether a folder holds a store of the former engine.
+pub(super) fn is_former(folder: &Path) -> bool {
+    FORMER.iter().any(|name| folder.join(name).exists())
+}
+
+/// The WAL of a database.
+pub(super) fn wal_of(database: &Path) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push("-wal");
+    path.into()
+}
+
+/// The folder of the store that this path names: the folder itself, or the database in it. Any other file is a backup.
+pub(super) fn of(path: &Path) -> Option<PathBuf> {
+    if path.is_dir() {
+        return Some(path.to_owned());
+    }
+    let folder = path.parent().filter(|_| path.ends_with(DATABASE))?;
+    Some(folder.to_owned())
+}
 
 /// The folder of an open store. Dropping it releases the lock.
 #[derive(Debug)]
@@ -38,7 +61,7 @@ impl Folder {
     pub(super) fn open(path: &Path) -> Result<(Self, bool), OpenError> {
         let io = |error| OpenError::Io(path.to_owned(), error);
         fs::create_dir_all(path).map_err(io)?;
-        if FORMER.iter().any(|name| path.join(name).exists()) {
+        if is_former(path) {
             return Err(OpenError::Former(path.to_owned()));
         }
         let lock = File::create(path.join(LOCK)).map_err(io)?;
@@ -51,7 +74,7 @@ impl Folder {
         let (database, mark) = (folder.database().exists(), path.join(HIGH_WATER).exists());
         match (database, mark) {
             (true, true) => Ok((folder, false)),
-            (false, false) if !folder.wal().exists() => Ok((folder, true)),
+            (false, false) if !wal_of(&folder.database()).exists() => Ok((folder, true)),
             (false, _) => Err(OpenError::Incomplete(path.to_owned(), DATABASE)),
             (true, false) => Err(OpenError::Incomplete(path.to_owned(), HIGH_WATER)),
         }
@@ -83,10 +106,6 @@ impl Folder {
 
     pub(super) fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
-    }
-
-    fn wal(&self) -> PathBuf {
-        self.path.join(format!("{DATABASE}-wal"))
     }
 
     /// Writes the ballast if it is not there. Fails if the disk has no room for it.
@@ -128,7 +147,12 @@ impl Folder {
 
     /// Reads the high-water mark. `None` if the file is damaged or empty, as after a power cut.
     pub(super) fn high_water(&self) -> io::Result<Option<Seq>> {
-        let text = String::from_utf8_lossy(&fs::read(self.path.join(HIGH_WATER))?).into_owned();
+        Self::read_high_water(&self.path)
+    }
+
+    /// Reads the high-water mark in a folder.
+    pub(super) fn read_high_water(folder: &Path) -> io::Result<Option<Seq>> {
+        let text = String::from_utf8_lossy(&fs::read(folder.join(HIGH_WATER))?).into_owned();
         Ok(text.trim_end().split_once(' ').and_then(|(seq, checksum)| {
             let is_whole = format!("{:016x}", Hasher::oneshot(seq.as_bytes())) == checksum;
             seq.parse().ok().filter(|_| is_whole)

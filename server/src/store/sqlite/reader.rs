@@ -126,34 +126,46 @@ impl Shared {
 }
 
 fn read_event(db: &Connection, app_id: i64, seq: Seq) -> rusqlite::Result<Read> {
-    let row = db
-        .prepare_cached(
-            "SELECT app_id, id, received_at, source, type, delivery_id, head, body, checksum FROM events WHERE seq = ?",
-        )?
-        .query_row([seq.cast_signed()], |row| Ok(decode(row, seq)))
+    let found = db
+        .prepare_cached(&format!("SELECT {EVENT_COLUMNS} FROM events WHERE seq = ?"))?
+        .query_row([seq.cast_signed()], |row| verify(db, row, seq))
         .optional()?;
-    let Some(decoded) = row else { return Ok(Read::Missing) };
-    let (record, checksum, is_apart) = match decoded {
+    Ok(match found {
+        None => Read::Missing,
+        Some(Ok((found, _))) if found != app_id => {
+            Read::Damaged(DamagedRecord { seq, what: "it belongs to another app" })
+        }
+        Some(Ok((_, event))) => Read::Event(Arc::new(event)),
+        Some(Err(damaged)) => Read::Damaged(damaged),
+    })
+}
+
+/// The columns that [`verify`] reads.
+pub(super) const EVENT_COLUMNS: &str =
+    "app_id, id, received_at, source, type, delivery_id, head, body, checksum";
+
+/// Checks a row of [`EVENT_COLUMNS`] and decodes it. Also returns its app.
+pub(super) fn verify(
+    db: &Connection,
+    row: &Row<'_>,
+    seq: Seq,
+) -> rusqlite::Result<Result<(i64, Event), DamagedRecord>> {
+    let (record, checksum, is_apart) = match decode(row, seq) {
         Ok(decoded) => decoded,
-        Err(damaged) => return Ok(Read::Damaged(damaged)),
+        Err(damaged) => return Ok(Err(damaged)),
     };
     let body = if is_apart {
         let mut bodies = db.prepare_cached("SELECT body FROM bodies WHERE seq = ?")?;
         let body: Option<Vec<u8>> = bodies.query_row([seq.cast_signed()], |row| row.get(0)).optional()?;
         match body {
             Some(body) => body.into(),
-            None => return Ok(Read::Damaged(DamagedRecord { seq, what: "its body is missing" })),
+            None => return Ok(Err(DamagedRecord { seq, what: "its body is missing" })),
         }
     } else {
         record.body.clone()
     };
-    if record.app_id != app_id {
-        return Ok(Read::Damaged(DamagedRecord { seq, what: "it belongs to another app" }));
-    }
-    Ok(match (Record { body, ..record }).into_event(checksum) {
-        Ok(event) => Read::Event(Arc::new(event)),
-        Err(damaged) => Read::Damaged(damaged),
-    })
+    let app_id = record.app_id;
+    Ok(Record { body, ..record }.into_event(checksum).map(|event| (app_id, event)))
 }
 
 type Decoded = Result<(Record, i64, bool), DamagedRecord>;
