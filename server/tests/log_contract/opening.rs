@@ -32,8 +32,20 @@ async fn half_a_store_is_refused() {
 #[tokio::test]
 async fn a_store_of_the_former_engine_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("events.redb"), "x").unwrap();
-    assert!(refusal(folder.path()).await.contains("drain"));
+    for file in ["events.redb", "events.journal"] {
+        fs::write(folder.path().join(file), "x").unwrap();
+        let refusal = refusal(folder.path()).await;
+        for said in [
+            "version 0.1",
+            "the old server",
+            r#"`wwproxy status` says "stored": 0"#,
+            "register the apps again",
+        ] {
+            assert!(refusal.contains(said), "{said}: {refusal}");
+        }
+        fs::remove_file(folder.path().join(file)).unwrap();
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is created in it");
 }
 
 #[tokio::test]

@@ -15,19 +15,21 @@ pub enum OpenError {
     Locked(PathBuf),
     /// The folder holds a store of the former engine.
     #[error(
-        "{} holds a store of version 0.1: let clients drain it with a server of version 0.1, then start this one with an \
-         empty folder",
+        "{} holds a store of version 0.1, which this version cannot read. Drain it with the old version: start the old server on this \
+         folder, block its senders, and let clients fetch until `wwproxy status` says \"stored\": 0 for each app. Then stop it, \
+         start this server with an empty folder, and register the apps again: registrations are not carried over",
         .0.display()
     )]
     Former(PathBuf),
     /// A file of the store is missing.
     #[error(
-        "the store in {} has no file {}: restore the folder from a backup, or move it away to start with an empty store",
+        "the store in {} has no file {}: restore a backup with `wwproxy-server store recover`, or move the folder away to start with an \
+         empty store",
         .0.display(), .1
     )]
     Incomplete(PathBuf, &'static str),
     /// The database is not one of this program.
-    #[error("{} is not the database of a store: restore the file from a backup", .0.display())]
+    #[error("{} is not the database of a store: restore a backup with `wwproxy-server store recover`", .0.display())]
     Foreign(PathBuf),
     /// The database was written by another version.
     #[error(
@@ -36,10 +38,10 @@ pub enum OpenError {
     )]
     Version(PathBuf, i64),
     /// The database is damaged.
-    #[error("{} cannot be read, it may be damaged: restore the file from a backup", .0.display())]
+    #[error("{} cannot be read, it may be damaged: copy what is whole with `wwproxy-server store recover`, or restore a backup", .0.display())]
     Unreadable(PathBuf, #[source] rusqlite::Error),
     /// A registration or a consumer is damaged.
-    #[error("{} is damaged: {}; restore the file from a backup", .0.display(), .1)]
+    #[error("{} is damaged: {}; copy what is whole with `wwproxy-server store recover`, or restore a backup", .0.display(), .1)]
     Damaged(PathBuf, String),
     /// A thread could not be started.
     #[error("cannot start a thread of the store")]

@@ -59,7 +59,7 @@ impl DiskHealth {
             Health::Damaged(what) => {
                 tracing::error!(
                     what,
-                    "the database is damaged: stop the server and restore it from a backup"
+                    "the database is damaged: stop the server, and copy what is whole with `wwproxy-server store recover`"
                 );
             }
             _ => tracing::error!(%error, "the store cannot write"),
