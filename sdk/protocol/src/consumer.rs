@@ -25,6 +25,12 @@ impl ConsumerName {
         self.0.as_str()
     }
 
+    /// The name of a consumer in memory, for the server's own use. It begins with `~`, so that no client can give it.
+    #[must_use]
+    pub fn ephemeral(number: u64) -> Self {
+        Self(SourceName::unchecked(&format!("~{number}")))
+    }
+
     /// Whether it is the consumer `default`, which every app has.
     #[must_use]
     pub fn is_default(&self) -> bool {

@@ -36,6 +36,11 @@ impl SourceName {
         name.parse().unwrap_or_else(|_| Self("-".into()))
     }
 
+    /// Makes a name without a check.
+    pub(crate) fn unchecked(name: &str) -> Self {
+        Self(name.into())
+    }
+
     /// Whether it is the source `default`, whose hook is the app's.
     #[must_use]
     pub fn is_default(&self) -> bool {

@@ -10,9 +10,11 @@ mod checkpoint;
 mod commands;
 mod commit;
 mod control;
+mod count;
 mod cursor;
 mod database;
 mod dedupe;
+mod ephemeral;
 mod error;
 mod filter;
 mod flush;
@@ -25,6 +27,7 @@ pub mod maintenance;
 mod reader;
 mod record;
 mod registry;
+mod replay;
 mod ring;
 mod schema;
 mod settle;
@@ -200,11 +203,19 @@ impl Store for SqliteStore {
     }
 
     fn consumers<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Vec<ConsumerStatus>> {
-        let statuses = self.shared.app(app).map(|app| {
+        Box::pin(async move {
+            let Some(app) = self.shared.app(app) else { return Ok(Vec::new()) };
             let consumers = app.consumers.read();
-            consumers.iter().map(|(name, consumer)| app.status(name, consumer)).collect()
-        });
-        Box::pin(std::future::ready(Ok(statuses.unwrap_or_default())))
+            let mut statuses = Vec::with_capacity(consumers.len());
+            for (name, consumer) in &*consumers {
+                let status = app.status(name, consumer);
+                if status.pending.is_none() {
+                    count::spawn(&self.shared, &app, consumer);
+                }
+                statuses.push(status);
+            }
+            Ok(statuses)
+        })
     }
 
     fn delete_consumer<'a>(&'a self, app: &'a AppId, name: &'a ConsumerName) -> StoreFuture<'a, bool> {
@@ -235,17 +246,19 @@ impl Store for SqliteStore {
         Box::pin(self.commands.control(|reply| Control::Seek { app, consumer, to, reply }))
     }
 
-    fn open_ephemeral<'a>(&'a self, _app: &'a AppId, _start: Start) -> StoreFuture<'a, Option<Ephemeral>> {
-        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    fn open_ephemeral<'a>(&'a self, app: &'a AppId, start: Start) -> StoreFuture<'a, Option<Ephemeral>> {
+        let app = app.clone();
+        Box::pin(self.commands.control(|reply| Control::OpenEphemeral { app, start, reply }))
     }
 
     fn replay<'a>(
         &'a self,
-        _app: &'a AppId,
-        _consumer: &'a ConsumerName,
-        _id: &'a EventId,
+        app: &'a AppId,
+        consumer: &'a ConsumerName,
+        id: &'a EventId,
     ) -> StoreFuture<'a, Replayed> {
-        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+        let (app, consumer, id) = (app.clone(), consumer.clone(), id.clone());
+        Box::pin(self.commands.control(|reply| Control::Replay { app, consumer, id, reply }))
     }
 
     fn events<'a>(&'a self, _app: &'a AppId, _query: EventQuery) -> StoreFuture<'a, EventPage> {

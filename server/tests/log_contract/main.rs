@@ -4,9 +4,11 @@
 //! for a state by sleeping: it waits in the store, or polls until a deadline.
 
 mod consumers;
+mod count;
 mod damage;
 mod dedupe;
 mod delivery;
+mod ephemeral;
 #[path = "../common/eventually.rs"]
 mod eventually;
 mod fixture;
@@ -16,6 +18,7 @@ mod opening;
 mod positions;
 mod redelivery;
 mod registration;
+mod replay;
 mod restart;
 mod settle;
 mod tap;

@@ -39,6 +39,7 @@ pub(super) struct StoredOpen {
     pub(super) seq: Seq,
     pub(super) size: u32,
     pub(super) attempt: u32,
+    pub(super) replay: u32,
     pub(super) state: StoredState,
     /// When the event is due, if it was nacked.
     pub(super) nacked_until: Option<Instant>,
@@ -65,6 +66,8 @@ pub(super) struct Changes {
     /// Acknowledged first attempts, with the time that each took: one packed row of the timeline.
     pub(super) acked: Vec<(Seq, u32)>,
     pub(super) outcomes: Vec<(Seq, Outcome)>,
+    /// Events that are replayed by this very transaction, with the number of the replay.
+    pub(super) replayed: Vec<(Seq, u32)>,
 }
 
 /// What changed since the last flush.

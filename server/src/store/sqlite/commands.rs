@@ -7,11 +7,11 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, Source, Start};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, EventId, Source, Start};
 
 use crate::store::{
     DedupeKey, NewEvent, Registration,
-    log::{Appended, PutConsumer, Sought, StoreError},
+    log::{Appended, Ephemeral, PutConsumer, Replayed, Sought, StoreError},
     scheduler::Item,
 };
 
@@ -64,6 +64,8 @@ pub(super) enum Control {
     PutConsumer { app: AppId, name: ConsumerName, settings: ConsumerSettings, reply: Reply<PutConsumer> },
     DeleteConsumer { app: AppId, name: ConsumerName, reply: Reply<bool> },
     Seek { app: AppId, consumer: ConsumerName, to: Start, reply: Reply<Sought> },
+    OpenEphemeral { app: AppId, start: Start, reply: Reply<Option<Ephemeral>> },
+    Replay { app: AppId, consumer: ConsumerName, id: EventId, reply: Reply<Replayed> },
 }
 
 impl Item for Append {

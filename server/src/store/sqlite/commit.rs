@@ -197,18 +197,22 @@ impl Writer {
         // Before the index says that they are there.
         self.shared.ring.extend(events);
         for growth in batch.apps.values_mut() {
-            let consumers = growth.app.consumers.read();
-            let woken = consumers
-                .values()
-                .filter(|consumer| growth.entries.iter().any(|entry| consumer.filter.matches(entry)));
-            let woken: Vec<_> = woken.map(Arc::clone).collect();
-            drop(consumers);
+            let entries = std::mem::take(&mut growth.entries);
             let mut log = growth.app.log.lock();
-            for entry in growth.entries.drain(..) {
-                log.push(entry);
+            for entry in &entries {
+                log.push(entry.clone());
             }
             drop(log);
-            for consumer in woken {
+            let consumers = growth.app.all_consumers();
+            for consumer in consumers {
+                let mut matching = entries.iter().filter(|entry| consumer.filter.matches(entry)).peekable();
+                if matching.peek().is_none() {
+                    continue;
+                }
+                if !consumer.filter.is_empty() {
+                    let mut cursor = consumer.cursor();
+                    matching.for_each(|entry| cursor.appended(entry.seq, entry.size));
+                }
                 consumer.arrived.notify_one();
             }
         }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, sync::atomic::Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, Start};
 
 use super::{
     app_log::{AppLog, Total},
@@ -34,6 +34,8 @@ impl Writer {
             }
             Control::DeleteConsumer { app, name, reply } => answer(reply, self.delete_consumer(&app, &name)),
             Control::Seek { app, consumer, to, reply } => answer(reply, self.seek(&app, &consumer, &to)),
+            Control::OpenEphemeral { app, start, reply } => answer(reply, self.open_ephemeral(&app, &start)),
+            Control::Replay { app, consumer, id, reply } => answer(reply, self.replay(&app, &consumer, &id)),
         }
     }
 
@@ -60,6 +62,7 @@ impl Writer {
             // Nothing of this epoch is before the position.
             log: Mutex::new(AppLog::new(Total::default(), position)),
             consumers: RwLock::new([(name, default)].into()),
+            ephemeral: RwLock::default(),
         };
         self.shared.apps.write().insert(app.clone(), Arc::new(new));
         self.shared.registered.notify_waiters();
@@ -71,6 +74,9 @@ impl Writer {
         self.database.transaction(|db| registry::remove_app(db, known.id))?;
         self.shared.apps.write().remove(app);
         for (_, consumer) in std::mem::take(&mut *known.consumers.write()) {
+            consumer.end();
+        }
+        for (_, consumer) in std::mem::take(&mut *known.ephemeral.write()) {
             consumer.end();
         }
         self.index.retire(known);
@@ -98,7 +104,10 @@ impl Writer {
         let id = self
             .database
             .transaction(|db| registry::insert_consumer(db, app.id, &name, &settings, position, passed))?;
-        let cursor = Cursor::new(position, passed, settings.max_attempts);
+        let mut cursor = Cursor::new(position, passed, settings.max_attempts);
+        if settings.start == Start::New {
+            cursor.reached_end(passed);
+        }
         let consumer = Consumer::new(id, settings, cursor);
         app.consumers.write().insert(name, Arc::new(consumer));
         Ok(PutConsumer::Created)

@@ -7,6 +7,7 @@
 //! Events that returned to their place (the lease expired, or the event did not reach a client) are leased first, in order of arrival.
 //! Nacked events that are due alternate with fresh ones, so that neither starve.
 
+mod ahead;
 mod moves;
 mod open;
 
@@ -15,7 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::open::{Open, OpenEvents, State};
+pub(super) use self::ahead::Count;
+use self::{
+    ahead::Ahead,
+    open::{Open, OpenEvents, State},
+};
 use super::{
     Seq,
     app_log::{Entry, Total},
@@ -28,6 +33,8 @@ use crate::store::log::MAX_LEASE;
 pub(super) struct Leased {
     pub(super) seq: Seq,
     pub(super) attempt: u32,
+    /// How often the event was replayed.
+    pub(super) replay: u32,
     /// The number of the lease, which its receipt has.
     pub(super) number: u64,
 }
@@ -52,6 +59,8 @@ pub(super) struct Cursor {
     fresh: VecDeque<Entry>,
     /// The log was read up to here.
     scanned: Seq,
+    /// Only used with a filter.
+    ahead: Ahead,
     open: OpenEvents,
     /// The last leased event was a nacked one: a fresh one is next.
     leased_nacked: bool,
@@ -66,6 +75,7 @@ impl Cursor {
             passed,
             fresh: VecDeque::new(),
             scanned: position,
+            ahead: Ahead::default(),
             open: OpenEvents::default(),
             leased_nacked: false,
             max_attempts,
@@ -82,7 +92,8 @@ impl Cursor {
             StoredState::Retry => row.nacked_until.map_or(State::Returned, State::Nacked),
         };
         self.pending.stored(row.seq);
-        let open = Open { size: row.size, attempt: row.attempt, state, reason: row.reason };
+        let open =
+            Open { size: row.size, attempt: row.attempt, replay: row.replay, state, reason: row.reason };
         self.open.insert(row.seq, open);
     }
 
@@ -109,6 +120,7 @@ impl Cursor {
     pub(super) fn reached_end(&mut self, total: Total) {
         if self.fresh.is_empty() {
             self.passed = total;
+            self.ahead.none(self.scanned);
         }
     }
 
@@ -129,18 +141,18 @@ impl Cursor {
             if bytes > request.max_bytes && !leased.is_empty() {
                 break;
             }
-            let (seq, attempt) = match open.and_then(|seq| Some((seq, self.open.remove(seq)?))) {
+            let (seq, attempt, replay) = match open.and_then(|seq| Some((seq, self.open.remove(seq)?))) {
                 Some((seq, open)) => {
                     self.leased_nacked |= open.state != State::Returned;
-                    (seq, open.attempt + 1)
+                    (seq, open.attempt + 1, open.replay)
                 }
-                None => (self.next_fresh(), 1),
+                None => (self.next_fresh(), 1, 0),
             };
             let number = number();
             let state = State::Leased { number, since: request.now, until: request.now + request.time };
-            self.open.insert(seq, Open { size, attempt, state, reason: None });
+            self.open.insert(seq, Open { size, attempt, replay, state, reason: None });
             self.pending.touch(seq);
-            leased.push(Leased { seq, attempt, number });
+            leased.push(Leased { seq, attempt, replay, number });
         }
         self.skip();
         leased
@@ -160,6 +172,7 @@ impl Cursor {
         let Some(entry) = self.fresh.pop_front() else { return self.position };
         self.position = entry.seq;
         self.passed = self.passed.plus(entry.size);
+        self.ahead.pass(entry.size);
         entry.seq
     }
 
@@ -280,13 +293,13 @@ impl Cursor {
         }
         let took = open.took(now);
         self.pending.record(seq, Outcome { attempt: open.attempt, what, reason: reason.clone(), took });
-        self.open.insert(seq, Open { size: open.size, attempt: open.attempt, state, reason });
+        self.open.insert(seq, Open { state, reason, ..*open });
     }
 
     fn bury(&mut self, seq: Seq, open: &Open, what: &'static str, reason: Option<String>, now: Instant) {
         let took = open.took(now);
         self.pending.record(seq, Outcome { attempt: open.attempt, what, reason: reason.clone(), took });
-        self.open.insert(seq, Open { size: open.size, attempt: open.attempt, state: State::Dead, reason });
+        self.open.insert(seq, Open { state: State::Dead, reason, ..*open });
     }
 
     fn is_exhausted(&self, attempt: u32) -> bool {

@@ -9,6 +9,9 @@ use super::{
     state::{Consumer, Shared},
 };
 
+/// The outcome of a row of the timeline that counts a replay: its attempt is the number of the replay.
+pub(super) const REPLAYED: &str = "replayed";
+
 /// The changes of all consumers that one transaction writes.
 #[derive(Debug, Default)]
 pub(super) struct Flush(Vec<(Arc<Consumer>, Changes)>);
@@ -71,13 +74,13 @@ fn write_consumer(db: &Connection, id: i64, changes: &mut Changes, now: i64) -> 
         id,
     ))?;
     let mut put = db.prepare_cached(
-        "INSERT OR REPLACE INTO open(consumer_id, seq, state, attempt, not_before, size, reason) \
-         VALUES(?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO open(consumer_id, seq, state, attempt, replay, not_before, size, reason) \
+         VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
     for row in &changes.rows {
         let not_before = not_before(row, now);
         let seq = row.seq.cast_signed();
-        put.execute((id, seq, row.state.name(), row.attempt, not_before, row.size, &row.reason))?;
+        put.execute((id, seq, row.state.name(), row.attempt, row.replay, not_before, row.size, &row.reason))?;
     }
     let mut delete = db.prepare_cached("DELETE FROM open WHERE consumer_id = ? AND seq = ?")?;
     for seq in &changes.deleted {
@@ -103,6 +106,11 @@ fn write_timeline(db: &Connection, id: i64, changes: &mut Changes, now: i64) -> 
         let seq = seq.cast_signed();
         let took = outcome.took.to_le_bytes();
         insert.execute((id, seq, at, seq, outcome.attempt, outcome.what, &outcome.reason, took))?;
+    }
+    for (seq, replay) in &changes.replayed {
+        at += 1;
+        let seq = seq.cast_signed();
+        insert.execute((id, seq, at, seq, replay, REPLAYED, None::<&str>, None::<Vec<u8>>))?;
     }
     Ok(())
 }

@@ -137,7 +137,7 @@ impl<'a> LeaseGuard<'a> {
                 deliveries.push(Delivery {
                     event,
                     attempt: leased.attempt,
-                    replay: 0,
+                    replay: leased.replay,
                     receipt: Receipt::new(receipt),
                 });
             }

@@ -115,6 +115,7 @@ fn load_apps(db: &Connection, watermark: Seq) -> Result<Apps, LoadError> {
             registration: RwLock::new(Arc::new(registration)),
             log: Mutex::new(AppLog::new(total, watermark)),
             consumers: RwLock::default(),
+            ephemeral: RwLock::default(),
         };
         let name = name.parse().map_err(|_| LoadError::Damaged(format!("the name of app {id}")))?;
         stored_source::log_unreadable(&name, &app.registration.read());
@@ -176,7 +177,7 @@ fn load_consumers(db: &Connection, apps: &mut Apps) -> Result<(), LoadError> {
 
 fn load_open(db: &Connection, consumer: i64, cursor: &mut Cursor) -> Result<(), LoadError> {
     let mut rows = db.prepare_cached(
-        "SELECT seq, state, attempt, not_before, size, reason FROM open WHERE consumer_id = ?",
+        "SELECT seq, state, attempt, not_before, size, reason, replay FROM open WHERE consumer_id = ?",
     )?;
     let mut rows = rows.query([consumer])?;
     let (now, today) = (Instant::now(), micros(SystemTime::now()));
@@ -190,6 +191,7 @@ fn load_open(db: &Connection, consumer: i64, cursor: &mut Cursor) -> Result<(), 
             seq: row.get::<_, i64>(0)?.cast_unsigned(),
             size: row.get(4)?,
             attempt: row.get(2)?,
+            replay: row.get(6)?,
             state,
             nacked_until: (not_before > 0).then_some(now + delay),
             reason: row.get(5)?,

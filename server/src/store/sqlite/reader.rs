@@ -10,12 +10,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
-use wwproxy_protocol::Event;
+use wwproxy_protocol::{Event, EventId};
 
 use super::{
     Seq,
     app_log::Entry,
-    record::{DamagedRecord, Record},
+    record::{DamagedRecord, Record, decode_id},
     schema::{OTHER_CACHE_KIB, connect},
     state::Shared,
 };
@@ -114,6 +114,18 @@ impl Shared {
             events.extend(self.checked(read)?);
         }
         Ok(events)
+    }
+
+    /// Finds an event of an app by its id.
+    pub(super) fn find_event(&self, app_id: i64, id: &EventId) -> Result<Option<Entry>, StoreError> {
+        let Some((seq, id)) = decode_id(id) else { return Ok(None) };
+        self.checked(self.readers.read(|db| {
+            db.prepare_cached(
+                "SELECT seq, size, source, type FROM events WHERE seq = ? AND app_id = ? AND id = ?",
+            )?
+            .query_row((seq.cast_signed(), app_id, id.as_bytes().as_slice()), entry)
+            .optional()
+        }))
     }
 
     /// Reports damage that a read found.

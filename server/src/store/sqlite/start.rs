@@ -8,7 +8,7 @@ use wwproxy_protocol::{AppId, ConsumerName, Start};
 
 use super::{
     Seq,
-    app_log::{Next, Total},
+    app_log::{Entry, Next, Total},
     flush::Flush,
     record::{decode_id, id_millis, micros},
     registry,
@@ -80,22 +80,26 @@ impl Shared {
         }))
     }
 
+    /// The first stored event of an app after a position.
+    pub(super) fn first_after(&self, app: &App, mut position: Seq) -> Result<Option<Entry>, StoreError> {
+        loop {
+            let next = app.log.lock().after(position, 1);
+            match next {
+                Next::End => return Ok(None),
+                Next::Memory(mut entries) => return Ok(entries.pop()),
+                Next::Database(indexed) => match self.read_index(app.id, position, 1)?.pop() {
+                    Some(entry) => return Ok(Some(entry)),
+                    None => position = indexed,
+                },
+            }
+        }
+    }
+
     /// What of an app's log is before the first stored event after a position. Events after it that were deleted count as well, so that
     /// the rest of the log is what is stored after the position.
-    fn total_at(&self, app: &App, position: Seq) -> Result<Total, StoreError> {
-        let (next, end) = {
-            let log = app.log.lock();
-            (log.after(position, 1), log.total)
-        };
-        let first = match next {
-            Next::End => return Ok(end),
-            Next::Memory(entries) => entries.into_iter().next(),
-            Next::Database(indexed) => match self.read_index(app.id, position, 1)?.pop() {
-                Some(entry) => Some(entry),
-                None => return self.total_at(app, indexed),
-            },
-        };
-        let Some(first) = first else { return Ok(end) };
+    pub(super) fn total_at(&self, app: &App, position: Seq) -> Result<Total, StoreError> {
+        let end = app.log.lock().total;
+        let Some(first) = self.first_after(app, position)? else { return Ok(end) };
         self.checked(self.readers.read(|db| {
             let found = registry::totals_at(db, first.seq)?;
             let before = found.map_or(end, |(_, _, total)| total.minus(Total::default().plus(first.size)));

@@ -59,6 +59,8 @@ pub(super) struct App {
     pub(super) registration: RwLock<Arc<Registration>>,
     pub(super) log: Mutex<AppLog>,
     pub(super) consumers: RwLock<BTreeMap<ConsumerName, Arc<Consumer>>>,
+    /// Consumers that are in memory only.
+    pub(super) ephemeral: RwLock<HashMap<ConsumerName, Arc<Consumer>>>,
 }
 
 /// One consumer of an app.
@@ -100,7 +102,8 @@ impl Shared {
 
     pub(super) fn consumer(&self, app: &AppId, name: &ConsumerName) -> Option<(Arc<App>, Arc<Consumer>)> {
         let app = self.app(app)?;
-        let consumer = app.consumers.read().get(name).map(Arc::clone)?;
+        let named = app.consumers.read().get(name).map(Arc::clone);
+        let consumer = named.or_else(|| app.ephemeral.read().get(name).map(Arc::clone))?;
         Some((app, consumer))
     }
 
@@ -113,6 +116,10 @@ impl Shared {
         let mut cursor = consumer.cursor.lock();
         let result = change(&mut cursor);
         let is_changed = cursor.is_changed();
+        if is_changed && consumer.is_ephemeral() {
+            drop(cursor.take_changes());
+            return result;
+        }
         drop(cursor);
         if is_changed && !consumer.is_dirty.swap(true, Ordering::AcqRel) {
             let mut dirty = self.dirty.lock();
@@ -176,6 +183,12 @@ impl Shared {
 }
 
 impl App {
+    /// The consumers, those in memory included.
+    pub(super) fn all_consumers(&self) -> Vec<Arc<Consumer>> {
+        let named = self.consumers.read();
+        named.values().chain(self.ephemeral.read().values()).map(Arc::clone).collect()
+    }
+
     /// Events and bytes that the consumer has not settled.
     pub(super) fn unsettled(&self, consumer: &Consumer) -> Total {
         // The consumer first: the lock of a log is always taken last.
@@ -186,7 +199,11 @@ impl App {
 
     pub(super) fn status(&self, name: &ConsumerName, consumer: &Consumer) -> ConsumerStatus {
         let (leased, dead) = consumer.cursor.lock().leased_and_dead(Instant::now());
-        let unsettled = consumer.filter.is_empty().then(|| self.unsettled(consumer));
+        let unsettled = if consumer.filter.is_empty() {
+            Some(self.unsettled(consumer))
+        } else {
+            consumer.cursor.lock().unsettled_matching()
+        };
         ConsumerStatus {
             name: name.clone(),
             settings: consumer.settings.lock().clone(),
@@ -228,6 +245,11 @@ impl Consumer {
     pub(super) fn end(&self) {
         self.deleted.store(true, Ordering::Release);
         self.wake_all();
+    }
+
+    /// Whether the consumer is in memory only.
+    pub(super) fn is_ephemeral(&self) -> bool {
+        self.id < 0
     }
 
     pub(super) fn is_deleted(&self) -> bool {

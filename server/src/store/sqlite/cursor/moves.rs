@@ -2,7 +2,12 @@
 //!
 //! Each is first written to the database as a part of [`Changes`], and changes the cursor after the commit.
 
-use super::{Cursor, open::State};
+use std::time::Instant;
+
+use super::{
+    Cursor,
+    open::{Open, State},
+};
 use crate::store::sqlite::{
     Seq,
     app_log::Total,
@@ -38,5 +43,20 @@ impl Cursor {
         }
         (self.position, self.scanned, self.passed) = (position, position, passed);
         self.fresh.clear();
+        self.ahead.forget();
+    }
+
+    /// Whether an event is delivered anyway. `matches`: the filter lets it pass.
+    pub(in crate::store::sqlite) fn is_pending(&mut self, seq: Seq, matches: bool, now: Instant) -> bool {
+        self.run_timers(now);
+        let open = self.open.get(seq);
+        open.map_or(matches && seq > self.position, |open| open.state != State::Dead)
+    }
+
+    /// Opens a settled or dead event again, which returns to its place.
+    pub(in crate::store::sqlite) fn replay(&mut self, seq: Seq, size: u32, replay: u32) {
+        self.open.remove(seq);
+        self.pending.stored(seq);
+        self.open.insert(seq, Open { size, attempt: 0, replay, state: State::Returned, reason: None });
     }
 }

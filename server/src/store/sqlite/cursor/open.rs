@@ -16,6 +16,7 @@ use super::super::{
 pub(super) struct Open {
     pub(super) size: u32,
     pub(super) attempt: u32,
+    pub(super) replay: u32,
     pub(super) state: State,
     pub(super) reason: Option<String>,
 }
@@ -56,6 +57,7 @@ impl Open {
             seq,
             size: self.size,
             attempt: self.attempt,
+            replay: self.replay,
             state,
             nacked_until,
             reason: self.reason.clone(),
