@@ -8,6 +8,7 @@ mod ack;
 mod body;
 mod budget;
 mod connections;
+mod consumers;
 mod delivery_guard;
 mod error;
 mod forwarded;
@@ -100,6 +101,7 @@ pub(crate) fn routes(context: &Context) -> BoxedFilter<(Response,)> {
         ack::route(context),
         status::route(context),
         sources::route(context),
+        consumers::route(context),
         refusals::route(context),
         token::route(context),
         graphql::route(context),

@@ -4,6 +4,7 @@
 
 mod arming;
 mod clients;
+mod consumers;
 mod delivery;
 #[cfg(test)]
 mod fixture;
@@ -20,13 +21,15 @@ use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
 use tokio::sync::{RwLock, watch};
 use wwproxy_protocol::{
-    AppId, InvalidSource, Secret,
-    api::{RegistrationStatus, Status, TokenResponse},
+    AppId, ConsumerName, InvalidSource, Secret,
+    api::{ConsumerStatus, RegistrationStatus, Status, TokenResponse},
 };
 
 pub use self::operator::Stored;
 use self::{arming::Armed, clients::Clients, permits::Permits, refusals::Activity, sources::Locks};
 pub(crate) use self::{
+    clients::Client,
+    consumers::ConsumerError,
     delivery::Unsettled,
     receive::{RECEIVE_TIMEOUT, Received},
     refusals::{Refused, UNKNOWN_SOURCE, header_names},
@@ -38,7 +41,7 @@ use crate::{
     Settings,
     identity::{IdentityError, IdentityProvider},
     log_limit::LogLimit,
-    store::{ConsumerStatus, Health, Store, StoreError, UnreadableSource},
+    store::{Health, Store, StoreError, UnreadableSource},
 };
 
 /// How often a registration, or its end, is logged in a minute, over all apps.
@@ -107,6 +110,8 @@ pub(crate) enum ProxyError {
     Rejected(Rejected),
     #[error("the app's queue is full")]
     Full,
+    #[error(transparent)]
+    Consumer(#[from] ConsumerError),
     #[error("the app has reached its limit of taps")]
     TooManyTaps,
     #[error("the app has reached its limit of websockets and waiting leases")]
@@ -210,31 +215,25 @@ impl Proxy {
         self.identity.platform_url()
     }
 
-    /// The consumer `default` of an app, which exists while the app is registered.
-    async fn default_consumer(&self, app: &AppId) -> Result<Option<ConsumerStatus>, StoreError> {
-        let consumers = self.store.consumers(app).await?;
-        Ok(consumers.into_iter().find(|consumer| consumer.name.is_default()))
-    }
-
-    pub(crate) async fn status(&self, app: &AppId) -> Result<Status, ProxyError> {
-        let sources = self.sources(app).await?;
+    /// The status of an app. The numbers of events are those of a consumer.
+    pub(crate) async fn status(&self, app: &AppId, consumer: &ConsumerName) -> Result<Status, ProxyError> {
+        let (sources, consumers) = (self.sources(app).await?, self.consumers(app).await?);
         let default = sources.iter().find(|source| source.name.is_default());
-        let consumer = self.default_consumer(app).await?;
-        let of_default = |value: fn(&ConsumerStatus) -> u64| consumer.as_ref().map_or(0, value);
+        let of_consumer = consumers.iter().find(|status| status.name == *consumer);
+        if of_consumer.is_none() && !consumer.is_default() {
+            return Err(StoreError::NoConsumer(consumer.clone()).into());
+        }
+        let number = |number: fn(&ConsumerStatus) -> u64| of_consumer.map_or(0, number);
         Ok(Status {
             registration: default.map(|source| RegistrationStatus { scheme: source.scheme.clone() }),
-            sources: Some(sources),
-            consumers: None,
-            stored: of_default(|consumer| consumer.pending.unwrap_or_default()),
-            leased: of_default(|consumer| consumer.leased),
-            dropped: of_default(|consumer| consumer.dropped),
-            stored_bytes: of_default(|consumer| consumer.pending_bytes.unwrap_or_default()),
-            oldest_age_ms: consumer.as_ref().and_then(|consumer| consumer.oldest_pending_age).map(millis),
+            stored: number(|status| status.pending.unwrap_or_default()),
+            leased: number(|status| status.leased),
+            dropped: number(|status| status.dropped),
+            stored_bytes: number(|status| status.pending_bytes.unwrap_or_default()),
+            oldest_age_ms: of_consumer.and_then(|status| status.oldest_pending_age_ms),
             clients: self.clients.websockets(app) as u64,
+            sources: Some(sources),
+            consumers: Some(consumers),
         })
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

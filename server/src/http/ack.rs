@@ -2,7 +2,7 @@
 
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::{
-    AppId, ConsumerName,
+    AppId,
     api::{AckRequest, MAX_RECEIPTS},
 };
 
@@ -25,7 +25,7 @@ async fn settle(app: AppId, context: Context, request: Request) -> Result<Respon
     let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
     let settlement: AckRequest = read_object(&body).ok_or_else(|| {
         ApiError::bad_request(
-            "The body must be a JSON object with \"ack\" and \"release\", lists of receipts.",
+            "The body must be a JSON object with \"ack\", \"reject\", \"release\" and \"extend\", lists with receipts, and \"consumer\", the name of a consumer, all optional.",
         )
     })?;
     if settlement.receipts() > MAX_RECEIPTS {
@@ -33,6 +33,7 @@ async fn settle(app: AppId, context: Context, request: Request) -> Result<Respon
             "A request has at most {MAX_RECEIPTS} receipts in all lists: send the rest in another one."
         )));
     }
-    let settled = context.proxy.settle(&app, &ConsumerName::default(), settlement).await?;
+    let consumer = settlement.consumer.clone().unwrap_or_default();
+    let settled = context.proxy.settle(&app, &consumer, settlement).await?;
     Ok(json(serde_json::to_vec(&settled).expect("texts and numbers have a JSON form")))
 }

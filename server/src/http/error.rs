@@ -9,7 +9,11 @@ use wwproxy_protocol::{
     scheme::Check,
 };
 
-use crate::{log_limit::LogLimit, proxy::ProxyError};
+use crate::{
+    log_limit::LogLimit,
+    proxy::{ConsumerError, ProxyError},
+    store::StoreError,
+};
 
 /// `Retry-After` for senders and clients that were rejected, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -159,6 +163,7 @@ impl From<ProxyError> for ApiError {
             ProxyError::SourceChanged => Self::unavailable(
                 "The source of this webhook was replaced while the webhook was verified: send it again.",
             ),
+            ProxyError::Consumer(error) => error.into(),
             ProxyError::TooManyTaps => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "The app has reached its limit of open taps: close one of them, or try again later.",
@@ -181,13 +186,50 @@ impl From<ProxyError> for ApiError {
                 }
                 Self::unavailable("The proxy could not store this in time: send it again.")
             }
-            ProxyError::Store(error) => {
-                if let Some(requests) = FAILED_STORE.add(1) {
-                    let source = std::error::Error::source(&error);
-                    tracing::error!(requests, %error, ?source, "a request failed at the store");
-                }
-                Self::unavailable("The proxy cannot store or read events just now: try again later.")
+            ProxyError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        if let StoreError::NoConsumer(name) = error {
+            let detail = format!(
+                "The app has no consumer {name}: create it with PUT /webhooks/{{appId}}/consumers/{name}."
+            );
+            return Self::new(StatusCode::NOT_FOUND, detail);
+        }
+        if let Some(requests) = FAILED_STORE.add(1) {
+            let source = std::error::Error::source(&error);
+            tracing::error!(requests, %error, ?source, "a request failed at the store");
+        }
+        Self::unavailable("The proxy cannot store or read events just now: try again later.")
+    }
+}
+
+impl From<ConsumerError> for ApiError {
+    fn from(error: ConsumerError) -> Self {
+        match error {
+            ConsumerError::Invalid(error) => Self::bad_request(sentence(error.to_string())),
+            ConsumerError::NotRegistered => {
+                Self::new(StatusCode::NOT_FOUND, "The app is not registered: register a source first.")
             }
+            ConsumerError::Exists => Self::new(
+                StatusCode::CONFLICT,
+                "The app has a consumer of this name with other types, sources or another start, which cannot change: \
+                 delete it and create it again, or choose another name.",
+            ),
+            ConsumerError::TooMany => {
+                Self::new(StatusCode::CONFLICT, "The app has 32 consumers already: delete one of them first.")
+            }
+            ConsumerError::Default => Self::new(
+                StatusCode::CONFLICT,
+                "The consumer default cannot be deleted: its overflow \"off\" lets it receive nothing.",
+            ),
+            ConsumerError::NoSuchStart => Self::new(
+                StatusCode::NOT_FOUND,
+                "The app has no such event, or it has been removed: start at a time, or at \"all\".",
+            ),
         }
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::{
-    AppId, ConsumerName,
+    AppId,
     api::{LeaseRequest, LeaseResponse},
 };
 
@@ -26,7 +26,7 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
     let (request, token) = request.authorise(&context.proxy, &app).await?;
     let lease =
         read(&request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes)?;
-    let consumer = ConsumerName::default();
+    let consumer = lease.consumer.clone().unwrap_or_default();
     // Waiting ends when the token is revoked or the server stops.
     let (deliveries, unsettled) = tokio::select! {
         biased;
@@ -53,7 +53,7 @@ fn read(body: &Bytes) -> Result<LeaseRequest, ApiError> {
     }
     let request: LeaseRequest = read_object(body).ok_or_else(|| {
         ApiError::bad_request(
-            "The body must be a JSON object with \"max\", \"waitMs\" and \"leaseMs\", all optional whole numbers.",
+            "The body must be a JSON object with \"max\", \"waitMs\" and \"leaseMs\", whole numbers, and \"consumer\", the name of a consumer, all optional.",
         )
     })?;
     if request.max == Some(0) || request.lease_ms == Some(0) {

@@ -4,7 +4,7 @@ use warp::{
     http::{HeaderValue, StatusCode, header},
     reply::Response,
 };
-use wwproxy_protocol::{AppId, ConsumerName, api::PollResponse};
+use wwproxy_protocol::{AppId, api::PollResponse};
 
 use super::{
     Context,
@@ -23,7 +23,8 @@ pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Re
         ));
     }
     let max = request.count("max")?;
-    let (deliveries, unsettled) = context.proxy.poll(app, &ConsumerName::default(), max).await?;
+    let consumer = request.consumer()?.unwrap_or_default();
+    let (deliveries, unsettled) = context.proxy.poll(app, &consumer, max).await?;
     let guard = context.guard(unsettled);
     let mut answer = PollResponse::default();
     for delivery in &deliveries {

@@ -1,6 +1,6 @@
 //! A request as the handlers see it: everything but the path, with the body unread.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
@@ -12,7 +12,7 @@ use warp::{
     http::{HeaderMap, Method, header},
     reply::{Reply, Response},
 };
-use wwproxy_protocol::{AppId, Secret};
+use wwproxy_protocol::{AppId, ConsumerName, InvalidId, Secret, Start};
 
 use super::{
     body::{Body, Pieces},
@@ -95,6 +95,26 @@ impl Request {
                 u32::MAX
             ))),
         }
+    }
+
+    /// Parses the query parameter that names a consumer.
+    pub(super) fn consumer(&self) -> Result<Option<ConsumerName>, ApiError> {
+        let name = self.parameter("consumer")?;
+        let name = name.map(|name| name.parse()).transpose();
+        name.map_err(|error: InvalidId| {
+            ApiError::bad_request(format!("The query's \"consumer\" is not valid: {error}."))
+        })
+    }
+
+    /// Parses the query parameter that names a position in the app's history.
+    pub(super) fn since(&self) -> Result<Option<Start>, ApiError> {
+        let since = self.parameter("since")?;
+        let since = since.map(|text| Start::since(&text, SystemTime::now())).transpose();
+        since.map_err(|_| {
+            ApiError::bad_request(
+                "The query's \"since\" must be a time before now such as 1h, a time such as 2026-01-31T12:00:00Z, or an event id.",
+            )
+        })
     }
 
     /// Parses a query parameter that is `1` for true or `0` for false, the default.

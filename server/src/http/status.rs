@@ -18,7 +18,8 @@ async fn status(app: AppId, context: Context, request: Request) -> Result<Respon
     if !matches!(request.method, Method::GET | Method::HEAD) {
         return Err(request.refuse_method(&[Method::GET, Method::HEAD]).await);
     }
-    request.authorise(&context.proxy, &app).await?;
-    let status = context.proxy.status(&app).await?;
+    let (request, _) = request.authorise(&context.proxy, &app).await?;
+    let consumer = request.consumer()?.unwrap_or_default();
+    let status = context.proxy.status(&app, &consumer).await?;
     Ok(json(serde_json::to_vec(&status).expect("texts and numbers have a JSON form")))
 }

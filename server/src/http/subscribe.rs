@@ -14,12 +14,13 @@ use tokio_tungstenite::{
         protocol::{Role, WebSocketConfig},
     },
 };
+use tokio_util::sync::CancellationToken;
 use warp::{
     http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, StatusCode, header},
     reply::Response,
 };
 use wwproxy_protocol::{
-    AppId, ConsumerName,
+    AppId, ConsumerName, Start,
     api::{DEFAULT_WINDOW, MAX_WINDOW, SUBPROTOCOL_V2},
 };
 
@@ -28,7 +29,11 @@ use super::{
     error::ApiError,
     request::{Request, empty},
 };
-use crate::session::{self, MAX_FRAME, SessionConfig};
+use crate::{
+    proxy::Client,
+    session::{self, MAX_FRAME, SessionConfig},
+    store::{Ephemeral, Tap},
+};
 
 /// The size of the read buffer and of the write buffer of one websocket, in bytes.
 const BUFFER: usize = 8 << 10;
@@ -53,12 +58,11 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
     let (request, token) = request.authorise(&context.proxy, &app).await?;
     let window = request.count("window")?.unwrap_or(DEFAULT_WINDOW).min(MAX_WINDOW);
     let is_tap = request.flag("tap")?;
+    let (consumer, since) = (request.consumer()?, request.since()?);
     let handshake = accept_handshake(&request.headers)?;
     let upgrade = request.upgrade.ok_or_else(|| incomplete("the connection cannot be upgraded"))?;
     let v2 = speaks_v2(&request.headers);
-    // Before the answer: a tap sees every event from now on, and a client beyond the limit is rejected.
-    let tap = if is_tap { Some(context.proxy.tap(&app).await?) } else { None };
-    let client = if is_tap { None } else { Some(context.proxy.connect(&app)?) };
+    let opened = open(&app, &context, is_tap, consumer, since).await?;
 
     let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
     response.headers_mut().extend(handshake);
@@ -67,12 +71,23 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
             .headers_mut()
             .insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL_V2));
     }
-    let session =
-        SessionConfig { app, consumer: ConsumerName::default(), token, revocations, window, v2, tap: is_tap };
+    let Opened { tap, consumer, ephemeral, client } = opened;
+    let (client, consumer_ended) = client.unzip();
+    let session = SessionConfig {
+        app,
+        consumer,
+        consumer_ended: consumer_ended.unwrap_or_default(),
+        missed: ephemeral.as_ref().map(|ephemeral| ephemeral.missed),
+        token,
+        revocations,
+        window,
+        v2,
+        tap: is_tap,
+    };
     let (proxy, shutdown) = (Arc::clone(&context.proxy), context.shutdown.clone());
     context.tasks.spawn(async move {
-        // Counts the client until the session ends.
-        let _client = client;
+        // Count the client, and keep its consumer, until the session ends.
+        let _opened = (client, ephemeral);
         // The client disconnected before the upgrade; nothing was leased for it.
         let Ok(upgraded) = upgrade.await else { return };
         let config = WebSocketConfig::default()
@@ -89,6 +104,48 @@ pub(super) async fn subscribe(app: AppId, context: Context, request: Request) ->
         }
     });
     Ok(response)
+}
+
+/// What a websocket receives its events from.
+struct Opened {
+    tap: Option<Tap>,
+    consumer: ConsumerName,
+    /// The consumer of this websocket only.
+    ephemeral: Option<Ephemeral>,
+    client: Option<(Client, CancellationToken)>,
+}
+
+/// Opens a tap or a consumer, before the answer: a tap sees every event from now on, and a client beyond the limit is rejected.
+async fn open(
+    app: &AppId,
+    context: &Context,
+    is_tap: bool,
+    consumer: Option<ConsumerName>,
+    since: Option<Start>,
+) -> Result<Opened, ApiError> {
+    let proxy = &context.proxy;
+    if usize::from(is_tap) + usize::from(consumer.is_some()) + usize::from(since.is_some()) > 1 {
+        return Err(ApiError::bad_request(
+            "\"tap\", \"consumer\" and \"since\" exclude each other: send one of them.",
+        ));
+    }
+    if is_tap {
+        let tap = Some(proxy.tap(app).await?);
+        return Ok(Opened { tap, consumer: ConsumerName::default(), ephemeral: None, client: None });
+    }
+    if let Some(name) = consumer.as_ref().filter(|name| !name.is_default()) {
+        proxy.consumer(app, name).await?;
+    }
+    let ephemeral = match since {
+        Some(start) => Some(proxy.open_ephemeral(app, start).await?),
+        None => None,
+    };
+    let consumer = match &ephemeral {
+        Some(ephemeral) => ephemeral.name.clone(),
+        None => consumer.unwrap_or_default(),
+    };
+    let client = Some(proxy.connect(app, &consumer)?);
+    Ok(Opened { tap: None, consumer, ephemeral, client })
 }
 
 /// Returns the response headers of the handshake.

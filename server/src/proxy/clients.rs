@@ -3,7 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
-use wwproxy_protocol::AppId;
+use tokio_util::sync::CancellationToken;
+use wwproxy_protocol::{AppId, ConsumerName};
 
 use super::ProxyError;
 
@@ -17,30 +18,26 @@ pub(super) struct Clients {
 /// The connected clients of one app.
 #[derive(Debug, Default)]
 struct Connected {
-    websockets: usize,
+    websockets: HashMap<ConsumerName, Websockets>,
     leases: usize,
 }
 
+/// The websockets of one consumer.
+#[derive(Debug, Default)]
+struct Websockets {
+    count: usize,
+    /// Cancelled when the consumer is deleted.
+    ended: CancellationToken,
+}
+
 impl Connected {
-    fn count(&mut self, kind: Kind) -> &mut usize {
-        match kind {
-            Kind::Websocket => &mut self.websockets,
-            Kind::Lease => &mut self.leases,
-        }
+    fn websockets(&self) -> usize {
+        self.websockets.values().map(|websockets| websockets.count).sum()
     }
 
     fn all(&self) -> usize {
-        self.websockets + self.leases
+        self.websockets() + self.leases
     }
-}
-
-/// How a client receives events.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
-    /// A websocket that is not a tap.
-    Websocket,
-    /// A lease that waits for its first event.
-    Lease,
 }
 
 /// A client, counted until this is dropped.
@@ -48,7 +45,8 @@ pub(super) enum Kind {
 pub(crate) struct Client {
     clients: Arc<Clients>,
     app: AppId,
-    kind: Kind,
+    /// The consumer of a websocket. `None`: a lease that waits for its first event.
+    consumer: Option<ConsumerName>,
 }
 
 impl Clients {
@@ -56,33 +54,83 @@ impl Clients {
         Self { max_per_app, apps: Mutex::default() }
     }
 
-    /// Counts one more client, unless the app has reached its limit.
-    pub(super) fn admit(self: &Arc<Self>, app: &AppId, kind: Kind) -> Result<Client, ProxyError> {
+    /// Counts one more lease that waits, unless the app has reached its limit.
+    pub(super) fn admit_lease(self: &Arc<Self>, app: &AppId) -> Result<Client, ProxyError> {
+        self.admit(app, |connected| connected.leases += 1)?;
+        Ok(Client { clients: Arc::clone(self), app: app.clone(), consumer: None })
+    }
+
+    /// Counts one more websocket that is not a tap, unless the app has reached its limit. Also returns what is cancelled when the
+    /// consumer is deleted.
+    pub(super) fn admit_websocket(
+        self: &Arc<Self>,
+        app: &AppId,
+        consumer: &ConsumerName,
+    ) -> Result<(Client, CancellationToken), ProxyError> {
+        let ended = self.admit(app, |connected| {
+            let websockets = connected.websockets.entry(consumer.clone()).or_default();
+            websockets.count += 1;
+            websockets.ended.clone()
+        })?;
+        let client = Client { clients: Arc::clone(self), app: app.clone(), consumer: Some(consumer.clone()) };
+        Ok((client, ended))
+    }
+
+    fn admit<T>(&self, app: &AppId, count: impl FnOnce(&mut Connected) -> T) -> Result<T, ProxyError> {
         let mut apps = self.apps.lock();
         let connected = apps.entry(app.clone()).or_default();
         // The limit is at least 1, so the entry of an app that is rejected here is not empty.
         if connected.all() >= self.max_per_app {
             return Err(ProxyError::TooManyClients);
         }
-        *connected.count(kind) += 1;
-        drop(apps);
-        Ok(Client { clients: Arc::clone(self), app: app.clone(), kind })
+        Ok(count(connected))
     }
 
     /// How many websockets the app has open.
     pub(super) fn websockets(&self, app: &AppId) -> usize {
-        self.apps.lock().get(app).map_or(0, |connected| connected.websockets)
+        self.apps.lock().get(app).map_or(0, Connected::websockets)
+    }
+
+    /// How many websockets a consumer has open.
+    pub(super) fn websockets_of(&self, app: &AppId, consumer: &ConsumerName) -> usize {
+        let apps = self.apps.lock();
+        apps.get(app).and_then(|app| app.websockets.get(consumer)).map_or(0, |websockets| websockets.count)
+    }
+
+    /// Closes the websockets of a consumer that was deleted.
+    pub(super) fn end(&self, app: &AppId, consumer: &ConsumerName) {
+        let mut apps = self.apps.lock();
+        if let Some(websockets) = apps.get_mut(app).and_then(|app| app.websockets.get_mut(consumer)) {
+            std::mem::take(&mut websockets.ended).cancel();
+        }
+    }
+
+    /// Closes the websockets of all consumers that end with the registration of their app: all but `default`.
+    pub(super) fn end_named(&self, app: &AppId) {
+        let mut apps = self.apps.lock();
+        for (consumer, websockets) in apps.get_mut(app).into_iter().flat_map(|app| &mut app.websockets) {
+            if !consumer.is_default() {
+                std::mem::take(&mut websockets.ended).cancel();
+            }
+        }
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
         let mut apps = self.clients.apps.lock();
-        if let Some(connected) = apps.get_mut(&self.app) {
-            *connected.count(self.kind) -= 1;
-            if connected.all() == 0 {
-                apps.remove(&self.app);
+        let Some(connected) = apps.get_mut(&self.app) else { return };
+        match &self.consumer {
+            None => connected.leases -= 1,
+            Some(consumer) => {
+                if let Some(websockets) = connected.websockets.get_mut(consumer) {
+                    websockets.count -= 1;
+                }
+                connected.websockets.retain(|_, websockets| websockets.count > 0);
             }
+        }
+        if connected.all() == 0 {
+            apps.remove(&self.app);
         }
     }
 }
@@ -95,17 +143,32 @@ mod tests {
     fn websockets_and_leases_share_the_limit_of_their_app() {
         let clients = Arc::new(Clients::new(2));
         let (app, other): (AppId, AppId) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let websocket = clients.admit(&app, Kind::Websocket).unwrap();
-        let lease = clients.admit(&app, Kind::Lease).unwrap();
-        for kind in [Kind::Websocket, Kind::Lease] {
-            assert!(matches!(clients.admit(&app, kind), Err(ProxyError::TooManyClients)));
-            clients.admit(&other, kind).unwrap();
-        }
+        let default = ConsumerName::default();
+        let websocket = clients.admit_websocket(&app, &default).unwrap();
+        let lease = clients.admit_lease(&app).unwrap();
+        assert!(matches!(clients.admit_websocket(&app, &default), Err(ProxyError::TooManyClients)));
+        assert!(matches!(clients.admit_lease(&app), Err(ProxyError::TooManyClients)));
+        drop(clients.admit_websocket(&other, &default).unwrap());
+        drop(clients.admit_lease(&other).unwrap());
         assert_eq!(clients.websockets(&app), 1);
         drop(websocket);
         assert_eq!(clients.websockets(&app), 0);
-        drop(clients.admit(&app, Kind::Websocket).unwrap());
+        drop(clients.admit_lease(&app).unwrap());
         drop(lease);
         assert!(clients.apps.lock().is_empty());
+    }
+
+    #[test]
+    fn the_websockets_of_a_deleted_consumer_end_and_later_ones_do_not() {
+        let clients = Arc::new(Clients::new(9));
+        let (app, audit): (AppId, ConsumerName) = ("a".parse().unwrap(), "audit".parse().unwrap());
+        let (_default, default_ended) = clients.admit_websocket(&app, &ConsumerName::default()).unwrap();
+        let (_one, one_ended) = clients.admit_websocket(&app, &audit).unwrap();
+        clients.end(&app, &audit);
+        let (_two, two_ended) = clients.admit_websocket(&app, &audit).unwrap();
+        assert_eq!(clients.websockets_of(&app, &audit), 2);
+        assert!(one_ended.is_cancelled() && !two_ended.is_cancelled());
+        clients.end_named(&app);
+        assert!(two_ended.is_cancelled() && !default_ended.is_cancelled());
     }
 }

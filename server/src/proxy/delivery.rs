@@ -2,16 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio_util::sync::CancellationToken;
 use wwproxy_protocol::{
     AppId, ConsumerName,
     api::{self, Receipt},
 };
 
-use super::{
-    Proxy, ProxyError,
-    clients::{Client, Kind},
-    settle::undelivered,
-};
+use super::{Proxy, ProxyError, clients::Client, settle::undelivered};
 use crate::store::{Delivery, Lease, MAX_LEASE, Settlement, StoreFuture, Tap};
 
 /// The most events of one poll.
@@ -73,7 +70,7 @@ impl Proxy {
             time: request.lease_ms.map_or(self.lease_time, Duration::from_millis).min(MAX_LEASE),
         };
         // A lease that does not wait returns at once, so it is not counted.
-        let _client = if lease.wait.is_zero() { None } else { Some(self.clients.admit(app, Kind::Lease)?) };
+        let _client = if lease.wait.is_zero() { None } else { Some(self.clients.admit_lease(app)?) };
         let deliveries = self.store.lease(app, consumer, lease).await?;
         let unsettled = self.unsettled(app, consumer, &deliveries, false);
         Ok((deliveries, unsettled))
@@ -100,9 +97,13 @@ impl Proxy {
         self.store.tap(app).await?.ok_or(ProxyError::TooManyTaps)
     }
 
-    /// Counts a websocket of the app that takes events, until the value is dropped.
-    pub(crate) fn connect(&self, app: &AppId) -> Result<Client, ProxyError> {
-        self.clients.admit(app, Kind::Websocket)
+    /// Counts a websocket of a consumer until the value is dropped. Also returns what is cancelled when the consumer is deleted.
+    pub(crate) fn connect(
+        &self,
+        app: &AppId,
+        consumer: &ConsumerName,
+    ) -> Result<(Client, CancellationToken), ProxyError> {
+        self.clients.admit_websocket(app, consumer)
     }
 
     fn unsettled(

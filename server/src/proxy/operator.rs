@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedRwLockReadGuard, watch};
-use wwproxy_protocol::{AppId, Secret};
+use wwproxy_protocol::{AppId, ConsumerName, Secret};
 
 use super::{Proxy, ProxyError};
 use crate::store::StoreError;
@@ -33,10 +33,10 @@ impl Proxy {
     pub(crate) async fn inspect(&self, app: &AppId) -> Result<Stored, StoreError> {
         let registration = self.store.registration(app).await?;
         let registered = registration.is_some_and(|registration| !registration.sources.is_empty());
-        let default = self.default_consumer(app).await?;
-        let (events, bytes) = default.map_or((0, 0), |default| {
-            (default.pending.unwrap_or_default(), default.pending_bytes.unwrap_or_default())
-        });
+        let (events, bytes) = match self.stored_consumer(app, &ConsumerName::default()).await {
+            Ok(default) => (default.pending.unwrap_or_default(), default.pending_bytes.unwrap_or_default()),
+            Err(_) => (0, 0),
+        };
         Ok(Stored { registered, events, bytes })
     }
 
@@ -48,6 +48,7 @@ impl Proxy {
         let stored = self.inspect(app).await?;
         self.armed.disarm(app, None);
         self.store.remove_registration(app).await?;
+        self.clients.end_named(app);
         self.activity.forget(app, None);
         tracing::info!(%app, registered = stored.registered, events = stored.events, "purged by the operator");
         Ok(stored)

@@ -121,7 +121,7 @@ impl Proxy {
 mod tests {
     use http::HeaderMap;
     use tokio::time::{Instant, sleep};
-    use wwproxy_protocol::{Secret, SourceSettings, sign_watson_work};
+    use wwproxy_protocol::{ConsumerName, Secret, SourceSettings, sign_watson_work};
 
     use super::{
         super::fixture::{proxy, webhook},
@@ -172,7 +172,7 @@ mod tests {
             let received = proxy.receive(&app, &name, &webhook, verified).await;
             assert_eq!(received.is_ok(), stored, "verified again with the secret {next}");
             assert!(stored || matches!(received, Err(ProxyError::Rejected(_))));
-            assert_eq!(proxy.status(&app).await.unwrap().stored, u64::from(stored));
+            assert_eq!(proxy.status(&app, &ConsumerName::default()).await.unwrap().stored, u64::from(stored));
             proxy.unregister(&app, &token).await.unwrap();
         }
     }

@@ -126,6 +126,7 @@ impl Proxy {
         let unregister = async move |proxy: Arc<Self>, app: AppId| {
             proxy.armed.disarm(&app, None);
             proxy.store.remove_registration(&app).await?;
+            proxy.clients.end_named(&app);
             proxy.activity.forget(&app, None);
             if let Some(count) = proxy.unregistered.add(1) {
                 tracing::info!(%app, count, "unregistered");

@@ -25,6 +25,10 @@ pub(super) const IDLE: Duration = Duration::from_secs(60);
 pub(crate) struct SessionConfig {
     pub(crate) app: AppId,
     pub(crate) consumer: ConsumerName,
+    /// Cancelled when the consumer is deleted.
+    pub(crate) consumer_ended: CancellationToken,
+    /// How many events after the position that the client asked for are missing. `None` if it asked for none.
+    pub(crate) missed: Option<u64>,
     /// The token that authorised the websocket.
     pub(crate) token: Secret,
     /// Notified whenever tokens may have been revoked. Subscribed before the token was checked.
@@ -65,8 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     ) -> Self {
         let mut websocket = Websocket::new(socket);
         if config.v2 {
-            let hello = Hello::new(config.app.clone(), config.window, proxy.lease_time(), PING, IDLE);
-            websocket.push(if config.tap { hello.tap() } else { hello }.encode());
+            websocket.push(hello(&config, proxy.lease_time()).encode());
         }
         let mut heartbeat = interval_at(Instant::now() + PING, PING);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -76,7 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     /// Returns the client's next input, and sends queued output meanwhile. Cancel safe. An error is the reason to end the
     /// session.
     ///
-    /// One `select!` over: shutdown; revocations; the token check; the heartbeat; the websocket (input, and room for
+    /// One `select!` over: shutdown; the deletion of the consumer; revocations; the token check; the heartbeat; the websocket (input, and room for
     /// output); the deadline of the client. The websocket comes after the branches that a client could starve by sending
     /// without a pause.
     pub(super) async fn next(&mut self) -> Result<Input, End> {
@@ -89,6 +92,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 biased;
                 () = self.shutdown.cancelled() => {
                     return Err(End::Close(CloseCode::Restart, "the server restarts"));
+                }
+                () = self.config.consumer_ended.cancelled() => {
+                    return Err(End::Close(CloseCode::Policy, "the consumer was deleted"));
                 }
                 // The sender lives as long as the proxy.
                 Ok(()) = self.config.revocations.changed() => self.check_token(),
@@ -137,6 +143,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             End::Disconnected => self.websocket.flush().await,
         }
     }
+}
+
+fn hello(config: &SessionConfig, lease: Duration) -> Hello {
+    let mut hello = Hello::new(config.app.clone(), config.window, lease, PING, IDLE);
+    hello.tap = config.tap;
+    hello.missed = config.missed;
+    // A consumer for one websocket has no name that a client knows.
+    hello.consumer =
+        Some(config.consumer.clone()).filter(|consumer| !consumer.is_default() && config.missed.is_none());
+    hello
 }
 
 /// Parses a client's input. An error is the reason to end the session.

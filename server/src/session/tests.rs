@@ -125,6 +125,8 @@ impl Fixture {
         SessionConfig {
             app: self.app.clone(),
             consumer: ConsumerName::default(),
+            consumer_ended: CancellationToken::new(),
+            missed: None,
             token: Secret::new("t"),
             revocations: self.proxy.revocations(),
             window,
@@ -141,11 +143,11 @@ impl Fixture {
     }
 
     async fn leased(&self) -> u64 {
-        self.proxy.status(&self.app).await.unwrap().leased
+        self.proxy.status(&self.app, &ConsumerName::default()).await.unwrap().leased
     }
 
     async fn stored(&self) -> u64 {
-        self.proxy.status(&self.app).await.unwrap().stored
+        self.proxy.status(&self.app, &ConsumerName::default()).await.unwrap().stored
     }
 }
 

@@ -1,0 +1,120 @@
+//! The consumers of an app: how they are created, listed, moved and deleted.
+
+use std::time::Duration;
+
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, InvalidConsumer, Start, api};
+
+use super::{Proxy, ProxyError, sources::rfc3339};
+use crate::store::{ConsumerStatus, Ephemeral, PutConsumer, Sought, StoreError};
+
+/// Why a request about a consumer failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConsumerError {
+    #[error(transparent)]
+    Invalid(#[from] InvalidConsumer),
+    #[error("the app is not registered")]
+    NotRegistered,
+    #[error("the app has a consumer of this name with another filter or start")]
+    Exists,
+    #[error("the app has reached its limit of consumers")]
+    TooMany,
+    #[error("the consumer default cannot be deleted")]
+    Default,
+    #[error("the event to start after is not stored")]
+    NoSuchStart,
+}
+
+impl Proxy {
+    /// Creates a consumer, or changes what may change after its creation. Returns whether it is new.
+    pub(crate) async fn put_consumer(
+        &self,
+        app: &AppId,
+        name: &ConsumerName,
+        settings: ConsumerSettings,
+    ) -> Result<bool, ProxyError> {
+        settings.check_name(name).map_err(ConsumerError::Invalid)?;
+        match self.store.put_consumer(app, name, settings).await? {
+            PutConsumer::Created => {
+                tracing::info!(%app, consumer = %name, "consumer created");
+                Ok(true)
+            }
+            PutConsumer::Updated => Ok(false),
+            PutConsumer::Conflict => Err(ConsumerError::Exists.into()),
+            PutConsumer::TooMany => Err(ConsumerError::TooMany.into()),
+            PutConsumer::NoSuchEvent => Err(ConsumerError::NoSuchStart.into()),
+            PutConsumer::Unregistered => Err(ConsumerError::NotRegistered.into()),
+        }
+    }
+
+    /// The app's consumers, sorted by name.
+    pub(crate) async fn consumers(&self, app: &AppId) -> Result<Vec<api::ConsumerStatus>, ProxyError> {
+        let consumers = self.store.consumers(app).await?;
+        Ok(consumers.into_iter().map(|consumer| self.consumer_status(app, consumer)).collect())
+    }
+
+    /// A consumer of the app.
+    pub(crate) async fn consumer(
+        &self,
+        app: &AppId,
+        name: &ConsumerName,
+    ) -> Result<api::ConsumerStatus, ProxyError> {
+        Ok(self.consumer_status(app, self.stored_consumer(app, name).await?))
+    }
+
+    /// A consumer of the app, as the store has it.
+    pub(super) async fn stored_consumer(
+        &self,
+        app: &AppId,
+        name: &ConsumerName,
+    ) -> Result<ConsumerStatus, ProxyError> {
+        let consumers = self.store.consumers(app).await?;
+        let found = consumers.into_iter().find(|consumer| consumer.name == *name);
+        found.ok_or_else(|| StoreError::NoConsumer(name.clone()).into())
+    }
+
+    /// Deletes a consumer, and closes its websockets.
+    pub(crate) async fn delete_consumer(&self, app: &AppId, name: &ConsumerName) -> Result<(), ProxyError> {
+        if name.is_default() {
+            return Err(ConsumerError::Default.into());
+        }
+        if !self.store.delete_consumer(app, name).await? {
+            return Err(StoreError::NoConsumer(name.clone()).into());
+        }
+        self.clients.end(app, name);
+        tracing::info!(%app, consumer = %name, "consumer deleted");
+        Ok(())
+    }
+
+    /// Moves a consumer to another position.
+    pub(crate) async fn seek(&self, app: &AppId, name: &ConsumerName, to: Start) -> Result<(), ProxyError> {
+        match self.store.seek(app, name, to).await? {
+            Sought::Moved => Ok(()),
+            Sought::NoSuchEvent => Err(ConsumerError::NoSuchStart.into()),
+        }
+    }
+
+    /// Opens a consumer for one websocket, from a position in the app's history on.
+    pub(crate) async fn open_ephemeral(&self, app: &AppId, start: Start) -> Result<Ephemeral, ProxyError> {
+        let is_event = matches!(start, Start::After(_));
+        let opened = self.store.open_ephemeral(app, start).await?;
+        let missing = if is_event { ConsumerError::NoSuchStart } else { ConsumerError::NotRegistered };
+        opened.ok_or(missing.into())
+    }
+
+    fn consumer_status(&self, app: &AppId, consumer: ConsumerStatus) -> api::ConsumerStatus {
+        let mut status = api::ConsumerStatus::new(consumer.name, &consumer.settings);
+        status.pending = consumer.pending;
+        status.pending_bytes = consumer.pending_bytes;
+        status.leased = consumer.leased;
+        status.dead = consumer.dead;
+        status.dropped = consumer.dropped;
+        status.oldest_pending_age_ms = consumer.oldest_pending_age.map(millis);
+        status.last_used = Some(rfc3339(consumer.last_used));
+        status.clients = self.clients.websockets_of(app, &status.name) as u64;
+        status
+    }
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
