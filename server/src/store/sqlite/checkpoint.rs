@@ -24,7 +24,7 @@ const RETRY_PAGES: u64 = 256;
 const LEFT_FRAMES: i64 = 128;
 /// PASSIVE checkpoints in a row: under load each leaves fewer frames.
 const MAX_PASSES: usize = 4;
-/// A longer WAL is reported once: 256 MiB.
+/// A longer WAL is reported once: 256 MiB. No read of this server holds it, because each is interrupted long before.
 const WARN_PAGES: u64 = 65_536;
 
 /// The checkpoint thread.
@@ -35,6 +35,7 @@ pub(super) struct Checkpointer {
     state: Arc<State>,
     /// The pages of the WAL at the last attempt.
     attempted: u64,
+    warned: bool,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +66,7 @@ impl Checkpointer {
                 of_thread.running.store(false, Ordering::Release);
             }
         })?;
-        Ok(Self { wake: Some(wake), thread: Some(thread), state, attempted: 0 })
+        Ok(Self { wake: Some(wake), thread: Some(thread), state, attempted: 0, warned: false })
     }
 
     /// Called after each commit: starts a checkpoint if the WAL is long enough, and finishes one with a RESTART.
@@ -75,9 +76,15 @@ impl Checkpointer {
             match checkpoint(writer, "RESTART") {
                 Ok((blocked, _, _)) => {
                     self.attempted = if blocked { pages } else { 0 };
-                    if blocked && pages > WARN_PAGES && pages < WARN_PAGES + RETRY_PAGES {
-                        tracing::warn!(pages, "the WAL grows: a long read of another process holds it");
+                    let is_long = blocked && pages > WARN_PAGES;
+                    if is_long && !self.warned {
+                        tracing::warn!(
+                            pages,
+                            "the WAL grows: a backup or a read of another process holds it"
+                        );
                     }
+                    // It is reported once until it begins anew.
+                    self.warned = blocked && (self.warned || is_long);
                     return;
                 }
                 // The error is found by the next commit, too.
