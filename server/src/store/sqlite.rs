@@ -5,6 +5,7 @@
 //! from a ring in memory (`ring`), older ones by short reads (`reader`), whose checksums are verified.
 
 mod app_log;
+mod backup;
 mod changes;
 mod checkpoint;
 mod commands;
@@ -281,8 +282,10 @@ impl Store for SqliteStore {
         self.shared.health.get()
     }
 
-    fn backup(&self, _to: PathBuf) -> StoreFuture<'_, ()> {
-        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    fn backup(&self, to: PathBuf) -> StoreFuture<'_, ()> {
+        let database = self.shared.readers.database().to_owned();
+        let backup = tokio::task::spawn_blocking(move || backup::backup(&database, &to));
+        Box::pin(async { backup.await.map_err(StoreError::engine)?.map_err(StoreError::engine) })
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

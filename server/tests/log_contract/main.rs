@@ -3,6 +3,7 @@
 //! A crash is a copy of the store's files while the store is open: what a killed process leaves on its disk. A test never waits
 //! for a state by sleeping: it waits in the store, or polls until a deadline.
 
+mod backup;
 mod consumers;
 mod count;
 mod damage;

@@ -1,7 +1,7 @@
 //! Reads of the database: short, on connections of their own, and checked.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -74,6 +74,10 @@ impl Readers {
         let connection = connect(&self.database, OTHER_CACHE_KIB, false)?;
         connection.execute_batch("PRAGMA query_only = ON;")?;
         Ok(connection)
+    }
+
+    pub(super) fn database(&self) -> &Path {
+        &self.database
     }
 
     /// Closes the connections.
@@ -214,4 +218,29 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         source: row.get::<_, String>(2)?.parse().unwrap_or_default(),
         event_type: event_type.map(Into::into),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_read_is_interrupted_and_the_next_one_succeeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("log.sqlite");
+        connect(&file, OTHER_CACHE_KIB, true).unwrap();
+        let readers = Readers::new(file);
+        let count = |limit: &str| {
+            let count = format!(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n {limit}) SELECT count(*) FROM n"
+            );
+            readers.read(|db| db.query_row(&count, [], |row| row.get::<_, i64>(0)))
+        };
+        assert_eq!(count("LIMIT 5").unwrap(), 5);
+        let started = Instant::now();
+        let interrupted = count("").unwrap_err();
+        assert_eq!(interrupted.sqlite_error_code(), Some(rusqlite::ErrorCode::OperationInterrupted));
+        assert!(started.elapsed() >= MAX_READ);
+        assert_eq!(count("LIMIT 5").unwrap(), 5);
+    }
 }
