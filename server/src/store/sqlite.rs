@@ -8,6 +8,7 @@ mod app_log;
 mod backup;
 mod changes;
 mod checkpoint;
+mod clock;
 mod commands;
 mod commit;
 mod control;
@@ -28,7 +29,9 @@ pub mod maintenance;
 mod reader;
 mod record;
 mod registry;
+mod removal;
 mod replay;
+mod retention;
 mod ring;
 mod schema;
 mod settle;
@@ -108,7 +111,7 @@ impl SqliteStore {
         };
         let mut db = connect(schema::WRITER_CACHE_KIB, is_new).map_err(unreadable)?;
         load::prepare(&db, &file, is_new)?;
-        let Loaded { apps, retired, unindexed, last_seq, last_id } = load::load(&db, &file)?;
+        let Loaded { apps, ended, unindexed, last_seq, last_id } = load::load(&db, &file)?;
         let recent =
             Recent::load(&db, limits.dedupe_window, micros(SystemTime::now())).map_err(unreadable)?;
         let io = |error| OpenError::Io(folder.path().to_owned(), error);
@@ -122,10 +125,11 @@ impl SqliteStore {
         let (sender, receiver) = mpsc::channel();
         let shared = Arc::new(Shared::new(file.clone(), sender.clone()));
         *shared.apps.write() = apps;
+        *shared.ended.lock() = ended;
         let other = connect(schema::OTHER_CACHE_KIB, false).map_err(unreadable)?;
         let checkpointer = Checkpointer::start(other, &mut db).map_err(OpenError::Thread)?;
         let database = Database::new(Arc::clone(&shared), db, folder, checkpointer, last_seq);
-        let index = Index::new(unindexed, retired);
+        let index = Index::new(unindexed);
         let writer = Writer::new(
             Arc::clone(&shared),
             database,

@@ -21,6 +21,7 @@ mod redelivery;
 mod registration;
 mod replay;
 mod restart;
+mod retention;
 mod settle;
 mod tap;
 mod wait;

@@ -1,6 +1,9 @@
 //! The log of one app in memory: its running totals, and the tail of its index that is not in the database yet.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
 
 use wwproxy_protocol::SourceName;
 
@@ -38,6 +41,11 @@ impl Total {
         Self { count: self.count + other.count, bytes: self.bytes + other.bytes }
     }
 
+    /// The later one of two running totals.
+    pub(super) fn max(self, other: Self) -> Self {
+        if self.count < other.count { other } else { self }
+    }
+
     pub(super) fn minus(self, other: Self) -> Self {
         Self { count: self.count.saturating_sub(other.count), bytes: self.bytes.saturating_sub(other.bytes) }
     }
@@ -59,14 +67,16 @@ pub(super) enum Next {
 pub(super) struct AppLog {
     /// The events ever appended in this epoch.
     pub(super) total: Total,
+    /// Those of them that retention or a client removed.
+    pub(super) removed: Total,
     /// The app's entries up to this seq are in the database.
     indexed: Seq,
     tail: VecDeque<Entry>,
 }
 
 impl AppLog {
-    pub(super) fn new(total: Total, indexed: Seq) -> Self {
-        Self { total, indexed, tail: VecDeque::new() }
+    pub(super) fn new(total: Total, removed: Total, indexed: Seq) -> Self {
+        Self { total, removed, indexed, tail: VecDeque::new() }
     }
 
     /// Adds the entry of a committed event.
@@ -77,7 +87,7 @@ impl AppLog {
 
     /// Adds an entry at open, with the totals that its event has.
     pub(super) fn restore(&mut self, entry: Entry, total: Total) {
-        self.total = total;
+        self.total = self.total.max(total);
         self.tail.push_back(entry);
     }
 
@@ -90,6 +100,17 @@ impl AppLog {
         if self.tail.capacity() > 64 && self.tail.len() < self.tail.capacity() / 4 {
             self.tail.shrink_to_fit();
         }
+    }
+
+    /// Removes events that left the database.
+    pub(super) fn remove(&mut self, seqs: &HashSet<Seq>, removed: Total) {
+        self.removed = self.removed.add(removed);
+        self.tail.retain(|entry| !seqs.contains(&entry.seq));
+    }
+
+    /// The size of the stored events, in bytes.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.total.minus(self.removed).bytes
     }
 
     /// Finds the events after a position, at most `limit`.
@@ -107,8 +128,8 @@ impl AppLog {
         self.tail.iter().take_while(move |entry| entry.seq <= seq)
     }
 
-    /// The newest seq of the app, if it is in memory.
-    pub(super) fn newest(&self) -> Option<Seq> {
-        self.tail.back().map(|entry| entry.seq)
+    /// The oldest event in memory beside these.
+    pub(super) fn oldest_except(&self, seqs: &HashSet<Seq>) -> Option<Seq> {
+        self.tail.iter().map(|entry| entry.seq).find(|seq| !seqs.contains(seq))
     }
 }

@@ -61,6 +61,7 @@ pub(super) struct Outcome {
 pub(super) struct Changes {
     pub(super) position: Seq,
     pub(super) passed: Total,
+    pub(super) dropped: u64,
     pub(super) rows: Vec<StoredOpen>,
     pub(super) deleted: Vec<Seq>,
     /// Acknowledged first attempts, with the time that each took: one packed row of the timeline.
@@ -80,6 +81,8 @@ pub(super) struct Pending {
     stored: HashSet<Seq>,
     acked: Vec<(Seq, u32)>,
     outcomes: Vec<(Seq, Outcome)>,
+    /// The lowest event that was settled since retention asked.
+    lowest_settled: Option<Seq>,
 }
 
 impl Pending {
@@ -102,14 +105,29 @@ impl Pending {
         }
     }
 
-    /// The event is settled. If no flush wrote its row, none will.
-    pub(super) fn settle(&mut self, seq: Seq, outcome: Outcome) {
+    /// The position moved.
+    pub(super) fn moved(&mut self) {
         self.changed = true;
+    }
+
+    /// The event is not open any more. If no flush wrote its row, none will.
+    pub(super) fn forget(&mut self, seq: Seq) {
+        self.changed = true;
+        self.lowest_settled = Some(self.lowest_settled.map_or(seq, |lowest| lowest.min(seq)));
         if self.stored.contains(&seq) {
             self.touched.insert(seq);
         } else {
             self.touched.remove(&seq);
         }
+    }
+
+    pub(super) fn take_lowest_settled(&mut self) -> Option<Seq> {
+        self.lowest_settled.take()
+    }
+
+    /// The event is settled.
+    pub(super) fn settle(&mut self, seq: Seq, outcome: Outcome) {
+        self.forget(seq);
         if self.acked.len() + self.outcomes.len() >= MAX_OUTCOMES {
             return;
         }

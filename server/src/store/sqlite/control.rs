@@ -60,7 +60,7 @@ impl Writer {
             id: app_id,
             registration: RwLock::new(Arc::new(registration)),
             // Nothing of this epoch is before the position.
-            log: Mutex::new(AppLog::new(Total::default(), position)),
+            log: Mutex::new(AppLog::new(Total::default(), Total::default(), position)),
             consumers: RwLock::new([(name, default)].into()),
             ephemeral: RwLock::default(),
         };
@@ -79,7 +79,7 @@ impl Writer {
         for (_, consumer) in std::mem::take(&mut *known.ephemeral.write()) {
             consumer.end();
         }
-        self.index.retire(known);
+        self.shared.ended.lock().push(known);
         Ok(())
     }
 
@@ -145,6 +145,7 @@ impl Writer {
         }
         app.consumers.write().remove(name);
         consumer.end();
+        self.retention.sweep_again(app.id);
         Ok(true)
     }
 }

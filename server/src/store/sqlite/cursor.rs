@@ -10,6 +10,7 @@
 mod ahead;
 mod moves;
 mod open;
+mod retire;
 
 use std::{
     collections::VecDeque,
@@ -65,6 +66,8 @@ pub(super) struct Cursor {
     /// The last leased event was a nacked one: a fresh one is next.
     leased_nacked: bool,
     max_attempts: u32,
+    /// Events that were dropped before they were settled.
+    dropped: u64,
     pending: Pending,
 }
 
@@ -79,6 +82,7 @@ impl Cursor {
             open: OpenEvents::default(),
             leased_nacked: false,
             max_attempts,
+            dropped: 0,
             pending: Pending::default(),
         }
     }
@@ -95,6 +99,11 @@ impl Cursor {
         let open =
             Open { size: row.size, attempt: row.attempt, replay: row.replay, state, reason: row.reason };
         self.open.insert(row.seq, open);
+    }
+
+    /// Restores the number of dropped events at open.
+    pub(super) fn restore_dropped(&mut self, dropped: u64) {
+        self.dropped = dropped;
     }
 
     pub(super) fn set_max_attempts(&mut self, max_attempts: u32) {
@@ -264,7 +273,8 @@ impl Cursor {
     /// Takes what the database must learn. If that fails, [`Cursor::restore_changes`] takes it back.
     pub(super) fn take_changes(&mut self) -> Changes {
         let Self { pending, open, .. } = self;
-        pending.take(self.position, self.passed, |seq| open.row(seq))
+        let changes = pending.take(self.position, self.passed, |seq| open.row(seq));
+        Changes { dropped: self.dropped, ..changes }
     }
 
     pub(super) fn restore_changes(&mut self, changes: Changes) {

@@ -13,6 +13,11 @@ use crate::store::log::{Health, StoreError};
 /// How often the high-water mark is written, and how often a full disk is tried again.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// Free pages that stay in the database, for new events: 1 MiB.
+const KEPT_PAGES: i64 = 256;
+/// Pages that a transaction gives back to the disk, at most.
+const VACUUM_PAGES: i64 = 256;
+
 /// The database as the writer has it.
 #[derive(Debug)]
 pub(super) struct Database {
@@ -78,6 +83,24 @@ impl Database {
         }
         self.shared.health.has_room();
         true
+    }
+
+    /// Gives free pages back to the disk, some at a time. Fewer are kept for new events. Returns whether there are more.
+    pub(super) fn vacuum(&mut self) -> Result<bool, StoreError> {
+        let free: i64 = self
+            .db
+            .pragma_query_value(None, "freelist_count", |row| row.get(0))
+            .map_err(StoreError::engine)?;
+        if free <= KEPT_PAGES {
+            return Ok(false);
+        }
+        let pages = (free - KEPT_PAGES).min(VACUUM_PAGES);
+        self.transaction(|db| {
+            let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+            let mut rows = vacuum.query([])?;
+            while rows.next()?.is_some() {}
+            Ok(true)
+        })
     }
 
     /// Writes the high-water mark now and then.

@@ -65,12 +65,14 @@ impl Flush {
 
 fn write_consumer(db: &Connection, id: i64, changes: &mut Changes, now: i64) -> rusqlite::Result<()> {
     db.prepare_cached(
-        "UPDATE consumers SET position_seq = ?, position_count = ?, position_bytes = ? WHERE consumer_id = ?",
+        "UPDATE consumers SET position_seq = ?, position_count = ?, position_bytes = ?, dropped = ? \
+         WHERE consumer_id = ?",
     )?
     .execute((
         changes.position.cast_signed(),
         changes.passed.count.cast_signed(),
         changes.passed.bytes.cast_signed(),
+        changes.dropped.cast_signed(),
         id,
     ))?;
     let mut put = db.prepare_cached(

@@ -5,7 +5,7 @@
 //! the seq up to which the index is complete; it moves when a run is complete. At open, the entries above it are read from the
 //! events again.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use rusqlite::Connection;
 
@@ -26,8 +26,6 @@ pub(super) struct Index {
     /// Entries that no run has taken yet.
     gathered: usize,
     run: Option<Run>,
-    /// Unregistered apps whose entries are not written yet. Their events are found by the index when they are purged.
-    retired: Vec<Arc<App>>,
 }
 
 #[derive(Debug)]
@@ -42,13 +40,16 @@ struct Run {
 
 impl Index {
     /// At open: this many entries are above the watermark.
-    pub(super) fn new(gathered: usize, retired: Vec<Arc<App>>) -> Self {
-        Self { gathered, run: None, retired }
+    pub(super) fn new(gathered: usize) -> Self {
+        Self { gathered, run: None }
     }
 
-    /// Keeps the entries of an app that was unregistered.
-    pub(super) fn retire(&mut self, app: Arc<App>) {
-        self.retired.push(app);
+    /// Takes events that left the database out of the run.
+    pub(super) fn remove(&mut self, seqs: &HashSet<Seq>) {
+        if let Some(run) = &mut self.run {
+            run.rows.drain(..std::mem::take(&mut run.written));
+            run.rows.retain(|(_, entry)| !seqs.contains(&entry.seq));
+        }
     }
 
     /// Writes the next rows, as a part of a transaction with this many new events, the last of which is `newest`.
@@ -82,7 +83,8 @@ impl Index {
 
     fn start(&mut self, shared: &Shared, up_to: Seq) {
         let mut apps: Vec<_> = shared.apps.read().values().map(Arc::clone).collect();
-        apps.append(&mut self.retired);
+        // The events of unregistered apps are found by the index when they are purged.
+        apps.extend(shared.ended.lock().iter().map(Arc::clone));
         apps.sort_unstable_by_key(|app| app.id);
         let mut rows = Vec::with_capacity(self.gathered);
         for app in apps {

@@ -32,8 +32,8 @@ use crate::store::{Registration, stored_source};
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) apps: HashMap<AppId, Arc<App>>,
-    /// Unregistered apps that have entries above the watermark.
-    pub(super) retired: Vec<Arc<App>>,
+    /// Ended epochs.
+    pub(super) ended: Vec<Arc<App>>,
     /// Entries above the watermark.
     pub(super) unindexed: usize,
     pub(super) last_seq: Seq,
@@ -74,7 +74,8 @@ pub(super) fn load(db: &Connection, file: &Path) -> Result<Loaded, OpenError> {
 }
 
 fn try_load(db: &Connection) -> Result<Loaded, LoadError> {
-    let watermark: i64 = db.query_row("SELECT seq FROM watermark", [], |row| row.get(0))?;
+    let (watermark, removed_up_to): (i64, i64) =
+        db.query_row("SELECT seq, last_seq FROM watermark", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let watermark = watermark.cast_unsigned();
     let mut apps = load_apps(db, watermark)?;
     let unindexed = load_tail(db, watermark, &apps)?;
@@ -87,16 +88,15 @@ fn try_load(db: &Connection) -> Result<Loaded, LoadError> {
     // A position is never above an event, unless its events were lost.
     let positions: i64 =
         db.query_row("SELECT ifnull(max(position_seq), 0) FROM consumers", [], |row| row.get(0))?;
-    let last_seq = newest.map_or(0, |(seq, _)| seq).max(positions).cast_unsigned();
-    let (mut registered, mut retired) = (HashMap::new(), Vec::new());
+    let last_seq = newest.map_or(0, |(seq, _)| seq).max(positions).max(removed_up_to).cast_unsigned();
+    let (mut registered, mut ended) = (HashMap::new(), Vec::new());
     for (name, app) in apps.into_values() {
         match name {
             Some(name) => drop(registered.insert(name, app)),
-            None if app.log.lock().newest().is_some() => retired.push(app),
-            None => {}
+            None => ended.push(app),
         }
     }
-    Ok(Loaded { apps: registered, retired, unindexed, last_seq, last_id: newest.map(|(_, id)| id) })
+    Ok(Loaded { apps: registered, ended, unindexed, last_seq, last_id: newest.map(|(_, id)| id) })
 }
 
 /// The apps by their ids. An unregistered one has no name.
@@ -104,16 +104,19 @@ type Apps = BTreeMap<i64, (Option<AppId>, Arc<App>)>;
 
 fn load_apps(db: &Connection, watermark: Seq) -> Result<Apps, LoadError> {
     let mut apps = Apps::new();
-    let mut rows = db.prepare("SELECT app_id, name, removed FROM apps")?;
+    let mut rows = db.prepare(
+        "SELECT app_id, name, removed, removed_count, removed_bytes, total_count, total_bytes FROM apps",
+    )?;
     let mut rows = rows.query([])?;
     while let Some(row) = rows.next()? {
         let (id, name, removed): (i64, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let registration = if removed { Registration::default() } else { registry::sources(db, id)? };
-        let total = if removed { Total::default() } else { indexed_total(db, id)? };
+        let total = Total::from_row(row, 5)?;
+        let total = if removed { total } else { total.max(indexed_total(db, id)?) };
         let app = App {
             id,
             registration: RwLock::new(Arc::new(registration)),
-            log: Mutex::new(AppLog::new(total, watermark)),
+            log: Mutex::new(AppLog::new(total, Total::from_row(row, 3)?, watermark)),
             consumers: RwLock::default(),
             ephemeral: RwLock::default(),
         };
@@ -151,8 +154,8 @@ fn load_tail(db: &Connection, watermark: Seq, apps: &Apps) -> Result<usize, Load
 
 fn load_consumers(db: &Connection, apps: &mut Apps) -> Result<(), LoadError> {
     let mut rows = db.prepare(
-        "SELECT consumer_id, app_id, name, settings, checksum, position_seq, position_count, position_bytes \
-         FROM consumers",
+        "SELECT consumer_id, app_id, name, settings, checksum, position_seq, position_count, position_bytes, \
+         dropped FROM consumers",
     )?;
     let mut rows = rows.query([])?;
     while let Some(row) = rows.next()? {
@@ -168,6 +171,7 @@ fn load_consumers(db: &Connection, apps: &mut Apps) -> Result<(), LoadError> {
         let passed = Total::from_row(row, 6)?;
         let position = row.get::<_, i64>(5)?.cast_unsigned();
         let mut cursor = Cursor::new(position, passed, settings.max_attempts);
+        cursor.restore_dropped(row.get::<_, i64>(8)?.cast_unsigned());
         load_open(db, id, &mut cursor)?;
         let consumer = Consumer::new(id, settings, cursor);
         app.consumers.write().insert(consumer_name, Arc::new(consumer));

@@ -19,7 +19,7 @@ use super::{
     schema::{OTHER_CACHE_KIB, connect},
     state::Shared,
 };
-use crate::store::log::StoreError;
+use crate::store::StoreError;
 
 /// The longest that a read transaction lasts: a checkpoint cannot pass an open one, so the WAL would grow.
 const MAX_READ: Duration = Duration::from_millis(250);

@@ -19,9 +19,11 @@ const STATEMENTS: usize = 64;
 /// `received_at` and `not_before` are microseconds since 1970. A `seq` ascends over the whole store, and never depends on the clock.
 const SCHEMA: &str = "
 -- One row an epoch of an app: from its registration until it unregisters.
--- removed_count and removed_bytes are the totals of the events that retention or a client removed.
+-- removed_count and removed_bytes are the totals of the events that retention or a client removed; total_count and total_bytes are
+-- the running totals at the last removal, which may have removed the newest event.
 CREATE TABLE apps(app_id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, epoch BLOB NOT NULL, removed INTEGER NOT NULL,
-  removed_count INTEGER NOT NULL DEFAULT 0, removed_bytes INTEGER NOT NULL DEFAULT 0);
+  removed_count INTEGER NOT NULL DEFAULT 0, removed_bytes INTEGER NOT NULL DEFAULT 0,
+  total_count INTEGER NOT NULL DEFAULT 0, total_bytes INTEGER NOT NULL DEFAULT 0);
 CREATE UNIQUE INDEX registered_apps ON apps(name) WHERE removed = 0;
 CREATE TABLE sources(app_id INTEGER NOT NULL, name TEXT NOT NULL, settings TEXT NOT NULL, checksum INTEGER NOT NULL,
   PRIMARY KEY(app_id, name)) WITHOUT ROWID;
@@ -38,7 +40,8 @@ CREATE TABLE by_app(app_id INTEGER NOT NULL, seq INTEGER NOT NULL, source TEXT N
 CREATE TABLE recent_keys(seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, keys BLOB NOT NULL);
 -- Events that a client deleted, until every consumer's position has passed them.
 CREATE TABLE tombstones(app_id INTEGER NOT NULL, seq INTEGER NOT NULL, size INTEGER NOT NULL, PRIMARY KEY(app_id, seq)) WITHOUT ROWID;
-CREATE TABLE watermark(id INTEGER PRIMARY KEY CHECK(id = 1), seq INTEGER NOT NULL);
+-- last_seq is the last assigned seq at the last removal of events.
+CREATE TABLE watermark(id INTEGER PRIMARY KEY CHECK(id = 1), seq INTEGER NOT NULL, last_seq INTEGER NOT NULL);
 -- position_count and position_bytes are the app's totals at the position. dropped counts events that were removed before they were
 -- settled. The checksum covers all columns.
 CREATE TABLE consumers(consumer_id INTEGER PRIMARY KEY AUTOINCREMENT, app_id INTEGER NOT NULL, name TEXT NOT NULL,
@@ -52,7 +55,7 @@ CREATE TABLE open(consumer_id INTEGER NOT NULL, seq INTEGER NOT NULL, state TEXT
 -- The timeline. Acknowledged first attempts are packed, one row a consumer and commit; any other outcome is a row of its own.
 CREATE TABLE deliveries(consumer_id INTEGER NOT NULL, last_seq INTEGER NOT NULL, at INTEGER NOT NULL, first_seq INTEGER NOT NULL,
   attempt INTEGER NOT NULL, outcome TEXT NOT NULL, reason TEXT, packed BLOB, PRIMARY KEY(consumer_id, last_seq, at)) WITHOUT ROWID;
-INSERT INTO watermark VALUES(1, 0);
+INSERT INTO watermark VALUES(1, 0, 0);
 ";
 
 /// Opens a connection for reading and writing. Creates the database only if `create` is set.

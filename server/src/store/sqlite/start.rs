@@ -34,7 +34,8 @@ impl Writer {
                 }
             }
         };
-        let passed = self.shared.total_at(app, position)?;
+        // Every event that was removed counts as passed. After the position there may be some, too, until the consumer reaches the end.
+        let passed = self.shared.total_at(app, position)?.max(app.log.lock().removed);
         Ok(Some((position, passed)))
     }
 
@@ -55,6 +56,7 @@ impl Writer {
         self.flush_with(flush, |_| Ok(()))?;
         self.shared.update(&consumer, |cursor| cursor.seek(position, passed));
         consumer.wake_all();
+        self.retention.sweep_again(app.id);
         Ok(Sought::Moved)
     }
 }

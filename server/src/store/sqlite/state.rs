@@ -38,6 +38,8 @@ pub(super) const READ_AHEAD: usize = 256;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) apps: RwLock<HashMap<AppId, Arc<App>>>,
+    /// Ended epochs whose events are not purged yet.
+    pub(super) ended: Mutex<Vec<Arc<App>>>,
     pub(super) ring: Ring,
     pub(super) taps: Taps,
     pub(super) readers: Readers,
@@ -86,6 +88,7 @@ impl Shared {
         Self {
             readers: Readers::new(database),
             apps: RwLock::default(),
+            ended: Mutex::default(),
             ring: Ring::default(),
             taps: Taps::default(),
             health: DiskHealth::default(),
@@ -198,7 +201,9 @@ impl App {
     }
 
     pub(super) fn status(&self, name: &ConsumerName, consumer: &Consumer) -> ConsumerStatus {
-        let (leased, dead) = consumer.cursor.lock().leased_and_dead(Instant::now());
+        let mut cursor = consumer.cursor.lock();
+        let ((leased, dead), dropped) = (cursor.leased_and_dead(Instant::now()), cursor.dropped());
+        drop(cursor);
         let unsettled = if consumer.filter.is_empty() {
             Some(self.unsettled(consumer))
         } else {
@@ -211,7 +216,7 @@ impl App {
             pending_bytes: unsettled.map(|total| total.bytes),
             leased,
             dead,
-            dropped: 0,
+            dropped,
             oldest_pending_age: None,
             last_used: std::time::SystemTime::now(),
         }

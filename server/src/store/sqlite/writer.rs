@@ -13,6 +13,7 @@ use super::{
     flush::Flush,
     index::Index,
     record::EventIds,
+    retention::Retention,
     state::Shared,
 };
 use crate::store::{log::Limits, scheduler::Scheduler};
@@ -30,6 +31,7 @@ pub(super) struct Writer {
     pub(super) ids: EventIds,
     pub(super) index: Index,
     pub(super) recent: Recent,
+    pub(super) retention: Retention,
     /// A buffer for checksums.
     pub(super) scratch: Vec<u8>,
     scheduler: Scheduler<Append>,
@@ -55,6 +57,7 @@ impl Writer {
             ids,
             index,
             recent,
+            retention: Retention::new(Instant::now()),
             scratch: Vec::new(),
             scheduler: Scheduler::default(),
             flush_at: None,
@@ -79,15 +82,14 @@ impl Writer {
                 next = commands.try_recv().ok();
             }
             self.commit_next();
+            self.retain(self.scheduler.is_empty());
         }
     }
 
-    /// Waits for a command, or until it is time for a flush.
+    /// Waits for a command, or until it is time for a flush or for retention.
     fn wait(&self, commands: &mpsc::Receiver<Command>) -> Option<Command> {
-        let Some(at) = self.flush_at else {
-            // The shared state has a sender, so that the channel is never disconnected.
-            return commands.recv().ok();
-        };
+        let at = self.flush_at.map_or(self.retention.due, |flush_at| flush_at.min(self.retention.due));
+        // The shared state has a sender, so that the channel is never disconnected.
         commands.recv_timeout(at.saturating_duration_since(Instant::now())).ok()
     }
 

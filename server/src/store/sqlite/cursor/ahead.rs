@@ -33,6 +33,11 @@ impl Ahead {
         self.known = self.known.map(|known| known.minus(Total::default().plus(size)));
     }
 
+    /// The first event ahead is dropped. A count that is under way may have missed it.
+    pub(super) fn drop_first(&mut self, size: u32) {
+        if self.is_counting { self.forget() } else { self.pass(size) }
+    }
+
     /// The events ahead are others now.
     pub(super) fn forget(&mut self) {
         *self = Self { generation: self.generation + 1, passed: self.passed, ..Self::default() };

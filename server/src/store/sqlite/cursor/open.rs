@@ -46,6 +46,10 @@ impl Open {
         }
     }
 
+    pub(super) fn is_dead(&self) -> bool {
+        self.state == State::Dead
+    }
+
     fn to_row(&self, seq: Seq) -> StoredOpen {
         let (state, nacked_until) = match self.state {
             State::Leased { .. } => (StoredState::Leased, None),

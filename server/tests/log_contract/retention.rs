@@ -1,0 +1,203 @@
+//! Retention: which events are removed, what consumers lose by it, and that what is left is delivered.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use wwproxy_protocol::{ConsumerSettings, Start};
+use wwproxy_server::store::{Appended, Lease, Limits, Store};
+
+use crate::fixture::{LONG, SHORT, TestLog, event, eventually, larger, now, numbers, receipts, typed};
+
+/// A retention or a history that the test waits for.
+const AGE: Duration = Duration::from_millis(600);
+
+/// The rows of a table.
+pub(crate) fn rows(store: &TestLog, table: &str) -> u64 {
+    let file = store.folder.path().join("log.sqlite");
+    let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    db.busy_timeout(Duration::from_secs(5)).unwrap();
+    db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0))
+        .unwrap()
+        .try_into()
+        .unwrap()
+}
+
+async fn has_events(store: &TestLog, count: u64) {
+    eventually("the events are removed", async || rows(store, "events") == count).await;
+}
+
+fn filtered(event_type: &str) -> ConsumerSettings {
+    ConsumerSettings { types: [event_type.to_owned()].into(), ..ConsumerSettings::default() }
+}
+
+#[tokio::test]
+async fn an_event_is_removed_after_its_retention_and_every_consumer_counts_what_it_lost() {
+    let store = TestLog::limited(Limits { retention: AGE, ..Limits::default() }).await;
+    store.put("pushes", filtered("push")).await;
+    store.put("done", ConsumerSettings::default()).await;
+    for n in 0..6 {
+        store.append_to(&store.app, typed(n, if n < 4 { "push" } else { "pull" })).await;
+    }
+    // Larger than a row, so that its body is a row of its own.
+    store.append_to(&store.app, larger(6, 5000)).await;
+    let taken = store.take(4).await;
+    store.reject(&taken[..1]).await;
+    store.ack("default", &taken[1..2]).await;
+    store.release(&taken[2..3], LONG).await;
+    assert_eq!(store.drain("done").await.len(), 7);
+    has_events(&store, 0).await;
+    for table in ["bodies", "by_app", "open"] {
+        assert_eq!(rows(&store, table), 0, "{table}");
+    }
+    let check = async |store: &TestLog, when| {
+        for (name, dropped) in [("default", 5), ("pushes", 4), ("done", 0)] {
+            let status = store.status(name).await;
+            assert_eq!((status.dropped, status.leased, status.dead), (dropped, 0, 0), "{name} {when}");
+            if name != "pushes" {
+                assert_eq!((status.pending, status.pending_bytes), (Some(0), Some(0)), "{name} {when}");
+            }
+        }
+    };
+    check(&store, "in memory").await;
+    assert_eq!(store.ack("default", &taken[3..]).await.stale, receipts(&taken[3..]));
+    let crashed = store.crash().await;
+    check(&crashed, "after a crash").await;
+    crashed.append_to(&store.app, typed(7, "push")).await;
+    assert_eq!(crashed.status("default").await.pending, Some(1));
+    for name in ["default", "pushes", "done"] {
+        assert_eq!(crashed.drain(name).await, [7], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_settled_event_is_removed_after_the_history_and_others_stay() {
+    let store = TestLog::limited(Limits { history: AGE, ..Limits::default() }).await;
+    store.put("pushes", filtered("push")).await;
+    for n in 0..10 {
+        store.append_to(&store.app, typed(n, "push")).await;
+    }
+    let (taken, pushes) = (store.take(8).await, store.lease("pushes", now(9)).await);
+    store.reject(&taken[..1]).await;
+    store.ack("default", &taken[2..]).await;
+    store.ack("pushes", &[&pushes[..3], &pushes[4..]].concat()).await;
+    // Left are: the dead one, the leased ones, and those that default has not received.
+    has_events(&store, 5).await;
+    let left = async |store: &TestLog| store.put("all", starting(Start::All)).await;
+    let crashed = store.crash().await;
+    left(&crashed).await;
+    assert_eq!(crashed.status("all").await.pending, Some(5));
+    assert_eq!(crashed.drain("all").await, [0, 1, 3, 8, 9]);
+    assert_eq!(crashed.status("default").await.pending, Some(3));
+    assert_eq!(crashed.drain("default").await, [1, 8, 9]);
+    assert_eq!(crashed.drain("pushes").await, [3, 9]);
+
+    // Older events that are settled only now are found, too.
+    store.ack("default", &taken[1..2]).await;
+    store.ack("pushes", &pushes[3..4]).await;
+    has_events(&store, 3).await;
+    assert_eq!(store.drain("default").await, [8, 9]);
+    has_events(&store, 2).await;
+    assert_eq!(store.status("default").await.pending, Some(0));
+    assert_eq!(rows(&store, "deliveries WHERE outcome = 'rejected'"), 1);
+}
+
+fn starting(start: Start) -> ConsumerSettings {
+    ConsumerSettings { start, ..ConsumerSettings::default() }
+}
+
+#[tokio::test]
+async fn without_history_an_event_is_removed_when_the_last_consumer_settles_it() {
+    let store = TestLog::limited(Limits { history: Duration::ZERO, ..Limits::default() }).await;
+    store.put("slow", ConsumerSettings::default()).await;
+    store.append_all(0..600).await;
+    assert_eq!(store.drain("default").await.len(), 600);
+    let taken = store.lease("slow", now(256)).await;
+    store.ack("slow", &taken[..100]).await;
+    has_events(&store, 500).await;
+    store.log.delete_consumer(&store.app, &"slow".parse().unwrap()).await.unwrap();
+    has_events(&store, 0).await;
+    store.append(600).await;
+    let crashed = store.crash().await;
+    assert_eq!(crashed.status("default").await.pending, Some(1));
+    assert_eq!(crashed.drain("default").await, [600]);
+    assert_eq!(store.drain("default").await, [600]);
+}
+
+#[tokio::test]
+async fn over_its_size_the_store_removes_settled_events_of_the_largest_app() {
+    let max_history_bytes = 200_000;
+    let store = TestLog::limited(Limits { max_history_bytes, ..Limits::default() }).await;
+    let small = store.of_app(store.register("small").await);
+    store.append(0).await;
+    let dead = store.take(1).await;
+    store.reject(&dead).await;
+    for n in 1..30 {
+        store.append_to(&store.app, larger(n, 10_000)).await;
+        store.drain("default").await;
+    }
+    for n in 0..5 {
+        small.append_to(&small.app, larger(n, 10_000)).await;
+    }
+    assert_eq!(small.drain("default").await.len(), 5);
+    // About 200,000 bytes are left: 14 of this app, the five of the small one, and the dead one.
+    let mut left = 0;
+    eventually("the store has its size", async || {
+        left = rows(&store, "events");
+        left <= 20
+    })
+    .await;
+    assert!(left >= 19, "{left}");
+    let crashed = store.crash().await;
+    crashed.put("all", starting(Start::All)).await;
+    let kept = crashed.drain("all").await;
+    assert_eq!((kept[0], kept.last()), (0, Some(&29)), "{kept:?}");
+    assert!(kept[1..].is_sorted() && kept[1] > 10, "{kept:?}");
+    let crashed = crashed.of_app(small.app.clone());
+    crashed.put("all", starting(Start::All)).await;
+    assert_eq!(crashed.drain("all").await, [0, 1, 2, 3, 4]);
+    // Events that are not settled stay, over the size as well.
+    for n in 30..60 {
+        assert!(matches!(store.try_append(larger(n, 10_000)).await, Appended::Stored(_)));
+    }
+    eventually("the history is gone", async || rows(&store, "events") == 31).await;
+    assert_eq!(store.drain("default").await, (30..60).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn the_disk_gets_the_space_of_removed_events_back() {
+    let store = TestLog::limited(Limits { history: Duration::ZERO, ..Limits::default() }).await;
+    let pages = || {
+        let db = Connection::open(store.folder.path().join("log.sqlite")).unwrap();
+        db.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).unwrap()
+    };
+    for n in 0..8 {
+        store.append_to(&store.app, larger(n, 1 << 20)).await;
+    }
+    assert!(pages() > 2048);
+    store.drain("default").await;
+    eventually("the database is small", async || pages() < 600).await;
+}
+
+/// Removals while the index is being written: nothing that is left is missing in it, and nothing removed comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removals_and_the_late_index_agree() {
+    let limits = Limits { history: Duration::ZERO, max_pending_events: 1_000_000, ..Limits::default() };
+    let store = TestLog::limited(limits).await;
+    store.put("slow", filtered("push")).await;
+    let kept = store.append_to(&store.app, typed(0, "push")).await;
+    let mut appended = 1;
+    while appended < 28_000 {
+        store.append_many(&store.app, appended..appended + 1000).await;
+        appended += 1000;
+        store.drain("default").await;
+        store.lease("slow", now(1)).await;
+    }
+    has_events(&store, 1).await;
+    store.append_many(&store.app, appended..appended + 10).await;
+    let crashed = store.crash().await;
+    assert_eq!(rows(&crashed, "by_app"), rows(&crashed, "by_app WHERE seq IN (SELECT seq FROM events)"));
+    assert_eq!(crashed.drain("default").await.len(), 10);
+    let slow = crashed.lease("slow", Lease { time: SHORT, ..now(10) }).await;
+    assert_eq!((numbers(&slow), &slow[0].event.id), (vec![0], &kept));
+    assert!(matches!(store.try_append(event(1)).await, Appended::Stored(_)));
+}
