@@ -6,9 +6,9 @@ use wwproxy_sdk::Client;
 use crate::{
     access::Access,
     commands::{
-        completions::Completions, get::Get, listen::Listen, login::Login, logout::Logout, man::Man,
-        profile::Profile, refusals::Refusals, register::Register, replay::Replay, schemes::Schemes,
-        send::Send, sign::Sign, sources::Sources, status::Status, tail::Tail, token::Token,
+        completions::Completions, consumers::Consumers, get::Get, listen::Listen, login::Login,
+        logout::Logout, man::Man, profile::Profile, refusals::Refusals, register::Register, replay::Replay,
+        schemes::Schemes, send::Send, sign::Sign, sources::Sources, status::Status, tail::Tail, token::Token,
         unregister::Unregister, verify::Verify,
     },
     error::UsageError,
@@ -23,8 +23,8 @@ Exit codes:
   1  failed
   2  usage error
   3  the credentials were rejected
-  4  the app is not registered (send, listen --require-registered), the source does not exist
-     (sources), or the path is unknown to the server
+  4  the app is not registered (send, listen --require-registered), the source or the consumer does
+     not exist (sources, consumers, --consumer), or the path is unknown to the server
   5  the server is unreachable or unavailable, or its certificate is not trusted
 
 Example:
@@ -55,6 +55,7 @@ pub(crate) enum Command {
     Register(Box<Register>),
     Sources(Sources),
     Refusals(Refusals),
+    Consumers(Consumers),
     Unregister(Unregister),
     Get(Get),
     Listen(Box<Listen>),
@@ -97,6 +98,7 @@ impl Args {
             Command::Register(register) => register.run(&client(&access)?).await,
             Command::Sources(sources) => sources.run(&client(&access)?).await,
             Command::Refusals(refusals) => refusals.run(&client(&access)?).await,
+            Command::Consumers(consumers) => consumers.run(&client(&access)?).await,
             Command::Unregister(unregister) => unregister.run(&client(&access)?).await,
             Command::Get(get) => get.run(&client(&access)?).await,
             Command::Listen(listen) => listen.run(access).await,

@@ -1,6 +1,7 @@
 //! One file per command: its arguments and its code.
 
 pub(crate) mod completions;
+pub(crate) mod consumers;
 pub(crate) mod get;
 pub(crate) mod listen;
 pub(crate) mod login;

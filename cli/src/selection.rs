@@ -1,9 +1,9 @@
 //! Selects events by type and by jq filter.
 
-use std::{borrow::Cow, fmt, sync::LazyLock};
+use std::{borrow::Cow, collections::BTreeSet, fmt, mem, sync::LazyLock};
 
 use wildmatch::WildMatch;
-use wwproxy_sdk::{EventMessage, Status, scheme};
+use wwproxy_sdk::{EventMessage, SourceName, Status, scheme};
 
 use crate::{error::UsageError, filter::Filter, scheme::nearest};
 
@@ -66,6 +66,29 @@ impl Selection {
     /// Whether events of this source may be selected.
     pub(crate) fn selects_source(&self, name: &str) -> bool {
         selects(&self.sources, name)
+    }
+
+    /// Takes the types and sources out of the selection, for the filter of a consumer on the server.
+    ///
+    /// # Errors
+    /// A pattern that the server does not have.
+    pub(crate) fn take_consumer_filter(
+        &mut self,
+    ) -> Result<(BTreeSet<String>, BTreeSet<SourceName>), UsageError> {
+        let (types, sources) = (mem::take(&mut self.types), mem::take(&mut self.sources));
+        if let Some(glob) = types.iter().find(|glob| glob.text.contains('?')) {
+            return Err(UsageError(format!(
+                "--type '{glob}': the filter of a consumer has only the wildcard *"
+            )));
+        }
+        let names = sources.iter().map(|glob| {
+            glob.text.parse().map_err(|_| {
+                UsageError(format!(
+                    "--source '{glob}': the filter of a consumer has names of sources, without wildcards"
+                ))
+            })
+        });
+        Ok((types.into_iter().map(|glob| glob.text).collect(), names.collect::<Result<_, _>>()?))
     }
 
     /// Checks that each `--source` matches one of the app's sources. An app that is not registered has none, and a server of version

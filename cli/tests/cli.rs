@@ -2,6 +2,8 @@
 
 #[path = "../../sdk/tests/common/mod.rs"]
 mod common;
+#[path = "cli/consumers.rs"]
+mod consumers;
 #[path = "cli/listen.rs"]
 mod listen;
 

@@ -14,7 +14,7 @@ use tokio::{
     select,
     time::{Instant, sleep},
 };
-use wwproxy_sdk::{Client, Error, EventId, LeaseOptions, LeasedEvent, Receipt};
+use wwproxy_sdk::{Client, Consumer, ConsumerName, Error, EventId, LeaseOptions, LeasedEvent, Receipt};
 
 use crate::{
     duration::parse_duration,
@@ -48,6 +48,7 @@ if losing an event does not matter.
 Examples:
   wwproxy get --max 10 > events.json
   wwproxy get --wait 5m --max 1
+  wwproxy get --consumer audit
   wwproxy get --keep | jq 'map(.type)'")]
 pub(crate) struct Get {
     /// The maximum number of events; without it all that are stored
@@ -59,6 +60,9 @@ pub(crate) struct Get {
     /// Leave the events on the server: release them after printing instead of acknowledging them
     #[arg(long)]
     keep: bool,
+    /// Take the events of this consumer, which `wwproxy consumers create` or `listen --create` has made
+    #[arg(long, value_name = "NAME", default_value_t, hide_default_value = true)]
+    consumer: ConsumerName,
 }
 
 impl Get {
@@ -72,6 +76,7 @@ impl Get {
         let shutdown = Shutdown::on_signal()?;
         let mut printer = Printer {
             client,
+            consumer: client.consumer(self.consumer.as_str())?,
             output: Output::stdout(),
             shutdown: &shutdown,
             keep: self.keep,
@@ -105,6 +110,7 @@ impl Get {
 /// Prints events and settles them.
 struct Printer<'a, W = Stdout> {
     client: &'a Client,
+    consumer: Consumer,
     output: Output<W>,
     shutdown: &'a Shutdown,
     keep: bool,
@@ -126,10 +132,20 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
         if !status.is_registered() {
             print_message(&NotRegistered::new(self.client).to_string());
         }
+        let stored = if self.consumer.name().is_default() {
+            status.stored
+        } else {
+            let status = select! {
+                () = self.shutdown.requested() => return Ok(true),
+                status = self.consumer.status() => status?,
+            };
+            // Not counted yet: until no more is leased.
+            status.pending.unwrap_or(u64::MAX)
+        };
         let max = max.unwrap_or_else(|| {
             // Without stored events, what one lease returns while waiting.
             let least = if wait.is_zero() { 0 } else { LEASE_EVENTS };
-            u32::try_from(status.stored).unwrap_or(u32::MAX).max(least)
+            u32::try_from(stored).unwrap_or(u32::MAX).max(least)
         });
         let until = Instant::now() + wait;
         while self.printed < max {
@@ -144,7 +160,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
             let leased = select! {
                 // The server releases the events of a response that it cannot write.
                 () = self.shutdown.requested() => return Ok(true),
-                leased = self.client.lease(options) => leased.map_err(explain)?,
+                leased = self.consumer.lease(options) => leased.map_err(explain)?,
             };
             let known = self.undecodable.len();
             self.undecodable.extend(leased.undecodable.into_iter().map(|event| (event.id, event.reason)));
@@ -175,10 +191,15 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
 
     /// Reports events that are stored although the server leases none.
     async fn report_unavailable(&self) {
-        let status =
-            select! { () = self.shutdown.requested() => return, status = self.client.status() => status };
+        let stored = async {
+            if self.consumer.name().is_default() {
+                return self.client.status().await.ok().map(|status| status.stored);
+            }
+            self.consumer.status().await.ok().and_then(|status| status.pending)
+        };
+        let stored = select! { () = self.shutdown.requested() => return, stored = stored => stored };
         // After an error there is no report: the lease was answered.
-        if let Some(stored) = status.ok().map(|status| status.stored).filter(|stored| *stored > 0) {
+        if let Some(stored) = stored.filter(|stored| *stored > 0) {
             let stored = counted(stored, "event is", "events are");
             print_message(&format!("{stored} stored, leased or delayed: none is available now"));
         }
@@ -201,7 +222,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
         }
         self.printed = self.printed.saturating_add(u32::try_from(events.len()).unwrap_or(u32::MAX));
         if !self.keep {
-            let settled = self.client.ack(receipts).await;
+            let settled = self.consumer.ack(receipts).await;
             let settled = settled.context("the last events were printed but will be redelivered")?;
             if !settled.stale.is_empty() {
                 print_message(&format!(
@@ -226,7 +247,7 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
     async fn release(&mut self) {
         while !self.unsettled.is_empty() {
             let some = self.unsettled.drain(..self.unsettled.len().min(MAX_RECEIPTS));
-            if let Err(error) = self.client.release(some).await {
+            if let Err(error) = self.consumer.release(some).await {
                 print_message(&format!(
                     "events could not be released and will be redelivered when their lease expires: {error}"
                 ));

@@ -1,6 +1,8 @@
 //! `wwproxy listen`: prints events, or hands them to a target.
 
 mod checks;
+mod consumer;
+mod counts;
 mod disposition;
 mod failed_tries;
 mod failure;
@@ -22,8 +24,10 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::select;
 use wwproxy_sdk::{Client, HttpOptions, ListenOptions, Subscription};
 
+pub(crate) use self::consumer::parse_start;
 use self::{
     checks::Checks,
+    consumer::ConsumerFlags,
     disposition::Disposition,
     failed_tries::FailedTries,
     failure::OnFailure,
@@ -35,6 +39,7 @@ use self::{
 use crate::{
     access::Access,
     duration::parse_duration,
+    error::UsageError,
     event_file::EventFolder,
     format::Format,
     output::{counted, require_stdout},
@@ -55,10 +60,13 @@ An unreachable target is retried without limit. Its Retry-After is honoured up t
 blocking other events.
 Delivery is at least once: an event that is not acknowledged is redelivered, with the same
 wwproxy-event-id.
-Events of other sources than --source stay on the server, for other clients. Other events that do
-not match (--type, --filter, --route) are skipped: acknowledged, so that no client gets them. The
-first one is reported on stderr, and the last line counts them. If several clients of one app
-listen, each event goes to one of them.
+Without --consumer, the clients of one app share its events: each event goes to one of them. With
+--consumer, events are shared with the clients of that consumer only, and the server sends only
+those of --type and --source.
+Without --consumer, events of other sources than --source stay on the server, for other clients.
+Other events that do not match (--type, --filter, --route) are skipped: acknowledged, so that no
+client gets them; they remain in the history. The first one is reported on stderr, and the last
+line counts them.
 SIGINT, SIGTERM and SIGHUP stop it: events that are not finished within 2 s are released. A second
 signal ends it at once.
 
@@ -71,6 +79,9 @@ Examples:
   wwproxy listen --route 'message-*=3000' \\
     --route 'space-*=http://localhost:4000/spaces'
   wwproxy listen --exec './handle.sh' --concurrency 4 --on-failure save=failed
+  wwproxy listen --consumer audit --create --type 'issues.*' --since all \\
+    --forward-to 3000 --on-failure dead --dead-after 20
+  wwproxy listen --since 1h --format data
   wwproxy listen --format data --ready-file ready --max-events 1 \\
     --exit-after-idle 30s";
 
@@ -108,13 +119,16 @@ pub(crate) struct Listen {
     targets: Targets,
     #[command(flatten)]
     policy: Policy,
-    /// What to do with an event that its target did not accept: `keep` it on the server, which redelivers it after a minute, `drop`
-    /// (acknowledge) it, or `save=DIR` it as a file and acknowledge it
+    /// What to do with an event that its target did not accept: `keep` it on the server, which redelivers it after a minute, make it
+    /// `dead` (it is not redelivered, and kept with the target's last answer as the reason), `drop` (acknowledge) it, or `save=DIR` it
+    /// as a file and acknowledge it
     #[arg(long, value_name = "WHAT", default_value = "keep", value_parser = OnFailure::parse, help_heading = "Targets")]
     on_failure: OnFailure,
     /// How many events are handled concurrently; with more than 1 their order is not kept
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Targets")]
     concurrency: u32,
+    #[command(flatten)]
+    consumer: ConsumerFlags,
     #[command(flatten)]
     selection: Selection,
     /// Leave events that do not match on the server, for other clients, instead of skipping (acknowledging) them. Events that no
@@ -130,7 +144,7 @@ impl Listen {
         self.listen(&client, &http).await
     }
 
-    async fn listen(self, client: &Client, http: &HttpOptions) -> anyhow::Result<()> {
+    async fn listen(mut self, client: &Client, http: &HttpOptions) -> anyhow::Result<()> {
         let format = Format::for_stdout(self.format)?;
         let target_http = http.clone().connect_timeout(self.policy.connect_timeout());
         let routes = self.targets.open(&target_http, Some(client.app_id()))?;
@@ -143,9 +157,20 @@ impl Listen {
         let save = self.save.as_deref().map(EventFolder::open).transpose()?;
         let shutdown = Shutdown::on_signal()?;
         let ready_file = self.ready_file.map(ReadyFile::prepare).transpose()?;
-        let about = format!("app {}: events to {}", client.app_id(), self.targets);
-        let reporter = Reporter::new(client.server(), about, ready_file);
         let on_failure = self.on_failure.open()?;
+        let (consumer, max_wait) = (self.consumer, self.max_reconnect_time);
+        let cursor = consumer.open(client, &mut self.selection, max_wait, &shutdown).await?;
+        let Some(cursor) = cursor else { return Ok(()) };
+        let leave_unmatched = self.leave_unmatched;
+        if leave_unmatched && cursor.name().is_none() {
+            return Err(UsageError(
+                "with --since and without --consumer there are no other clients to leave events for: leave out --leave-unmatched".into(),
+            )
+            .into());
+        }
+        let about = format!("{}: events to {}", cursor.describe(client), self.targets);
+        let reporter = Reporter::new(client.server(), about, ready_file);
+        reporter.advise_on_skipped(cursor.skip_advice());
         let usual = if routes.is_empty() { PRINT_WINDOW } else { TARGET_WINDOW.max(self.concurrency) };
         let window = self.window.unwrap_or(usual);
         let states = reporter.clone();
@@ -154,14 +179,14 @@ impl Listen {
             options = options.max_disconnected(limit);
         }
         let selects = !self.selection.is_all() || !routes.is_for_all();
-        let leave_unmatched = self.leave_unmatched;
-        let mut events = client.listen(options);
+        let mut events = cursor.listen(client, options);
         let worker = Worker {
             routes,
             policy: self.policy,
             on_failure,
             selection: self.selection,
             leave_unmatched,
+            is_shared: cursor.name().is_some(),
             save,
             printer: worker::Printer::new(format, reporter.progress().clone(), shutdown.clone()),
             reporter: reporter.clone(),
@@ -177,7 +202,8 @@ impl Listen {
         };
         let checks = Checks {
             selection: &worker.selection,
-            skips: selects && !leave_unmatched,
+            skips: selects && !leave_unmatched && cursor.name().is_some(),
+            consumer: cursor.name().unwrap_or_default(),
             require_registered: self.require_registered,
         };
         let result = select! {

@@ -41,6 +41,7 @@ impl Exec {
         TryOutcome {
             accepted,
             took,
+            reason: Some(describe_status.clone()),
             ..TryOutcome::failed(format!("{describe_status} from `{}`", self.command))
         }
     }

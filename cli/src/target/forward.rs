@@ -98,6 +98,7 @@ impl Forward {
                 TryOutcome {
                     accepted: status.is_success(),
                     answer: format!("{} POST {}{}", status.as_u16(), self.address, advice(status)),
+                    reason: None,
                     took: start.elapsed(),
                     retry_after,
                     deliveries: deliveries + 1,

@@ -8,6 +8,8 @@ pub(crate) struct TryOutcome {
     pub(crate) accepted: bool,
     /// The response, such as `200 POST http://127.0.0.1:3000/`.
     pub(crate) answer: String,
+    /// What the server may keep as the reason, if not the whole answer: a command line may have a secret.
+    pub(crate) reason: Option<String>,
     /// How long it took.
     pub(crate) took: Duration,
     /// The `Retry-After` of the target.
@@ -17,11 +19,17 @@ pub(crate) struct TryOutcome {
 }
 
 impl TryOutcome {
-    /// A try that failed, with the reason.
+    /// Why the target did not accept the event, for the server.
+    pub(crate) fn reason(&self) -> &str {
+        self.reason.as_deref().unwrap_or(&self.answer)
+    }
+
+    /// A try that failed, with the answer.
     pub(crate) fn failed(answer: impl Into<String>) -> Self {
         Self {
             accepted: false,
             answer: answer.into(),
+            reason: None,
             took: Duration::ZERO,
             retry_after: None,
             deliveries: 1,

@@ -23,6 +23,8 @@ pub(super) struct Checks<'a> {
     /// Whether events that do not match are acknowledged.
     pub(super) skips: bool,
     pub(super) require_registered: bool,
+    /// The name of the consumer.
+    pub(super) consumer: &'a str,
 }
 
 impl Checks<'_> {
@@ -107,13 +109,18 @@ impl Checks<'_> {
 
     /// Warns if another client is connected. Returns whether it did.
     fn warn(&self, client: &Client, reporter: &Reporter, status: &Status) -> bool {
-        if !self.skips || status.clients < 2 {
+        let consumers = status.consumers.iter().flatten();
+        let consumer = consumers.clone().find(|consumer| consumer.name.as_str() == self.consumer);
+        // A server of version 0.1 has one consumer only.
+        let clients = consumer.map_or(status.clients, |consumer| consumer.clients);
+        if !self.skips || clients < 2 {
             return false;
         }
-        let (clients, app) = (status.clients, client.app_id());
+        let app = client.app_id();
         reporter.print_message(&format!(
             "warning: {clients} clients are connected to {app}, and each event goes to one of them: this client acknowledges events \
-             that do not match, and the others never get them; --leave-unmatched leaves them on the server"
+             that do not match, and the others never get them; --leave-unmatched leaves them on the server, and a --consumer of its \
+             own gets all events"
         ));
         true
     }

@@ -9,6 +9,8 @@ use crate::event_file::EventFolder;
 pub(crate) enum OnFailure<F = PathBuf> {
     /// Return it to the server, which redelivers it.
     Keep,
+    /// Reject it: it is dead, kept on the server and not delivered again.
+    Dead,
     /// Acknowledge it.
     Drop,
     /// Save it as a file, then acknowledge it.
@@ -19,15 +21,17 @@ impl OnFailure {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
             None if text == "keep" => Ok(Self::Keep),
+            None if text == "dead" => Ok(Self::Dead),
             None if text == "drop" => Ok(Self::Drop),
             Some(("save", folder)) if !folder.is_empty() => Ok(Self::Save(folder.into())),
-            _ => Err("give keep, drop, or save=DIR".into()),
+            _ => Err("give keep, dead, drop, or save=DIR".into()),
         }
     }
 
     pub(crate) fn open(&self) -> anyhow::Result<OnFailure<EventFolder>> {
         Ok(match self {
             Self::Keep => OnFailure::Keep,
+            Self::Dead => OnFailure::Dead,
             Self::Drop => OnFailure::Drop,
             Self::Save(path) => OnFailure::Save(EventFolder::open(path)?),
         })
@@ -39,6 +43,7 @@ impl fmt::Display for OnFailure<EventFolder> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Keep => f.write_str("kept on the server"),
+            Self::Dead => f.write_str("dead, kept on the server and not delivered again"),
             Self::Drop => f.write_str("dropped"),
             Self::Save(folder) => write!(f, "saved in {}", folder.path().display()),
         }
@@ -52,6 +57,7 @@ mod tests {
     #[test]
     fn the_actions_on_failure_are_parsed() {
         assert!(matches!(OnFailure::parse("keep"), Ok(OnFailure::Keep)));
+        assert!(matches!(OnFailure::parse("dead"), Ok(OnFailure::Dead)));
         assert!(matches!(OnFailure::parse("drop"), Ok(OnFailure::Drop)));
         assert!(
             matches!(OnFailure::parse("save=a=b"), Ok(OnFailure::Save(path)) if path.as_os_str() == "a=b")

@@ -1,7 +1,6 @@
 //! Reports of the connection, of events and of their counts: messages, the status line, the ready file.
 
 use std::{
-    collections::HashSet,
     fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant},
@@ -11,15 +10,17 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use wwproxy_sdk::{EventId, EventMessage, State};
 
-use super::{disposition::Disposition, ready::ReadyFile, skipped::Skipped};
+use super::{
+    counts::{Counts, KeptEvents},
+    disposition::Disposition,
+    ready::ReadyFile,
+    skipped::Skipped,
+};
 use crate::{
     log_limit::LogLimit,
-    output::{describe_error, seconds},
+    output::{counted, describe_error, seconds},
     progress::Progress,
 };
-
-/// The maximum number of remembered event ids, to count a redelivered event once. Further events are counted at each delivery.
-const MAX_REMEMBERED: usize = 10_000;
 
 /// Shared by the connection, which reports its state, and by the worker, which counts events.
 #[derive(Clone)]
@@ -32,6 +33,10 @@ pub(crate) struct Reporter {
 #[derive(Default)]
 struct Inner {
     server: String,
+    /// What follows from skipping an event, and how to avoid it.
+    skip_advice: &'static str,
+    /// What the summary says about skipped events.
+    skip_summary: Option<&'static str>,
     /// The line that describes the app and its targets, until it is printed.
     about: Option<String>,
     ready_file: Option<ReadyFile>,
@@ -63,40 +68,6 @@ enum Protocol {
     V2,
 }
 
-/// The outcomes of events.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counts {
-    pub(crate) handled: u64,
-    pub(crate) skipped: u64,
-    pub(crate) retried: u64,
-    /// Acknowledged although the target did not accept them.
-    pub(crate) dropped: u64,
-    /// Saved as a file and acknowledged, as the target did not accept them.
-    pub(crate) saved: u64,
-}
-
-/// Events that are kept on the server.
-#[derive(Default)]
-struct KeptEvents {
-    events: HashSet<EventId>,
-    more: u64,
-}
-
-impl KeptEvents {
-    /// Adds an event. `false`: it was added before.
-    fn add(&mut self, id: &EventId) -> bool {
-        if self.events.len() < MAX_REMEMBERED || self.events.contains(id) {
-            return self.events.insert(id.clone());
-        }
-        self.more += 1;
-        true
-    }
-
-    fn count(&self) -> u64 {
-        self.more + self.events.len() as u64
-    }
-}
-
 impl Reporter {
     /// `about` is printed after the first connection.
     pub(crate) fn new(server: &str, about: String, ready_file: Option<ReadyFile>) -> Self {
@@ -105,6 +76,12 @@ impl Reporter {
             Self { progress: Progress::new(), inner: Arc::new(Mutex::new(inner)), changed: Arc::default() };
         reporter.progress.set("connecting");
         reporter
+    }
+
+    /// Sets what is said about skipped events: how the first one could have been left, and after the last one.
+    pub(super) fn advise_on_skipped(&self, (first, summary): (&'static str, Option<&'static str>)) {
+        let mut inner = self.lock();
+        (inner.skip_advice, inner.skip_summary) = (first, summary);
     }
 
     pub(crate) fn progress(&self) -> &Progress {
@@ -119,13 +96,17 @@ impl Reporter {
     pub(crate) fn set_state(&self, state: &State) {
         let mut inner = self.lock();
         match state {
-            State::Connected { v2, .. } => {
+            State::Connected { v2, missed, .. } => {
                 inner.connected = Some(Instant::now());
                 inner.protocol = if *v2 { Protocol::V2 } else { Protocol::Legacy };
                 inner.was_connected = true;
                 self.print_message(&format!("ready: connected to {}", inner.server));
                 if let Some(about) = inner.about.take() {
                     self.print_message(&about);
+                }
+                if *missed > 0 {
+                    let missed = counted(*missed, "event of that time is", "events of that time are");
+                    self.print_message(&format!("{missed} missing: the server has removed them"));
                 }
                 if let Some(Err(error)) = inner.ready_file.take().map(|file| file.create()) {
                     self.print_message(&describe_error(&error));
@@ -158,8 +139,8 @@ impl Reporter {
     /// Counts the outcome of an event that is settled for good.
     pub(super) fn count_settled(&self, id: &EventId, count: impl FnOnce(&mut Counts)) {
         let mut inner = self.lock();
-        inner.kept.events.remove(id);
-        inner.left.events.remove(id);
+        inner.kept.remove(id);
+        inner.left.remove(id);
         drop(inner);
         self.count(count);
     }
@@ -186,8 +167,8 @@ impl Reporter {
             inner.skipped.count(kind);
             if let Some(why) = why.filter(|_| inner.skips.count(now)) {
                 self.print_message(&format!(
-                    "skipped event {id} of type {kind}: {why}; it is acknowledged, and no client gets it \
-                     (--leave-unmatched leaves such events on the server)"
+                    "skipped event {id} of type {kind}: {why}; it is acknowledged{}",
+                    inner.skip_advice
                 ));
             }
         } else if inner.left.add(id)
@@ -298,6 +279,9 @@ impl Reporter {
         self.progress.set("");
         let inner = self.lock();
         if inner.was_connected {
+            if let Some(advice) = inner.skip_summary.filter(|_| inner.counts.skipped > 0) {
+                self.print_message(advice);
+            }
             self.print_message(&inner.summary());
         }
     }
@@ -309,7 +293,7 @@ impl Reporter {
 
 impl Inner {
     fn line(&self) -> String {
-        let Counts { handled, skipped, retried, dropped, saved } = self.counts;
+        let Counts { handled, skipped, retried, dropped, dead, saved } = self.counts;
         let mut line =
             if self.connected.is_some() { "waiting for events" } else { "reconnecting" }.to_owned();
         for (count, what) in [
@@ -319,6 +303,7 @@ impl Inner {
             (self.left.count(), "left"),
             (retried, "retried"),
             (dropped, "dropped"),
+            (dead, "dead"),
             (saved, "saved"),
         ] {
             if count > 0 || what == "handled" {
@@ -331,10 +316,11 @@ impl Inner {
 
     /// Such as `366 taken, 1 dropped, 2 kept, 3 skipped: 3 × message-created`. Dropped, saved and left events are shown if there are any.
     fn summary(&self) -> String {
-        let Counts { handled, skipped, dropped, saved, .. } = self.counts;
+        let Counts { handled, skipped, dropped, dead, saved, .. } = self.counts;
         let counts = [
             (handled, "taken", true),
             (dropped, "dropped", false),
+            (dead, "dead", false),
             (saved, "saved", false),
             (self.kept_undecodable.count(), "undecodable", false),
             (self.kept.count(), "kept", true),

@@ -37,7 +37,8 @@ impl Worker {
             Selected::No | Selected::OtherSource => {
                 let why = self.selection.explain_mismatch(event.source().as_str(), &kind());
                 // Events of other sources are for other clients.
-                (if selected == Selected::OtherSource { Disposition::Leave } else { unmatched }, Some(why))
+                let leaves = selected == Selected::OtherSource && self.is_shared;
+                (if leaves { Disposition::Leave } else { unmatched }, Some(why))
             }
             Selected::FilterFailed(why) => {
                 let disposition = match self.selection.on_filter_error {
@@ -58,7 +59,7 @@ impl Worker {
 
     /// Whether events that do not match may stay on the server.
     pub(super) fn may_leave(&self) -> bool {
-        self.leave_unmatched || !self.selection.is_any_source()
+        self.leave_unmatched || self.is_shared && !self.selection.is_any_source()
     }
 
     /// Skips or leaves an event that is not handled.

@@ -28,6 +28,8 @@ pub(super) struct Worker {
     pub(super) selection: Selection,
     /// Whether events that do not match stay on the server, as those of other sources do. Otherwise they are acknowledged.
     pub(super) leave_unmatched: bool,
+    /// Whether other clients can share the events. If not, those of other sources are acknowledged as well.
+    pub(super) is_shared: bool,
     pub(super) save: Option<EventFolder>,
     pub(super) printer: Printer,
     pub(super) reporter: Reporter,
@@ -69,6 +71,7 @@ impl Worker {
             EventOutcome::Done => self.reporter.count_settled(&event.id, |counts| counts.handled += 1),
             EventOutcome::Failed => self.reporter.count_settled(&event.id, |counts| match self.on_failure {
                 OnFailure::Save(_) => counts.saved += 1,
+                OnFailure::Dead => counts.dead += 1,
                 OnFailure::Drop | OnFailure::Keep => counts.dropped += 1,
             }),
             EventOutcome::Throttled => self.reporter.count(|counts| counts.retried += 1),
@@ -106,13 +109,13 @@ impl Worker {
                 ("accepted", last, tries)
             }
             OfferOutcome::GivenUp { last, tries } => {
-                let outcome = self.give_up(delivery).await?;
+                let outcome = self.give_up(delivery, &last).await?;
                 self.report_given_up(event, &last, outcome);
                 (outcome, last, tries)
             }
             OfferOutcome::Throttled { last, tries, delay } => {
                 self.failed(event, &last, &again(delay)).await;
-                self.return_later(delivery, tries, delay).await;
+                self.return_later(delivery, &last, tries, delay).await;
                 return Ok(EventOutcome::Throttled);
             }
         };
@@ -151,20 +154,26 @@ impl Worker {
     }
 
     /// Returns a throttled event to the server, so that it does not block others.
-    async fn return_later(&self, delivery: &Delivery, tries: u32, delay: Duration) {
+    async fn return_later(&self, delivery: &Delivery, last: &TryOutcome, tries: u32, delay: Duration) {
         self.throttled.remember(delivery.id(), tries);
         self.reporter.count_kept(delivery.id());
         // If the connection is lost, the server has released the event already.
-        let _ = delivery.nack(delay).await;
+        let _ = delivery.release(delay, Some(last.reason())).await;
     }
 
-    async fn give_up(&self, delivery: &Delivery) -> anyhow::Result<&'static str> {
+    async fn give_up(&self, delivery: &Delivery, last: &TryOutcome) -> anyhow::Result<&'static str> {
         Ok(match &self.on_failure {
             OnFailure::Keep => {
                 self.reporter.count_kept(delivery.id());
                 // If the connection is lost, the server has released the event already.
-                let _ = delivery.nack(KEEP_DELAY).await;
+                let _ = delivery.release(KEEP_DELAY, Some(last.reason())).await;
                 "kept"
+            }
+            OnFailure::Dead => {
+                if delivery.reject(last.reason()).await.is_err() {
+                    self.report_unsettled(delivery, "rejected");
+                }
+                "dead"
             }
             OnFailure::Drop => {
                 self.ack(delivery).await;
@@ -180,11 +189,15 @@ impl Worker {
 
     pub(super) async fn ack(&self, delivery: &Delivery) {
         if delivery.ack().await.is_err() {
-            self.reporter.print_message(&format!(
-                "the connection broke before event {} was acknowledged; it will be redelivered",
-                delivery.id()
-            ));
+            self.report_unsettled(delivery, "acknowledged");
         }
+    }
+
+    fn report_unsettled(&self, delivery: &Delivery, how: &str) {
+        let id = delivery.id();
+        self.reporter.print_message(&format!(
+            "the connection broke before event {id} was {how}; it will be redelivered"
+        ));
     }
 }
 
