@@ -1,11 +1,11 @@
 //! The other operations, and what is compared after every step.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use proptest::{prop_assert, prop_assert_eq};
 use wwproxy_protocol::{ConsumerSettings, Start, api::Receipt};
 use wwproxy_server::store::log::{
-    ConsumerStatus, PutConsumer, Reject, Release, Settlement, Store, StoreError,
+    ConsumerStatus, PutConsumer, Reject, Release, Settlement, Sought, Store, StoreError,
 };
 
 use crate::{
@@ -29,20 +29,20 @@ impl Harness {
         max_attempts: u32,
     ) -> Outcome<()> {
         let (start, first) = self.start(place.app, start);
-        let settings = ConsumerSettings { start, max_attempts, ..filter.settings() };
+        let settings = ConsumerSettings { start: start.clone(), max_attempts, ..filter.settings() };
         let name = consumer(place.consumer);
         let put = self.store.put_consumer(&self.names[place.app], &name, settings).await.unwrap();
         let app = &mut self.apps[place.app];
         let expected = match (app.consumers.get_mut(&place.consumer), first) {
             _ if !app.is_registered => PutConsumer::Unregistered,
-            (Some(known), _) if known.filter != filter => PutConsumer::Conflict,
+            (Some(known), _) if (known.filter, &known.start) != (filter, &start) => PutConsumer::Conflict,
             (Some(known), _) => {
                 known.max_attempts = max_attempts;
                 PutConsumer::Updated
             }
             (None, None) => PutConsumer::NoSuchEvent,
             (None, Some(first)) => {
-                app.create(place.consumer, filter, max_attempts, first);
+                app.create(place.consumer, filter, start, max_attempts, first);
                 PutConsumer::Created
             }
         };
@@ -61,7 +61,33 @@ impl Harness {
                 let first = self.apps[app].find(&id).map(|place| place + 1);
                 (Start::After(id), first)
             }
+            StartStep::At(other, index) => {
+                let log = &self.apps[*other].log;
+                let millis = if log.is_empty() { 0 } else { index.get(log).millis() };
+                let time = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+                (Start::At(time), Some(self.apps[app].first_at(millis)))
+            }
         }
+    }
+
+    pub(crate) async fn seek(&mut self, place: Place, to: &StartStep) -> Outcome<()> {
+        let (to, first) = self.start(place.app, to);
+        let name = consumer(place.consumer);
+        let sought = match self.store.seek(&self.names[place.app], &name, to).await {
+            Err(StoreError::NoConsumer(missing)) => {
+                prop_assert_eq!(missing, name);
+                prop_assert!(!self.apps[place.app].consumers.contains_key(&place.consumer), "there is one");
+                return Ok(());
+            }
+            sought => sought.unwrap(),
+        };
+        prop_assert_eq!(sought, if first.is_some() { Sought::Moved } else { Sought::NoSuchEvent });
+        let app = &mut self.apps[place.app];
+        if let (Some(first), Some(known)) = (first, app.consumers.get_mut(&place.consumer)) {
+            known.worlds.flush();
+            known.worlds.change(|cursor| cursor.seek(first, &app.log, known.filter));
+        }
+        Ok(())
     }
 
     pub(crate) async fn delete_consumer(&mut self, place: Place) -> Outcome<()> {
@@ -176,13 +202,13 @@ fn settlement(settling: &Settling) -> Settlement {
     let release = |(receipt, delay)| {
         let delay = match delay {
             Delay::Returned => None,
-            Delay::Zero => Some(std::time::Duration::ZERO),
+            Delay::Zero => Some(Duration::ZERO),
             Delay::Short => Some(SHORT),
             Delay::Long => Some(LONG),
         };
         Release { receipt, delay, reason: None }
     };
-    let extend = |(receipt, ends)| (receipt, if ends { std::time::Duration::ZERO } else { LONG });
+    let extend = |(receipt, ends)| (receipt, if ends { Duration::ZERO } else { LONG });
     Settlement {
         acks,
         rejects: rejects.into_iter().map(|receipt| Reject { receipt, reason: reason.clone() }).collect(),
@@ -194,10 +220,8 @@ fn settlement(settling: &Settling) -> Settlement {
 fn compare_status(app: &mut model::App, status: &ConsumerStatus) -> Outcome<()> {
     let number = CONSUMERS.iter().position(|name| *name == status.name.as_str()).unwrap();
     let known = app.consumers.get_mut(&number).unwrap();
-    let (max_attempts, has_filter) = (known.max_attempts, !known.filter.is_none());
-    let settings = ConsumerSettings { max_attempts, ..known.filter.settings() };
-    let shown = ConsumerSettings { start: Start::New, ..status.settings.clone() };
-    prop_assert_eq!(&shown, &settings);
+    let has_filter = !known.filter.is_none();
+    prop_assert_eq!(&status.settings, &known.settings());
     let log = &app.log;
     let of_state = |cursor: &Cursor| {
         let leased = cursor.count(|state| matches!(state, State::Leased(_)));

@@ -33,6 +33,8 @@ pub(crate) enum State {
     Leased(Receipt),
     /// Redelivered first, in order of arrival.
     Returned,
+    /// As returned, but the lease ended with the process. Each opening of the store decides anew whether the event has attempts left.
+    Interrupted,
     /// Redelivered in turn with fresh events, in this order. `None`: the delay does not end.
     Nacked(Option<u64>),
     Settled,
@@ -62,10 +64,10 @@ impl Cursor {
     pub(crate) fn learn(&mut self, log: &[Logged], filter: Filter) {
         for (place, event) in log.iter().enumerate().skip(self.known) {
             if filter.matches(event) {
-                self.events.insert(place, Received { state: State::Fresh, attempts: 0 });
+                self.events.entry(place).or_insert(Received { state: State::Fresh, attempts: 0 });
             }
         }
-        self.known = self.known.max(log.len());
+        self.known = log.len();
     }
 
     /// Leases events. Their receipts are not known yet.
@@ -93,16 +95,18 @@ impl Cursor {
 
     /// The event that is leased next.
     pub(crate) fn next(&self) -> Option<Place> {
-        let first =
-            |state| self.events.iter().find(|(_, event)| event.state == state).map(|(place, _)| *place);
+        let first = |states: &[State]| {
+            let mut events = self.events.iter();
+            events.find(|(_, event)| states.contains(&event.state)).map(|(place, _)| *place)
+        };
         let nacked = self.events.iter().filter_map(|(place, event)| match event.state {
             State::Nacked(Some(due)) => Some((due, *place)),
             _ => None,
         });
         let nacked = nacked.min().map(|(_, place)| place);
-        let fresh = first(State::Fresh);
+        let fresh = first(&[State::Fresh]);
         let in_turn = if self.leased_nacked { fresh.or(nacked) } else { nacked.or(fresh) };
-        first(State::Returned).or(in_turn)
+        first(&[State::Returned, State::Interrupted]).or(in_turn)
     }
 
     /// Compares leased events with what was delivered, and takes over the receipts.
@@ -163,12 +167,20 @@ impl Cursor {
                 *due = 0;
             }
         }
-        let leased = self.events.iter().filter(|(_, event)| matches!(event.state, State::Leased(_)));
+        let is_cut_off = |state: &State| matches!(state, State::Leased(_) | State::Interrupted);
+        let leased = self.events.iter().filter(|(_, event)| is_cut_off(&event.state));
         let leased: Vec<_> = leased.map(|(place, _)| *place).collect();
         for place in leased {
-            self.retry(place, State::Returned, max_attempts);
+            self.retry(place, State::Interrupted, max_attempts);
         }
         self.leased_nacked = false;
+    }
+
+    /// Moves to before this event: only dead events stay as they are.
+    pub(crate) fn seek(&mut self, first: Place, log: &[Logged], filter: Filter) {
+        self.events.retain(|_, event| event.state == State::Dead);
+        self.known = first;
+        self.learn(log, filter);
     }
 
     pub(crate) fn count(&self, is_counted: impl Fn(&State) -> bool) -> u64 {

@@ -105,6 +105,7 @@ impl Harness {
                 self.put_consumer(place, model::Filter(filter), &start, max_attempts).await
             }
             Step::DeleteConsumer { place } => self.delete_consumer(place).await,
+            Step::Seek { place, to } => self.seek(place, &to).await,
             Step::Lease { place, max_events, max_bytes, expires } => {
                 let max_bytes = max_bytes.unwrap_or(u64::MAX);
                 self.lease(place, Request { max_events, max_bytes }, expires).await.map(drop)
@@ -127,7 +128,7 @@ impl Harness {
             let source = registration.as_ref().and_then(|found| found.source(&name).cloned());
             // Without a registration any source verified the event.
             let source = source.unwrap_or_else(|| Arc::new(Source::watson_work(Secret::new("any"))));
-            self.store.append(&self.names[app], source, event.clone(), None)
+            self.store.append(&self.names[app], source, event.clone(), step.key.map(|key| [key; 16]))
         });
         // All are in the writer's queue, in this order, before it answers one.
         for ((step, event), appended) in steps.iter().zip(&events).zip(join_all(appends).await) {
@@ -153,6 +154,10 @@ impl Harness {
             prop_assert_eq!(appended, Appended::SourceChanged);
             return Ok(());
         }
+        if step.key.is_some_and(|key| model.keys.contains(&key)) {
+            prop_assert_eq!(appended, Appended::Duplicate);
+            return Ok(());
+        }
         let id = match &appended {
             Appended::Stored(id) => id.clone(),
             _ => "none".parse().unwrap(),
@@ -175,11 +180,13 @@ impl Harness {
             let last = model.log.last();
             prop_assert!(last.is_none_or(|last| last.id < logged.id), "ids ascend in order of arrival");
             model.push(logged);
+            model.keys.extend(step.key);
         }
         Ok(())
     }
 
     async fn append_to_waiter(&mut self, place: Place, step: NewStep) -> Outcome<()> {
+        let step = NewStep { key: None, ..step };
         let Some(waiting) = self.apps[place.app].consumers.get(&place.consumer) else { return Ok(()) };
         let dummy = Logged::new("none".parse().unwrap(), Vec::new(), step.event_type, step.source);
         let is_empty = waiting.worlds.all(|cursor| cursor.next().is_none());

@@ -1,8 +1,8 @@
 //! The reference model of an app: its log and its consumers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use wwproxy_protocol::{ConsumerSettings, EventId};
+use wwproxy_protocol::{ConsumerSettings, EventId, Start};
 
 use crate::{consumer::Cursor, worlds::Worlds};
 
@@ -28,6 +28,7 @@ pub(crate) struct Logged {
 #[derive(Debug)]
 pub(crate) struct Consumer {
     pub(crate) filter: Filter,
+    pub(crate) start: Start,
     pub(crate) max_attempts: u32,
     pub(crate) worlds: Worlds,
 }
@@ -37,6 +38,8 @@ pub(crate) struct Consumer {
 pub(crate) struct App {
     pub(crate) is_registered: bool,
     pub(crate) log: Vec<Logged>,
+    /// The dedupe keys of its events.
+    pub(crate) keys: HashSet<u8>,
     /// The consumers by their numbers.
     pub(crate) consumers: BTreeMap<usize, Consumer>,
 }
@@ -84,11 +87,19 @@ impl Logged {
         let size = (body.len() + event_type.map_or(0, str::len) + source.len() + FRAMING) as u64;
         Self { id, body, event_type, source, size }
     }
+
+    /// When it was received, in milliseconds since 1970, as its id has it.
+    pub(crate) fn millis(&self) -> u64 {
+        let digits = self.id.as_str().replace('-', "");
+        u64::from_str_radix(&digits[..12], 16).unwrap()
+    }
 }
 
 impl Consumer {
-    fn new(filter: Filter, max_attempts: u32, first: usize) -> Self {
-        Self { filter, max_attempts, worlds: Worlds::new(Cursor::new(first)) }
+    /// The settings as the store shows them.
+    pub(crate) fn settings(&self) -> ConsumerSettings {
+        let Self { start, max_attempts, .. } = self;
+        ConsumerSettings { start: start.clone(), max_attempts: *max_attempts, ..self.filter.settings() }
     }
 }
 
@@ -96,13 +107,21 @@ impl App {
     pub(crate) fn register(&mut self) {
         if !self.is_registered {
             self.is_registered = true;
-            self.create(0, Filter::NONE, 0, 0);
+            self.create(0, Filter::NONE, Start::New, 0, 0);
         }
     }
 
     /// Creates a consumer whose first event is this one.
-    pub(crate) fn create(&mut self, number: usize, filter: Filter, max_attempts: u32, first: usize) {
-        let mut consumer = Consumer::new(filter, max_attempts, first);
+    pub(crate) fn create(
+        &mut self,
+        number: usize,
+        filter: Filter,
+        start: Start,
+        max_attempts: u32,
+        first: usize,
+    ) {
+        let worlds = Worlds::new(Cursor::new(first));
+        let mut consumer = Consumer { filter, start, max_attempts, worlds };
         consumer.worlds.change(|cursor| cursor.learn(&self.log, filter));
         self.consumers.insert(number, consumer);
     }
@@ -126,5 +145,10 @@ impl App {
     /// The place of an event in the log.
     pub(crate) fn find(&self, id: &EventId) -> Option<usize> {
         self.log.iter().position(|event| event.id == *id)
+    }
+
+    /// The place of the first event that was received in this millisecond or later.
+    pub(crate) fn first_at(&self, millis: u64) -> usize {
+        self.log.partition_point(|event| event.millis() < millis)
     }
 }

@@ -38,6 +38,10 @@ pub(crate) enum Step {
     DeleteConsumer {
         place: Place,
     },
+    Seek {
+        place: Place,
+        to: StartStep,
+    },
     Lease {
         place: Place,
         max_events: usize,
@@ -77,6 +81,8 @@ pub(crate) struct NewStep {
     pub(crate) event_type: Option<&'static str>,
     pub(crate) source: &'static str,
     pub(crate) body: usize,
+    /// The dedupe key.
+    pub(crate) key: Option<u8>,
 }
 
 /// A receipt: one of the newest of the consumer, or any that was ever returned.
@@ -92,6 +98,8 @@ pub(crate) enum StartStep {
     All,
     /// After an event of this app, or of another one.
     After(usize, Index),
+    /// At the time of an event of this app, or of another one.
+    At(usize, Index),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,12 +125,19 @@ fn new_event() -> impl Strategy<Value = NewStep> {
     let event_type = prop_oneof![Just(None), Just(Some("push")), Just(Some("issues.opened"))];
     let source = prop_oneof![2 => Just("default"), 1 => Just("shop")];
     let body = prop_oneof![20 => Just(BODIES[0]), 4 => Just(BODIES[1]), 1 => Just(BODIES[2])];
-    (event_type, source, body).prop_map(|(event_type, source, body)| NewStep { event_type, source, body })
+    let key = prop::option::weighted(0.3, 0..8u8);
+    (event_type, source, body, key).prop_map(|(event_type, source, body, key)| NewStep {
+        event_type,
+        source,
+        body,
+        key,
+    })
 }
 
 fn start() -> impl Strategy<Value = StartStep> {
     let after = (app(), any::<Index>()).prop_map(|(app, index)| StartStep::After(app, index));
-    prop_oneof![1 => Just(StartStep::New), 2 => Just(StartStep::All), 2 => after]
+    let at = (app(), any::<Index>()).prop_map(|(app, index)| StartStep::At(app, index));
+    prop_oneof![2 => Just(StartStep::New), 2 => Just(StartStep::All), 2 => after, 1 => at]
 }
 
 fn pick() -> impl Strategy<Value = Pick> {
@@ -156,6 +171,7 @@ fn step() -> impl Strategy<Value = Step> {
             Step::PutConsumer { place, filter, start, max_attempts }
         }),
         1 => place().prop_map(|place| Step::DeleteConsumer { place }),
+        2 => (place(), start()).prop_map(|(place, to)| Step::Seek { place, to }),
         14 => lease.prop_map(|(place, max_events, max_bytes, expires)| {
             Step::Lease { place, max_events, max_bytes, expires }
         }),

@@ -47,11 +47,16 @@ impl Worlds {
         }
     }
 
-    /// The store was closed and opened again: everything is durable.
-    pub(crate) fn restart(&mut self, restart: impl FnMut(&mut Cursor)) {
+    /// What was done so far is durable.
+    pub(crate) fn flush(&mut self) {
         for world in &mut self.0 {
             world.earlier.clear();
         }
+    }
+
+    /// The store was closed and opened again: everything is durable.
+    pub(crate) fn restart(&mut self, restart: impl FnMut(&mut Cursor)) {
+        self.flush();
         self.change(restart);
     }
 
