@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use proptest::{prop_assert, prop_assert_eq};
+use proptest::{prop_assert, prop_assert_eq, sample::Index, test_runner::TestCaseError};
 use wwproxy_protocol::{ConsumerSettings, Start, api::Receipt};
 use wwproxy_server::store::log::{
-    ConsumerStatus, PutConsumer, Reject, Release, Settlement, Sought, Store, StoreError,
+    ConsumerStatus, PutConsumer, Reject, Release, Replayed, Settlement, Sought, Store, StoreError,
 };
 
 use crate::{
     Outcome,
     consumer::{Cursor, Request, State},
-    harness::{Harness, LONG, consumer},
+    harness::{DEADLINE, Harness, LONG, consumer},
     model::{self, Filter},
     settle::Settling,
     steps::{APPS, CONSUMERS, Delay, Pick, Place, SHORT, StartStep},
@@ -90,6 +90,50 @@ impl Harness {
         Ok(())
     }
 
+    pub(crate) async fn replay(&mut self, place: Place, event: Index, of_other: bool) -> Outcome<()> {
+        let log = &self.apps[if of_other { 1 - place.app } else { place.app }].log;
+        let id = if log.is_empty() { "none".parse().unwrap() } else { event.get(log).id.clone() };
+        let name = consumer(place.consumer);
+        let replayed = match self.store.replay(&self.names[place.app], &name, &id).await {
+            Err(StoreError::NoConsumer(missing)) => {
+                prop_assert_eq!(missing, name);
+                prop_assert!(!self.apps[place.app].consumers.contains_key(&place.consumer), "there is one");
+                return Ok(());
+            }
+            replayed => replayed.unwrap(),
+        };
+        let app = &mut self.apps[place.app];
+        let event = app.find(&id);
+        let Some(known) = app.consumers.get_mut(&place.consumer) else {
+            return Err(TestCaseError::fail("the consumer does not exist"));
+        };
+        let Some(event) = event else {
+            prop_assert_eq!(replayed, Replayed::NoSuchEvent);
+            return Ok(());
+        };
+        let number = known.replays.get(&event).map_or(1, |number| number + 1);
+        known.worlds.observe(|cursor| {
+            let is_full = place.consumer == 0 && model::is_full(cursor, &app.log, app.log[event].size);
+            let expected = match is_full {
+                _ if cursor.is_pending(event) => Replayed::Pending,
+                true => Replayed::Full,
+                false => Replayed::Queued(number),
+            };
+            if replayed != expected {
+                return Err(format!("{replayed:?}, the model {expected:?}"));
+            }
+            if let Replayed::Queued(number) = replayed {
+                cursor.replay(event, number);
+            }
+            Ok(())
+        })?;
+        if matches!(replayed, Replayed::Queued(_)) {
+            known.worlds.flush();
+            known.replays.insert(event, number);
+        }
+        Ok(())
+    }
+
     pub(crate) async fn delete_consumer(&mut self, place: Place) -> Outcome<()> {
         let name = consumer(place.consumer);
         let deleted = self.store.delete_consumer(&self.names[place.app], &name).await.unwrap();
@@ -136,7 +180,10 @@ impl Harness {
         // Short delays are over before the next step.
         Self::wait_for(Instant::now() + SHORT).await;
         let Some(known) = self.apps[place.app].consumers.get_mut(&place.consumer) else {
-            return Err(proptest::test_runner::TestCaseError::fail("the consumer does not exist"));
+            // The app is not registered: nothing is leased.
+            let expected = Cursor::new(0).settle(&settling, 0, self.now);
+            prop_assert_eq!((place.consumer, settled), (0, expected));
+            return Ok(());
         };
         let (now, max_attempts) = (self.now, known.max_attempts);
         known.worlds.observe(|cursor| {
@@ -192,7 +239,22 @@ impl Harness {
                 prop_assert!(is_drained, "an event was not delivered");
             }
         }
+        let deadline = Instant::now() + DEADLINE;
+        while !self.is_counted().await {
+            prop_assert!(Instant::now() < deadline, "the pending events of a filter were not counted");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         self.compare().await
+    }
+
+    /// Whether the pending events of all consumers are known.
+    async fn is_counted(&self) -> bool {
+        let mut is_counted = true;
+        for name in &self.names {
+            let statuses = self.store.consumers(name).await.unwrap();
+            is_counted &= statuses.iter().all(|status| status.pending.is_some());
+        }
+        is_counted
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Cursor {
 pub(crate) struct Received {
     pub(crate) state: State,
     pub(crate) attempts: u32,
+    /// The number of the replay.
+    pub(crate) replay: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +66,7 @@ impl Cursor {
     pub(crate) fn learn(&mut self, log: &[Logged], filter: Filter) {
         for (place, event) in log.iter().enumerate().skip(self.known) {
             if filter.matches(event) {
-                self.events.entry(place).or_insert(Received { state: State::Fresh, attempts: 0 });
+                self.events.entry(place).or_insert(Received { state: State::Fresh, attempts: 0, replay: 0 });
             }
         }
         self.known = log.len();
@@ -116,16 +118,17 @@ impl Cursor {
         leased: &[Place],
         deliveries: &[Delivery],
     ) -> Result<(), String> {
-        let expected: Vec<_> = leased.iter().map(|place| (*place, self.events[place].attempts)).collect();
-        let place = |delivery: &Delivery| log.iter().position(|event| event.id == delivery.event.id);
-        let got: Vec<_> = deliveries.iter().map(|delivery| (place(delivery), delivery.attempt)).collect();
-        if !got
-            .iter()
-            .map(|(place, attempt)| (*place, *attempt))
-            .eq(expected.iter().map(|(place, attempt)| (Some(*place), *attempt)))
-        {
+        let expected = leased.iter().map(|place| {
+            let Received { attempts, replay, .. } = self.events[place];
+            (Some(*place), attempts, replay)
+        });
+        let got = deliveries.iter().map(|Delivery { event, attempt, replay, .. }| {
+            (log.iter().position(|logged| logged.id == event.id), *attempt, *replay)
+        });
+        let (expected, got): (Vec<_>, Vec<_>) = (expected.collect(), got.collect());
+        if got != expected {
             return Err(format!(
-                "the lease has {got:?}, the model {expected:?} (places in the log, attempts)"
+                "leased {got:?}, the model {expected:?} (place in the log, attempt, replay)"
             ));
         }
         for (place, delivery) in leased.iter().zip(deliveries) {
@@ -181,6 +184,16 @@ impl Cursor {
         self.events.retain(|_, event| event.state == State::Dead);
         self.known = first;
         self.learn(log, filter);
+    }
+
+    /// Delivers an event once more, whether the filter lets it pass or not.
+    pub(crate) fn replay(&mut self, place: Place, replay: u32) {
+        self.events.insert(place, Received { state: State::Returned, attempts: 0, replay });
+    }
+
+    /// Whether the event is delivered anyway.
+    pub(crate) fn is_pending(&self, place: Place) -> bool {
+        self.events.get(&place).is_some_and(|event| event.state.is_pending())
     }
 
     pub(crate) fn count(&self, is_counted: impl Fn(&State) -> bool) -> u64 {

@@ -1,15 +1,21 @@
 //! The reference model of an app: its log and its consumers.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use wwproxy_protocol::{ConsumerSettings, EventId, Start};
 
-use crate::{consumer::Cursor, worlds::Worlds};
+use crate::{
+    consumer::{Cursor, State},
+    worlds::Worlds,
+};
 
 /// The number of filters.
 pub(crate) const FILTERS: usize = 5;
 /// Bytes that an event counts for beside its texts and its body.
 const FRAMING: usize = 64;
+
+/// Limits of the consumer `default`, in events and in bytes.
+pub(crate) const CAPACITY: (u64, u64) = (8, 5 << 20);
 
 /// A filter of a consumer, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +36,14 @@ pub(crate) struct Consumer {
     pub(crate) filter: Filter,
     pub(crate) start: Start,
     pub(crate) max_attempts: u32,
+    /// How often events were replayed.
+    pub(crate) replays: HashMap<usize, u32>,
     pub(crate) worlds: Worlds,
+}
+
+/// Whether the consumer `default` has no room for another event of this size.
+pub(crate) fn is_full(default: &Cursor, log: &[Logged], size: u64) -> bool {
+    default.count(State::is_pending) + 1 > CAPACITY.0 || default.pending_bytes(log) + size > CAPACITY.1
 }
 
 /// An app in one epoch.
@@ -121,7 +134,7 @@ impl App {
         first: usize,
     ) {
         let worlds = Worlds::new(Cursor::new(first));
-        let mut consumer = Consumer { filter, start, max_attempts, worlds };
+        let mut consumer = Consumer { filter, start, max_attempts, replays: HashMap::new(), worlds };
         consumer.worlds.change(|cursor| cursor.learn(&self.log, filter));
         self.consumers.insert(number, consumer);
     }

@@ -38,6 +38,12 @@ pub(crate) enum Step {
     DeleteConsumer {
         place: Place,
     },
+    Replay {
+        place: Place,
+        event: Index,
+        /// An event of the other app.
+        of_other: bool,
+    },
     Seek {
         place: Place,
         to: StartStep,
@@ -171,6 +177,8 @@ fn step() -> impl Strategy<Value = Step> {
             Step::PutConsumer { place, filter, start, max_attempts }
         }),
         1 => place().prop_map(|place| Step::DeleteConsumer { place }),
+        4 => (place(), any::<Index>(), prop::bool::weighted(0.1))
+            .prop_map(|(place, event, of_other)| Step::Replay { place, event, of_other }),
         2 => (place(), start()).prop_map(|(place, to)| Step::Seek { place, to }),
         14 => lease.prop_map(|(place, max_events, max_bytes, expires)| {
             Step::Lease { place, max_events, max_bytes, expires }
