@@ -114,10 +114,13 @@ async fn an_expired_lease_is_redelivered_with_a_new_receipt() {
     assert_ne!(first[0].receipt, second[0].receipt);
 
     let settled = app.settle(json!({"ack": [first[0].receipt]})).await;
-    assert_eq!(settled, json!({"acked": 0, "released": 0, "stale": [first[0].receipt]}));
+    assert_eq!(
+        settled,
+        json!({"acked": 0, "rejected": 0, "released": 0, "extended": 0, "stale": [first[0].receipt]})
+    );
     assert_eq!(app.gauge("stored").await, 1, "a stale receipt deletes nothing");
     let settled = app.settle(json!({"ack": [second[0].receipt]})).await;
-    assert_eq!(settled, json!({"acked": 1, "released": 0, "stale": []}));
+    assert_eq!(settled, json!({"acked": 1, "rejected": 0, "released": 0, "extended": 0, "stale": []}));
     assert_eq!(app.gauge("stored").await, 0);
 }
 
@@ -139,7 +142,7 @@ async fn ack_deletes_and_release_redelivers_at_once() {
     let events = app.lease(json!({"max": 3})).await;
     let receipts: Vec<_> = events.iter().map(|event| &event.receipt).collect();
     let settled = app.settle(json!({"ack": [receipts[1]], "release": [receipts[2], receipts[0]]})).await;
-    assert_eq!(settled, json!({"acked": 1, "released": 2, "stale": []}));
+    assert_eq!(settled, json!({"acked": 1, "rejected": 0, "released": 2, "extended": 0, "stale": []}));
     let again = app.lease(json!({})).await;
     assert_eq!(bodies(&again), [number(0), number(2)], "in order of arrival");
     assert!(again.iter().all(|event| event.details.attempt == Some(2)));
@@ -165,12 +168,18 @@ async fn a_receipt_settles_once_and_unknown_receipts_are_stale() {
     app.post("[1]").await;
     let receipt = app.lease(json!({})).await.remove(0).receipt;
     let settled = app.settle(json!({"ack": [receipt, receipt], "release": [receipt]})).await;
-    assert_eq!(settled, json!({"acked": 1, "released": 0, "stale": [receipt, receipt]}));
+    assert_eq!(
+        settled,
+        json!({"acked": 1, "rejected": 0, "released": 0, "extended": 0, "stale": [receipt, receipt]})
+    );
     let nonsense = json!(["", "-", "x", "0-0", "ffffffffffffffffffffffff-1", "é", "a".repeat(1000)]);
     let settled = app.settle(json!({"ack": nonsense, "release": nonsense})).await;
     assert_eq!((&settled["acked"], &settled["released"]), (&json!(0), &json!(0)));
     assert_eq!(settled["stale"].as_array().unwrap().len(), 14);
-    assert_eq!(app.settle(json!({})).await, json!({"acked": 0, "released": 0, "stale": []}));
+    assert_eq!(
+        app.settle(json!({})).await,
+        json!({"acked": 0, "rejected": 0, "released": 0, "extended": 0, "stale": []})
+    );
 }
 
 #[tokio::test]
@@ -182,7 +191,10 @@ async fn a_receipt_of_another_app_is_stale() {
     let (mine, theirs) = (app.lease(json!({})).await, other.lease(json!({})).await);
     for kind in ["ack", "release"] {
         let settled = other.settle(json!({kind: [mine[0].receipt]})).await;
-        assert_eq!(settled, json!({"acked": 0, "released": 0, "stale": [mine[0].receipt]}));
+        assert_eq!(
+            settled,
+            json!({"acked": 0, "rejected": 0, "released": 0, "extended": 0, "stale": [mine[0].receipt]})
+        );
     }
     assert_eq!(app.gauge("leased").await, 1);
     assert_eq!(app.settle(json!({"ack": [mine[0].receipt]})).await["acked"], 1);
@@ -306,7 +318,7 @@ async fn a_receipt_in_another_notation_is_stale() {
         format!(" {seq}-{lease}"),
     ]);
     let settled = app.settle(json!({"ack": others})).await;
-    assert_eq!(settled, json!({"acked": 0, "released": 0, "stale": others}));
+    assert_eq!(settled, json!({"acked": 0, "rejected": 0, "released": 0, "extended": 0, "stale": others}));
     assert_eq!(app.settle(json!({"ack": [receipt]})).await["acked"], 1);
 }
 

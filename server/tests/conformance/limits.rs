@@ -106,7 +106,10 @@ async fn a_leased_event_is_dropped_last() {
     app.post(number(5)).await;
     let receipts: Vec<_> = leased.iter().map(|event| &event.receipt).collect();
     let settled = app.settle(json!({"ack": receipts})).await;
-    assert_eq!(settled, json!({"acked": 1, "released": 0, "stale": [receipts[0]]}));
+    assert_eq!(
+        settled,
+        json!({"acked": 1, "rejected": 0, "released": 0, "extended": 0, "stale": [receipts[0]]})
+    );
     assert_eq!(bodies(&app).await, [number(5)]);
 }
 

@@ -102,8 +102,17 @@ async fn the_members_of_a_status() {
     let server = Server::start(&[]);
     let app = app_with_event(&server).await;
     let status = app.status().await;
-    let names =
-        ["clients", "dropped", "leased", "oldestAgeMs", "registration", "sources", "stored", "storedBytes"];
+    let names = [
+        "clients",
+        "consumers",
+        "dropped",
+        "leased",
+        "oldestAgeMs",
+        "registration",
+        "sources",
+        "stored",
+        "storedBytes",
+    ];
     assert_eq!(members(&status), names);
     assert!(status["storedBytes"].as_u64().unwrap() > 7, "{status}");
     app.unregister().await;

@@ -101,11 +101,12 @@ async fn deleting_a_consumer_ends_its_waiting_leases_and_default_stays() {
     let store = TestLog::new().await;
     store.put("c", ConsumerSettings::default()).await;
     let name = consumer("c");
-    let waiting = store.lease("c", Lease { wait: LONG, ..now(1) });
-    let (taken, deleted) = tokio::join!(waiting, store.log.delete_consumer(&store.app, &name));
-    assert_eq!((taken, deleted.unwrap()), (Vec::new(), true));
-    let error = store.log.lease(&store.app, &name, now(1)).await.unwrap_err();
-    assert!(matches!(&error, StoreError::NoConsumer(missing) if *missing == name), "{error}");
+    let waiting = store.log.lease(&store.app, &name, Lease { wait: LONG, ..now(1) });
+    let (waiting, deleted) = tokio::join!(waiting, store.log.delete_consumer(&store.app, &name));
+    assert!(deleted.unwrap());
+    for error in [waiting.unwrap_err(), store.log.lease(&store.app, &name, now(1)).await.unwrap_err()] {
+        assert!(matches!(&error, StoreError::NoConsumer(missing) if *missing == name), "{error}");
+    }
     assert!(!store.log.delete_consumer(&store.app, &consumer("default")).await.unwrap());
     let store = store.reopen().await;
     assert_eq!(store.log.consumers(&store.app).await.unwrap().len(), 1);

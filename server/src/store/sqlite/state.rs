@@ -151,7 +151,6 @@ impl Shared {
         consumer: &Arc<Consumer>,
         max_events: usize,
     ) -> Result<(), StoreError> {
-        let max_events = max_events.min(READ_AHEAD);
         loop {
             let (from, next) = {
                 let mut cursor = consumer.cursor.lock();
