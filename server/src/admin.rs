@@ -158,7 +158,7 @@ fn close_connections(config: &Config) {
 }
 
 /// The operator of the store in this folder. A wait for the server is reported on stderr.
-fn operator(folder: &Path) -> Operator {
+pub(crate) fn operator(folder: &Path) -> Operator {
     Operator::new(folder, |folder| {
         let folder = folder.display();
         eprintln!(

@@ -17,7 +17,9 @@ mod client;
 #[cfg(unix)]
 mod listener;
 
-use std::error::Error;
+#[cfg(unix)]
+use std::time::Duration;
+use std::{error::Error, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -32,6 +34,12 @@ pub use crate::proxy::Stored;
 /// The version of the protocol. A server rejects any other.
 #[cfg(unix)]
 const VERSION: u32 = 1;
+/// How long a server may take to execute a command.
+#[cfg(unix)]
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a backup may take: 100 GB at some 30 MB a second.
+#[cfg(unix)]
+const BACKUP_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The file name of the socket in the store's folder.
 #[cfg(unix)]
 const SOCKET_NAME: &str = "control.sock";
@@ -46,6 +54,8 @@ enum Command {
     Purge { app: AppId },
     /// Checks the token of every open websocket and waiting lease again, since some may have been revoked.
     RecheckTokens,
+    /// Writes a copy of the store to a new file, whose path is absolute.
+    Backup { file: PathBuf },
 }
 
 #[cfg(unix)]
@@ -76,25 +86,37 @@ impl Command {
     /// Executes the command.
     async fn execute(self, proxy: &Proxy) -> Outcome {
         let stored = match self {
-            Self::Inspect { app } => proxy.inspect(&app).await,
-            Self::Purge { app } => proxy.purge(&app).await,
+            Self::Inspect { app } => proxy.inspect(&app).await.map(Some),
+            Self::Purge { app } => proxy.purge(&app).await.map(Some),
             Self::RecheckTokens => {
                 proxy.recheck_tokens();
-                return Outcome::Result(Value::Null);
+                Ok(None)
             }
+            Self::Backup { file } => proxy.backup(file).await.map(|()| None),
         };
         match stored {
             Ok(stored) => Outcome::Result(serde_json::to_value(stored).expect("numbers have a JSON form")),
             Err(error) => {
-                let error = match error.source() {
-                    Some(source) => format!("{error}: {source}"),
-                    None => error.to_string(),
-                };
+                let error = chain(&error);
                 tracing::error!(error, "a command of the operator failed");
                 Outcome::Error(error)
             }
         }
     }
+
+    /// How long a server may take to execute the command.
+    #[cfg(unix)]
+    fn timeout(&self) -> Duration {
+        match self {
+            Self::Backup { .. } => BACKUP_TIMEOUT,
+            _ => ANSWER_TIMEOUT,
+        }
+    }
+}
+
+/// An error with its sources.
+fn chain(error: &dyn Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", chain(source)))
 }
 
 /// Parses a request.
@@ -125,8 +147,12 @@ mod tests {
     #[test]
     fn a_request_round_trips_and_invalid_requests_are_rejected() {
         let app: AppId = "my-bot".parse().unwrap();
-        for command in [Command::Inspect { app: app.clone() }, Command::Purge { app }, Command::RecheckTokens]
-        {
+        for command in [
+            Command::Inspect { app: app.clone() },
+            Command::Purge { app },
+            Command::RecheckTokens,
+            Command::Backup { file: "/a b".into() },
+        ] {
             let line = serde_json::to_vec(&Request { version: VERSION, command: command.clone() }).unwrap();
             assert_eq!(parse(&line), Ok(command));
         }
@@ -135,7 +161,7 @@ mod tests {
             (r#"{"command":"purge","app":"a"}"#, "version"),
             (r#"{"version":1,"command":"purge"}"#, "app"),
             (r#"{"version":1,"command":"purge","app":"a/b"}"#, "command"),
-            (r#"{"version":1,"command":"backup"}"#, "backup"),
+            (r#"{"version":1,"command":"explode"}"#, "explode"),
             ("[]", "JSON"),
             ("", "JSON"),
         ] {

@@ -13,13 +13,17 @@ use wwproxy_server::{
     store::maintenance::{self, AppInfo, Report, StoreInfo},
 };
 
-use crate::{admin::Usage, log::print_line};
+use crate::{
+    admin::{Usage, operator},
+    log::print_line,
+};
 
 /// How often the progress is written to a terminal.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(config: &Config, command: &StoreCommand) -> anyhow::Result<()> {
     match command {
+        StoreCommand::Backup { file } => backup(&store(config, None)?, file),
         StoreCommand::Info { path, json } => info(&store(config, path.as_deref())?, *json),
         StoreCommand::Check { path } => check(&store(config, path.as_deref())?),
         StoreCommand::Recover { from, to } => recover(from, to),
@@ -32,9 +36,20 @@ fn store(config: &Config, path: Option<&Path>) -> anyhow::Result<PathBuf> {
         (Some(path), _) => Ok(path.to_owned()),
         (None, StoreAddress::File(folder)) => Ok(folder),
         (None, StoreAddress::Memory) => {
-            Err(Usage::new("a store in memory has no files: name a folder or a backup file").into())
+            Err(Usage::new("a store in memory has no files: name one with --store file:DIR").into())
         }
     }
+}
+
+fn backup(folder: &Path, file: &Path) -> anyhow::Result<()> {
+    // The server has another working directory.
+    let file = std::path::absolute(file)?;
+    if file.symlink_metadata().is_ok() {
+        bail!("{} exists already: name a new file", file.display());
+    }
+    operator(folder).backup(&file)?;
+    eprintln!("The store is copied to {}. The file has secrets and bodies: keep it private.", file.display());
+    Ok(())
 }
 
 fn info(path: &Path, json: bool) -> anyhow::Result<()> {

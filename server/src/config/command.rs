@@ -19,6 +19,13 @@ pub enum Command {
 /// What to do with the store.
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
+    /// Copy the store into a new file, with all secrets and bodies; only its owner can read it
+    ///
+    /// A running server writes the file, as its own user. If none runs, the command opens the store, which only the store's user can do.
+    Backup {
+        /// File to write, which must not exist
+        file: PathBuf,
+    },
     /// Print the store's files, apps and consumers, with the numbers and sizes of their events
     ///
     /// Works beside a running server.

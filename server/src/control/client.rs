@@ -19,9 +19,9 @@ use crate::{
     store::{Limits, OpenError, SqliteStore, Store},
 };
 
-/// How long a server may take to execute a command.
+/// How much longer to wait than the server's own timeout, so that the server reports it first.
 #[cfg(unix)]
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const TRANSFER: Duration = Duration::from_secs(15);
 /// How long to wait for a server that has the store open without a control socket, because it is starting or draining.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long to wait between attempts to reach such a server.
@@ -95,6 +95,11 @@ impl Operator {
     /// Makes a running server check the tokens of its open connections. Returns whether a server runs.
     pub fn recheck_tokens(&self) -> Result<bool, ControlError> {
         Ok(self.send(&Command::RecheckTokens)?.is_some())
+    }
+
+    /// Writes a copy of the store to a file, which must not exist. The path must be absolute: the server has another directory.
+    pub fn backup(&self, file: &Path) -> Result<(), ControlError> {
+        self.run(&Command::Backup { file: file.to_owned() }).map(|((), _)| ())
     }
 
     /// Sends the command to the server, or executes it on the store if no server runs. Also returns whether a server runs. Waits
@@ -205,7 +210,7 @@ impl Operator {
         let request = Request { version: VERSION, command: command.clone() };
         let mut line = serde_json::to_vec(&request).expect("texts have a JSON form");
         line.push(b'\n');
-        let answer = exchange(&mut stream, &line).map_err(failed)?;
+        let answer = exchange(&mut stream, &line, command.timeout() + TRANSFER).map_err(failed)?;
         match serde_json::from_slice(&answer) {
             Ok(Answer { version: VERSION, outcome }) => Ok(Some(outcome)),
             _ => Err(ControlError::Answer(self.folder.clone())),
@@ -224,16 +229,18 @@ impl Operator {
 
 /// Sends a line and reads the answer, which is a line.
 #[cfg(unix)]
-fn exchange(stream: &mut std::os::unix::net::UnixStream, line: &[u8]) -> io::Result<Vec<u8>> {
+fn exchange(
+    stream: &mut std::os::unix::net::UnixStream,
+    line: &[u8],
+    timeout: Duration,
+) -> io::Result<Vec<u8>> {
     use std::io::{BufRead, BufReader, Read, Write};
 
     /// The longest answer, in bytes.
     const MAX_ANSWER: u64 = 1 << 20;
-    /// Longer than the server's own timeout, so that the server reports it first.
-    const TIMEOUT: Duration = ANSWER_TIMEOUT.saturating_add(Duration::from_secs(15));
 
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     stream.write_all(line)?;
     let mut answer = Vec::new();
     BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut answer)?;

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Answer, Outcome, SOCKET_NAME, VERSION, address::with_address, client::ANSWER_TIMEOUT, parse};
+use super::{Answer, Outcome, SOCKET_NAME, VERSION, address::with_address, parse};
 use crate::proxy::Proxy;
 
 /// The longest request, in bytes.
@@ -112,7 +112,7 @@ async fn answer(stream: UnixStream, proxy: &Proxy) -> io::Result<()> {
     timeout(TRANSFER_TIMEOUT, read.read_until(b'\n', &mut line)).await??;
     let outcome = if line.ends_with(b"\n") {
         match parse(&line) {
-            Ok(command) => timeout(ANSWER_TIMEOUT, command.execute(proxy))
+            Ok(command) => timeout(command.timeout(), command.execute(proxy))
                 .await
                 .unwrap_or_else(|_| Outcome::Error("the server's store did not answer in time".into())),
             Err(error) => Outcome::Error(error),

@@ -1,6 +1,6 @@
 //! The operator's use cases, which need no token, and the revocation of clients that follows from them.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedRwLockReadGuard, watch};
@@ -52,6 +52,13 @@ impl Proxy {
         self.activity.forget(app, None);
         tracing::info!(%app, registered = stored.registered, events = stored.events, "purged by the operator");
         Ok(stored)
+    }
+
+    /// Writes a copy of the store to a file that does not exist yet.
+    pub(crate) async fn backup(&self, to: PathBuf) -> Result<(), StoreError> {
+        self.store.backup(to.clone()).await?;
+        tracing::info!(file = %to.display(), "the store was backed up by the operator");
+        Ok(())
     }
 
     /// Authorises a client that changes its registration, and blocks a purge until the guard is dropped. The platform may be slow,
