@@ -12,6 +12,7 @@ mod fixture;
 
 mod backup;
 mod check;
+mod documents;
 mod info;
 mod recover;
 mod sample;
