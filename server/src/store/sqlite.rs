@@ -8,6 +8,7 @@ mod app_log;
 mod backup;
 mod changes;
 mod checkpoint;
+mod checksum;
 mod clock;
 mod commands;
 mod commit;
@@ -111,7 +112,7 @@ impl SqliteStore {
         };
         let mut db = connect(schema::WRITER_CACHE_KIB, is_new).map_err(unreadable)?;
         load::prepare(&db, &file, is_new)?;
-        let Loaded { apps, ended, unindexed, last_seq, last_id } = load::load(&db, &file)?;
+        let Loaded { apps, ended, damaged, unindexed, last_seq, last_id } = load::load(&db, &file)?;
         let recent =
             Recent::load(&db, limits.dedupe_window, micros(SystemTime::now())).map_err(unreadable)?;
         let io = |error| OpenError::Io(folder.path().to_owned(), error);
@@ -129,7 +130,7 @@ impl SqliteStore {
         let other = connect(schema::OTHER_CACHE_KIB, false).map_err(unreadable)?;
         let checkpointer = Checkpointer::start(other, &mut db).map_err(OpenError::Thread)?;
         let database = Database::new(Arc::clone(&shared), db, folder, checkpointer, last_seq);
-        let index = Index::new(unindexed);
+        let index = Index::new(unindexed, damaged);
         let writer = Writer::new(
             Arc::clone(&shared),
             database,

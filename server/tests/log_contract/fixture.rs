@@ -3,6 +3,7 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use rusqlite::Connection;
 use tempfile::TempDir;
 use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, EventId, Secret, Source, api::Receipt};
 use wwproxy_server::store::{
@@ -55,6 +56,15 @@ impl TestLog {
     /// Closes the store and opens it again.
     pub(crate) async fn reopen(self) -> Self {
         self.log.close().await.unwrap();
+        self.open_again().await
+    }
+
+    /// Closes the store and opens it again, after a statement that changes one row.
+    pub(crate) async fn reopen_after(self, statement: &str) -> Self {
+        self.log.close().await.unwrap();
+        let db = Connection::open(self.folder.path().join("log.sqlite")).unwrap();
+        assert_eq!(db.execute(statement, []).unwrap(), 1, "{statement}");
+        drop(db);
         self.open_again().await
     }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use rusqlite::Connection;
 use wwproxy_protocol::{Secret, Source, SourceName};
 use wwproxy_server::store::log::{Appended, NewEvent, Registration, Store};
 
@@ -90,15 +89,6 @@ async fn no_append_of_a_replaced_source_is_stored_after_the_replacement() {
     }
 }
 
-/// Closes the store and opens it again, with a statement run in between.
-async fn reopen_after(store: TestLog, statement: &str) -> TestLog {
-    store.log.close().await.unwrap();
-    let db = Connection::open(store.folder.path().join("log.sqlite")).unwrap();
-    assert_eq!(db.execute(statement, []).unwrap(), 1, "{statement}");
-    drop(db);
-    store.open_again().await
-}
-
 #[tokio::test]
 async fn a_damaged_source_stops_nothing_but_itself_until_it_is_replaced() {
     for damage in [
@@ -107,7 +97,7 @@ async fn a_damaged_source_stops_nothing_but_itself_until_it_is_replaced() {
         "UPDATE sources SET settings = CAST(x'ff' AS TEXT) WHERE name = 'shop'",
         "UPDATE sources SET checksum = checksum + 1 WHERE name = 'shop'",
     ] {
-        let store = reopen_after(TestLog::new().await, damage).await;
+        let store = TestLog::new().await.reopen_after(damage).await;
         let damaged = current(&store).await;
         let error = damaged.sources[&name("shop")].as_ref().unwrap_err();
         let shown = format!("{error} {error:?}");
@@ -135,7 +125,7 @@ async fn a_damaged_source_stops_nothing_but_itself_until_it_is_replaced() {
 #[tokio::test]
 async fn a_source_whose_name_is_damaged_is_left_out() {
     let damage = "UPDATE sources SET name = CAST(x'ff' AS TEXT) WHERE name = 'shop'";
-    let store = reopen_after(TestLog::new().await, damage).await;
+    let store = TestLog::new().await.reopen_after(damage).await;
     assert_eq!(current(&store).await.sources.len(), 1);
     store.append(1).await;
     store.log.put_registration(&store.app, registration()).await.unwrap();

@@ -10,7 +10,7 @@ use wwproxy_protocol::SourceName;
 use super::Seq;
 
 /// What the index says about an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) seq: Seq,
     /// The event's size against the limits, in bytes.

@@ -55,7 +55,8 @@ impl Writer {
             Ok((app_id, consumer))
         })?;
         let cursor = Cursor::new(position, Total::default(), settings.max_attempts);
-        let default = Arc::new(Consumer::new(consumer_id, settings, cursor));
+        let identity = registry::identity(app_id, &name, &settings);
+        let default = Arc::new(Consumer::new(consumer_id, identity, settings, cursor));
         let new = App {
             id: app_id,
             registration: RwLock::new(Arc::new(registration)),
@@ -71,7 +72,7 @@ impl Writer {
 
     fn unregister(&mut self, app: &AppId) -> Result<(), StoreError> {
         let Some(known) = self.shared.app(app) else { return Ok(()) };
-        self.database.transaction(|db| registry::remove_app(db, known.id))?;
+        self.database.transaction(|db| registry::remove_app(db, known.id, app))?;
         self.shared.apps.write().remove(app);
         for (_, consumer) in std::mem::take(&mut *known.consumers.write()) {
             consumer.end();
@@ -108,7 +109,8 @@ impl Writer {
         if settings.start == Start::New {
             cursor.reached_end(passed);
         }
-        let consumer = Consumer::new(id, settings, cursor);
+        let identity = registry::identity(app.id, &name, &settings);
+        let consumer = Consumer::new(id, identity, settings, cursor);
         app.consumers.write().insert(name, Arc::new(consumer));
         Ok(PutConsumer::Created)
     }
@@ -130,6 +132,7 @@ impl Writer {
         self.database
             .transaction(|db| registry::update_consumer(db, consumer.id, app.id, name, &settings))?;
         consumer.cursor().set_max_attempts(settings.max_attempts);
+        consumer.identity.store(registry::identity(app.id, name, &settings), Ordering::Relaxed);
         *consumer.settings.lock() = settings;
         Ok(PutConsumer::Updated)
     }

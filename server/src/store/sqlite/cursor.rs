@@ -101,6 +101,21 @@ impl Cursor {
         self.open.insert(row.seq, open);
     }
 
+    /// Restores an open event of which only its seq is known: it is redelivered, and its row is written again.
+    pub(super) fn restore_damaged(&mut self, seq: Seq, size: u32) {
+        let state = StoredState::Retry;
+        self.restore(StoredOpen {
+            seq,
+            size,
+            attempt: 1,
+            replay: 0,
+            state,
+            nacked_until: None,
+            reason: None,
+        });
+        self.pending.touch(seq);
+    }
+
     /// Restores the number of dropped events at open.
     pub(super) fn restore_dropped(&mut self, dropped: u64) {
         self.dropped = dropped;

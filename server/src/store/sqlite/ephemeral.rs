@@ -49,7 +49,7 @@ impl Writer {
         let name = ConsumerName::ephemeral(number);
         let cursor = Cursor::new(position, self.shared.total_at(&app, position)?, 0);
         // No row of the database has a negative id.
-        let consumer = Consumer::new(-number.cast_signed(), ConsumerSettings::default(), cursor);
+        let consumer = Consumer::new(-number.cast_signed(), 0, ConsumerSettings::default(), cursor);
         app.ephemeral.write().insert(name.clone(), Arc::new(consumer));
         Ok(Some(Ephemeral { name: name.clone(), missed, _end: Box::new(End { app, name }) }))
     }

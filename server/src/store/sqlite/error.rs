@@ -40,9 +40,6 @@ pub enum OpenError {
     /// The database is damaged.
     #[error("{} cannot be read, it may be damaged: copy what is whole with `wwproxy-server store recover`, or restore a backup", .0.display())]
     Unreadable(PathBuf, #[source] rusqlite::Error),
-    /// A registration or a consumer is damaged.
-    #[error("{} is damaged: {}; copy what is whole with `wwproxy-server store recover`, or restore a backup", .0.display(), .1)]
-    Damaged(PathBuf, String),
     /// A thread could not be started.
     #[error("cannot start a thread of the store")]
     Thread(#[source] io::Error),

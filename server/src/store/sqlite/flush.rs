@@ -1,11 +1,15 @@
 //! The lazily durable part of a commit: positions, open events and the timeline of consumers.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use rusqlite::Connection;
 
 use super::{
     changes::{Changes, StoredOpen, pack},
+    checksum,
     state::{Consumer, Shared},
 };
 
@@ -57,15 +61,23 @@ impl Flush {
     /// Writes the changes.
     pub(super) fn write(&mut self, db: &Connection, now: i64) -> rusqlite::Result<()> {
         for (consumer, changes) in &mut self.0 {
-            write_consumer(db, consumer.id, changes, now)?;
+            write_consumer(db, consumer, changes, now)?;
         }
         Ok(())
     }
 }
 
-fn write_consumer(db: &Connection, id: i64, changes: &mut Changes, now: i64) -> rusqlite::Result<()> {
+fn write_consumer(
+    db: &Connection,
+    consumer: &Consumer,
+    changes: &mut Changes,
+    now: i64,
+) -> rusqlite::Result<()> {
+    let id = consumer.id;
+    let identity = consumer.identity.load(Ordering::Relaxed);
+    let checksum = checksum::consumer(id, identity, changes.position, changes.passed, changes.dropped);
     db.prepare_cached(
-        "UPDATE consumers SET position_seq = ?, position_count = ?, position_bytes = ?, dropped = ? \
+        "UPDATE consumers SET position_seq = ?, position_count = ?, position_bytes = ?, dropped = ?, checksum = ? \
          WHERE consumer_id = ?",
     )?
     .execute((
@@ -73,22 +85,35 @@ fn write_consumer(db: &Connection, id: i64, changes: &mut Changes, now: i64) -> 
         changes.passed.count.cast_signed(),
         changes.passed.bytes.cast_signed(),
         changes.dropped.cast_signed(),
+        checksum,
         id,
     ))?;
-    let mut put = db.prepare_cached(
-        "INSERT OR REPLACE INTO open(consumer_id, seq, state, attempt, replay, not_before, size, reason) \
-         VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
-    )?;
     for row in &changes.rows {
-        let not_before = not_before(row, now);
-        let seq = row.seq.cast_signed();
-        put.execute((id, seq, row.state.name(), row.attempt, row.replay, not_before, row.size, &row.reason))?;
+        put_open(db, id, row, not_before(row, now))?;
     }
     let mut delete = db.prepare_cached("DELETE FROM open WHERE consumer_id = ? AND seq = ?")?;
     for seq in &changes.deleted {
         delete.execute((id, seq.cast_signed()))?;
     }
     write_timeline(db, id, changes, now)
+}
+
+/// Writes the row of an open event.
+pub(super) fn put_open(
+    db: &Connection,
+    consumer: i64,
+    row: &StoredOpen,
+    not_before: i64,
+) -> rusqlite::Result<()> {
+    let checksum = checksum::open(consumer, row, not_before);
+    let StoredOpen { seq, attempt, replay, size, reason, .. } = row;
+    let (seq, state) = (seq.cast_signed(), row.state.name());
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO open(consumer_id, seq, state, attempt, replay, not_before, size, reason, checksum) \
+         VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?
+    .execute((consumer, seq, state, attempt, replay, not_before, size, reason, checksum))?;
+    Ok(())
 }
 
 fn write_timeline(db: &Connection, id: i64, changes: &mut Changes, now: i64) -> rusqlite::Result<()> {

@@ -26,6 +26,8 @@ pub(super) struct Index {
     /// Entries that no run has taken yet.
     gathered: usize,
     run: Option<Run>,
+    /// Apps whose row is damaged. They are not served, and what they have is kept.
+    pub(super) damaged: Vec<Arc<App>>,
 }
 
 #[derive(Debug)]
@@ -40,8 +42,8 @@ struct Run {
 
 impl Index {
     /// At open: this many entries are above the watermark.
-    pub(super) fn new(gathered: usize) -> Self {
-        Self { gathered, run: None }
+    pub(super) fn new(gathered: usize, damaged: Vec<Arc<App>>) -> Self {
+        Self { gathered, run: None, damaged }
     }
 
     /// Takes events that left the database out of the run.
@@ -84,7 +86,7 @@ impl Index {
     fn start(&mut self, shared: &Shared, up_to: Seq) {
         let mut apps: Vec<_> = shared.apps.read().values().map(Arc::clone).collect();
         // The events of unregistered apps are found by the index when they are purged.
-        apps.extend(shared.ended.lock().iter().map(Arc::clone));
+        apps.extend(shared.ended.lock().iter().chain(&self.damaged).map(Arc::clone));
         apps.sort_unstable_by_key(|app| app.id);
         let mut rows = Vec::with_capacity(self.gathered);
         for app in apps {

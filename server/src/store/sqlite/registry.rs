@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 use twox_hash::xxhash3_64::Hasher;
 use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, EventId, Overflow, SourceName, Start};
@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::{
     Seq,
     app_log::Total,
+    checksum,
     record::{from_micros, micros},
 };
 use crate::store::{Registration, stored_source};
@@ -50,7 +51,15 @@ pub(super) fn insert_app(db: &Connection, app: &AppId) -> rusqlite::Result<i64> 
         "INSERT INTO apps(name, epoch, removed) VALUES(?, ?, 0)",
         (app.as_str(), epoch.as_bytes().as_slice()),
     )?;
-    Ok(db.last_insert_rowid())
+    let app_id = db.last_insert_rowid();
+    let checksum = app_checksum(app_id, app.as_str(), false);
+    db.execute("UPDATE apps SET checksum = ? WHERE app_id = ?", (checksum, app_id))?;
+    Ok(app_id)
+}
+
+/// The checksum of an app's row.
+pub(super) fn app_checksum(app_id: i64, name: &str, is_removed: bool) -> i64 {
+    checksum(app_id, name, if is_removed { "removed" } else { "registered" })
 }
 
 /// Replaces the sources of an app. The row of a source that cannot be read stays: a new one would give damaged settings a valid
@@ -100,8 +109,9 @@ pub(super) fn sources(db: &Connection, app_id: i64) -> rusqlite::Result<Registra
 }
 
 /// Ends an epoch. Its events stay until they are purged; no later registration sees them, because it has another id.
-pub(super) fn remove_app(db: &Connection, app_id: i64) -> rusqlite::Result<()> {
-    db.execute("UPDATE apps SET removed = 1 WHERE app_id = ?", [app_id])?;
+pub(super) fn remove_app(db: &Connection, app_id: i64, name: &AppId) -> rusqlite::Result<()> {
+    let checksum = app_checksum(app_id, name.as_str(), true);
+    db.execute("UPDATE apps SET removed = 1, checksum = ? WHERE app_id = ?", (checksum, app_id))?;
     db.execute("DELETE FROM sources WHERE app_id = ?", [app_id])?;
     let consumers = "SELECT consumer_id FROM consumers WHERE app_id = ?";
     db.execute(&format!("DELETE FROM open WHERE consumer_id IN ({consumers})"), [app_id])?;
@@ -118,21 +128,22 @@ pub(super) fn insert_consumer(
     position: Seq,
     passed: Total,
 ) -> rusqlite::Result<i64> {
-    let text = encode(settings);
     db.execute(
         "INSERT INTO consumers(app_id, name, settings, checksum, position_seq, position_count, position_bytes) \
-         VALUES(?, ?, ?, ?, ?, ?, ?)",
+         VALUES(?, ?, ?, 0, ?, ?, ?)",
         (
             app_id,
             name.as_str(),
-            &text,
-            checksum(app_id, name.as_str(), &text),
+            encode(settings),
             position.cast_signed(),
             passed.count.cast_signed(),
             passed.bytes.cast_signed(),
         ),
     )?;
-    Ok(db.last_insert_rowid())
+    let id = db.last_insert_rowid();
+    // The checksum covers the id.
+    update_consumer(db, id, app_id, name, settings)?;
+    Ok(id)
 }
 
 /// Changes the settings of a consumer.
@@ -143,13 +154,26 @@ pub(super) fn update_consumer(
     name: &ConsumerName,
     settings: &ConsumerSettings,
 ) -> rusqlite::Result<()> {
-    let text = encode(settings);
-    let checksum = checksum(app_id, name.as_str(), &text);
+    let checksum = db
+        .prepare_cached(
+            "SELECT position_seq, position_count, position_bytes, dropped FROM consumers WHERE consumer_id = ?",
+        )?
+        .query_row([id], |row| {
+            let (position, dropped): (i64, i64) = (row.get(0)?, row.get(3)?);
+            let (position, dropped) = (position.cast_unsigned(), dropped.cast_unsigned());
+            let identity = identity(app_id, name, settings);
+            Ok(checksum::consumer(id, identity, position, Total::from_row(row, 1)?, dropped))
+        })?;
     db.execute(
         "UPDATE consumers SET settings = ?, checksum = ? WHERE consumer_id = ?",
-        (&text, checksum, id),
+        (encode(settings), checksum, id),
     )?;
     Ok(())
+}
+
+/// The checksum of what no flush of a consumer changes.
+pub(super) fn identity(app_id: i64, name: &ConsumerName, settings: &ConsumerSettings) -> i64 {
+    checksum(app_id, name.as_str(), &encode(settings))
 }
 
 /// Deletes a consumer and what is open of it.
@@ -172,6 +196,38 @@ pub(super) fn totals_at(db: &Connection, seq: Seq) -> rusqlite::Result<Option<(i
 pub(super) fn deleted_after(db: &Connection, app_id: i64, seq: Seq) -> rusqlite::Result<Total> {
     db.prepare_cached("SELECT count(*), ifnull(sum(size), 0) FROM tombstones WHERE app_id = ? AND seq > ?")?
         .query_row((app_id, seq.cast_signed()), |row| Total::from_row(row, 0))
+}
+
+/// The columns of [`StoredConsumer::read`].
+pub(super) const CONSUMER_COLUMNS: &str =
+    "consumer_id, app_id, name, settings, checksum, position_seq, position_count, position_bytes, dropped";
+
+/// What of a consumer's row is whole.
+pub(super) struct StoredConsumer {
+    pub(super) name: Option<ConsumerName>,
+    pub(super) settings: Option<ConsumerSettings>,
+    /// The position, the totals at it, and the number of dropped events: only if the whole row is.
+    pub(super) progress: Option<(Seq, Total, u64)>,
+}
+
+impl StoredConsumer {
+    pub(super) fn read(row: &Row<'_>) -> Self {
+        let text = |column| row.get::<_, String>(column).ok();
+        let name: Option<ConsumerName> = text(2).and_then(|name| name.parse().ok());
+        let settings = (|| {
+            let (name, settings) = (name.as_ref()?, text(3)?);
+            let identity = checksum(row.get(1).ok()?, name.as_str(), &settings);
+            let is_whole = checksum::is_same_identity(identity, row.get(4).ok()?);
+            Some((decode(&settings).filter(|_| is_whole)?, identity))
+        })();
+        let progress = settings.as_ref().and_then(|(_, identity)| {
+            let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned).ok();
+            let (position, passed, dropped) = (number(5)?, Total::from_row(row, 6).ok()?, number(8)?);
+            let checksum = checksum::consumer(row.get(0).ok()?, *identity, position, passed, dropped);
+            (row.get(4) == Ok(checksum)).then_some((position, passed, dropped))
+        });
+        Self { name, settings: settings.map(|(settings, _)| settings), progress }
+    }
 }
 
 fn encode(settings: &ConsumerSettings) -> String {

@@ -174,7 +174,8 @@ impl Writer {
         while oldest.last().is_some_and(|old| old.received_at.is_none()) {
             oldest.pop();
         }
-        let apps: HashMap<_, _> = self.apps().into_iter().map(|app| (app.id, app)).collect();
+        let apps = self.apps().into_iter().chain(self.index.damaged.iter().map(Arc::clone));
+        let apps: HashMap<_, _> = apps.map(|app| (app.id, app)).collect();
         // Sorted by app, and by seq within an app.
         oldest.sort_by_key(|old| old.app_id);
         let mut batch = Batch::default();

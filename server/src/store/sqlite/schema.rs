@@ -20,11 +20,13 @@ const STATEMENTS: usize = 64;
 const SCHEMA: &str = "
 -- One row an epoch of an app: from its registration until it unregisters.
 -- removed_count and removed_bytes are the totals of the events that retention or a client removed; total_count and total_bytes are
--- the running totals at the last removal, which may have removed the newest event.
+-- the running totals at the last removal, which may have removed the newest event. The checksum covers app_id, name and removed.
+-- Names are unique because one thread writes them: a UNIQUE index could not be built again after a name was damaged.
 CREATE TABLE apps(app_id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, epoch BLOB NOT NULL, removed INTEGER NOT NULL,
   removed_count INTEGER NOT NULL DEFAULT 0, removed_bytes INTEGER NOT NULL DEFAULT 0,
-  total_count INTEGER NOT NULL DEFAULT 0, total_bytes INTEGER NOT NULL DEFAULT 0);
-CREATE UNIQUE INDEX registered_apps ON apps(name) WHERE removed = 0;
+  total_count INTEGER NOT NULL DEFAULT 0, total_bytes INTEGER NOT NULL DEFAULT 0,
+  checksum INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX registered_apps ON apps(name) WHERE removed = 0;
 CREATE TABLE sources(app_id INTEGER NOT NULL, name TEXT NOT NULL, settings TEXT NOT NULL, checksum INTEGER NOT NULL,
   PRIMARY KEY(app_id, name)) WITHOUT ROWID;
 -- Appended at the right edge only. app_count and app_bytes are the app's running totals, this event included.
@@ -43,11 +45,12 @@ CREATE TABLE tombstones(app_id INTEGER NOT NULL, seq INTEGER NOT NULL, size INTE
 -- last_seq is the last assigned seq at the last removal of events.
 CREATE TABLE watermark(id INTEGER PRIMARY KEY CHECK(id = 1), seq INTEGER NOT NULL, last_seq INTEGER NOT NULL);
 -- position_count and position_bytes are the app's totals at the position. dropped counts events that were removed before they were
--- settled. The checksum covers all columns.
+-- settled. The checksum covers the columns up to dropped.
 CREATE TABLE consumers(consumer_id INTEGER PRIMARY KEY AUTOINCREMENT, app_id INTEGER NOT NULL, name TEXT NOT NULL,
   settings TEXT NOT NULL, checksum INTEGER NOT NULL, position_seq INTEGER NOT NULL, position_count INTEGER NOT NULL,
   position_bytes INTEGER NOT NULL, dropped INTEGER NOT NULL DEFAULT 0, created INTEGER NOT NULL DEFAULT 0,
-  last_used INTEGER NOT NULL DEFAULT 0, UNIQUE(app_id, name));
+  last_used INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX consumer_names ON consumers(app_id, name);
 -- The exceptions at or below a consumer's position: events that are leased, wait for a retry, or are dead.
 CREATE TABLE open(consumer_id INTEGER NOT NULL, seq INTEGER NOT NULL, state TEXT NOT NULL, attempt INTEGER NOT NULL,
   replay INTEGER NOT NULL DEFAULT 0, not_before INTEGER NOT NULL, size INTEGER NOT NULL, reason TEXT, checksum INTEGER NOT NULL DEFAULT 0,

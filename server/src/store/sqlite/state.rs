@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
         mpsc,
     },
     time::Instant,
@@ -69,6 +69,8 @@ pub(super) struct App {
 #[derive(Debug)]
 pub(super) struct Consumer {
     pub(super) id: i64,
+    /// The checksum of its app, name and settings, as the database should have them. Only the writer uses it.
+    pub(super) identity: AtomicI64,
     pub(super) settings: Mutex<ConsumerSettings>,
     pub(super) filter: Filter,
     /// Wakes one waiting lease.
@@ -223,9 +225,10 @@ impl App {
 }
 
 impl Consumer {
-    pub(super) fn new(id: i64, settings: ConsumerSettings, cursor: Cursor) -> Self {
+    pub(super) fn new(id: i64, identity: i64, settings: ConsumerSettings, cursor: Cursor) -> Self {
         Self {
             id,
+            identity: AtomicI64::new(identity),
             filter: Filter::new(&settings),
             settings: Mutex::new(settings),
             arrived: Notify::new(),

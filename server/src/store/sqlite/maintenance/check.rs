@@ -9,12 +9,12 @@ use super::{
     super::{
         Seq,
         app_log::Total,
-        changes::StoredState,
+        checksum::read_open,
         commit::event_size,
         error::OpenError,
         reader::{EVENT_COLUMNS, verify},
         record::{DamagedRecord, decode_id, event_id},
-        registry::{self, checksum},
+        registry::{self, CONSUMER_COLUMNS, StoredConsumer, checksum},
     },
     read_only::ReadOnly,
     report::Report,
@@ -98,8 +98,15 @@ impl<'a> Check<'a> {
     }
 
     fn apps(&mut self) -> rusqlite::Result<()> {
-        let mut rows = self.db.prepare("SELECT app_id, name FROM apps WHERE removed = 0")?;
-        self.apps = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        let mut rows = self.db.prepare("SELECT app_id, name, checksum FROM apps WHERE removed = 0")?;
+        let mut rows = rows.query([])?;
+        while let Some(row) = rows.next()? {
+            let (id, name): (i64, String) = (row.get(0)?, row.get(1)?);
+            if registry::app_checksum(id, &name, false) != row.get::<_, i64>(2)? {
+                self.damaged(&format!("app {name} ({id}): its checksum does not match"));
+            }
+            self.apps.insert(id, name);
+        }
         let mut default = self.db.prepare("SELECT 1 FROM consumers WHERE app_id = ? AND name = ?")?;
         for (id, name) in self.apps.clone() {
             if name.parse::<wwproxy_protocol::AppId>().is_err() {
@@ -125,13 +132,11 @@ impl<'a> Check<'a> {
     }
 
     fn consumers(&mut self) -> rusqlite::Result<()> {
-        let mut rows = self.db.prepare("SELECT app_id, name, settings, checksum FROM consumers")?;
+        let mut rows = self.db.prepare(&format!("SELECT {CONSUMER_COLUMNS} FROM consumers"))?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
-            let (app, name, settings): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            if checksum(app, &name, &settings) != row.get::<_, i64>(3)?
-                || registry::decode(&settings).is_none()
-            {
+            let (app, name): (i64, String) = (row.get(1)?, row.get(2)?);
+            if StoredConsumer::read(row).progress.is_none() {
                 self.damaged(&format!("consumer {name} of {}: its checksum does not match", self.app(app)));
             }
         }
@@ -142,7 +147,7 @@ impl<'a> Check<'a> {
         let mut rows = self.db.prepare("SELECT * FROM open")?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
-            if open_row(row)?.is_none() {
+            if read_open(row).is_none() {
                 let (consumer, seq): (i64, i64) = (row.get(0)?, row.get(1)?);
                 self.damaged(&format!("event {seq} at consumer {consumer}: its state is not valid"));
             }
@@ -217,25 +222,6 @@ pub(super) fn is_whole_source(app: i64, name: &Value, settings: &Value, sum: &Va
         }
         _ => false,
     }
-}
-
-/// The values of a row of the table `open`. `None` if one is not valid.
-pub(super) fn open_row(row: &Row<'_>) -> rusqlite::Result<Option<Vec<Value>>> {
-    let mut values = Vec::new();
-    for (n, name) in row.as_ref().column_names().enumerate() {
-        let value = row.get(n)?;
-        let is_valid = match (name, &value) {
-            ("state", Value::Text(state)) => StoredState::parse(state).is_some(),
-            ("reason", value) => matches!(value, Value::Text(_) | Value::Null),
-            ("attempt" | "size", Value::Integer(number)) => u32::try_from(*number).is_ok(),
-            (_, value) => matches!(value, Value::Integer(_)),
-        };
-        if !is_valid {
-            return Ok(None);
-        }
-        values.push(value);
-    }
-    Ok(Some(values))
 }
 
 /// The query of [`scan`] for events.

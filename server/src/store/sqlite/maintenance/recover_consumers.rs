@@ -7,23 +7,25 @@ use wwproxy_protocol::{ConsumerName, ConsumerSettings};
 use super::{
     super::{
         app_log::Total,
+        changes::StoredOpen,
+        checksum::read_open,
+        flush::put_open,
         record::micros,
-        registry::{self, checksum},
+        registry::{self, CONSUMER_COLUMNS, StoredConsumer},
     },
-    check::open_row,
     recovery::{RecoverError, Recovery},
     scan::is_damage,
 };
 
-type Rows = Vec<Vec<Value>>;
-
 /// Copies the consumers, with their open events and their timeline.
 pub(super) fn copy_all(recovery: &mut Recovery<'_>) -> Result<(), RecoverError> {
-    let sql = "SELECT consumer_id AS key, app_id, name, settings, checksum, position_seq, dropped, created, last_used \
-               FROM consumers NOT INDEXED WHERE consumer_id >= ? ORDER BY consumer_id";
-    recovery.scan("the consumers", sql, copy)?;
+    let sql = format!(
+        "SELECT {CONSUMER_COLUMNS}, created, last_used, consumer_id AS key FROM consumers NOT INDEXED \
+         WHERE consumer_id >= ? ORDER BY consumer_id"
+    );
+    recovery.scan("the consumers", &sql, copy)?;
     // The names are in the index, too, which is on other pages.
-    let sql = "SELECT consumer_id AS key, app_id, name FROM consumers INDEXED BY sqlite_autoindex_consumers_1 \
+    let sql = "SELECT consumer_id AS key, app_id, name FROM consumers INDEXED BY consumer_names \
                WHERE consumer_id >= ? ORDER BY consumer_id";
     recovery.scan("the names of consumers", sql, |this, row| {
         restart(this, row.get(1)?, &row.get::<_, String>(2)?, None)
@@ -36,35 +38,39 @@ pub(super) fn copy_all(recovery: &mut Recovery<'_>) -> Result<(), RecoverError> 
 
 fn copy(recovery: &mut Recovery<'_>, row: &Row<'_>) -> Result<(), RecoverError> {
     let (id, app_id): (i64, i64) = (row.get(0)?, row.get(1)?);
-    let (name, text): (String, String) = (row.get(2)?, row.get(3)?);
-    let settings = registry::decode(&text);
-    let is_whole = checksum(app_id, &name, &text) == row.get::<_, i64>(4)?;
-    let (Ok(valid), Some(settings), true, Some(open)) =
-        (name.parse(), settings.clone(), is_whole, open(recovery, id)?)
+    let StoredConsumer { name: Some(name), settings, progress } = StoredConsumer::read(row) else {
+        recovery.left_out(&format!("consumer {id}: its name is damaged"));
+        return Ok(());
+    };
+    let (Some(settings), Some((position, _, dropped)), Some(open)) =
+        (settings.clone(), progress, open(recovery, id)?)
     else {
-        return restart(recovery, app_id, &name, settings);
+        return restart(recovery, app_id, name.as_str(), settings);
     };
     if !recovery.apps.contains_key(&app_id) {
         return Ok(());
     }
-    let position: i64 = row.get(5)?;
     let passed = recovery.to.query_row(
         "SELECT count(*), ifnull(sum(size), 0) FROM by_app WHERE app_id = ? AND seq <= ?",
-        (app_id, position),
+        (app_id, position.cast_signed()),
         |row| Total::from_row(row, 0),
     )?;
-    let new =
-        registry::insert_consumer(recovery.to, app_id, &valid, &settings, position.cast_unsigned(), passed)?;
+    let new = registry::insert_consumer(recovery.to, app_id, &name, &settings, position, passed)?;
     let now = micros(std::time::SystemTime::now());
-    let [dropped, created, last_used] =
-        [(6, 0), (7, now), (8, now)].map(|(n, otherwise)| row.get(n).unwrap_or(otherwise));
+    let [created, last_used] = ["created", "last_used"].map(|column| row.get(column).unwrap_or(now));
     recovery.to.execute(
         "UPDATE consumers SET dropped = ?, created = ?, last_used = ? WHERE consumer_id = ?",
-        (dropped, created, last_used, new),
+        (dropped.cast_signed(), created, last_used, new),
     )?;
-    insert(recovery, "open", new, "SELECT 1 FROM events WHERE seq = ?", open)?;
-    let timeline = timeline(recovery, id)?;
-    insert(recovery, "deliveries", new, "SELECT 1 FROM watermark WHERE ? IS NOT NULL", timeline)
+    // The checksum covers what was changed.
+    registry::update_consumer(recovery.to, new, app_id, &name, &settings)?;
+    let mut is_stored = recovery.to.prepare_cached("SELECT 1 FROM events WHERE seq = ?")?;
+    for (open, not_before) in open {
+        if is_stored.exists([open.seq.cast_signed()])? {
+            put_open(recovery.to, new, &open, not_before)?;
+        }
+    }
+    copy_timeline(recovery, id, new)
 }
 
 /// Creates a consumer that starts from the oldest event, unless it was copied.
@@ -101,10 +107,10 @@ fn restart(
 }
 
 /// The open events of a consumer. `None` if one cannot be read or is not valid: which events are settled is then not known.
-fn open(recovery: &Recovery<'_>, consumer: i64) -> Result<Option<Rows>, RecoverError> {
+fn open(recovery: &Recovery<'_>, consumer: i64) -> Result<Option<Vec<(StoredOpen, i64)>>, RecoverError> {
     let read = || {
         let mut rows = recovery.from.prepare("SELECT * FROM open WHERE consumer_id = ?")?;
-        rows.query_map([consumer], open_row)?.collect()
+        rows.query_map([consumer], |row| Ok(read_open(row)))?.collect()
     };
     match read() {
         Err(error) if is_damage(&error) => Ok(None),
@@ -112,31 +118,18 @@ fn open(recovery: &Recovery<'_>, consumer: i64) -> Result<Option<Rows>, RecoverE
     }
 }
 
-/// The timeline of a consumer, up to the first page that cannot be read.
-fn timeline(recovery: &Recovery<'_>, consumer: i64) -> rusqlite::Result<Rows> {
+/// Copies the timeline of a consumer, up to the first page that cannot be read.
+fn copy_timeline(recovery: &Recovery<'_>, from: i64, to: i64) -> Result<(), RecoverError> {
     let mut rows = recovery.from.prepare("SELECT * FROM deliveries WHERE consumer_id = ?")?;
     let columns = rows.column_count();
-    let rows = rows.query_map([consumer], |row| (0..columns).map(|n| row.get(n)).collect())?;
-    Ok(rows.map_while(Result::ok).collect())
-}
-
-/// Inserts rows for a consumer's new id, if their second column passes a query.
-fn insert(
-    recovery: &Recovery<'_>,
-    table: &str,
-    consumer: i64,
-    accepts: &str,
-    rows: Rows,
-) -> Result<(), RecoverError> {
-    let mut accepts = recovery.to.prepare_cached(accepts)?;
-    for mut row in rows {
-        if accepts.exists([&row[1]])? {
-            row[0] = consumer.into();
-            let marks = vec!["?"; row.len()].join(", ");
-            let mut insert =
-                recovery.to.prepare_cached(&format!("INSERT OR IGNORE INTO {table} VALUES({marks})"))?;
-            insert.execute(rusqlite::params_from_iter(row))?;
-        }
+    let rows =
+        rows.query_map([from], |row| (0..columns).map(|n| row.get(n)).collect::<Result<Vec<Value>, _>>())?;
+    let marks = vec!["?"; columns].join(", ");
+    let mut insert =
+        recovery.to.prepare_cached(&format!("INSERT OR IGNORE INTO deliveries VALUES({marks})"))?;
+    for mut row in rows.map_while(Result::ok) {
+        row[0] = to.into();
+        insert.execute(rusqlite::params_from_iter(row))?;
     }
     Ok(())
 }

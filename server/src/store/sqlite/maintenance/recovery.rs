@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, types::Value};
 use wwproxy_protocol::AppId;
 
 use super::{
-    super::{Seq, commit::event_size, error::OpenError},
+    super::{Seq, commit::event_size, error::OpenError, registry},
     check::{Gaps, describe, events_from, is_whole_source, read, stored},
     report::Report,
     scan::{is_wrong_kind, scan},
@@ -104,20 +104,23 @@ impl Recovery<'_> {
     /// The apps are in their table and in its index, which are on different pages.
     fn apps(&mut self) -> Result<(), RecoverError> {
         for sql in [
-            "SELECT app_id AS key, name, epoch FROM apps NOT INDEXED WHERE removed = 0 AND app_id >= ? ORDER BY app_id",
-            "SELECT app_id AS key, name, NULL FROM apps INDEXED BY registered_apps \
+            "SELECT app_id AS key, name, epoch, checksum FROM apps NOT INDEXED WHERE removed = 0 AND app_id >= ? ORDER BY app_id",
+            "SELECT app_id AS key, name, NULL, NULL FROM apps INDEXED BY registered_apps \
              WHERE removed = 0 AND app_id >= ? ORDER BY app_id",
         ] {
             self.scan("the apps", sql, |this, row| {
                 let (id, name): (i64, String) = (row.get(0)?, row.get(1)?);
-                let Ok(app) = name.parse::<AppId>() else {
-                    this.left_out(&format!("app {id}: its name is not valid"));
+                // The index has no checksum.
+                let checksum: Option<i64> = row.get(3)?;
+                let is_whole = checksum.is_none_or(|sum| sum == registry::app_checksum(id, &name, false));
+                let (true, Ok(app)) = (is_whole, name.parse::<AppId>()) else {
+                    this.left_out(&format!("app {id}: its name is damaged"));
                     return Ok(());
                 };
                 let epoch: [u8; 16] = row.get(2).unwrap_or_else(|_| *uuid::Uuid::now_v7().as_bytes());
                 this.to.execute(
-                    "INSERT OR IGNORE INTO apps(app_id, name, epoch, removed) VALUES(?, ?, ?, 0)",
-                    (id, &name, epoch),
+                    "INSERT OR IGNORE INTO apps(app_id, name, epoch, removed, checksum) VALUES(?, ?, ?, 0, ?)",
+                    (id, &name, epoch, registry::app_checksum(id, &name, false)),
                 )?;
                 this.apps.entry(id).or_insert(app);
                 Ok(())
