@@ -52,6 +52,9 @@ pub(crate) struct Bench {
     /// Write plots (SVG) into this folder
     #[arg(long, global = true, value_name = "DIR")]
     plots: Option<PathBuf>,
+    /// A wwproxy-bench of another version, whose server is measured in turns with this one; only for `ingest` and `backlog`
+    #[arg(long, global = true, value_name = "PROGRAM", conflicts_with = "address")]
+    beside: Option<PathBuf>,
     /// Measure a running server instead of starting one; only for `ingest`, `live` and `backlog`
     #[arg(long, global = true, value_name = "HOST:PORT", requires = "app")]
     address: Option<String>,
@@ -168,24 +171,48 @@ const UNLIMITED: [&str; 4] = ["--max-queued-events", "1000000000", "--max-queued
 impl Bench {
     /// Returns the server under test with one app: the running one, or a new one.
     async fn server(&self) -> anyhow::Result<TestServer> {
+        self.server_with(1).await
+    }
+
+    /// Returns the server under test: the running one with one app, or a new one with this number of apps.
+    async fn server_with(&self, apps: usize) -> anyhow::Result<TestServer> {
         match (&self.address, &self.app) {
             (Some(address), Some(app)) => {
                 let secret = self.app_secret.as_deref().context("--address needs --app-secret")?;
                 TestServer::connect(address, app, secret).await
             }
-            _ => self.start(1).await,
+            _ => self.start(apps).await,
         }
     }
 
     /// Starts a server with this number of apps.
     async fn start(&self, apps: usize) -> anyhow::Result<TestServer> {
-        TestServer::start(ServerOptions { folder: &self.folder, ceiling: false, apps, flags: &UNLIMITED })
-            .await
+        self.start_program(None, apps).await
+    }
+
+    /// Starts the server of the other version, if there is one.
+    async fn start_beside(&self, apps: usize) -> anyhow::Result<Option<TestServer>> {
+        match &self.beside {
+            Some(program) => Ok(Some(self.start_program(Some(program), apps).await?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn start_program(&self, program: Option<&Path>, apps: usize) -> anyhow::Result<TestServer> {
+        let (folder, flags) = (&self.folder, &UNLIMITED);
+        TestServer::start(ServerOptions { folder, ceiling: false, program, apps, flags }).await
     }
 
     /// Starts a server with the null store.
     async fn ceiling(&self, apps: usize) -> anyhow::Result<TestServer> {
-        TestServer::start(ServerOptions { folder: &self.folder, ceiling: true, apps, flags: &[] }).await
+        TestServer::start(ServerOptions {
+            folder: &self.folder,
+            ceiling: true,
+            program: None,
+            apps,
+            flags: &[],
+        })
+        .await
     }
 
     fn draw(&self, name: &str, plot: &Plot<'_>) -> anyhow::Result<()> {

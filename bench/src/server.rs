@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -29,7 +29,7 @@ const APP_SECRET: &str = "bench-app-secret";
 const WEBHOOK_SECRET: &str = "bench-webhook-secret";
 /// The unit of CPU time in `/proc`: `USER_HZ`, the same on every Linux.
 const TICKS_PER_SECOND: u32 = 100;
-/// The longest delay of a checkpoint: `LINGER` in the server's `store/redb/pending.rs`.
+/// Version 0.1 begins a checkpoint this late.
 const CHECKPOINT_DELAY: Duration = Duration::from_secs(5);
 /// A server is idle if it uses at most one tick of CPU time in this interval.
 const IDLE_INTERVAL: Duration = Duration::from_millis(200);
@@ -72,6 +72,8 @@ pub(crate) struct ServerOptions<'a> {
     pub(crate) folder: &'a Path,
     /// Whether to use the null store.
     pub(crate) ceiling: bool,
+    /// The `wwproxy-bench` whose server is started. `None`: this one.
+    pub(crate) program: Option<&'a Path>,
     pub(crate) apps: usize,
     /// Flags of `wwproxy-server`.
     pub(crate) flags: &'a [&'a str],
@@ -82,6 +84,7 @@ struct Process {
     child: Mutex<Child>,
     home: TempDir,
     ceiling: bool,
+    program: PathBuf,
     flags: Vec<String>,
 }
 
@@ -102,8 +105,9 @@ impl TestServer {
         let ids = (0..options.apps).map(|n| format!("app-{n}").parse()).collect::<Result<Vec<AppId>, _>>()?;
         fs::write(home.path().join("apps.toml"), credentials(&ids))?;
         let flags = options.flags.iter().map(ToString::to_string).collect();
-        let (child, address) = spawn(home.path(), options.ceiling, &flags)?;
-        let process = Process { child: Mutex::new(child), home, ceiling: options.ceiling, flags };
+        let program = options.program.map_or_else(std::env::current_exe, |program| Ok(program.to_owned()))?;
+        let (child, address) = spawn(&program, home.path(), options.ceiling, &flags)?;
+        let process = Process { child: Mutex::new(child), home, ceiling: options.ceiling, program, flags };
         let mut server = Self { address, apps: Vec::new(), process: Some(process), http: http_client()? };
         for ids in ids.chunks(CONCURRENT_REGISTRATIONS) {
             let registered = ids.iter().map(|id| server.register(id, APP_SECRET));
@@ -143,7 +147,7 @@ impl TestServer {
         };
         end(&process.child, how);
         let started = std::time::Instant::now();
-        let (child, address) = spawn(process.home.path(), process.ceiling, &process.flags)?;
+        let (child, address) = spawn(&process.program, process.home.path(), process.ceiling, &process.flags)?;
         *process.child.lock() = child;
         self.address = address;
         self.http.get(format!("http://{}/readyz", self.address)).send().await?.error_for_status()?;
@@ -213,7 +217,7 @@ impl Process {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         let kib: u64 = resident.trim().strip_suffix(" kB")?.parse().ok()?;
-        let files = ["log.sqlite", "log.sqlite-wal"]
+        let files = ["log.sqlite", "log.sqlite-wal", "events.redb", "events.journal"]
             .map(|name| fs::metadata(self.home.path().join("store").join(name)));
         Some(ResourceUsage {
             cpu: Duration::from_secs(1) * ticks / TICKS_PER_SECOND,
@@ -252,8 +256,8 @@ fn end(child: &Mutex<Child>, how: Shutdown) {
 }
 
 /// Starts this program as a server, and returns the process and its address.
-fn spawn(home: &Path, ceiling: bool, flags: &Vec<String>) -> anyhow::Result<(Child, String)> {
-    let mut command = Command::new(std::env::current_exe()?);
+fn spawn(program: &Path, home: &Path, ceiling: bool, flags: &Vec<String>) -> anyhow::Result<(Child, String)> {
+    let mut command = Command::new(program);
     command.arg("serve");
     if ceiling {
         command.arg("--ceiling");

@@ -25,24 +25,25 @@ pub(crate) struct Backlog {
 
 impl Backlog {
     pub(crate) async fn run(&self, bench: &Bench) -> anyhow::Result<()> {
-        let server = bench.server().await?;
+        let servers = [Some(bench.server().await?), bench.start_beside(1).await?];
         println!(
-            "| receive mode | body bytes | events/s | CPU µs/event | accepted | delivered | lost | duplicates | out of order | remaining |"
+            "| receive mode | version | body bytes | events/s | CPU µs/event | accepted | delivered | lost | duplicates | out of order | remaining |"
         );
-        println!("|--|{}", "--:|".repeat(9));
-        for (&size, &mode) in
-            self.sizes.iter().flat_map(|size| self.modes.iter().map(move |mode| (size, mode)))
-        {
+        println!("|--|--|{}", "--:|".repeat(9));
+        let runs = self.sizes.iter().flat_map(|&size| self.modes.iter().map(move |&mode| (size, mode)));
+        let runs = runs.flat_map(|run| servers.iter().flatten().enumerate().map(move |server| (run, server)));
+        for ((size, mode), (place, server)) in runs {
+            let version = if place == 0 { "this" } else { "other" };
             let ledger: Arc<Ledger> = Arc::default();
             let until = Until::Events(self.events);
             let load = Load { senders: 64, first_sender: 0, size, until, rate: None };
-            send(&server, &server.apps, load, &ledger).await?;
+            send(server, &server.apps, load, &ledger).await?;
             let before = server.usage().cpu;
-            let received = receive(&server, &server.apps[0], mode, self.events, &ledger).await?;
+            let received = receive(server, &server.apps[0], mode, self.events, &ledger).await?;
             let cpu = server.usage().cpu.saturating_sub(before);
             let totals = ledger.reconcile();
             println!(
-                "| {mode:?} | {size} | {:.0} | {:.1} | {} | {} | {} | {} | {} | {} |",
+                "| {mode:?} | {version} | {size} | {:.0} | {:.1} | {} | {} | {} | {} | {} | {} |",
                 received.rate(),
                 cpu.as_secs_f64() * 1e6 / f64::from(u32::try_from(received.events)?),
                 totals.accepted,

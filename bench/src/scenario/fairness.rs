@@ -111,6 +111,7 @@ impl Fairness {
         let server = TestServer::start(ServerOptions {
             folder: &bench.folder,
             ceiling: false,
+            program: None,
             apps: 2,
             flags: &flags,
         })

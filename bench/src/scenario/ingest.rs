@@ -13,7 +13,8 @@ use crate::{
     server::TestServer,
 };
 
-/// Ingest throughput and latency by number of senders, compared with the ceiling: the same server with a null store
+/// Ingest throughput and latency by number of senders, compared with a baseline: the server of another version (`--beside`), or
+/// the ceiling, which is the same server with a null store
 ///
 /// Runs of both alternate. Then a client polls all events, and the ledger of accepted and delivered events is reconciled.
 #[derive(Debug, Args)]
@@ -27,7 +28,10 @@ pub(crate) struct Ingest {
     /// Seconds of one run
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Number of rounds; each has one run with the durable store and one with the null store
+    /// Number of apps that the senders post to, in turns
+    #[arg(long, default_value_t = 1)]
+    apps: usize,
+    /// Number of rounds; each has one run of the server and one of the baseline
     #[arg(long, default_value_t = 5)]
     rounds: usize,
 }
@@ -43,45 +47,53 @@ struct Runs {
 
 impl Ingest {
     pub(crate) async fn run(&self, bench: &Bench) -> anyhow::Result<()> {
-        let server = bench.server().await?;
-        let ceiling = if bench.address.is_none() { Some(bench.ceiling(1).await?) } else { None };
+        let server = bench.server_with(self.apps).await?;
+        let baseline = match bench.start_beside(self.apps).await? {
+            None if bench.address.is_none() => Some(bench.ceiling(self.apps).await?),
+            beside => beside,
+        };
         println!(
-            "| senders | events/s | ceiling events/s | ratio | p50 | p99 | p99.9 | CPU µs/event | RSS MiB | disk MiB \
+            "| senders | events/s | baseline events/s | ratio | p50 | p99 | p99.9 | baseline p99 | CPU µs/event | RSS MiB | disk MiB \
              | accepted | delivered | lost | duplicates | out of order |"
         );
-        println!("|{}", "--:|".repeat(15));
-        let mut lines = [("wwproxy", Vec::new()), ("ceiling", Vec::new())];
+        println!("|{}", "--:|".repeat(16));
+        let mut lines = [("wwproxy", Vec::new()), ("baseline", Vec::new())];
         for &senders in &self.senders {
             let ledger = Arc::default();
             // The deletions of the previous client may still be in progress.
             server.wait_until_idle().await?;
-            let (mut durable, mut null) = (Runs::default(), Runs::default());
+            let (mut runs, mut baselines) = (Runs::default(), Runs::default());
             for _ in 0..self.rounds {
-                durable.add(&server, self.run_once(&server, senders, &ledger)).await?;
-                if let Some(ceiling) = &ceiling {
-                    null.add(ceiling, self.run_once(ceiling, senders, &Arc::default())).await?;
+                runs.add(&server, self.run_once(&server, senders, &ledger)).await?;
+                if let Some(baseline) = &baseline {
+                    baselines.add(baseline, self.run_once(baseline, senders, &Arc::default())).await?;
                 }
             }
             let usage = server.usage();
-            let received = receive(&server, &server.apps[0], ReceiveMode::Get, usize::MAX, &ledger).await?;
+            let mut out_of_order = 0;
+            for app in &server.apps {
+                let received = receive(&server, app, ReceiveMode::Get, usize::MAX, &ledger).await?;
+                out_of_order += received.out_of_order;
+            }
             let totals = ledger.reconcile();
-            let ratio = median_ratio(&durable.rates, &null.rates);
-            let (rate, ceiling_rate) = (median(durable.rates), median(null.rates));
+            let ratio = median_ratio(&runs.rates, &baselines.rates);
+            let (rate, baseline_rate) = (median(runs.rates), median(baselines.rates));
             println!(
-                "| {senders} | {rate:.0} | {ceiling_rate:.0} | {ratio:.2} | {} | {:.0} | {} | {} | {} | {} | {} | {} | {} |",
-                durable.latencies.percentiles(),
-                durable.cpu.as_secs_f64() * 1e6 / count(durable.accepted),
+                "| {senders} | {rate:.0} | {baseline_rate:.0} | {ratio:.2} | {} | {:.2} | {:.0} | {} | {} | {} | {} | {} | {} | {} |",
+                runs.latencies.percentiles(),
+                baselines.latencies.percentiles().p99.as_secs_f64() * 1000.0,
+                runs.cpu.as_secs_f64() * 1e6 / count(runs.accepted),
                 usage.rss / MIB,
                 usage.disk / MIB,
                 totals.accepted,
                 totals.delivered,
                 totals.lost,
                 totals.duplicates,
-                received.out_of_order,
+                out_of_order,
             );
-            totals.ensure_complete(received.out_of_order)?;
+            totals.ensure_complete(out_of_order)?;
             lines[0].1.push((count(senders), rate));
-            lines[1].1.push((count(senders), ceiling_rate));
+            lines[1].1.push((count(senders), baseline_rate));
         }
         let lines = lines.map(|(name, points)| Line { name: name.into(), points });
         bench.draw(
