@@ -1,6 +1,11 @@
 //! One websocket connection, from its first frame to its end.
 
-use std::{future::poll_fn, mem, pin::Pin, time::Duration};
+use std::{
+    future::{pending, poll_fn},
+    mem,
+    pin::Pin,
+    time::Duration,
+};
 
 use futures_util::{Sink, Stream};
 use tokio::{
@@ -44,6 +49,8 @@ const MAX_PONG_BYTES: usize = 16 * 1024;
 const FRAME_OVERHEAD: usize = 6;
 /// The redelivery delay of an event that cannot be decoded: another client of the app may be of a later version.
 const UNDECODABLE_DELAY: Duration = Duration::from_secs(60);
+/// The minimum interval between extensions of the leases of events in flight.
+const MIN_EXTENSION_INTERVAL: Duration = Duration::from_secs(1);
 /// A connection that lasted this long was stable, even if it delivered no event.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
@@ -83,6 +90,10 @@ pub(crate) struct Connection<'a, S, H: MessageHandler> {
     pong_bytes: usize,
     heartbeat: Heartbeat,
     has_delivered: bool,
+    /// Whether the leases of events in flight are extended.
+    extends_leases: bool,
+    /// When they are extended next, and how often.
+    next_extension: Option<(Instant, Duration)>,
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S, H> {
@@ -112,7 +123,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             pong_bytes: 0,
             heartbeat: Heartbeat::new(idle_timeout),
             has_delivered: false,
+            extends_leases: false,
+            next_extension: None,
         }
+    }
+
+    /// Whether the leases of events in flight are extended, twice in each lease time.
+    pub(crate) fn extend_leases(mut self, on: bool) -> Self {
+        self.extends_leases = on;
+        self
     }
 
     /// Runs the connection until it ends.
@@ -122,7 +141,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
     ///   events, so this pauses only if the server sends more, or while events of an earlier connection fill it;
     /// - acks and nacks, batched while output is flushed;
     /// - the socket, read and flushed concurrently. Reading pauses while too many pongs are unflushed;
-    /// - the heartbeat, for pings and timeouts.
+    /// - the heartbeat, for pings and timeouts;
+    /// - the timer of lease extensions.
     ///
     /// It ends when the consumer drops the stream (pending acks and a close frame are sent), when the server closes the
     /// connection or it breaks, or after the idle timeout or the write timeout.
@@ -157,6 +177,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
                 () = sleep_until(self.heartbeat.next_deadline(reading, self.flushing)) => {
                     self.handle_deadline(reading)
                 }
+                () = until(self.next_extension), if !flushing => self.write_extensions(),
             };
             if let Err(error) = step {
                 break error;
@@ -193,6 +214,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             self.unflushed.push(command);
         }
         self.flushing.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    fn write_extensions(&mut self) -> Result<(), Error> {
+        if let Some((at, interval)) = &mut self.next_extension {
+            *at = Instant::now() + *interval;
+        }
+        for id in self.handler.in_flight() {
+            self.write(Message::text(ClientMessage::progress(&id)))?;
+        }
         Ok(())
     }
 
@@ -251,6 +282,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             ServerMessage::Hello(hello) => {
                 self.heartbeat.apply_server_idle_timeout(Duration::from_millis(hello.idle_ms));
                 tracing::debug!(window = hello.window, lease_ms = hello.lease_ms, "received hello");
+                if self.extends_leases {
+                    let interval = Duration::from_millis(hello.lease_ms / 2).max(MIN_EXTENSION_INTERVAL);
+                    self.next_extension = Some((Instant::now() + interval, interval));
+                }
                 let item = self.handler.on_hello(&hello)?;
                 self.report_ready(hello.missed.unwrap_or_default());
                 item
@@ -337,6 +372,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             Err(_) => tracing::debug!("closing handshake timed out"),
         }
         ConnectionEnd::Unsubscribed
+    }
+}
+
+async fn until(timer: Option<(Instant, Duration)>) {
+    match timer {
+        Some((at, _)) => sleep_until(at).await,
+        None => pending().await,
     }
 }
 

@@ -81,6 +81,7 @@ impl LeaseOptions {
 pub struct ListenOptions {
     pub(crate) window: Option<u32>,
     pub(crate) since: Option<Start>,
+    pub(crate) extend_leases: bool,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_message_bytes: usize,
     pub(crate) max_disconnected: Option<Duration>,
@@ -93,6 +94,7 @@ impl ListenOptions {
         Self {
             window: None,
             since: None,
+            extend_leases: false,
             idle_timeout: IDLE_TIMEOUT,
             max_message_bytes: MAX_MESSAGE_BYTES,
             max_disconnected: None,
@@ -126,6 +128,15 @@ impl ListenOptions {
     /// ```
     pub fn since(mut self, start: impl Into<Start>) -> Self {
         self.since = Some(start.into());
+        self
+    }
+
+    /// Extends the leases of all events in flight until they are settled or dropped, up to 12 h after their delivery. Otherwise an event
+    /// whose handling takes longer than the lease (60 s by default on the server) is delivered to another client, or again to this one,
+    /// and counts as another attempt. For [`Client::listen`](crate::Client::listen) and [`Consumer::listen`](crate::Consumer::listen); a
+    /// server of version 0.1 ignores it.
+    pub fn extend_leases(mut self) -> Self {
+        self.extend_leases = true;
         self
     }
 
@@ -169,6 +180,7 @@ impl fmt::Debug for ListenOptions {
         f.debug_struct("ListenOptions")
             .field("window", &self.window)
             .field("since", &self.since)
+            .field("extend_leases", &self.extend_leases)
             .field("idle_timeout", &self.idle_timeout)
             .field("max_message_bytes", &self.max_message_bytes)
             .field("max_disconnected", &self.max_disconnected)

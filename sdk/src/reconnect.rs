@@ -55,7 +55,8 @@ pub(crate) async fn run<H: MessageHandler>(
                 Ok((socket, v2)) => {
                     let handler = |commands| handler(commands, is_reconnect);
                     let (idle, on_state) = (options.idle_timeout, &*options.on_state);
-                    Connection::new(socket, v2, idle, &items, handler, &on_ready, on_state).run().await
+                    let connection = Connection::new(socket, v2, idle, &items, handler, &on_ready, on_state);
+                    connection.extend_leases(options.extend_leases).run().await
                 }
                 Err(error) => ConnectionEnd::Lost { error, stable: false },
             }

@@ -192,6 +192,10 @@ impl MessageHandler for Handler {
         Ok(self.deliverer.deliver(event))
     }
 
+    fn in_flight(&self) -> Vec<EventId> {
+        self.deliverer.in_flight()
+    }
+
     fn on_settled(&mut self, id: &EventId) {
         if let Cursor::Ephemeral(floor) = &self.cursor {
             floor.lock().settle(id);

@@ -178,6 +178,10 @@ impl Listen {
         if let Some(limit) = self.max_reconnect_time {
             options = options.max_disconnected(limit);
         }
+        if !routes.is_empty() {
+            // A target may take longer than the lease, also because it cannot be reached.
+            options = options.extend_leases();
+        }
         let selects = !self.selection.is_all() || !routes.is_for_all();
         let mut events = cursor.listen(client, options);
         let worker = Worker {

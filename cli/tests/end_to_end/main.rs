@@ -4,6 +4,7 @@ mod blocked;
 mod bodies;
 mod challenge;
 mod closed_stdout;
+mod consumers;
 mod exec;
 mod files;
 mod forward;

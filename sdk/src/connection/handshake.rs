@@ -38,7 +38,13 @@ pub(crate) async fn connect(
             .header(header::SEC_WEBSOCKET_KEY, &key)
             .header(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL_V2)
     };
-    let response = api.send(request).await?;
+    let response = api.send(request).await.map_err(|error| {
+        let names_consumer = query.iter().any(|(name, _)| *name == "consumer");
+        if names_consumer && error.kind() == ErrorKind::NotRegistered {
+            return error.with_kind(ErrorKind::NotRegistered, "the consumer was not found");
+        }
+        error
+    })?;
     let v2 = check_response(&response, &key)?;
     let upgraded = response.upgrade().await.map_err(|error| transport_error(error, &url))?;
     let config = config(max_message_bytes);

@@ -19,6 +19,11 @@ pub(crate) trait MessageHandler: Send {
 
     fn on_event(&mut self, event: EventMessage) -> Result<Option<Self::Item>, Error>;
 
+    /// The events in flight, whose leases may be extended.
+    fn in_flight(&self) -> Vec<EventId> {
+        Vec::new()
+    }
+
     /// Called when the message that acknowledges or rejects this event was flushed.
     fn on_settled(&mut self, _id: &EventId) {}
 

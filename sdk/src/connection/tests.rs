@@ -35,7 +35,7 @@ async fn connect(v2: bool, window: usize, pipe: usize) -> Setup {
     let config = handshake::config(MAX_MESSAGE_BYTES);
     let socket = WebSocketStream::from_raw_socket(here, Role::Client, Some(config)).await;
     let (sender, deliveries) = mpsc::channel(window);
-    let client = tokio::spawn(async move { subscribe(socket, v2, &sender).run().await });
+    let client = tokio::spawn(async move { subscribe(socket, v2, &sender).extend_leases(true).run().await });
     Setup { server, deliveries, client }
 }
 
@@ -184,6 +184,30 @@ async fn a_legacy_server_gets_no_rejections_and_extensions() {
     let (acked, message) = tokio::join!(event.ack(), receive(&mut server));
     acked.unwrap();
     assert_eq!(ids(&message), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_leases_of_events_in_flight_are_extended_twice_in_a_lease_time() {
+    let Setup { mut server, mut deliveries, client: _client } = connect(true, 8, 4096).await;
+    let second = Duration::from_secs(1);
+    let (lease, ping) = (second * 6, second * 60);
+    let hello = wwproxy_protocol::message::Hello::new("bot".parse().unwrap(), 8, lease, ping, ping);
+    server.send(Message::text(hello.encode())).await.unwrap();
+    send_event(&mut server, "a").await;
+    send_event(&mut server, "b").await;
+    let start = Instant::now();
+    let a = next(&mut deliveries).await;
+    let extended = |message: Message| match ClientMessage::parse(message.to_text().unwrap()).unwrap() {
+        ClientMessage::Progress { id } => id,
+        other => panic!("{other:?}"),
+    };
+    // One of them waits in the channel.
+    let mut both = [extended(receive(&mut server).await), extended(receive(&mut server).await)];
+    both.sort();
+    assert_eq!((both, start.elapsed().as_secs()), (["a".to_owned(), "b".to_owned()], 3));
+    drop(a);
+    assert_eq!(extended(receive(&mut server).await), "b");
+    assert_eq!(start.elapsed().as_secs(), 6);
 }
 
 #[tokio::test(start_paused = true)]

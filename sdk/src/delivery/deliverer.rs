@@ -37,6 +37,11 @@ impl Deliverer {
         Some(Delivery { event, in_flight, commands: self.commands.clone() })
     }
 
+    /// The events whose deliveries exist.
+    pub(crate) fn in_flight(&self) -> Vec<EventId> {
+        self.in_flight.lock().iter().map(|(id, _)| id.clone()).collect()
+    }
+
     /// Acknowledges an event that was processed before. If there is no room for the command, the event is redelivered later.
     pub(crate) fn ack_again(&self, id: EventId) {
         let (flushed, _) = oneshot::channel();

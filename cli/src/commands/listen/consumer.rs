@@ -81,7 +81,7 @@ impl Cursor {
                 ", and no client gets it (--leave-unmatched leaves such events on the server, and --consumer NAME --create takes no \
                  events from others)",
                 Some(
-                    "skipped events were acknowledged: no client of the consumer default gets them, but they remain in the server's \
+                    "events that did not match were acknowledged: no client of the consumer default gets them, but they remain in the server's \
                      history. With a consumer of its own a client takes no events from others: \
                      `wwproxy listen --consumer NAME --create --type TYPE`",
                 ),
