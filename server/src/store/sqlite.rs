@@ -23,6 +23,7 @@ mod filter;
 mod flush;
 mod folder;
 mod health;
+mod history;
 mod index;
 mod lease;
 mod load;
@@ -39,6 +40,7 @@ mod settle;
 mod start;
 mod state;
 mod tap;
+mod timeline;
 mod writer;
 
 use std::{
@@ -56,6 +58,7 @@ use self::{
     database::Database,
     dedupe::Recent,
     folder::Folder,
+    history::History,
     index::Index,
     load::Loaded,
     record::{EventIds, micros},
@@ -147,6 +150,12 @@ impl SqliteStore {
     /// Whether the folder holds a store.
     pub fn exists(path: &Path) -> std::io::Result<bool> {
         Folder::exists(path)
+    }
+}
+
+impl SqliteStore {
+    fn history(&self) -> History<'_> {
+        History { shared: &self.shared, commands: &self.commands }
     }
 }
 
@@ -267,12 +276,12 @@ impl Store for SqliteStore {
         Box::pin(self.commands.control(|reply| Control::Replay { app, consumer, id, reply }))
     }
 
-    fn events<'a>(&'a self, _app: &'a AppId, _query: EventQuery) -> StoreFuture<'a, EventPage> {
-        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    fn events<'a>(&'a self, app: &'a AppId, query: EventQuery) -> StoreFuture<'a, EventPage> {
+        Box::pin(self.history().events(app, query))
     }
 
-    fn event<'a>(&'a self, _app: &'a AppId, _id: &'a EventId) -> StoreFuture<'a, Option<StoredEvent>> {
-        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    fn event<'a>(&'a self, app: &'a AppId, id: &'a EventId) -> StoreFuture<'a, Option<StoredEvent>> {
+        Box::pin(self.history().event(app, id))
     }
 
     fn delete_event<'a>(&'a self, _app: &'a AppId, _id: &'a EventId) -> StoreFuture<'a, bool> {

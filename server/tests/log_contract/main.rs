@@ -13,6 +13,7 @@ mod ephemeral;
 #[path = "../common/eventually.rs"]
 mod eventually;
 mod fixture;
+mod history;
 mod limits;
 mod memory;
 mod opening;

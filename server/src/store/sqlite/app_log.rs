@@ -123,6 +123,13 @@ impl AppLog {
         if entries.is_empty() { Next::End } else { Next::Memory(entries) }
     }
 
+    /// Finds the events in memory between two seqs, the newest first, and the seq up to which all others are in the database.
+    pub(super) fn before(&self, before: Seq, after: Seq, limit: usize) -> (Vec<Entry>, Seq) {
+        let newest = self.tail.partition_point(|entry| entry.seq < before);
+        let entries = self.tail.range(..newest).rev().take_while(|entry| entry.seq > after);
+        (entries.take(limit).cloned().collect(), self.indexed)
+    }
+
     /// The entries of this app that a run of the index writes.
     pub(super) fn tail_up_to(&self, seq: Seq) -> impl Iterator<Item = &Entry> {
         self.tail.iter().take_while(move |entry| entry.seq <= seq)

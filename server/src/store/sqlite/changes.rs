@@ -182,25 +182,3 @@ impl Pending {
         self.outcomes.truncate(MAX_OUTCOMES);
     }
 }
-
-/// Packs acknowledged first attempts: for each the difference of its seq to the one before, and its time, as LEB128 numbers. The
-/// seqs ascend.
-pub(super) fn pack(acked: &mut [(Seq, u32)]) -> Vec<u8> {
-    acked.sort_unstable();
-    let mut packed = Vec::with_capacity(4 * acked.len());
-    let mut last = acked.first().map_or(0, |(seq, _)| *seq);
-    for &(seq, took) in &*acked {
-        push_number(&mut packed, seq - last);
-        push_number(&mut packed, u64::from(took));
-        last = seq;
-    }
-    packed
-}
-
-fn push_number(packed: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        packed.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    packed.push((number & 0x7f) as u8);
-}

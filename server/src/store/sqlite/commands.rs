@@ -60,12 +60,43 @@ pub(super) struct Room {
 /// A change of registrations or consumers: a transaction of its own.
 #[derive(Debug)]
 pub(super) enum Control {
-    Register { app: AppId, registration: Option<Registration>, reply: Reply<()> },
-    PutConsumer { app: AppId, name: ConsumerName, settings: ConsumerSettings, reply: Reply<PutConsumer> },
-    DeleteConsumer { app: AppId, name: ConsumerName, reply: Reply<bool> },
-    Seek { app: AppId, consumer: ConsumerName, to: Start, reply: Reply<Sought> },
-    OpenEphemeral { app: AppId, start: Start, reply: Reply<Option<Ephemeral>> },
-    Replay { app: AppId, consumer: ConsumerName, id: EventId, reply: Reply<Replayed> },
+    Register {
+        app: AppId,
+        registration: Option<Registration>,
+        reply: Reply<()>,
+    },
+    PutConsumer {
+        app: AppId,
+        name: ConsumerName,
+        settings: ConsumerSettings,
+        reply: Reply<PutConsumer>,
+    },
+    DeleteConsumer {
+        app: AppId,
+        name: ConsumerName,
+        reply: Reply<bool>,
+    },
+    Seek {
+        app: AppId,
+        consumer: ConsumerName,
+        to: Start,
+        reply: Reply<Sought>,
+    },
+    /// Flushes what consumers did.
+    Flush {
+        reply: Reply<()>,
+    },
+    OpenEphemeral {
+        app: AppId,
+        start: Start,
+        reply: Reply<Option<Ephemeral>>,
+    },
+    Replay {
+        app: AppId,
+        consumer: ConsumerName,
+        id: EventId,
+        reply: Reply<Replayed>,
+    },
 }
 
 impl Item for Append {

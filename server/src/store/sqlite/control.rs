@@ -9,6 +9,7 @@ use super::{
     app_log::{AppLog, Total},
     commands::{Control, answer},
     cursor::Cursor,
+    flush::Flush,
     registry,
     state::{App, Consumer},
     writer::Writer,
@@ -34,6 +35,10 @@ impl Writer {
             }
             Control::DeleteConsumer { app, name, reply } => answer(reply, self.delete_consumer(&app, &name)),
             Control::Seek { app, consumer, to, reply } => answer(reply, self.seek(&app, &consumer, &to)),
+            Control::Flush { reply } => {
+                let flush = Flush::take(&self.shared);
+                answer(reply, if flush.is_empty() { Ok(()) } else { self.commit(Vec::new(), flush) });
+            }
             Control::OpenEphemeral { app, start, reply } => answer(reply, self.open_ephemeral(&app, &start)),
             Control::Replay { app, consumer, id, reply } => answer(reply, self.replay(&app, &consumer, &id)),
         }
@@ -56,7 +61,7 @@ impl Writer {
         })?;
         let cursor = Cursor::new(position, Total::default(), settings.max_attempts);
         let identity = registry::identity(app_id, &name, &settings);
-        let default = Arc::new(Consumer::new(consumer_id, identity, settings, cursor));
+        let default = Arc::new(Consumer::new(consumer_id, identity, settings, cursor).started(position));
         let new = App {
             id: app_id,
             registration: RwLock::new(Arc::new(registration)),
@@ -110,7 +115,7 @@ impl Writer {
             cursor.reached_end(passed);
         }
         let identity = registry::identity(app.id, &name, &settings);
-        let consumer = Consumer::new(id, identity, settings, cursor);
+        let consumer = Consumer::new(id, identity, settings, cursor).started(position);
         app.consumers.write().insert(name, Arc::new(consumer));
         Ok(PutConsumer::Created)
     }

@@ -17,11 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(super) use self::ahead::Count;
 use self::{
     ahead::Ahead,
     open::{Open, OpenEvents, State},
 };
+pub(super) use self::{ahead::Count, moves::Place};
 use super::{
     Seq,
     app_log::{Entry, Total},

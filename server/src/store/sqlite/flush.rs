@@ -8,13 +8,11 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
-    changes::{Changes, StoredOpen, pack},
+    changes::{Changes, StoredOpen},
     checksum,
     state::{Consumer, Shared},
+    timeline::{ACKED, REPLAYED, pack},
 };
-
-/// The outcome of a row of the timeline that counts a replay: its attempt is the number of the replay.
-pub(super) const REPLAYED: &str = "replayed";
 
 /// The changes of all consumers that one transaction writes.
 #[derive(Debug, Default)]
@@ -121,10 +119,8 @@ fn write_timeline(db: &Connection, id: i64, changes: &mut Changes, now: i64) -> 
         "INSERT OR REPLACE INTO deliveries(consumer_id, last_seq, at, first_seq, attempt, outcome, reason, packed) \
          VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
-    let packed = pack(&mut changes.acked);
-    if let (Some((first, _)), Some((last, _))) = (changes.acked.first(), changes.acked.last()) {
-        let (first, last) = (first.cast_signed(), last.cast_signed());
-        insert.execute((id, last, now, first, 1, "acked", None::<&str>, packed))?;
+    for (first, last, packed) in pack(&mut changes.acked) {
+        insert.execute((id, last.cast_signed(), now, first.cast_signed(), 1, ACKED, None::<&str>, packed))?;
     }
     let mut at = now;
     for (seq, outcome) in &changes.outcomes {

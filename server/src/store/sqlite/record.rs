@@ -165,11 +165,20 @@ impl EventIds {
     /// The layout after the version and variant bits: milliseconds (48), seq (12 and 36), salt (26).
     pub(super) fn next(&mut self, seq: Seq, received_at: i64) -> Uuid {
         self.millis = self.millis.max((received_at / 1000).cast_unsigned());
-        let (seq, salt) = (u128::from(seq) & ((1 << SEQ_BITS) - 1), u128::from(self.salt) & ((1 << 26) - 1));
-        let (high, low) = (seq >> 36, seq & ((1 << 36) - 1));
-        let version_and_variant = (7 << 76) | (2 << 62);
-        Uuid::from_u128(u128::from(self.millis) << 80 | version_and_variant | high << 64 | low << 26 | salt)
+        layout(self.millis, seq, self.salt)
     }
+}
+
+fn layout(millis: u64, seq: Seq, salt: u64) -> Uuid {
+    let (seq, salt) = (u128::from(seq) & ((1 << SEQ_BITS) - 1), u128::from(salt) & ((1 << 26) - 1));
+    let (high, low) = (seq >> 36, seq & ((1 << 36) - 1));
+    let version_and_variant = (7 << 76) | (2 << 62);
+    Uuid::from_u128(u128::from(millis) << 80 | version_and_variant | high << 64 | low << 26 | salt)
+}
+
+/// An id that stands for a place in the order, and for no event.
+pub(super) fn id_of_seq(seq: Seq) -> Uuid {
+    layout(0, seq, 0)
 }
 
 /// The time in an id, in milliseconds since 1970.

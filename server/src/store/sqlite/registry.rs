@@ -129,8 +129,8 @@ pub(super) fn insert_consumer(
     passed: Total,
 ) -> rusqlite::Result<i64> {
     db.execute(
-        "INSERT INTO consumers(app_id, name, settings, checksum, position_seq, position_count, position_bytes) \
-         VALUES(?, ?, ?, 0, ?, ?, ?)",
+        "INSERT INTO consumers(app_id, name, settings, checksum, position_seq, position_count, position_bytes, started) \
+         VALUES(?1, ?2, ?3, 0, ?4, ?5, ?6, ?4)",
         (
             app_id,
             name.as_str(),

@@ -6,7 +6,8 @@ use wwproxy_protocol::{AppId, ConsumerName, EventId};
 
 use super::{
     changes::{StoredOpen, StoredState},
-    flush::{Flush, REPLAYED},
+    flush::Flush,
+    timeline::REPLAYED,
     writer::Writer,
 };
 use crate::store::log::{Replayed, StoreError};

@@ -46,9 +46,10 @@ CREATE TABLE tombstones(app_id INTEGER NOT NULL, seq INTEGER NOT NULL, size INTE
 CREATE TABLE watermark(id INTEGER PRIMARY KEY CHECK(id = 1), seq INTEGER NOT NULL, last_seq INTEGER NOT NULL);
 -- position_count and position_bytes are the app's totals at the position. dropped counts events that were removed before they were
 -- settled. The checksum covers the columns up to dropped.
+-- started is the position at the creation; it only serves the history.
 CREATE TABLE consumers(consumer_id INTEGER PRIMARY KEY AUTOINCREMENT, app_id INTEGER NOT NULL, name TEXT NOT NULL,
   settings TEXT NOT NULL, checksum INTEGER NOT NULL, position_seq INTEGER NOT NULL, position_count INTEGER NOT NULL,
-  position_bytes INTEGER NOT NULL, dropped INTEGER NOT NULL DEFAULT 0, created INTEGER NOT NULL DEFAULT 0,
+  position_bytes INTEGER NOT NULL, dropped INTEGER NOT NULL DEFAULT 0, started INTEGER NOT NULL DEFAULT 0, created INTEGER NOT NULL DEFAULT 0,
   last_used INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX consumer_names ON consumers(app_id, name);
 -- The exceptions at or below a consumer's position: events that are leased, wait for a retry, or are dead.

@@ -73,6 +73,8 @@ pub(super) struct Consumer {
     pub(super) identity: AtomicI64,
     pub(super) settings: Mutex<ConsumerSettings>,
     pub(super) filter: Filter,
+    /// Its position when it was created.
+    pub(super) started: Seq,
     /// Wakes one waiting lease.
     pub(super) arrived: Notify,
     cursor: Mutex<Cursor>,
@@ -230,12 +232,17 @@ impl Consumer {
             id,
             identity: AtomicI64::new(identity),
             filter: Filter::new(&settings),
+            started: 0,
             settings: Mutex::new(settings),
             arrived: Notify::new(),
             cursor: Mutex::new(cursor),
             is_dirty: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn started(self, started: Seq) -> Self {
+        Self { started, ..self }
     }
 
     /// The cursor, for what no flush has to learn.

@@ -1,6 +1,6 @@
-//! Commands that change a cursor other than by leasing and settling.
+//! Questions and commands to a cursor other than leasing and settling.
 //!
-//! Each is first written to the database as a part of [`Changes`], and changes the cursor after the commit.
+//! A command is first written to the database as a part of [`Changes`], and changes the cursor after the commit.
 
 use std::time::Instant;
 
@@ -8,13 +8,44 @@ use super::{
     Cursor,
     open::{Open, State},
 };
-use crate::store::sqlite::{
-    Seq,
-    app_log::Total,
-    changes::{Changes, StoredState},
+use crate::store::{
+    log::EventState,
+    sqlite::{
+        Seq,
+        app_log::Total,
+        changes::{Changes, StoredState},
+    },
 };
 
+/// Where an event is for a consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store::sqlite) enum Place {
+    /// In this state, leased this number of times.
+    At(EventState, u32),
+    /// Settled, or before the start of the consumer.
+    Settled,
+    /// The filter does not let it pass.
+    Elsewhere,
+}
+
 impl Cursor {
+    /// Where an event is. `matches`: the filter lets it pass.
+    pub(in crate::store::sqlite) fn place(&self, seq: Seq, matches: bool) -> Place {
+        let Some(open) = self.open.get(seq) else {
+            return match matches {
+                true if seq > self.position => Place::At(EventState::Pending, 0),
+                true => Place::Settled,
+                false => Place::Elsewhere,
+            };
+        };
+        let state = match open.state {
+            State::Leased { .. } => EventState::Leased,
+            State::Nacked(_) | State::Returned => EventState::Pending,
+            State::Dead => EventState::Dead,
+        };
+        Place::At(state, open.attempt)
+    }
+
     /// Adds a move to a position to the changes. Returns what of the log before it the cursor has passed: dead events after it included,
     /// since they are not delivered again.
     pub(in crate::store::sqlite) fn plan_seek(

@@ -46,7 +46,12 @@ pub(super) fn load(db: &Connection, apps: &Apps) -> rusqlite::Result<Seq> {
         match found {
             Some(Found { app, name: Some(name), settings: Some(settings), cursor: Some(cursor) }) => {
                 let identity = registry::identity(app.id, &name, &settings);
-                app.consumers.write().insert(name, Arc::new(Consumer::new(id, identity, settings, cursor)));
+                let started: Option<i64> = db
+                    .prepare_cached("SELECT started FROM consumers WHERE consumer_id = ?")?
+                    .query_row([id], |row| Ok(row.get(0).ok()))?;
+                let consumer = Consumer::new(id, identity, settings, cursor);
+                let consumer = consumer.started(started.unwrap_or(0).cast_unsigned());
+                app.consumers.write().insert(name, Arc::new(consumer));
             }
             Some(found) => damaged.push((id, found)),
             None => {}
