@@ -17,6 +17,7 @@ mod count;
 mod cursor;
 mod database;
 mod dedupe;
+mod delete;
 mod ephemeral;
 mod error;
 mod filter;
@@ -284,8 +285,9 @@ impl Store for SqliteStore {
         Box::pin(self.history().event(app, id))
     }
 
-    fn delete_event<'a>(&'a self, _app: &'a AppId, _id: &'a EventId) -> StoreFuture<'a, bool> {
-        Box::pin(std::future::ready(Err(StoreError::Unavailable("not built"))))
+    fn delete_event<'a>(&'a self, app: &'a AppId, id: &'a EventId) -> StoreFuture<'a, bool> {
+        let (app, id) = (app.clone(), id.clone());
+        Box::pin(self.commands.control(|reply| Control::DeleteEvent { app, id, reply }))
     }
 
     fn tap<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Option<Tap>> {

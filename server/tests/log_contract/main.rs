@@ -8,6 +8,7 @@ mod consumers;
 mod count;
 mod damage;
 mod dedupe;
+mod delete;
 mod delivery;
 mod ephemeral;
 #[path = "../common/eventually.rs"]

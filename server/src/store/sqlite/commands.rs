@@ -82,6 +82,11 @@ pub(super) enum Control {
         to: Start,
         reply: Reply<Sought>,
     },
+    DeleteEvent {
+        app: AppId,
+        id: EventId,
+        reply: Reply<bool>,
+    },
     /// Flushes what consumers did.
     Flush {
         reply: Reply<()>,

@@ -35,6 +35,7 @@ impl Writer {
             }
             Control::DeleteConsumer { app, name, reply } => answer(reply, self.delete_consumer(&app, &name)),
             Control::Seek { app, consumer, to, reply } => answer(reply, self.seek(&app, &consumer, &to)),
+            Control::DeleteEvent { app, id, reply } => answer(reply, self.delete_event(&app, &id)),
             Control::Flush { reply } => {
                 let flush = Flush::take(&self.shared);
                 answer(reply, if flush.is_empty() { Ok(()) } else { self.commit(Vec::new(), flush) });

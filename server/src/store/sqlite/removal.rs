@@ -33,11 +33,22 @@ impl Writer {
     /// Removes events, in one transaction with what is not flushed of consumers: no position in the database is below an event
     /// that its consumer settled and that is gone.
     pub(super) fn remove(&mut self, removals: &[Removal]) -> Result<(), StoreError> {
+        self.remove_with(Flush::take(&self.shared), removals, |_| Ok(()))
+    }
+
+    /// Removes events together with another change of the database.
+    pub(super) fn remove_with(
+        &mut self,
+        flush: Flush,
+        removals: &[Removal],
+        write: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<(), StoreError> {
         let last_seq = self.last_seq;
-        self.flush_with(Flush::take(&self.shared), |db| {
+        self.flush_with(flush, |db| {
             for removal in removals {
                 delete(db, removal)?;
             }
+            write(db)?;
             db.prepare_cached("UPDATE watermark SET last_seq = ?")?.execute([last_seq.cast_signed()])?;
             Ok(())
         })?;
@@ -73,14 +84,14 @@ fn delete(db: &Connection, removal: &Removal) -> rusqlite::Result<()> {
         app.id,
     ])?;
     let last = seqs.iter().max().map_or(0, |seq| seq.cast_signed());
-    // Every position has passed the events that are removed.
-    db.prepare_cached("DELETE FROM tombstones WHERE app_id = ? AND seq <= ?")?.execute((app.id, last))?;
     let in_index: Option<i64> = db
         .prepare_cached("SELECT min(seq) FROM by_app WHERE app_id = ?")?
         .query_row([app.id], |row| row.get(0))?;
     // The events in memory are newer than those in the index.
     let in_memory = || app.log.lock().oldest_except(seqs).map(Seq::cast_signed);
     let oldest = in_index.or_else(in_memory).unwrap_or(last + 1);
+    // What is before the oldest event is counted with the totals of that event.
+    db.prepare_cached("DELETE FROM tombstones WHERE app_id = ? AND seq < ?")?.execute((app.id, oldest))?;
     let consumers: Vec<_> = app.consumers.read().values().map(|consumer| consumer.id).collect();
     for consumer in consumers {
         delete_outcomes(db, consumer, oldest)?;

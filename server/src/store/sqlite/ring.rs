@@ -40,6 +40,16 @@ impl Ring {
         drop(evicted);
     }
 
+    /// Removes an event that was deleted.
+    pub(super) fn remove(&self, seq: Seq) {
+        let mut ring = self.0.write();
+        if let Ok(place) = ring.events.binary_search_by_key(&seq, |(seq, ..)| *seq)
+            && let Some((_, size, _)) = ring.events.remove(place)
+        {
+            ring.bytes -= u64::from(size);
+        }
+    }
+
     /// Finds events by their seqs; `None` for those that are not in the ring.
     pub(super) fn get(&self, seqs: impl Iterator<Item = Seq>) -> Vec<Option<Arc<Event>>> {
         let ring = self.0.read();

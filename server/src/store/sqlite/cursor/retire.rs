@@ -4,6 +4,7 @@ use super::{
     super::{
         Seq,
         app_log::{Entry, Total},
+        changes::Changes,
     },
     Cursor,
 };
@@ -43,9 +44,33 @@ impl Cursor {
             while self.fresh.front().is_some_and(|entry| entry.seq <= seq) {
                 self.fresh.pop_front();
             }
-            (self.position, self.passed) = (seq, passed);
+            // Events after it that a client deleted count as passed already.
+            (self.position, self.passed) = (seq, self.passed.plus(removed.size).max(passed));
             self.scanned = self.scanned.max(seq);
             self.pending.moved();
+        }
+    }
+
+    /// Adds the deletion of an event by a client to the changes. An event ahead counts as passed from then on.
+    pub(in super::super) fn plan_delete(&self, deleted: &Entry, changes: &mut Changes) {
+        if self.open.get(deleted.seq).is_none() && changes.position < deleted.seq {
+            changes.passed = changes.passed.plus(deleted.size);
+        }
+        changes.rows.retain(|row| row.seq != deleted.seq);
+        changes.deleted.push(deleted.seq);
+    }
+
+    /// Forgets an event that a client deleted. Its receipt is stale from now on. `matches`: the consumer would have received it.
+    pub(in super::super) fn delete(&mut self, deleted: &Entry, matches: bool) {
+        let (seq, size) = (deleted.seq, deleted.size);
+        if self.open.remove(seq).is_some() {
+            self.pending.forget(seq);
+        } else if seq > self.position {
+            self.passed = self.passed.plus(size);
+            self.fresh.retain(|entry| entry.seq != seq);
+            if matches {
+                self.ahead.drop_first(size);
+            }
         }
     }
 
