@@ -59,8 +59,8 @@ async fn dispatch(
             Ok(empty(if is_new { StatusCode::CREATED } else { StatusCode::OK }))
         }
         Method::DELETE => {
-            request.authorise(&context.proxy, &app).await?;
-            context.proxy.delete_consumer(&app, &name).await?;
+            let (_, token) = request.authorise(&context.proxy, &app).await?;
+            context.proxy.delete_consumer(&app, &token, &name).await?;
             Ok(empty(StatusCode::OK))
         }
         _ => Err(request.refuse_method(&[Method::GET, Method::HEAD, Method::PUT, Method::DELETE]).await),
@@ -74,12 +74,12 @@ async fn put(
     context: &Context,
     request: Request,
 ) -> Result<bool, ApiError> {
-    let (request, _) = request.authorise(&context.proxy, app).await?;
+    let (request, token) = request.authorise(&context.proxy, app).await?;
     let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
     let text =
         std::str::from_utf8(&body).map_err(|_| ApiError::bad_request("The body must be JSON in UTF-8."))?;
     let settings = ConsumerSettings::parse(if text.is_empty() { "{}" } else { text });
-    Ok(context.proxy.put_consumer(app, name, settings.map_err(ConsumerError::from)?).await?)
+    Ok(context.proxy.put_consumer(app, &token, name, settings.map_err(ConsumerError::from)?).await?)
 }
 
 async fn seek(
@@ -91,13 +91,13 @@ async fn seek(
     if request.method != Method::POST {
         return Err(request.refuse_method(&[Method::POST]).await);
     }
-    let (request, _) = request.authorise(&context.proxy, &app).await?;
+    let (request, token) = request.authorise(&context.proxy, &app).await?;
     let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
     let SeekRequest { to } = read_object(&body).ok_or_else(|| {
         ApiError::bad_request(
             "The body must be a JSON object with \"to\": \"new\", \"all\", a time such as 2026-01-31T12:00:00Z, or an event id.",
         )
     })?;
-    context.proxy.seek(&app, &name, to).await?;
+    context.proxy.seek(&app, &token, &name, to).await?;
     Ok(empty(StatusCode::OK))
 }

@@ -1,11 +1,17 @@
 //! The consumers of an app: how they are created, listed, moved and deleted.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, InvalidConsumer, Start, api};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, InvalidConsumer, Secret, Start, api};
 
 use super::{Proxy, ProxyError, sources::rfc3339};
-use crate::store::{ConsumerStatus, Ephemeral, PutConsumer, Sought, StoreError};
+use crate::{
+    log_limit::LogLimit,
+    store::{ConsumerStatus, Ephemeral, PutConsumer, Sought, StoreError},
+};
+
+/// Limits how often a new or deleted consumer is logged: a client can create and delete without an end.
+static CHANGED: LogLimit = LogLimit::per_minute(60);
 
 /// Why a request about a consumer failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,15 +33,24 @@ pub(crate) enum ConsumerError {
 impl Proxy {
     /// Creates a consumer, or changes what may change after its creation. Returns whether it is new.
     pub(crate) async fn put_consumer(
-        &self,
+        self: &Arc<Self>,
         app: &AppId,
+        token: &Secret,
         name: &ConsumerName,
         settings: ConsumerSettings,
     ) -> Result<bool, ProxyError> {
         settings.check_name(name).map_err(ConsumerError::Invalid)?;
-        match self.store.put_consumer(app, name, settings).await? {
+        let shared = self.registration_change(app, token).await?;
+        let name = name.clone();
+        let put = async move |proxy: Arc<Self>, app: AppId| match proxy
+            .store
+            .put_consumer(&app, &name, settings)
+            .await?
+        {
             PutConsumer::Created => {
-                tracing::info!(%app, consumer = %name, "consumer created");
+                if let Some(count) = CHANGED.add(1) {
+                    tracing::info!(%app, consumer = %name, count, "consumer created");
+                }
                 Ok(true)
             }
             PutConsumer::Updated => Ok(false),
@@ -43,7 +58,8 @@ impl Proxy {
             PutConsumer::TooMany => Err(ConsumerError::TooMany.into()),
             PutConsumer::NoSuchEvent => Err(ConsumerError::NoSuchStart.into()),
             PutConsumer::Unregistered => Err(ConsumerError::NotRegistered.into()),
-        }
+        };
+        self.change_app(app, shared, put).await
     }
 
     /// The app's consumers, sorted by name.
@@ -73,24 +89,45 @@ impl Proxy {
     }
 
     /// Deletes a consumer, and closes its websockets.
-    pub(crate) async fn delete_consumer(&self, app: &AppId, name: &ConsumerName) -> Result<(), ProxyError> {
+    pub(crate) async fn delete_consumer(
+        self: &Arc<Self>,
+        app: &AppId,
+        token: &Secret,
+        name: &ConsumerName,
+    ) -> Result<(), ProxyError> {
         if name.is_default() {
             return Err(ConsumerError::Default.into());
         }
-        if !self.store.delete_consumer(app, name).await? {
-            return Err(StoreError::NoConsumer(name.clone()).into());
-        }
-        self.clients.end(app, name);
-        tracing::info!(%app, consumer = %name, "consumer deleted");
-        Ok(())
+        let shared = self.registration_change(app, token).await?;
+        let name = name.clone();
+        let delete = async move |proxy: Arc<Self>, app: AppId| {
+            if !proxy.store.delete_consumer(&app, &name).await? {
+                return Err(StoreError::NoConsumer(name).into());
+            }
+            proxy.clients.end(&app, &name);
+            if let Some(count) = CHANGED.add(1) {
+                tracing::info!(%app, consumer = %name, count, "consumer deleted");
+            }
+            Ok(())
+        };
+        self.change_app(app, shared, delete).await
     }
 
     /// Moves a consumer to another position.
-    pub(crate) async fn seek(&self, app: &AppId, name: &ConsumerName, to: Start) -> Result<(), ProxyError> {
-        match self.store.seek(app, name, to).await? {
+    pub(crate) async fn seek(
+        self: &Arc<Self>,
+        app: &AppId,
+        token: &Secret,
+        name: &ConsumerName,
+        to: Start,
+    ) -> Result<(), ProxyError> {
+        let shared = self.registration_change(app, token).await?;
+        let name = name.clone();
+        let seek = async move |proxy: Arc<Self>, app: AppId| match proxy.store.seek(&app, &name, to).await? {
             Sought::Moved => Ok(()),
             Sought::NoSuchEvent => Err(ConsumerError::NoSuchStart.into()),
-        }
+        };
+        self.change_app(app, shared, seek).await
     }
 
     /// Opens a consumer for one websocket, from a position in the app's history on.

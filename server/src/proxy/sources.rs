@@ -59,13 +59,14 @@ impl Proxy {
             }
             Ok(is_new)
         };
-        self.change_sources(app, shared, put).await
+        self.change_app(app, shared, put).await
     }
 
-    /// Changes the sources of an app under its lock. A client or sender that disconnects cancels the wait for the lock, but not the
+    /// Changes the sources or consumers of an app under its lock: one change of an app at a time is in the store's queue, however
+    /// many its clients send. A client or sender that disconnects cancels the wait for the lock, but not the
     /// change, which is a task of its own: otherwise the lock would be released before the store has applied the change, and the
     /// next change would start from the sources before it, and restore them.
-    async fn change_sources<T, F>(
+    pub(super) async fn change_app<T, F>(
         self: &Arc<Self>,
         app: &AppId,
         shared: OwnedRwLockReadGuard<()>,
@@ -117,7 +118,7 @@ impl Proxy {
             }
             Ok(())
         };
-        self.change_sources(app, shared, delete).await
+        self.change_app(app, shared, delete).await
     }
 
     /// Ends the app's registration and deletes its events.
@@ -133,7 +134,7 @@ impl Proxy {
             }
             Ok(())
         };
-        self.change_sources(app, shared, unregister).await
+        self.change_app(app, shared, unregister).await
     }
 
     /// Returns the source that receives a request of this method. Without one the body is not even read. `name` is `None` if the hook's
@@ -237,7 +238,7 @@ impl Proxy {
             tracing::info!(%app, source = %name, "a handshake has set a secret of the source");
             Ok(())
         };
-        self.change_sources(app, shared, learn).await
+        self.change_app(app, shared, learn).await
     }
 }
 

@@ -135,6 +135,9 @@ impl Writer {
         if fixed(&settings) != fixed(&current) {
             return Ok(PutConsumer::Conflict);
         }
+        if settings == current {
+            return Ok(PutConsumer::Updated);
+        }
         self.database
             .transaction(|db| registry::update_consumer(db, consumer.id, app.id, name, &settings))?;
         consumer.cursor().set_max_attempts(settings.max_attempts);

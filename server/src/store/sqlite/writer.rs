@@ -76,6 +76,10 @@ impl Writer {
                     Command::Control(control, room) => {
                         self.control(control);
                         drop(room);
+                        if !self.scheduler.is_empty() {
+                            // Each of them is a transaction: without an end they would keep appends waiting.
+                            break;
+                        }
                     }
                     Command::Close(reply) => return self.close(reply),
                 }
