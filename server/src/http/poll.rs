@@ -16,10 +16,10 @@ use crate::coop::yield_task_if_due;
 /// The events are acknowledged once the whole answer was written to the socket, and not before.
 pub(super) async fn poll(app: &AppId, context: &Context, request: Request) -> Result<Response, ApiError> {
     let (request, _) = request.authorise(&context.proxy, app).await?;
-    if request.flag("tap")? {
-        // A client that wants a tap must not acknowledge events by mistake.
+    if request.flag("tap")? || request.since()?.is_some() {
+        // A client that wants a tap or history must not acknowledge events of the consumer by mistake.
         return Err(ApiError::bad_request(
-            "A tap is a websocket: request an upgrade, which a reverse proxy must forward.",
+            "\"tap\" and \"since\" need a websocket: request an upgrade, which a reverse proxy must forward.",
         ));
     }
     let max = request.count("max")?;

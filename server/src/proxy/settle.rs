@@ -34,7 +34,9 @@ impl Proxy {
             (extend.receipt, time.min(MAX_LEASE))
         });
         let none = Settlement::default;
-        let batches = batches(ack.into_iter(), |acks| Settlement { acks, ..none() })
+        // The first one finds out whether the consumer exists, also for a request without receipts.
+        let batches = std::iter::once(none())
+            .chain(batches(ack.into_iter(), |acks| Settlement { acks, ..none() }))
             .chain(batches(rejects, |rejects| Settlement { rejects, ..none() }))
             .chain(batches(releases, |releases| Settlement { releases, ..none() }))
             .chain(batches(extends, |extends| Settlement { extends, ..none() }));
