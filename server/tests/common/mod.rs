@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
 mod app;
+mod consumer;
 mod eventually;
 mod home;
 mod raw;
