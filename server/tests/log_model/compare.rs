@@ -288,17 +288,17 @@ fn compare_status(app: &mut model::App, status: &ConsumerStatus) -> Outcome<()> 
     let of_state = |cursor: &Cursor| {
         let leased = cursor.count(|state| matches!(state, State::Leased(_)));
         let dead = cursor.count(|state| *state == State::Dead);
-        (cursor.count(State::is_pending), cursor.pending_bytes(log), leased, dead)
+        (cursor.count(State::is_pending), cursor.pending_bytes(log), [leased, dead, cursor.dropped])
     };
     known.worlds.observe(|cursor| {
-        let (pending, bytes, leased, dead) = of_state(cursor);
+        let (pending, bytes, others) = of_state(cursor);
         let is_counted = status.pending.is_some() || !has_filter;
         let expected = is_counted.then_some((pending, bytes));
         let shown = status.pending.zip(status.pending_bytes);
-        if (shown, status.leased, status.dead) == (expected, leased, dead) {
+        if (shown, [status.leased, status.dead, status.dropped]) == (expected, others) {
             Ok(())
         } else {
-            Err(format!("{status:?}, the model {:?}", (pending, bytes, leased, dead)))
+            Err(format!("{status:?}, the model {:?}", (pending, bytes, others)))
         }
     })
 }

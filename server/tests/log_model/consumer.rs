@@ -14,6 +14,8 @@ pub(crate) type Place = usize;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cursor {
     pub(crate) events: BTreeMap<Place, Received>,
+    /// Events that retention removed before they were settled.
+    pub(crate) dropped: u64,
     /// The events of the log before this one are in `events`, if the consumer receives them.
     known: Place,
     /// The last leased event was a nacked one: a fresh one is next.
@@ -59,13 +61,13 @@ pub(crate) struct Request {
 impl Cursor {
     /// A consumer whose first event is this one.
     pub(crate) fn new(first: Place) -> Self {
-        Self { events: BTreeMap::new(), known: first, leased_nacked: false }
+        Self { events: BTreeMap::new(), dropped: 0, known: first, leased_nacked: false }
     }
 
     /// Learns the events that were appended.
     pub(crate) fn learn(&mut self, log: &[Logged], filter: Filter) {
         for (place, event) in log.iter().enumerate().skip(self.known) {
-            if filter.matches(event) {
+            if !event.is_removed && filter.matches(event) {
                 self.events.entry(place).or_insert(Received { state: State::Fresh, attempts: 0, replay: 0 });
             }
         }
@@ -184,6 +186,12 @@ impl Cursor {
         self.events.retain(|_, event| event.state == State::Dead);
         self.known = first;
         self.learn(log, filter);
+    }
+
+    /// Every event left the log. A dead one was not dropped.
+    pub(crate) fn remove_all(&mut self) {
+        self.dropped += self.count(State::is_pending);
+        self.events.clear();
     }
 
     /// Delivers an event once more, whether the filter lets it pass or not.

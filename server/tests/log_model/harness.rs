@@ -11,6 +11,7 @@ use std::{
 
 use futures_util::future::join_all;
 use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
+use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 use wwproxy_protocol::{AppId, ConsumerName, Secret, Source, SourceName, api::Receipt};
 use wwproxy_server::store::{
@@ -47,10 +48,13 @@ pub(crate) fn consumer(number: usize) -> ConsumerName {
     CONSUMERS[number].parse().unwrap()
 }
 
-async fn open(folder: &Path) -> SqliteStore {
+fn limits() -> Limits {
     let (max_pending_events, max_pending_bytes) = CAPACITY;
-    let limits = Limits { max_pending_events, max_pending_bytes, ..Limits::default() };
-    SqliteStore::open(folder, limits).await.unwrap()
+    Limits { max_pending_events, max_pending_bytes, ..Limits::default() }
+}
+
+async fn open(folder: &Path) -> SqliteStore {
+    SqliteStore::open(folder, limits()).await.unwrap()
 }
 
 impl Harness {
@@ -115,6 +119,7 @@ impl Harness {
                 self.settle(place, settling).await
             }
             Step::Restart => self.reopen(false).await,
+            Step::Expire => self.expire().await,
             Step::Crash => self.reopen(true).await,
         }
     }
@@ -300,6 +305,21 @@ impl Harness {
         Ok(())
     }
 
+    /// Opens the store without any retention, waits until all events are removed, and opens it as before.
+    async fn expire(&mut self) -> Outcome<()> {
+        self.store.close().await.unwrap();
+        let limits = Limits { retention: Duration::ZERO, ..limits() };
+        self.store = SqliteStore::open(self.folder.path(), limits).await.unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        while stored_events(self.folder.path()) > 0 {
+            prop_assert!(Instant::now() < deadline, "the events are not removed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.reopen(false).await?;
+        self.apps.iter_mut().for_each(model::App::remove_all);
+        Ok(())
+    }
+
     /// Waits until this time is over. The store and the test have the same clock.
     pub(crate) async fn wait_for(time: Instant) {
         while Instant::now() <= time {
@@ -314,6 +334,15 @@ fn registration() -> Registration {
     let shop = Arc::new(Source::watson_work(Secret::new("secret")));
     registration.sources.insert("shop".parse().unwrap(), Ok(shop));
     registration
+}
+
+/// The events of registered apps in the database.
+fn stored_events(folder: &Path) -> u32 {
+    let db =
+        Connection::open_with_flags(folder.join("log.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    db.busy_timeout(DEADLINE).unwrap();
+    let count = "SELECT count(*) FROM events JOIN apps USING(app_id) WHERE removed = 0";
+    db.query_row(count, [], |row| row.get(0)).unwrap()
 }
 
 /// Copies the files of a store that is open: what a killed process leaves.

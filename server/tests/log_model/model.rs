@@ -29,6 +29,7 @@ pub(crate) struct Logged {
     pub(crate) event_type: Option<&'static str>,
     pub(crate) source: &'static str,
     pub(crate) size: u64,
+    pub(crate) is_removed: bool,
 }
 
 #[derive(Debug)]
@@ -98,7 +99,7 @@ impl Logged {
         source: &'static str,
     ) -> Self {
         let size = (body.len() + event_type.map_or(0, str::len) + source.len() + FRAMING) as u64;
-        Self { id, body, event_type, source, size }
+        Self { id, body, event_type, source, size, is_removed: false }
     }
 
     /// When it was received, in milliseconds since 1970, as its id has it.
@@ -155,9 +156,17 @@ impl App {
         }
     }
 
-    /// The place of an event in the log.
+    /// Retention removed every event.
+    pub(crate) fn remove_all(&mut self) {
+        self.log.iter_mut().for_each(|event| event.is_removed = true);
+        for consumer in self.consumers.values_mut() {
+            consumer.worlds.change(Cursor::remove_all);
+        }
+    }
+
+    /// The place of a stored event in the log.
     pub(crate) fn find(&self, id: &EventId) -> Option<usize> {
-        self.log.iter().position(|event| event.id == *id)
+        self.log.iter().position(|event| event.id == *id && !event.is_removed)
     }
 
     /// The place of the first event that was received in this millisecond or later.

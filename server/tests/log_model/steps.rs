@@ -70,6 +70,8 @@ pub(crate) enum Step {
     },
     /// Closes the store and opens it again.
     Restart,
+    /// As a restart, but meanwhile retention removes every event.
+    Expire,
     /// Opens a copy of the files.
     Crash,
 }
@@ -186,6 +188,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (place(), 1..5usize).prop_map(|(place, max_events)| Step::DropLease { place, max_events }),
         14 => settle(),
         1 => Just(Step::Restart),
+        1 => Just(Step::Expire),
         2 => Just(Step::Crash),
     ]
 }
