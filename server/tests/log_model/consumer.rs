@@ -16,6 +16,8 @@ pub(crate) struct Cursor {
     pub(crate) events: BTreeMap<Place, Received>,
     /// Events that retention removed before they were settled.
     pub(crate) dropped: u64,
+    /// The position is before this event.
+    ahead: Place,
     /// The events of the log before this one are in `events`, if the consumer receives them.
     known: Place,
     /// The last leased event was a nacked one: a fresh one is next.
@@ -61,7 +63,7 @@ pub(crate) struct Request {
 impl Cursor {
     /// A consumer whose first event is this one.
     pub(crate) fn new(first: Place) -> Self {
-        Self { events: BTreeMap::new(), dropped: 0, known: first, leased_nacked: false }
+        Self { events: BTreeMap::new(), dropped: 0, ahead: first, known: first, leased_nacked: false }
     }
 
     /// Learns the events that were appended.
@@ -87,7 +89,7 @@ impl Cursor {
             let event = self.events.get_mut(&place).expect("it is next");
             match event.state {
                 State::Nacked(_) => self.leased_nacked = true,
-                State::Fresh => self.leased_nacked = false,
+                State::Fresh => (self.leased_nacked, self.ahead) = (false, place + 1),
                 _ => {}
             }
             event.state = State::Leased(Receipt::new(""));
@@ -184,7 +186,7 @@ impl Cursor {
     /// Moves to before this event: only dead events stay as they are.
     pub(crate) fn seek(&mut self, first: Place, log: &[Logged], filter: Filter) {
         self.events.retain(|_, event| event.state == State::Dead);
-        self.known = first;
+        (self.ahead, self.known) = (first, first);
         self.learn(log, filter);
     }
 
@@ -192,6 +194,17 @@ impl Cursor {
     pub(crate) fn remove_all(&mut self) {
         self.dropped += self.count(State::is_pending);
         self.events.clear();
+        self.ahead = self.known;
+    }
+
+    /// Whether the position has passed an event, and the consumer needs it no more.
+    pub(crate) fn has_settled(&self, place: Place) -> bool {
+        place < self.ahead && !self.needs(place)
+    }
+
+    /// Whether the event is not settled. A dead one is not.
+    pub(crate) fn needs(&self, place: Place) -> bool {
+        self.events.get(&place).is_some_and(|event| event.state != State::Settled)
     }
 
     /// Delivers an event once more, whether the filter lets it pass or not.

@@ -8,6 +8,7 @@ mod compare;
 mod consumer;
 mod harness;
 mod model;
+mod restart;
 mod settle;
 mod steps;
 mod worlds;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use wwproxy_protocol::{ConsumerSettings, EventId, Start};
 
 use crate::{
+    Outcome,
     consumer::{Cursor, State},
     worlds::Worlds,
 };
@@ -37,6 +38,9 @@ pub(crate) struct Consumer {
     pub(crate) filter: Filter,
     pub(crate) start: Start,
     pub(crate) max_attempts: u32,
+    /// The store may count too many pending events: removed ones that were after the position when it was set, until the consumer
+    /// reaches the end, and dead ones after it.
+    pub(crate) is_estimate: bool,
     /// How often events were replayed.
     pub(crate) replays: HashMap<usize, u32>,
     pub(crate) worlds: Worlds,
@@ -104,8 +108,12 @@ impl Logged {
 
     /// When it was received, in milliseconds since 1970, as its id has it.
     pub(crate) fn millis(&self) -> u64 {
-        let digits = self.id.as_str().replace('-', "");
-        u64::from_str_radix(&digits[..12], 16).unwrap()
+        u64::from_str_radix(&self.digits()[..12], 16).unwrap()
+    }
+
+    /// The hexadecimal digits of the id.
+    fn digits(&self) -> String {
+        self.id.as_str().replace('-', "")
     }
 }
 
@@ -135,7 +143,9 @@ impl App {
         first: usize,
     ) {
         let worlds = Worlds::new(Cursor::new(first));
-        let mut consumer = Consumer { filter, start, max_attempts, replays: HashMap::new(), worlds };
+        let is_estimate = self.log.iter().skip(first).any(|event| event.is_removed);
+        let mut consumer =
+            Consumer { filter, start, max_attempts, is_estimate, replays: HashMap::new(), worlds };
         consumer.worlds.change(|cursor| cursor.learn(&self.log, filter));
         self.consumers.insert(number, consumer);
     }
@@ -161,7 +171,34 @@ impl App {
         self.log.iter_mut().for_each(|event| event.is_removed = true);
         for consumer in self.consumers.values_mut() {
             consumer.worlds.change(Cursor::remove_all);
+            consumer.is_estimate = false;
         }
+    }
+
+    /// The ids of the events that no consumer needs, as hexadecimal digits.
+    pub(crate) fn settled(&self) -> Vec<String> {
+        let is_settled = |place: usize| {
+            let mut consumers = self.consumers.values();
+            consumers.all(|consumer| consumer.worlds.all(|cursor| cursor.has_settled(place)))
+        };
+        let settled = self.log.iter().enumerate().filter(|(place, _)| is_settled(*place));
+        settled.map(|(_, event)| event.digits()).collect()
+    }
+
+    /// Retention removed the events that are not stored. No consumer may need one of them.
+    pub(crate) fn remove_others(&mut self, stored: &HashSet<String>) -> Outcome<()> {
+        for (place, event) in self.log.iter_mut().enumerate() {
+            if !event.is_removed && !stored.contains(&event.digits()) {
+                event.is_removed = true;
+                for consumer in self.consumers.values_mut() {
+                    consumer.worlds.observe(|cursor| {
+                        let is_lost = cursor.needs(place);
+                        if is_lost { Err(format!("event {place} was removed unsettled")) } else { Ok(()) }
+                    })?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The place of a stored event in the log.

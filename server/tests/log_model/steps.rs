@@ -72,6 +72,10 @@ pub(crate) enum Step {
     Restart,
     /// As a restart, but meanwhile retention removes every event.
     Expire,
+    /// All consumers but one catch up. Then as a restart, but meanwhile retention removes what every consumer has settled.
+    RemoveSettled {
+        lagging: usize,
+    },
     /// Opens a copy of the files.
     Crash,
 }
@@ -189,6 +193,7 @@ fn step() -> impl Strategy<Value = Step> {
         14 => settle(),
         1 => Just(Step::Restart),
         1 => Just(Step::Expire),
+        1 => (0..CONSUMERS.len()).prop_map(|lagging| Step::RemoveSettled { lagging }),
         2 => Just(Step::Crash),
     ]
 }
