@@ -30,6 +30,30 @@ async fn half_a_store_is_refused() {
 }
 
 #[tokio::test]
+async fn a_store_whose_creation_was_cut_off_is_created() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("log.sqlite"), "").unwrap();
+    for _ in 0..2 {
+        let store = SqliteStore::open(folder.path(), Limits::default()).await.unwrap();
+        store.close().await.unwrap();
+        fs::remove_file(folder.path().join("high-water")).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_files_with_secrets_are_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let store = TestLog::new().await;
+    store.append(1).await;
+    for file in ["log.sqlite", "log.sqlite-wal"] {
+        let mode = fs::metadata(store.folder.path().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+}
+
+#[tokio::test]
 async fn a_store_of_the_former_engine_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     for file in ["events.redb", "events.journal"] {

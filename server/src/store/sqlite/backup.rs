@@ -1,12 +1,15 @@
 //! Backup: a copy of the database, made while the store is in use.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
 };
 
-use super::schema::{OTHER_CACHE_KIB, connect};
+use super::{
+    folder::create_private,
+    schema::{OTHER_CACHE_KIB, connect},
+};
 
 /// Why a backup failed.
 #[derive(Debug, thiserror::Error)]
@@ -23,11 +26,7 @@ pub(super) enum BackupError {
 /// written, the WAL of the store cannot begin anew.
 pub(super) fn backup(database: &Path, to: &Path) -> Result<(), BackupError> {
     let io = |error| BackupError::Io(to.to_owned(), error);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(to).map_err(io)?;
+    let file = create_private(to).map_err(io)?;
     let copied = copy(database, to).and_then(|()| file.sync_all().and_then(|()| sync_parent(to)).map_err(io));
     if copied.is_err() {
         // Half a backup is none. The error says more than that of removing it.

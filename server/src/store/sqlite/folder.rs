@@ -15,7 +15,7 @@ use super::{Seq, error::OpenError};
 pub(super) const DATABASE: &str = "log.sqlite";
 pub(super) const LOCK: &str = "lock";
 const BALLAST: &str = "ballast";
-const HIGH_WATER: &str = "high-water";
+pub(super) const HIGH_WATER: &str = "high-water";
 /// The files beside the database and its WAL.
 pub(super) const OTHERS: [&str; 2] = [BALLAST, HIGH_WATER];
 /// The files of the former engine.
@@ -57,7 +57,8 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Locks the folder and checks that it holds a whole store, or none. Returns whether the store is new.
+    /// Locks the folder and checks that it holds a whole store, or none. Returns whether the store is new, or its creation was cut off:
+    /// the high-water mark is written last.
     pub(super) fn open(path: &Path) -> Result<(Self, bool), OpenError> {
         let io = |error| OpenError::Io(path.to_owned(), error);
         fs::create_dir_all(path).map_err(io)?;
@@ -74,9 +75,12 @@ impl Folder {
         let (database, mark) = (folder.database().exists(), path.join(HIGH_WATER).exists());
         match (database, mark) {
             (true, true) => Ok((folder, false)),
-            (false, false) if !wal_of(&folder.database()).exists() => Ok((folder, true)),
+            (false, false) if !wal_of(&folder.database()).exists() => {
+                create_private(&folder.database()).map_err(io)?;
+                Ok((folder, true))
+            }
             (false, _) => Err(OpenError::Incomplete(path.to_owned(), DATABASE)),
-            (true, false) => Err(OpenError::Incomplete(path.to_owned(), HIGH_WATER)),
+            (true, false) => Ok((folder, true)),
         }
     }
 
@@ -158,4 +162,12 @@ impl Folder {
             seq.parse().ok().filter(|_| is_whole)
         }))
     }
+}
+
+/// Creates a file that only this user can read: it will contain secrets. SQLite gives its WAL the same mode.
+pub(super) fn create_private(file: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.write(true).create_new(true).open(file)
 }

@@ -19,9 +19,10 @@ use super::{
     Seq,
     app_log::{AppLog, Entry, Total},
     error::OpenError,
+    folder::HIGH_WATER,
     reader::entry,
     registry,
-    schema::{self, APPLICATION, VERSION},
+    schema::{self, APPLICATION, UNFINISHED, VERSION},
     state::App,
 };
 use crate::store::{Registration, stored_source};
@@ -43,10 +44,11 @@ pub(super) struct Loaded {
 /// Creates the tables of a new database, or checks those of an existing one.
 pub(super) fn prepare(db: &Connection, file: &Path, is_new: bool) -> Result<(), OpenError> {
     let unreadable = |error| OpenError::Unreadable(file.to_owned(), error);
-    if is_new {
-        return schema::create(db).map_err(unreadable);
-    }
+    let incomplete = || OpenError::Incomplete(file.parent().unwrap_or(file).to_owned(), HIGH_WATER);
     match schema::identify(db).map_err(unreadable)? {
+        (0, 0) if is_new => schema::create(db).map_err(unreadable),
+        (APPLICATION, UNFINISHED) => Err(incomplete()),
+        (APPLICATION, VERSION) if is_new && schema::is_used(db).map_err(unreadable)? => Err(incomplete()),
         (APPLICATION, VERSION) => Ok(()),
         (APPLICATION, version) => Err(OpenError::Version(file.to_owned(), version)),
         _ => Err(OpenError::Foreign(file.to_owned())),

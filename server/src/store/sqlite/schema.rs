@@ -6,6 +6,8 @@ use rusqlite::{Connection, OpenFlags};
 
 /// The version of the schema, in `PRAGMA user_version`.
 pub(super) const VERSION: i64 = 1;
+/// The version while the database is being recovered from another one.
+pub(super) const UNFINISHED: i64 = -1;
 /// Marks the database as a store of this program, in `PRAGMA application_id`: "wwpx".
 pub(super) const APPLICATION: i64 = 0x7777_7078;
 
@@ -85,6 +87,11 @@ pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
         "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT;"
     ))
+}
+
+/// Whether an app was ever registered in this database.
+pub(super) fn is_used(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT exists(SELECT 1 FROM apps)", [], |row| row.get(0))
 }
 
 /// Reads the application and the version of a database.

@@ -32,11 +32,11 @@ pub fn recover(from: &Path, to: &Path, report: &mut dyn Report) -> Result<Recove
     }
     let (folder, _) = Folder::open(to)?;
     let file = folder.database();
-    create_private(&file).map_err(failed)?;
     let db = schema::connect(&file, schema::WRITER_CACHE_KIB, true)?;
     // An interrupted recovery is begun anew, so nothing needs to be durable before its end.
     db.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;")?;
     schema::create(&db)?;
+    db.pragma_update(None, "user_version", schema::UNFINISHED)?;
     let mut recovery = Recovery {
         from: &from.db,
         to: &db,
@@ -49,18 +49,11 @@ pub fn recover(from: &Path, to: &Path, report: &mut dyn Report) -> Result<Recove
     recovery.copy_log()?;
     recover_consumers::copy_all(&mut recovery)?;
     let (done, last) = (recovery.done, last_seq(&db));
+    db.pragma_update(None, "user_version", schema::VERSION)?;
     db.execute_batch("COMMIT; PRAGMA journal_mode = WAL;")?;
     db.close().map_err(|(_, error)| error)?;
     File::open(&file).and_then(|file| file.sync_all()).map_err(failed)?;
     folder.write_high_water(last).map_err(failed)?;
     File::open(to).and_then(|folder| folder.sync_all()).map_err(failed)?;
     Ok(done)
-}
-
-/// Creates a file that only this user can read: it will contain secrets.
-fn create_private(file: &Path) -> io::Result<File> {
-    let mut options = fs::OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.write(true).create_new(true).open(file)
 }
