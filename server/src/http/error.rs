@@ -158,7 +158,7 @@ impl From<ProxyError> for ApiError {
                 Self::unavailable("The app's queue is full: send this again later, when its client has acknowledged some events.")
             }
             ProxyError::UnreadableSource(_) => Self::unavailable(
-                "The stored source is not valid for this version of the server: its owner must register it again.",
+                "The stored source cannot be read by this server: register the source again, or delete it.",
             ),
             ProxyError::SourceChanged => Self::unavailable(
                 "The source of this webhook was replaced while the webhook was verified: send it again.",

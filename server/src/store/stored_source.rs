@@ -14,7 +14,7 @@ pub type StoredSource = Result<Arc<Source>, UnreadableSource>;
 
 /// A stored source that this server cannot read. It receives nothing until it is replaced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the stored source {reason}")]
+#[error("the stored source {reason}; register the source again, or delete it")]
 pub struct UnreadableSource {
     /// The settings as they are stored, with the secrets.
     settings: Secret,
@@ -56,7 +56,7 @@ pub(super) fn encode(source: &StoredSource) -> Zeroizing<String> {
 pub(super) fn log_unreadable(app: &AppId, registration: &Registration) {
     for (source, stored) in &registration.sources {
         if let Err(error) = stored {
-            tracing::error!(%app, %source, %error, "a stored source is skipped: register it again, or delete it");
+            tracing::error!(%app, %source, %error, "a stored source is skipped");
         }
     }
 }
