@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use proptest::{prop_assert, prop_assert_eq, sample::Index, test_runner::TestCaseError};
-use wwproxy_protocol::{ConsumerSettings, Start, api::Receipt};
+use wwproxy_protocol::{ConsumerSettings, EventId, Start, api::Receipt};
 use wwproxy_server::store::log::{
     ConsumerStatus, PutConsumer, Reject, Release, Replayed, Settlement, Sought, Store, StoreError,
 };
@@ -94,9 +94,14 @@ impl Harness {
         Ok(())
     }
 
+    /// The id of an event of an app, or of the other one.
+    pub(crate) fn id(&self, app: usize, event: Index, of_other: bool) -> EventId {
+        let log = &self.apps[if of_other { 1 - app } else { app }].log;
+        if log.is_empty() { "none".parse().unwrap() } else { event.get(log).id.clone() }
+    }
+
     pub(crate) async fn replay(&mut self, place: Place, event: Index, of_other: bool) -> Outcome<()> {
-        let log = &self.apps[if of_other { 1 - place.app } else { place.app }].log;
-        let id = if log.is_empty() { "none".parse().unwrap() } else { event.get(log).id.clone() };
+        let id = self.id(place.app, event, of_other);
         let name = consumer(place.consumer);
         let replayed = match self.store.replay(&self.names[place.app], &name, &id).await {
             Err(StoreError::NoConsumer(missing)) => {
@@ -242,6 +247,7 @@ impl Harness {
             prop_assert!(Instant::now() < deadline, "the pending events of a filter were not counted");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        self.compare_history().await?;
         self.compare().await
     }
 

@@ -190,6 +190,11 @@ impl Cursor {
         self.learn(log, filter);
     }
 
+    /// A client deleted an event, which is not dropped.
+    pub(crate) fn delete(&mut self, place: Place) {
+        self.events.remove(&place);
+    }
+
     /// Every event left the log. A dead one was not dropped.
     pub(crate) fn remove_all(&mut self) {
         self.dropped += self.count(State::is_pending);

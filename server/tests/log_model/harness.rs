@@ -106,6 +106,8 @@ impl Harness {
             }
             Step::DeleteConsumer { place } => self.delete_consumer(place).await,
             Step::Replay { place, event, of_other } => self.replay(place, event, of_other).await,
+            Step::History => self.compare_history().await,
+            Step::DeleteEvent { app, event, of_other } => self.delete_event(app, event, of_other).await,
             Step::Seek { place, to } => self.seek(place, &to).await,
             Step::Lease { place, max_events, max_bytes, expires } => {
                 let max_bytes = max_bytes.unwrap_or(u64::MAX);

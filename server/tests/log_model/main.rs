@@ -7,6 +7,7 @@
 mod compare;
 mod consumer;
 mod harness;
+mod history;
 mod model;
 mod restart;
 mod settle;

@@ -44,6 +44,14 @@ pub(crate) enum Step {
         /// An event of the other app.
         of_other: bool,
     },
+    /// Lists the stored events, which makes the outcomes of settled ones durable.
+    History,
+    DeleteEvent {
+        app: usize,
+        event: Index,
+        /// An event of the other app.
+        of_other: bool,
+    },
     Seek {
         place: Place,
         to: StartStep,
@@ -185,6 +193,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => place().prop_map(|place| Step::DeleteConsumer { place }),
         4 => (place(), any::<Index>(), prop::bool::weighted(0.1))
             .prop_map(|(place, event, of_other)| Step::Replay { place, event, of_other }),
+        2 => Just(Step::History),
+        2 => (app(), any::<Index>(), prop::bool::weighted(0.1))
+            .prop_map(|(app, event, of_other)| Step::DeleteEvent { app, event, of_other }),
         2 => (place(), start()).prop_map(|(place, to)| Step::Seek { place, to }),
         14 => lease.prop_map(|(place, max_events, max_bytes, expires)| {
             Step::Lease { place, max_events, max_bytes, expires }
