@@ -114,14 +114,28 @@ impl SqliteStore {
             }
             Ok(db)
         };
-        let mut db = connect(schema::WRITER_CACHE_KIB, is_new).map_err(unreadable)?;
+        let mut db = connect(schema::WRITER_CACHE_KIB, is_new)
+            .or_else(|error| {
+                // On a full disk the ballast is the room for SQLite's shared memory.
+                folder.release_ballast().map_err(|_| error)?;
+                connect(schema::WRITER_CACHE_KIB, is_new)
+            })
+            .map_err(unreadable)?;
         load::prepare(&db, &file, is_new)?;
+        // After a failed fsync and a kill the WAL may have commits in the page cache only. A checkpoint makes them durable, before others
+        // are appended to them. It fails on a full disk, and then runs later.
+        if let Err(error) = checkpoint::checkpoint(&db, "TRUNCATE") {
+            tracing::warn!(%error, "the WAL could not be checkpointed");
+        }
         let Loaded { apps, ended, damaged, unindexed, last_seq, last_id } = load::load(&db, &file)?;
         let recent =
             Recent::load(&db, limits.dedupe_window, micros(SystemTime::now())).map_err(unreadable)?;
         let io = |error| OpenError::Io(folder.path().to_owned(), error);
         let last_seq = if is_new { last_seq } else { check_high_water(&folder, last_seq).map_err(io)? };
         folder.write_high_water(last_seq).map_err(io)?;
+        if is_new {
+            folder.end_creation().map_err(io)?;
+        }
         if !folder.is_temporary()
             && let Err(error) = folder.write_ballast()
         {

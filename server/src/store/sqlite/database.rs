@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use super::{Seq, checkpoint::Checkpointer, checkpoint::checkpoint, folder::Folder, state::Shared};
 use crate::store::log::{Health, StoreError};
 
-/// How often the high-water mark is written, and how often a full disk is tried again.
+/// How often a disk that is full or fails is tried again.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Free pages that stay in the database, for new events: 1 MiB.
@@ -26,8 +26,8 @@ pub(super) struct Database {
     folder: Folder,
     checkpointer: Checkpointer,
     high_water: Seq,
-    high_water_at: Instant,
-    ballast_at: Instant,
+    /// When the disk was last tried, while it is full or fails.
+    tried_at: Instant,
 }
 
 impl Database {
@@ -38,8 +38,7 @@ impl Database {
         checkpointer: Checkpointer,
         last_seq: Seq,
     ) -> Self {
-        let now = Instant::now();
-        Self { shared, db, folder, checkpointer, high_water: last_seq, high_water_at: now, ballast_at: now }
+        Self { shared, db, folder, checkpointer, high_water: last_seq, tried_at: Instant::now() }
     }
 
     /// Runs a transaction. A failure changes nothing in the database, and the disk's health says so.
@@ -47,17 +46,22 @@ impl Database {
         &mut self,
         write: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        match run(&self.db, write) {
+        self.shared.health.begin();
+        let written = run(&self.db, write);
+        if written.is_ok() {
+            self.checkpointer.after_commit(&self.db);
+        }
+        self.shared.health.end();
+        match written {
             Ok(value) => {
                 self.shared.health.succeeded();
-                self.checkpointer.after_commit(&self.db);
                 Ok(value)
             }
             Err(error) => {
+                self.tried_at = Instant::now();
                 self.shared.health.failed(&error);
                 Err(match self.shared.health.get() {
                     Health::Full => {
-                        self.ballast_at = Instant::now();
                         // It may be gone already.
                         let _ = self.folder.release_ballast();
                         StoreError::Unavailable("the disk is full")
@@ -74,10 +78,10 @@ impl Database {
             return true;
         }
         let now = Instant::now();
-        if now < self.ballast_at + PERIOD {
+        if now < self.tried_at + PERIOD {
             return false;
         }
-        self.ballast_at = now;
+        self.tried_at = now;
         if self.folder.write_ballast().is_err() {
             return false;
         }
@@ -103,10 +107,28 @@ impl Database {
         })
     }
 
-    /// Writes the high-water mark now and then.
-    pub(super) fn mark(&mut self, last_seq: Seq, now: Instant) {
-        if self.high_water < last_seq && now >= self.high_water_at + PERIOD {
-            self.high_water_at = now;
+    /// When [`Self::probe`] is due: never while the disk works.
+    pub(super) fn probe_at(&self) -> Option<Instant> {
+        matches!(self.shared.health.get(), Health::Full | Health::Failing(_))
+            .then_some(self.tried_at + PERIOD)
+    }
+
+    /// Tries a disk that is full or fails, so that the store becomes ready without an append.
+    pub(super) fn probe(&mut self) {
+        if self.probe_at().is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        if self.shared.health.is_full() {
+            self.has_room();
+        } else {
+            // The outcome is in the disk's health.
+            let _ = self.transaction(|db| db.execute("UPDATE watermark SET seq = seq", []));
+        }
+    }
+
+    /// Writes the high-water mark, after each commit: a damaged WAL must not lose commits in silence.
+    pub(super) fn mark(&mut self, last_seq: Seq) {
+        if self.high_water < last_seq {
             match self.folder.write_high_water(last_seq) {
                 Ok(()) => self.high_water = last_seq,
                 Err(error) => tracing::debug!(%error, "the high-water mark was not written"),

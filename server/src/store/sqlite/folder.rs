@@ -140,6 +140,12 @@ impl Folder {
         fs::remove_file(self.path.join(BALLAST))
     }
 
+    /// Makes the high-water mark durable: without it a power cut would leave half a store.
+    pub(super) fn end_creation(&self) -> io::Result<()> {
+        File::open(self.path.join(HIGH_WATER))?.sync_all()?;
+        File::open(&self.path)?.sync_all()
+    }
+
     /// Records that the database had this seq committed. Not synced: an older mark misses less, but is never wrong.
     pub(super) fn write_high_water(&self, seq: Seq) -> io::Result<()> {
         let mark = format!("{seq} {:016x}\n", Hasher::oneshot(seq.to_string().as_bytes()));

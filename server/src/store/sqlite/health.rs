@@ -1,32 +1,53 @@
 //! The state of the disk, in one place.
 
+use std::time::{Duration, Instant};
+
 use parking_lot::Mutex;
 use rusqlite::{Error, ErrorCode};
 
 use crate::store::log::Health;
 
+/// A commit that takes longer means that the disk hangs.
+const MAX_COMMIT: Duration = Duration::from_secs(2);
+
 /// The state of the disk. The writer changes it with every transaction, readers if they find damage.
 #[derive(Debug)]
-pub(super) struct DiskHealth(Mutex<Health>);
+pub(super) struct DiskHealth {
+    state: Mutex<Health>,
+    /// When the transaction under way began.
+    began: Mutex<Option<Instant>>,
+}
 
 impl Default for DiskHealth {
     fn default() -> Self {
-        Self(Mutex::new(Health::Ready))
+        Self { state: Mutex::new(Health::Ready), began: Mutex::default() }
     }
 }
 
 impl DiskHealth {
     pub(super) fn get(&self) -> Health {
-        self.0.lock().clone()
+        let state = self.state.lock().clone();
+        let hangs = self.began.lock().is_some_and(|began| began.elapsed() > MAX_COMMIT);
+        if hangs && state == Health::Ready { Health::Failing("a commit hangs".to_owned()) } else { state }
+    }
+
+    /// A transaction begins.
+    pub(super) fn begin(&self) {
+        *self.began.lock() = Some(Instant::now());
+    }
+
+    /// The transaction ended.
+    pub(super) fn end(&self) {
+        *self.began.lock() = None;
     }
 
     pub(super) fn is_full(&self) -> bool {
-        *self.0.lock() == Health::Full
+        *self.state.lock() == Health::Full
     }
 
     /// A transaction was committed.
     pub(super) fn succeeded(&self) {
-        let mut health = self.0.lock();
+        let mut health = self.state.lock();
         if matches!(*health, Health::Failing(_)) {
             tracing::info!("the store writes again");
             *health = Health::Ready;
@@ -35,7 +56,7 @@ impl DiskHealth {
 
     /// The disk has room again, ballast included.
     pub(super) fn has_room(&self) {
-        let mut health = self.0.lock();
+        let mut health = self.state.lock();
         if *health == Health::Full {
             tracing::info!("the disk has room again: the store accepts events");
             *health = Health::Ready;
@@ -44,7 +65,7 @@ impl DiskHealth {
 
     /// A transaction failed.
     pub(super) fn failed(&self, error: &Error) {
-        let mut health = self.0.lock();
+        let mut health = self.state.lock();
         let new = match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Health::Full,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Health::Damaged(error.to_string()),

@@ -18,6 +18,9 @@ use super::{
 };
 use crate::store::log::{Delivery, Lease, StoreError};
 
+/// An event that cannot be read is quarantined at this attempt: a failed read may be transient.
+const MAX_READS: u32 = 3;
+
 /// Leases events of a consumer, and waits for the first one.
 pub(super) async fn lease(
     shared: &Arc<Shared>,
@@ -149,6 +152,15 @@ impl<'a> LeaseGuard<'a> {
         let is_missing = match read {
             Read::Event(event) => return Some(event),
             Read::Missing => true,
+            Read::Failed(error) if leased.attempt < MAX_READS => {
+                // It stays leased, so that others are delivered first.
+                tracing::error!(%error, seq = leased.seq, "an event cannot be read, and is tried again when its lease expires");
+                return None;
+            }
+            Read::Failed(error) => {
+                tracing::error!(%error, seq = leased.seq, "an event cannot be read: it is dead, and others are delivered");
+                false
+            }
             Read::Damaged(damaged) => {
                 tracing::error!(error = %damaged, "a damaged event is quarantined: it is dead, and others are delivered");
                 false

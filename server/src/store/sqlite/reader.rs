@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row};
 use uuid::Uuid;
 use wwproxy_protocol::{Event, EventId};
 
@@ -42,6 +42,8 @@ pub(super) enum Read {
     /// The event is not in the database any more.
     Missing,
     Damaged(DamagedRecord),
+    /// Its pages cannot be read, now or ever.
+    Failed(rusqlite::Error),
 }
 
 impl Readers {
@@ -108,8 +110,11 @@ impl Shared {
             let read = self.readers.read(|db| {
                 let mut rows = Vec::new();
                 for seq in &seqs[events.len()..] {
-                    rows.push(read_event(db, app_id, *seq)?);
-                    if started.elapsed() > MAX_READ / 4 {
+                    let read = self.read_event(db, app_id, *seq)?;
+                    // After a failure the next event is read in a new transaction.
+                    let is_failed = matches!(read, Read::Failed(_));
+                    rows.push(read);
+                    if is_failed || started.elapsed() > MAX_READ / 4 {
                         break;
                     }
                 }
@@ -130,6 +135,17 @@ impl Shared {
             .query_row((seq.cast_signed(), app_id, id.as_bytes().as_slice()), entry)
             .optional()
         }))
+    }
+
+    /// Reads one event. What is wrong with its pages does not hinder others. SQLite reports a failed read as damage.
+    fn read_event(&self, db: &Connection, app_id: i64, seq: Seq) -> rusqlite::Result<Read> {
+        read_event(db, app_id, seq).or_else(|error| {
+            self.health.read_failed(&error);
+            match error.sqlite_error_code() {
+                Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt) => Ok(Read::Failed(error)),
+                _ => Err(error),
+            }
+        })
     }
 
     /// Reports damage that a read found.

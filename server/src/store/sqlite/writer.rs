@@ -87,12 +87,14 @@ impl Writer {
             }
             self.commit_next();
             self.retain(self.scheduler.is_empty());
+            self.database.probe();
         }
     }
 
-    /// Waits for a command, or until it is time for a flush or for retention.
+    /// Waits for a command, or until it is time for a flush, for retention or to try the disk again.
     fn wait(&self, commands: &mpsc::Receiver<Command>) -> Option<Command> {
-        let at = self.flush_at.map_or(self.retention.due, |flush_at| flush_at.min(self.retention.due));
+        let others = [self.flush_at, self.database.probe_at()];
+        let at = others.into_iter().flatten().fold(self.retention.due, Instant::min);
         // The shared state has a sender, so that the channel is never disconnected.
         commands.recv_timeout(at.saturating_duration_since(Instant::now())).ok()
     }
@@ -117,7 +119,7 @@ impl Writer {
             self.flush_at = self.flush_at.or_else(|| Some(now + FLUSH));
         }
         self.scheduler.committed(now.elapsed());
-        self.database.mark(self.last_seq, now);
+        self.database.mark(self.last_seq);
     }
 
     /// Commits what waits and closes the database. The lock on the folder is released before the answer.
