@@ -41,12 +41,17 @@ impl Server {
     }
 
     /// Runs the command, and waits until the server listens.
-    pub(crate) fn launch(home: Arc<Home>, mut command: Command) -> Self {
+    pub(crate) fn launch(home: Arc<Home>, command: Command) -> Self {
+        Self::try_launch(home, command).unwrap_or_else(|log| panic!("the server does not listen: {log}"))
+    }
+
+    /// Runs the command, and waits until the server listens. `Err` is its log, if it ended before.
+    pub(crate) fn try_launch(home: Arc<Home>, mut command: Command) -> Result<Self, String> {
         let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = piped.spawn().unwrap();
         let log = Arc::<Mutex<String>>::default();
         let (stderr, lines) = (child.stderr.take().unwrap(), Arc::clone(&log));
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line).into_owned();
                 lines.lock().unwrap().push_str(&(line + "\n"));
@@ -56,9 +61,13 @@ impl Server {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
         let greeting = greeting.trim_end().to_owned();
         let Some(address) = address(&greeting) else {
-            panic!("no address in {greeting:?}; the log: {}", log.lock().unwrap())
+            // It ends, or has ended.
+            child.kill().unwrap();
+            child.wait().unwrap();
+            reader.join().unwrap();
+            return Err(std::mem::take(&mut *log.lock().unwrap()));
         };
-        Self { address, greeting, child, home, http: http_client(), log }
+        Ok(Self { address, greeting, child, home, http: http_client(), log })
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

@@ -65,8 +65,9 @@ impl Workload {
         address: watch::Receiver<String>,
         stored: Arc<Notify>,
         stopping: Arc<AtomicBool>,
+        consumers: &[&str],
     ) -> Self {
-        let ledger = Mutex::new(Ledger::new(&app.id));
+        let ledger = Mutex::new(Ledger::new(&app.id, consumers));
         Self { app, address, ledger, stored, stopping, next: AtomicU32::new(0) }
     }
 
@@ -79,15 +80,24 @@ impl Workload {
         self.client().app()
     }
 
-    pub(crate) fn deliver(&self, id: &str, body: &[u8]) -> EventKey {
-        self.ledger().deliver(id, body).0
+    /// Records a delivery that is also an acknowledgement.
+    pub(crate) fn deliver(&self, consumer: &str, id: &str, body: &[u8]) -> EventKey {
+        let mut ledger = self.ledger();
+        let (key, _) = ledger.deliver(consumer, id, body);
+        ledger.settle(consumer, key);
+        key
     }
 
     /// Like `deliver`, but returns `None` for the first delivery of every tenth event, which the client does not
     /// acknowledge so that it is redelivered.
-    fn deliver_unless_skipped(&self, id: &str, body: &[u8]) -> Option<EventKey> {
-        let (key, is_first) = self.ledger().deliver(id, body);
-        (!is_first || !key.n.is_multiple_of(10)).then_some(key)
+    fn deliver_unless_skipped(&self, consumer: &str, id: &str, body: &[u8]) -> Option<EventKey> {
+        let mut ledger = self.ledger();
+        let (key, is_first) = ledger.deliver(consumer, id, body);
+        let is_settled = !is_first || !key.n.is_multiple_of(10);
+        if is_settled {
+            ledger.settle(consumer, key);
+        }
+        is_settled.then_some(key)
     }
 
     fn client(&self) -> RetryingClient<'_> {
@@ -107,15 +117,15 @@ impl Workload {
     }
 
     /// Receives events and acknowledges most of them until the test stops.
-    pub(crate) async fn receive(&self, mode: ReceiveMode) {
+    pub(crate) async fn receive(&self, mode: ReceiveMode, consumer: &str) {
         let mut client = self.client();
         while !self.is_stopping() {
             let app = client.app();
             let received = match mode {
-                ReceiveMode::Lease => lease(self, &app).await,
-                ReceiveMode::Poll => poll(self, &app).await,
-                ReceiveMode::Legacy => listen(self, &app, false).await,
-                ReceiveMode::V2 => listen(self, &app, true).await,
+                ReceiveMode::Lease => lease(self, &app, consumer).await,
+                ReceiveMode::Poll => poll(self, &app, consumer).await,
+                ReceiveMode::Legacy => listen(self, &app, consumer, false).await,
+                ReceiveMode::V2 => listen(self, &app, consumer, true).await,
             };
             if received.is_none() && !self.is_stopping() {
                 client.wait_for_restart().await;
@@ -131,7 +141,7 @@ impl Workload {
             client.retry_until_success(|app| app.request(Method::PUT, "").json(&registration)).await;
             for _ in 0..random.below(60) {
                 client.post(epoch, 0).await;
-                if random.one_in(10) && lease(self, &client.app()).await.is_none() {
+                if random.one_in(10) && lease(self, &client.app(), "default").await.is_none() {
                     client.wait_for_restart().await;
                 }
             }
@@ -179,45 +189,51 @@ impl RetryingClient<'_> {
 }
 
 /// Leases events and acknowledges most of them. Returns `None` if a request fails.
-async fn lease(workload: &Workload, app: &App) -> Option<()> {
-    let request = json!({"max": 50, "wait_ms": 100});
+async fn lease(workload: &Workload, app: &App, consumer: &str) -> Option<()> {
+    let request = json!({"consumer": consumer, "max": 50, "waitMs": 100});
     let response = app.request(Method::POST, "/lease").json(&request).send().await.ok()?;
     let response = response.error_for_status().ok()?.text().await.ok()?;
     let mut receipts: Vec<Receipt> = Vec::new();
     let mut keys = Vec::new();
     for event in api::decode_lease(&response).unwrap().events {
-        if let Some(key) = workload.deliver_unless_skipped(event.id.as_str(), &event.body) {
+        if let Some(key) = workload.deliver_unless_skipped(consumer, event.id.as_str(), &event.body) {
             receipts.push(event.receipt);
             keys.push(key);
         }
     }
-    let settled = app.request(Method::POST, "/ack").json(&json!({"ack": receipts})).send().await.ok()?;
+    let settled = app
+        .request(Method::POST, "/ack")
+        .json(&json!({"consumer": consumer, "ack": receipts}))
+        .send()
+        .await
+        .ok()?;
     let settled: Value = settled.error_for_status().ok()?.json().await.ok()?;
     if settled["stale"] == json!([]) {
-        workload.ledger().ack(keys);
+        workload.ledger().ack(consumer, keys);
     }
     Some(())
 }
 
 /// Receives available events with `GET`, which also acknowledges them.
-async fn poll(workload: &Workload, app: &App) -> Option<()> {
-    let response = app.request(Method::GET, "?max=50").send().await.ok()?;
+async fn poll(workload: &Workload, app: &App, consumer: &str) -> Option<()> {
+    let response = app.request(Method::GET, &format!("?max=50&consumer={consumer}")).send().await.ok()?;
     let response = response.error_for_status().ok()?.text().await.ok()?;
     let events = api::decode_poll(&response).unwrap();
-    let keys: Vec<_> = events.iter().map(|(id, body)| workload.deliver(id.as_str(), body)).collect();
+    let keys: Vec<_> =
+        events.iter().map(|(id, body)| workload.deliver(consumer, id.as_str(), body)).collect();
     if keys.is_empty() {
         // The poll returns at once if there are no events.
         sleep(Duration::from_millis(10)).await;
     }
-    workload.ledger().ack(keys);
+    workload.ledger().ack(consumer, keys);
     Some(())
 }
 
 /// Listens until the connection ends, and acknowledges most events. The ledger records an acknowledgement when the server
 /// has answered a ping that was sent after it.
-async fn listen(workload: &Workload, app: &App, v2: bool) -> Option<()> {
+async fn listen(workload: &Workload, app: &App, consumer: &str, v2: bool) -> Option<()> {
     let protocol = v2.then_some(api::SUBPROTOCOL_V2);
-    let request = upgrade(&app.address, &app.path(""), &app.token, protocol);
+    let request = upgrade(&app.address, &app.path(&format!("?consumer={consumer}")), &app.token, protocol);
     let stream = TcpStream::connect(&app.address).await.ok()?;
     let (mut socket, _) = client_async(request, stream).await.ok()?;
     let (mut sent, mut confirming) = (Vec::new(), Vec::new());
@@ -226,12 +242,12 @@ async fn listen(workload: &Workload, app: &App, v2: bool) -> Option<()> {
         match message?.ok()? {
             Message::Text(text) => {
                 let Some((id, body)) = event(&text) else { continue };
-                if let Some(key) = workload.deliver_unless_skipped(id.as_str(), body.as_bytes()) {
+                if let Some(key) = workload.deliver_unless_skipped(consumer, id.as_str(), body.as_bytes()) {
                     socket.feed(Message::text(ClientMessage::ack(&[id]))).await.ok()?;
                     sent.push(key);
                 }
             }
-            Message::Pong(_) => workload.ledger().ack(std::mem::take(&mut confirming)),
+            Message::Pong(_) => workload.ledger().ack(consumer, std::mem::take(&mut confirming)),
             Message::Close(_) => return None,
             _ => {}
         }

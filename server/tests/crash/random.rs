@@ -24,6 +24,11 @@ impl Random {
         self.next() % end
     }
 
+    /// One of the items.
+    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[usize::try_from(self.below(items.len() as u64)).unwrap()]
+    }
+
     /// True with probability 1 in `cases`.
     pub(crate) fn one_in(&mut self, cases: u64) -> bool {
         self.below(cases) == 0
