@@ -98,6 +98,7 @@ impl History<'_> {
             Read::Event(event) => event,
             Read::Missing => return Ok(None),
             Read::Damaged(damaged) => return Err(StoreError::engine(damaged)),
+            Read::Failed(error) => return Err(StoreError::engine(error)),
         };
         let seq = entry.seq;
         let Some((_, summary)) = self.with_states(&app, vec![(entry, summary)]).await?.pop() else {
