@@ -25,10 +25,13 @@ mod flush;
 mod folder;
 mod health;
 mod history;
+mod idle;
 mod index;
 mod lease;
 mod load;
 pub mod maintenance;
+mod overflow;
+mod purge;
 mod reader;
 mod record;
 mod registry;
@@ -158,6 +161,7 @@ impl SqliteStore {
             index,
             recent,
         );
+        writer.apply_overflows();
         checkpoint::spawn("store", move || writer.run(&receiver)).map_err(OpenError::Thread)?;
         Ok(Self { shared, commands: Commands::new(sender) })
     }
@@ -235,16 +239,18 @@ impl Store for SqliteStore {
     fn consumers<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Vec<ConsumerStatus>> {
         Box::pin(async move {
             let Some(app) = self.shared.app(app) else { return Ok(Vec::new()) };
-            let consumers = app.consumers.read();
+            let consumers = app.consumers.read().clone();
             let mut statuses = Vec::with_capacity(consumers.len());
-            for (name, consumer) in &*consumers {
+            for (name, consumer) in &consumers {
                 let status = app.status(name, consumer);
                 if status.pending.is_none() {
                     count::spawn(&self.shared, &app, consumer);
                 }
                 statuses.push(status);
             }
-            Ok(statuses)
+            let shared = Arc::clone(&self.shared);
+            let read = move || shared.read_ages(&app, &consumers, &mut statuses).map(|()| statuses);
+            tokio::task::spawn_blocking(read).await.map_err(StoreError::engine)?
         })
     }
 

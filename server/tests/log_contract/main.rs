@@ -15,6 +15,7 @@ mod ephemeral;
 mod eventually;
 mod fixture;
 mod history;
+mod lifecycle;
 mod limits;
 mod memory;
 mod opening;

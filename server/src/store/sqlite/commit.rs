@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use rusqlite::Connection;
 use uuid::Uuid;
-use wwproxy_protocol::{AppId, ConsumerName, Event};
+use wwproxy_protocol::{AppId, ConsumerName, Event, Overflow};
 
 use super::{
     Seq,
@@ -15,12 +15,13 @@ use super::{
     commands::{Append, Reply, answer},
     dedupe::NewKeys,
     flush::Flush,
+    overflow::{is_over, of_default},
     record::{Fields, encode_head, event_id, from_micros, micros},
-    state::App,
+    state::{App, Shared},
     writer::Writer,
 };
 use crate::store::{
-    NewEvent,
+    Limits, NewEvent,
     log::{Appended, StoreError},
 };
 
@@ -52,6 +53,7 @@ struct Growth {
     app: Arc<App>,
     /// What the consumer `default` has not settled, this batch included.
     unsettled: Total,
+    overflow: Overflow,
     /// The running total of the app.
     total: Total,
     entries: Vec<Entry>,
@@ -142,7 +144,7 @@ impl Writer {
         let growth = match batch.apps.get_mut(&app) {
             Some(growth) => growth,
             None => match self.shared.app(&app) {
-                Some(found) => batch.apps.entry(app).or_insert_with(|| Growth::new(found)),
+                Some(found) => batch.apps.entry(app).or_insert_with(|| Growth::new(found, &self.limits)),
                 None => return batch.outcomes.push((reply, Appended::SourceChanged)),
             },
         };
@@ -157,8 +159,7 @@ impl Writer {
         }
         let size = event_size(&event);
         let unsettled = growth.unsettled.plus(size);
-        if unsettled.count > self.limits.max_pending_events || unsettled.bytes > self.limits.max_pending_bytes
-        {
+        if growth.overflow == Overflow::Reject && is_over(&self.limits, unsettled) {
             return batch.outcomes.push((reply, Appended::Full));
         }
         growth.unsettled = unsettled;
@@ -198,11 +199,7 @@ impl Writer {
         self.shared.ring.extend(events);
         for growth in batch.apps.values_mut() {
             let entries = std::mem::take(&mut growth.entries);
-            let mut log = growth.app.log.lock();
-            for entry in &entries {
-                log.push(entry.clone());
-            }
-            drop(log);
+            growth.push(&self.shared, &entries);
             let consumers = growth.app.all_consumers();
             for consumer in consumers {
                 let mut matching = entries.iter().filter(|entry| consumer.filter.matches(entry)).peekable();
@@ -214,6 +211,9 @@ impl Writer {
                     matching.for_each(|entry| cursor.appended(entry.seq, entry.size));
                 }
                 consumer.arrived.notify_one();
+            }
+            if growth.overflow == Overflow::DropOldest {
+                self.apply_overflow(&growth.app);
             }
         }
     }
@@ -233,11 +233,30 @@ impl Batch {
 }
 
 impl Growth {
-    fn new(app: Arc<App>) -> Self {
-        let default = app.consumers.read().get(&ConsumerName::default()).map(Arc::clone);
+    fn new(app: Arc<App>, limits: &Limits) -> Self {
+        let (default, overflow) = of_default(&app, limits).unzip();
         let unsettled = default.map_or_else(Total::default, |default| app.unsettled(&default));
         let total = app.log.lock().total;
-        Self { app, unsettled, total, entries: Vec::new() }
+        let overflow = overflow.unwrap_or(Overflow::Reject);
+        Self { app, unsettled, overflow, total, entries: Vec::new() }
+    }
+
+    /// Adds the committed entries to the log. A switched off `default` moves over them before a lease can see them.
+    fn push(&self, shared: &Shared, entries: &[Entry]) {
+        let push = || {
+            let mut log = self.app.log.lock();
+            for entry in entries {
+                log.push(entry.clone());
+            }
+            log.total
+        };
+        let default = self.app.consumers.read().get(&ConsumerName::default()).map(Arc::clone);
+        match (default.filter(|_| self.overflow == Overflow::Off), entries.last()) {
+            (Some(default), Some(last)) => {
+                shared.update(&default, |cursor| cursor.pass_all(last.seq, push()));
+            }
+            _ => drop(push()),
+        }
     }
 }
 

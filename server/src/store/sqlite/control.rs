@@ -87,6 +87,7 @@ impl Writer {
             consumer.end();
         }
         self.shared.ended.lock().push(known);
+        self.retention.purge_timelines();
         Ok(())
     }
 
@@ -143,10 +144,11 @@ impl Writer {
         consumer.cursor().set_max_attempts(settings.max_attempts);
         consumer.identity.store(registry::identity(app.id, name, &settings), Ordering::Relaxed);
         *consumer.settings.lock() = settings;
+        self.apply_overflow(app);
         Ok(PutConsumer::Updated)
     }
 
-    fn delete_consumer(&mut self, app: &AppId, name: &ConsumerName) -> Result<bool, StoreError> {
+    pub(super) fn delete_consumer(&mut self, app: &AppId, name: &ConsumerName) -> Result<bool, StoreError> {
         let found = self.shared.consumer(app, name).filter(|_| !name.is_default());
         let Some((app, consumer)) = found else { return Ok(false) };
         // Before the rows go: no flush may bring one back.

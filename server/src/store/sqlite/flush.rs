@@ -75,7 +75,8 @@ fn write_consumer(
     let identity = consumer.identity.load(Ordering::Relaxed);
     let checksum = checksum::consumer(id, identity, changes.position, changes.passed, changes.dropped);
     db.prepare_cached(
-        "UPDATE consumers SET position_seq = ?, position_count = ?, position_bytes = ?, dropped = ?, checksum = ? \
+        "UPDATE consumers SET position_seq = ?, position_count = ?, position_bytes = ?, dropped = ?, checksum = ?, \
+         last_used = ? \
          WHERE consumer_id = ?",
     )?
     .execute((
@@ -84,6 +85,7 @@ fn write_consumer(
         changes.passed.bytes.cast_signed(),
         changes.dropped.cast_signed(),
         checksum,
+        consumer.last_use.write(),
         id,
     ))?;
     for row in &changes.rows {

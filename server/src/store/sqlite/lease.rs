@@ -58,6 +58,7 @@ async fn lease_until(
     deadline: Instant,
 ) -> Result<Option<Vec<Delivery>>, StoreError> {
     let _pass_on = PassOn(consumer);
+    let _in_use = consumer.last_use.begin();
     loop {
         let arrived = consumer.arrived.notified();
         tokio::pin!(arrived);

@@ -1,6 +1,6 @@
 //! Registrations and consumers in the database: rows, and their checksums.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
@@ -129,8 +129,8 @@ pub(super) fn insert_consumer(
     passed: Total,
 ) -> rusqlite::Result<i64> {
     db.execute(
-        "INSERT INTO consumers(app_id, name, settings, checksum, position_seq, position_count, position_bytes, started) \
-         VALUES(?1, ?2, ?3, 0, ?4, ?5, ?6, ?4)",
+        "INSERT INTO consumers(app_id, name, settings, checksum, position_seq, position_count, position_bytes, started, created, \
+          last_used) VALUES(?1, ?2, ?3, 0, ?4, ?5, ?6, ?4, ?7, ?7)",
         (
             app_id,
             name.as_str(),
@@ -138,6 +138,7 @@ pub(super) fn insert_consumer(
             position.cast_signed(),
             passed.count.cast_signed(),
             passed.bytes.cast_signed(),
+            micros(SystemTime::now()),
         ),
     )?;
     let id = db.last_insert_rowid();

@@ -41,6 +41,10 @@ pub(super) struct Retention {
     /// When the next batch is due.
     pub(super) due: Instant,
     swept: HashMap<i64, Swept>,
+    /// When the store was opened.
+    opened: Instant,
+    /// Timelines from this consumer on may be of consumers that are gone.
+    pub(super) timelines_from: Option<i64>,
 }
 
 /// How far the settled events of an app were removed.
@@ -90,12 +94,18 @@ impl Batch {
 impl Retention {
     pub(super) fn new(now: Instant) -> Self {
         let clock = Clock::new(micros(SystemTime::now()), now);
-        Self { clock, due: now + PAUSE, swept: HashMap::new() }
+        Self { clock, due: now + PAUSE, swept: HashMap::new(), opened: now, timelines_from: Some(0) }
     }
 
     /// Settled events of an app may be anywhere again, since it lost a consumer.
     pub(super) fn sweep_again(&mut self, app: i64) {
         self.swept.remove(&app);
+        self.purge_timelines();
+    }
+
+    /// A consumer is gone, whose timeline is left.
+    pub(super) fn purge_timelines(&mut self) {
+        self.timelines_from = Some(0);
     }
 }
 
@@ -120,7 +130,11 @@ impl Writer {
     fn remove_batch(&mut self, now: Instant) -> Result<bool, StoreError> {
         let wall = micros(SystemTime::now());
         let before = |age: Duration| wall.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+        if self.purge()? {
+            return Ok(true);
+        }
         if self.retention.clock.observe(wall, now) {
+            self.expire_consumers(wall, self.retention.opened)?;
             let expired = self.expired(before(self.limits.retention))?;
             let settled = if expired.is_empty() {
                 self.settled(&self.apps(), before(self.limits.history), BATCH_BYTES, now)?

@@ -27,6 +27,7 @@ pub(super) fn settle(
         let others = others.chain(extends.into_iter().map(|(receipt, _)| receipt));
         return Ok(Settled { stale: acks.into_iter().chain(others).collect(), ..Settled::default() });
     };
+    consumer.last_use.touch();
     let now = Instant::now();
     let id = consumer.id;
     Ok(shared.update(&consumer, |cursor| {

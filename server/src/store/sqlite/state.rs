@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
         mpsc,
     },
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -22,7 +22,9 @@ use super::{
     cursor::Cursor,
     filter::Filter,
     health::DiskHealth,
+    idle::LastUse,
     reader::Readers,
+    record::{from_micros, micros},
     ring::Ring,
     tap::Taps,
 };
@@ -80,6 +82,7 @@ pub(super) struct Consumer {
     cursor: Mutex<Cursor>,
     /// The consumer is in the list of dirty ones.
     is_dirty: AtomicBool,
+    pub(super) last_use: LastUse,
     /// The consumer or its app was deleted.
     pub(super) deleted: AtomicBool,
 }
@@ -221,7 +224,7 @@ impl App {
             dead,
             dropped,
             oldest_pending_age: None,
-            last_used: std::time::SystemTime::now(),
+            last_used: from_micros(consumer.last_use.get()),
         }
     }
 }
@@ -237,6 +240,7 @@ impl Consumer {
             arrived: Notify::new(),
             cursor: Mutex::new(cursor),
             is_dirty: AtomicBool::new(false),
+            last_use: LastUse::new(micros(SystemTime::now())),
             deleted: AtomicBool::new(false),
         }
     }

@@ -82,3 +82,54 @@ impl Cursor {
         }
     }
 }
+
+impl Cursor {
+    /// Drops the oldest event that is not settled. Returns whether there is one in memory.
+    pub(in super::super) fn drop_oldest(&mut self) -> bool {
+        if let Some(seq) = self.first_unsettled() {
+            self.drop_open(seq);
+        } else if self.fresh.is_empty() {
+            return false;
+        } else {
+            self.next_fresh();
+            self.dropped += 1;
+            self.pending.moved();
+        }
+        true
+    }
+
+    /// Drops every event that is not settled, up to the end of the log.
+    pub(in super::super) fn drop_all(&mut self, end: Seq, total: Total) {
+        self.dropped += total.minus(self.passed).count;
+        self.pass_all(end, total);
+        while let Some(seq) = self.first_unsettled() {
+            self.drop_open(seq);
+        }
+    }
+
+    /// Moves over every event up to the end of the log: they are not for this consumer.
+    pub(in super::super) fn pass_all(&mut self, end: Seq, total: Total) {
+        if self.position < end {
+            (self.position, self.scanned, self.passed) = (end, end, total);
+            self.fresh.clear();
+            self.pending.moved();
+        }
+    }
+
+    /// The consumer was used, which is written with the next flush.
+    pub(in super::super) fn used(&mut self) {
+        self.pending.moved();
+    }
+
+    /// The oldest event that is not settled: an open one, or the first fresh one in memory.
+    pub(in super::super) fn oldest_pending(&self) -> Option<Seq> {
+        self.first_unsettled().or_else(|| self.fresh.front().map(|entry| entry.seq))
+    }
+
+    fn first_unsettled(&self) -> Option<Seq> {
+        if self.open.unsettled() == Total::default() {
+            return None;
+        }
+        self.open.iter().find(|(_, open)| !open.is_dead()).map(|(seq, _)| seq)
+    }
+}

@@ -19,6 +19,7 @@ use super::{
         changes::StoredOpen,
         checksum,
         cursor::Cursor,
+        idle::LastUse,
         record::micros,
         registry::{self, CONSUMER_COLUMNS, StoredConsumer},
         state::{App, Consumer},
@@ -50,7 +51,8 @@ pub(super) fn load(db: &Connection, apps: &Apps) -> rusqlite::Result<Seq> {
                     .prepare_cached("SELECT started FROM consumers WHERE consumer_id = ?")?
                     .query_row([id], |row| Ok(row.get(0).ok()))?;
                 let consumer = Consumer::new(id, identity, settings, cursor);
-                let consumer = consumer.started(started.unwrap_or(0).cast_unsigned());
+                let mut consumer = consumer.started(started.unwrap_or(0).cast_unsigned());
+                consumer.last_use = LastUse::load(db, id)?;
                 app.consumers.write().insert(name, Arc::new(consumer));
             }
             Some(found) => damaged.push((id, found)),

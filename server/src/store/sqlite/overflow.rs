@@ -1,0 +1,94 @@
+//! What happens when the consumer `default` has reached its limits.
+
+use std::sync::Arc;
+
+use wwproxy_protocol::{ConsumerName, Overflow};
+
+use super::{
+    app_log::{Next, Total},
+    state::{App, Consumer, READ_AHEAD, Shared},
+    writer::Writer,
+};
+use crate::store::{Limits, log::StoreError};
+
+/// Whether the consumer `default` has more than it may.
+pub(super) fn is_over(limits: &Limits, unsettled: Total) -> bool {
+    unsettled.count > limits.max_pending_events || unsettled.bytes > limits.max_pending_bytes
+}
+
+/// The consumer `default` of an app, and what happens at its limits.
+pub(super) fn of_default(app: &App, limits: &Limits) -> Option<(Arc<Consumer>, Overflow)> {
+    let default = app.consumers.read().get(&ConsumerName::default()).map(Arc::clone)?;
+    let overflow = default.settings.lock().overflow.unwrap_or(limits.overflow);
+    Some((default, overflow))
+}
+
+impl Writer {
+    /// Drops what `default` may not have, after its setting or the server's changed, or after events were appended.
+    pub(super) fn apply_overflow(&self, app: &App) {
+        let dropped = match of_default(app, &self.limits) {
+            Some((default, Overflow::DropOldest)) => self.drop_oldest(app, &default),
+            Some((default, Overflow::Off)) => {
+                drop_all(&self.shared, app, &default, self.last_seq);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = dropped {
+            tracing::debug!(%error, "the oldest events are dropped after the next append");
+        }
+    }
+
+    /// Applies the setting of every app, at open.
+    pub(super) fn apply_overflows(&self) {
+        let apps: Vec<_> = self.shared.apps.read().values().map(Arc::clone).collect();
+        for app in apps {
+            self.apply_overflow(&app);
+        }
+    }
+
+    fn drop_oldest(&self, app: &App, default: &Arc<Consumer>) -> Result<(), StoreError> {
+        loop {
+            let unsettled = app.unsettled(default);
+            // The newest event stays, however large it is.
+            if !is_over(&self.limits, unsettled) || unsettled.count <= 1 {
+                return Ok(());
+            }
+            if !self.shared.update(default, super::cursor::Cursor::drop_oldest)
+                && !self.read_on(app, default)?
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads more of the log into the cursor. Returns whether there was more.
+    fn read_on(&self, app: &App, default: &Consumer) -> Result<bool, StoreError> {
+        let mut cursor = default.cursor();
+        let Some(from) = cursor.wants_fresh(1) else { return Ok(true) };
+        let next = app.log.lock().after(from, READ_AHEAD);
+        let (entries, scanned) = match next {
+            Next::End => {
+                cursor.reached_end(app.log.lock().total);
+                return Ok(false);
+            }
+            Next::Memory(entries) => (entries, from),
+            Next::Database(indexed) => {
+                drop(cursor);
+                let entries = self.shared.read_index(app.id, from, READ_AHEAD)?;
+                cursor = default.cursor();
+                (entries, indexed)
+            }
+        };
+        let scanned = entries.last().map_or(scanned, |entry| entry.seq);
+        cursor.add_fresh(from, scanned, entries);
+        Ok(true)
+    }
+}
+
+fn drop_all(shared: &Shared, app: &App, default: &Arc<Consumer>, last_seq: u64) {
+    shared.update(default, |cursor| {
+        let total = app.log.lock().total;
+        cursor.drop_all(last_seq, total);
+    });
+}

@@ -1,0 +1,75 @@
+//! Purges what ended epochs and deleted consumers left in the database, in small batches. A restart goes on with it.
+
+use std::sync::Arc;
+
+use super::{
+    removal::{Removal, delete_outcomes},
+    state::App,
+    writer::Writer,
+};
+use crate::store::log::StoreError;
+
+/// Events that one transaction purges, at most.
+const EVENTS: usize = 256;
+/// The events of one transaction are about this large together, at most: 4 MiB.
+const BYTES: u64 = 4 << 20;
+/// Timelines that one step looks at, at most.
+const TIMELINES: usize = 256;
+
+impl Writer {
+    /// Purges the next rows. Returns whether there may be more.
+    pub(super) fn purge(&mut self) -> Result<bool, StoreError> {
+        let ended = self.shared.ended.lock().first().map(Arc::clone);
+        match ended {
+            Some(app) => self.purge_app(&app).map(|()| true),
+            None => self.purge_timelines(),
+        }
+    }
+
+    fn purge_app(&mut self, app: &Arc<App>) -> Result<(), StoreError> {
+        let mut entries = self.shared.read_index(app.id, 0, EVENTS)?;
+        if entries.is_empty() {
+            entries = app.log.lock().tail_up_to(u64::MAX).take(EVENTS).cloned().collect();
+        }
+        if entries.is_empty() {
+            self.database.transaction(|db| {
+                db.execute("DELETE FROM tombstones WHERE app_id = ?", [app.id])?;
+                db.execute("DELETE FROM apps WHERE app_id = ? AND removed = 1", [app.id])
+            })?;
+            self.shared.ended.lock().retain(|ended| ended.id != app.id);
+            return Ok(());
+        }
+        let mut removal = Removal::new(app);
+        for entry in entries {
+            if removal.total.bytes >= BYTES {
+                break;
+            }
+            removal.push(entry.seq, entry.size);
+        }
+        self.remove(&[removal])
+    }
+
+    /// Deletes the timelines of consumers that are gone. All timelines are looked at once after the start and after each deletion.
+    fn purge_timelines(&mut self) -> Result<bool, StoreError> {
+        let Some(mut from) = self.retention.timelines_from else { return Ok(false) };
+        let next = self.database.transaction(|db| {
+            let mut next = db.prepare_cached(
+                "SELECT consumer_id, EXISTS(SELECT 1 FROM consumers WHERE consumers.consumer_id = deliveries.consumer_id) \
+                 FROM deliveries WHERE consumer_id >= ? ORDER BY consumer_id LIMIT 1",
+            )?;
+            for _ in 0..TIMELINES {
+                let mut rows = next.query([from])?;
+                let Some(row) = rows.next()? else { return Ok(None) };
+                let (consumer, exists): (i64, bool) = (row.get(0)?, row.get(1)?);
+                if !exists {
+                    delete_outcomes(db, consumer, i64::MAX)?;
+                    return Ok(Some(consumer));
+                }
+                from = consumer + 1;
+            }
+            Ok(Some(from))
+        })?;
+        self.retention.timelines_from = next;
+        Ok(true)
+    }
+}
