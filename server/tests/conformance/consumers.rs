@@ -91,6 +91,7 @@ async fn a_member_that_is_not_valid_is_named() {
         ("types", json!({"types": [""]})),
         ("types", json!({"types": [7]})),
         ("types", json!({"types": ["x".repeat(257)]})),
+        ("types", json!({"types": ["*a".repeat(65)]})),
         ("types", json!({"types": (0..65).map(|n| n.to_string()).collect::<Vec<_>>()})),
         ("sources", json!({"sources": ["a/b"]})),
         ("sources", json!({"sources": [".."]})),

@@ -12,6 +12,8 @@ use crate::json;
 const MAX_TYPES: usize = 64;
 /// The longest event type of a filter, in bytes.
 const MAX_TYPE_BYTES: usize = 256;
+/// The most `*` in the event types of a filter. Every event of the app is compared with every filter, so the work needs a limit.
+const MAX_STARS: usize = 64;
 /// The most sources of a filter.
 const MAX_SOURCES: usize = 32;
 /// The highest number of attempts.
@@ -90,7 +92,8 @@ impl ConsumerSettings {
     pub fn check(&self) -> Result<(), InvalidConsumer> {
         let invalid = |member, reason| Err(InvalidConsumer::Member(member, reason));
         let is_type = |kind: &String| (1..=MAX_TYPE_BYTES).contains(&kind.len());
-        if self.types.len() > MAX_TYPES || !self.types.iter().all(is_type) {
+        let stars: usize = self.types.iter().map(|kind| kind.matches('*').count()).sum();
+        if self.types.len() > MAX_TYPES || stars > MAX_STARS || !self.types.iter().all(is_type) {
             return invalid("types", TYPES);
         }
         if self.sources.len() > MAX_SOURCES {
@@ -130,7 +133,7 @@ impl ConsumerSettings {
     }
 }
 
-const TYPES: &str = "must be a list of at most 64 event types of 1 to 256 bytes, with * for any characters";
+const TYPES: &str = "must be a list of at most 64 event types of 1 to 256 bytes, with * for any characters, and at most 64 * in all";
 const SOURCES: &str = "must be a list of at most 32 names of sources";
 const START: &str = "must be \"new\", \"all\", a time such as 2026-01-31T12:00:00Z, or an event id";
 const ATTEMPTS: &str = "must be a whole number, 0 (no limit) to 1000000";
@@ -197,6 +200,7 @@ mod tests {
             ("types", "null".to_owned()),
             ("types", many(65, "t")),
             ("types", many(1, &"x".repeat(256))),
+            ("types", many(5, &"*".repeat(13))),
             ("sources", "[\"a/b\"]".to_owned()),
             ("sources", many(33, "s")),
             ("start", "\"2026-13-01T00:00:00Z\"".to_owned()),

@@ -28,9 +28,12 @@ use super::{
     ring::Ring,
     tap::Taps,
 };
-use crate::store::{
-    Registration,
-    log::{ConsumerStatus, StoreError},
+use crate::{
+    coop::yield_task_if_due,
+    store::{
+        Registration,
+        log::{ConsumerStatus, StoreError},
+    },
 };
 
 /// Entries that a consumer reads ahead from the log, at most.
@@ -187,6 +190,7 @@ impl Shared {
             let scanned = entries.last().map_or(from, |entry| entry.seq);
             let matching = entries.into_iter().filter(|entry| consumer.filter.matches(entry));
             consumer.cursor.lock().add_fresh(from, scanned, matching);
+            yield_task_if_due().await;
         }
     }
 }
