@@ -303,27 +303,6 @@ async fn a_name_that_is_not_valid_is_404_in_a_path() {
     assert_eq!(list.json::<Value>().await.unwrap()["consumers"].as_array().unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn consumers_survive_sigkill() {
-    let server = Server::start_in(&Arc::new(Home::new()), &[]);
-    let app = server.app("bot").await;
-    app.post("[0]").await;
-    app.new_consumer("audit", json!({"start": "all", "maxAttempts": 7})).await;
-    app.new_consumer("gone", json!({})).await;
-    empty(app.delete_consumer("gone").await, 200).await;
-    app.new_consumer("moved", json!({})).await;
-    app.seek("moved", "all").await;
-    let home = server.kill();
-    let server = Server::start_in(&home, &[]);
-    let app = app.at(&server);
-    assert_eq!(app.consumer("audit").await["maxAttempts"], 7);
-    assert_eq!(app.status().await["consumers"].as_array().unwrap().len(), 3);
-    app.post("[1]").await;
-    for name in ["audit", "moved", "default"] {
-        assert_eq!(app.drain(name).await, ["[0]", "[1]"], "{name}");
-    }
-}
-
 /// One app changes its consumers without an end: other apps store and register meanwhile.
 #[tokio::test]
 async fn a_flood_of_changes_does_not_delay_webhooks() {

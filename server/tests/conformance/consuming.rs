@@ -309,3 +309,24 @@ async fn a_consumer_keeps_its_place_after_sigkill() {
     assert_eq!(app.drain("default").await, numbers(0..7));
     empty(app.delete_consumer("audit").await, 200).await;
 }
+
+#[tokio::test]
+async fn consumers_survive_sigkill() {
+    let server = Server::start_in(&Arc::new(Home::new()), &[]);
+    let app = server.app("bot").await;
+    app.post("[0]").await;
+    app.new_consumer("audit", json!({"start": "all", "maxAttempts": 7})).await;
+    app.new_consumer("gone", json!({})).await;
+    empty(app.delete_consumer("gone").await, 200).await;
+    app.new_consumer("moved", json!({})).await;
+    app.seek("moved", "all").await;
+    let home = server.kill();
+    let server = Server::start_in(&home, &[]);
+    let app = app.at(&server);
+    assert_eq!(app.consumer("audit").await["maxAttempts"], 7);
+    assert_eq!(app.status().await["consumers"].as_array().unwrap().len(), 3);
+    app.post("[1]").await;
+    for name in ["audit", "moved", "default"] {
+        assert_eq!(app.drain(name).await, ["[0]", "[1]"], "{name}");
+    }
+}
