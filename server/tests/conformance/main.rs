@@ -18,6 +18,7 @@ mod control;
 mod credentials;
 mod dedupe;
 mod durability;
+mod ephemeral;
 mod fixtures;
 mod hook;
 mod identity;
