@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    folder::create_private,
+    folder::{create_private, free_bytes},
     schema::{OTHER_CACHE_KIB, connect},
 };
 
@@ -48,18 +48,6 @@ fn copy(database: &Path, to: &Path) -> Result<(), BackupError> {
     let name = to.to_str().ok_or_else(|| io(io::Error::other("its name is not valid UTF-8")))?;
     db.execute("VACUUM INTO ?", [name])?;
     Ok(())
-}
-
-/// The bytes on the disk of a file that an unprivileged user may fill.
-#[cfg(unix)]
-fn free_bytes(file: &Path) -> io::Result<u64> {
-    let disk = rustix::fs::statvfs(file)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-#[cfg(not(unix))]
-fn free_bytes(_file: &Path) -> io::Result<u64> {
-    Ok(u64::MAX)
 }
 
 /// Makes the name of the file durable.

@@ -7,7 +7,13 @@ use std::{
 
 use rusqlite::Connection;
 
-use super::{Seq, checkpoint::Checkpointer, checkpoint::checkpoint, folder::Folder, state::Shared};
+use super::{
+    Seq,
+    checkpoint::Checkpointer,
+    checkpoint::checkpoint,
+    folder::{Folder, free_bytes},
+    state::Shared,
+};
 use crate::store::log::{Health, StoreError};
 
 /// How often a disk that is full or fails is tried again.
@@ -87,6 +93,16 @@ impl Database {
         }
         self.shared.health.has_room();
         true
+    }
+
+    /// The bytes for which there is room: on the disk, and in free pages of the database. A full disk has none.
+    pub(super) fn room(&self) -> u64 {
+        let pages = |name| self.db.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap_or(0);
+        let on_disk = if self.shared.health.is_full() { Ok(0) } else { free_bytes(&self.folder.database()) };
+        // If the disk does not say it, writing does.
+        on_disk
+            .unwrap_or(u64::MAX)
+            .saturating_add((pages("freelist_count") * pages("page_size")).cast_unsigned())
     }
 
     /// Gives free pages back to the disk, some at a time. Fewer are kept for new events. Returns whether there are more.

@@ -177,3 +177,15 @@ pub(super) fn create_private(file: &Path) -> io::Result<File> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.write(true).create_new(true).open(file)
 }
+
+/// The bytes on the disk of a file that an unprivileged user may fill.
+#[cfg(unix)]
+pub(super) fn free_bytes(file: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(file)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+#[cfg(not(unix))]
+pub(super) fn free_bytes(_file: &Path) -> io::Result<u64> {
+    Ok(u64::MAX)
+}

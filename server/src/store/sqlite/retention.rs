@@ -29,6 +29,9 @@ const BATCH_EVENTS: u16 = 256;
 const BATCH_BYTES: u64 = 4 << 20;
 /// The search for events of a batch takes about this time, at most.
 const BATCH_TIME: Duration = Duration::from_millis(10);
+/// While there is room for fewer bytes than this, settled events are removed, so that history goes before a webhook is refused:
+/// 64 MiB.
+const MIN_ROOM: u64 = 64 << 20;
 /// The time between two batches, if there is nothing more to remove, or under load.
 const PERIOD: Duration = Duration::from_secs(1);
 /// The time between two batches while the writer is idle.
@@ -122,8 +125,13 @@ impl Writer {
             self.retention.swept.clear();
             false
         });
-        let now = Instant::now();
-        self.retention.due = now + if has_more && is_idle { PAUSE } else { PERIOD };
+        let is_urgent = has_more && self.database.room() < MIN_ROOM;
+        let pause = match (is_urgent, has_more && is_idle) {
+            (true, _) => Duration::ZERO,
+            (false, true) => PAUSE,
+            (false, false) => PERIOD,
+        };
+        self.retention.due = Instant::now() + pause;
     }
 
     /// Removes the next events. Returns whether there may be more.
@@ -168,10 +176,11 @@ impl Writer {
         Ok(false)
     }
 
-    /// How many bytes are stored beyond the limit.
+    /// How many bytes are stored beyond the limit, or are missing on the disk.
     fn excess(&self) -> u64 {
         let stored: u64 = self.apps().iter().map(|app| app.log.lock().stored_bytes()).sum();
-        stored.saturating_sub(self.limits.max_history_bytes)
+        let missing = MIN_ROOM.saturating_sub(self.database.room());
+        stored.saturating_sub(self.limits.max_history_bytes).max(missing)
     }
 
     fn apps(&self) -> Vec<Arc<App>> {
