@@ -55,6 +55,23 @@ async fn a_commit_found_only_in_the_page_cache_is_made_durable() {
     }
 }
 
+#[tokio::test]
+async fn a_failed_checkpoint_is_retried() {
+    join_all((0..3).map(async |successes| {
+        let (fixture, end) = after_failed_checkpoint(successes).await;
+        let taken = fixture.take(20).await;
+        fixture.ack(&taken).await;
+        for n in end..end + 80 {
+            fixture.retry(n).await;
+        }
+        let fixture = fixture.after_power_cut();
+        let pending = fixture.pending().await;
+        let expected: Vec<_> = (20..end + 80).collect();
+        assert!(pending.ends_with(&expected), "{successes}: {pending:?}");
+    }))
+    .await;
+}
+
 /// The next server finds the checkpoint in the page cache only, and reuses the space of the write-ahead log.
 #[tokio::test]
 async fn events_of_a_checkpoint_found_only_in_the_page_cache_are_not_lost() {

@@ -39,7 +39,8 @@ async fn answered_operations_survive_power_cuts_and_kills() {
         let is_faulty = random.one_in(4);
         fence.restart(is_faulty);
         if is_faulty {
-            disk.set_fault(Some(Fault::OneSync(StoreFile::Wal, random.below(20))));
+            let file = *random.pick(&[StoreFile::Database, StoreFile::Wal]);
+            disk.set_fault(Some(Fault::OneSync(file, random.below(20))));
         }
         match disk.try_start(&FLAGS) {
             Ok(server) => {

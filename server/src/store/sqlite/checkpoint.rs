@@ -14,7 +14,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ffi::SQLITE_IOERR_FSYNC};
 
 /// A checkpoint begins when the WAL has this many pages: 4 MiB.
 const START_PAGES: u64 = 1024;
@@ -45,6 +45,8 @@ struct State {
     running: AtomicBool,
     /// The thread has done its part.
     finished: AtomicBool,
+    /// An fsync of a checkpoint failed.
+    failed: AtomicBool,
 }
 
 impl Checkpointer {
@@ -61,7 +63,7 @@ impl Checkpointer {
         let of_thread = Arc::clone(&state);
         let thread = spawn("checkpointer", move || {
             while woken.recv().is_ok() {
-                passive(&connection);
+                passive(&connection, &of_thread);
                 of_thread.finished.store(true, Ordering::Release);
                 of_thread.running.store(false, Ordering::Release);
             }
@@ -71,6 +73,9 @@ impl Checkpointer {
 
     /// Called after each commit: starts a checkpoint if the WAL is long enough, and finishes one with a RESTART.
     pub(super) fn after_commit(&mut self, writer: &Connection) {
+        if self.has_failed() {
+            return;
+        }
         let pages = self.state.wal_pages.load(Ordering::Relaxed);
         if self.state.finished.swap(false, Ordering::AcqRel) {
             match checkpoint(writer, "RESTART") {
@@ -87,8 +92,11 @@ impl Checkpointer {
                     self.warned = blocked && (self.warned || is_long);
                     return;
                 }
-                // The error is found by the next commit, too.
-                Err(error) => tracing::debug!(%error, "the WAL could not be restarted"),
+                Err(error) => {
+                    tracing::error!(%error, "the WAL could not be restarted");
+                    self.state.failed(&error);
+                    return;
+                }
             }
         }
         let due = START_PAGES.max(self.attempted + RETRY_PAGES);
@@ -96,6 +104,12 @@ impl Checkpointer {
             // A full channel means that the thread is about to run.
             let _ = self.wake.as_ref().map(|wake| wake.try_send(()));
         }
+    }
+
+    /// Whether an fsync of a checkpoint failed. Pages that it wrote may be lost, and SQLite would not write them again: no
+    /// checkpoint may follow until the database was opened again.
+    pub(super) fn has_failed(&self) -> bool {
+        self.state.failed.load(Ordering::Acquire)
     }
 
     /// Ends the thread.
@@ -107,13 +121,22 @@ impl Checkpointer {
     }
 }
 
-fn passive(connection: &Connection) {
+impl State {
+    fn failed(&self, error: &rusqlite::Error) {
+        if error.sqlite_error().is_some_and(|error| error.extended_code == SQLITE_IOERR_FSYNC) {
+            self.failed.store(true, Ordering::Release);
+        }
+    }
+}
+
+fn passive(connection: &Connection, state: &State) {
     for _ in 0..MAX_PASSES {
         match checkpoint(connection, "PASSIVE") {
             Ok((_, frames, done)) if frames - done > LEFT_FRAMES => {}
             Ok(_) => return,
             Err(error) => {
                 tracing::error!(%error, "a checkpoint failed, the next one repeats it");
+                state.failed(&error);
                 return;
             }
         }

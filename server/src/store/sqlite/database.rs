@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, config::DbConfig};
 
 use super::{
     Seq,
-    checkpoint::Checkpointer,
-    checkpoint::checkpoint,
+    checkpoint::{Checkpointer, checkpoint},
     folder::{Folder, free_bytes},
+    schema::{OTHER_CACHE_KIB, WRITER_CACHE_KIB, connect},
     state::Shared,
 };
 use crate::store::log::{Health, StoreError};
@@ -125,8 +125,9 @@ impl Database {
 
     /// When [`Self::probe`] is due: never while the disk works.
     pub(super) fn probe_at(&self) -> Option<Instant> {
-        matches!(self.shared.health.get(), Health::Full | Health::Failing(_))
-            .then_some(self.tried_at + PERIOD)
+        let is_due = self.checkpointer.has_failed()
+            || matches!(self.shared.health.get(), Health::Full | Health::Failing(_));
+        is_due.then_some(self.tried_at + PERIOD)
     }
 
     /// Tries a disk that is full or fails, so that the store becomes ready without an append.
@@ -134,12 +135,40 @@ impl Database {
         if self.probe_at().is_none_or(|at| Instant::now() < at) {
             return;
         }
-        if self.shared.health.is_full() {
+        if self.checkpointer.has_failed() {
+            self.tried_at = Instant::now();
+            if let Err(error) = self.reopen() {
+                self.shared.health.failed(&error);
+            }
+        } else if self.shared.health.is_full() {
             self.has_room();
         } else {
             // The outcome is in the disk's health.
             let _ = self.transaction(|db| db.execute("UPDATE watermark SET seq = seq", []));
         }
+    }
+
+    /// Closes and opens the database, so that the next checkpoint writes all pages of the WAL again. After a failed fsync of the
+    /// database the operating system has dropped the pages that were written before, and SQLite counts some of them as done until all
+    /// connections are closed.
+    fn reopen(&mut self) -> rusqlite::Result<()> {
+        self.checkpointer.stop();
+        let readers = Arc::clone(&self.shared);
+        let _paused = readers.readers.pause();
+        self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        // If the database cannot be opened now, transactions fail until the next attempt.
+        self.db = Connection::open_in_memory()?;
+        let mut db = connect(&self.folder.database(), WRITER_CACHE_KIB, false)?;
+        // If it fails, the next one writes all pages again.
+        if let Err(error) = checkpoint(&db, "TRUNCATE") {
+            self.shared.health.failed(&error);
+        }
+        let other = connect(&self.folder.database(), OTHER_CACHE_KIB, false)?;
+        // It fails only if the system has no thread left: then the next attempt is as good.
+        let Ok(checkpointer) = Checkpointer::start(other, &mut db) else { return Ok(()) };
+        (self.db, self.checkpointer) = (db, checkpointer);
+        tracing::info!("the database was opened again after a failed checkpoint");
+        Ok(())
     }
 
     /// Writes the high-water mark, after each commit: a damaged WAL must not lose commits in silence.
@@ -156,8 +185,10 @@ impl Database {
     pub(super) fn close(mut self, last_seq: Seq) {
         self.checkpointer.stop();
         self.shared.readers.close();
-        if let Err(error) = checkpoint(&self.db, "TRUNCATE") {
-            tracing::debug!(%error, "the WAL stays, the next start reads it");
+        if self.checkpointer.has_failed() || checkpoint(&self.db, "TRUNCATE").is_err() {
+            tracing::debug!("the WAL stays, the next start writes all of its pages to the database");
+            // It fails only for an unknown option.
+            let _ = self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
         if let Err(error) = self.folder.write_high_water(last_seq) {
             tracing::debug!(%error, "the high-water mark was not written");

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row};
 use uuid::Uuid;
 use wwproxy_protocol::{Event, EventId};
@@ -33,6 +33,8 @@ const KEPT: usize = 4;
 pub(super) struct Readers {
     database: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    /// Held while a read runs, which is short, so that [`Readers::pause`] can wait for its end.
+    running: RwLock<()>,
 }
 
 /// The outcome of reading one event.
@@ -48,7 +50,7 @@ pub(super) enum Read {
 
 impl Readers {
     pub(super) fn new(database: PathBuf) -> Self {
-        Self { database, idle: Mutex::default() }
+        Self { database, idle: Mutex::default(), running: RwLock::default() }
     }
 
     /// Runs a read transaction, which is interrupted after [`MAX_READ`].
@@ -56,6 +58,7 @@ impl Readers {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
+        let _running = self.running.read_recursive();
         let idle = self.idle.lock().pop();
         let mut connection = if let Some(connection) = idle { connection } else { self.connect()? };
         let deadline = Instant::now() + MAX_READ;
@@ -80,6 +83,13 @@ impl Readers {
 
     pub(super) fn database(&self) -> &Path {
         &self.database
+    }
+
+    /// Closes all connections, and lets no read begin until the value is dropped.
+    pub(super) fn pause(&self) -> impl Drop + '_ {
+        let paused = self.running.write();
+        self.close();
+        paused
     }
 
     /// Closes the connections.
