@@ -132,6 +132,27 @@ fn the_files_that_the_documents_name_exist() {
     }
 }
 
+#[test]
+fn the_tests_that_the_guarantees_name_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut found = Vec::new();
+    files(&root.join("server/tests"), &mut found);
+    found.retain(|path| path.extension() == Some("rs".as_ref()));
+    let code: String = found.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let document = fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
+    let quoted = document.split('`').skip(1).step_by(2);
+    let (files, others): (Vec<_>, Vec<_>) =
+        quoted.partition(|name| Path::new(name).extension() == Some("rs".as_ref()));
+    let tests: Vec<_> = others.into_iter().filter(|name| name.contains('_')).collect();
+    assert!(files.len() > 20 && tests.len() > 20, "{files:?} {tests:?}");
+    for file in files {
+        assert!(found.iter().any(|path| path.ends_with(file)) || root.join(file).exists(), "no file {file}");
+    }
+    for test in tests {
+        assert!(code.contains(&format!("fn {test}(")), "no test {test}");
+    }
+}
+
 /// Where a value is in a request, as the table of senders writes it: `header:NAME`, `json:a.0`, or two joined by a dot.
 fn place(source: &str) -> String {
     let joint = [".json:", ".header:"].iter().filter_map(|joint| source.find(joint)).min();
