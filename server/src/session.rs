@@ -105,6 +105,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Err(StoreError::NoConsumer(_)) => {
                 return Err(End::Close(CloseCode::Policy, "the consumer was deleted"));
             }
+            Err(StoreError::DefaultOff) => {
+                return Err(End::Close(CloseCode::Policy, "the consumer default receives no events"));
+            }
             Err(error) => {
                 let app = &self.link.config.app;
                 tracing::error!(%app, %error, "leasing events failed, it will be retried");

@@ -175,6 +175,9 @@ pub enum StoreError {
     /// The app has no consumer of this name.
     #[error("the app has no consumer {0}: create it first")]
     NoConsumer(ConsumerName),
+    /// The consumer `default` is off: it receives no events.
+    #[error("the consumer default receives no events, its overflow is \"off\"")]
+    DefaultOff,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -226,6 +226,13 @@ impl From<ConsumerError> for ApiError {
                 StatusCode::CONFLICT,
                 "The consumer default cannot be deleted: its overflow \"off\" lets it receive nothing.",
             ),
+            error @ ConsumerError::DefaultOff(_) => Self::new(
+                StatusCode::CONFLICT,
+                format!(
+                    "{}. Name one of them with \"consumer\", or create one.",
+                    sentence(error.to_string()).trim_end_matches('.')
+                ),
+            ),
             ConsumerError::NoSuchStart => Self::new(
                 StatusCode::NOT_FOUND,
                 "The app has no such event, or it has been removed: start at a time, or at \"all\".",

@@ -133,9 +133,6 @@ async fn open(
         let tap = Some(proxy.tap(app).await?);
         return Ok(Opened { tap, consumer: ConsumerName::default(), ephemeral: None, client: None });
     }
-    if let Some(name) = consumer.as_ref().filter(|name| !name.is_default()) {
-        proxy.consumer(app, name).await?;
-    }
     let ephemeral = match since {
         Some(start) => Some(proxy.open_ephemeral(app, start).await?),
         None => None,
@@ -144,6 +141,7 @@ async fn open(
         Some(ephemeral) => ephemeral.name.clone(),
         None => consumer.unwrap_or_default(),
     };
+    proxy.check_readable(app, &consumer).await?;
     let client = Some(proxy.connect(app, &consumer)?);
     Ok(Opened { tap: None, consumer, ephemeral, client })
 }

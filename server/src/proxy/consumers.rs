@@ -7,7 +7,7 @@ use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, InvalidConsumer, S
 use super::{Proxy, ProxyError, sources::rfc3339};
 use crate::{
     log_limit::LogLimit,
-    store::{ConsumerStatus, Ephemeral, PutConsumer, Sought, StoreError},
+    store::{ConsumerStatus, Delivery, Ephemeral, Lease, PutConsumer, Sought, StoreError},
 };
 
 /// Limits how often a new or deleted consumer is logged: a client can create and delete without an end.
@@ -26,6 +26,8 @@ pub(crate) enum ConsumerError {
     TooMany,
     #[error("the consumer default cannot be deleted")]
     Default,
+    #[error("the consumer default receives no events; the app's other consumers: {}", names(.0))]
+    DefaultOff(Vec<ConsumerName>),
     #[error("the event to start after is not stored")]
     NoSuchStart,
 }
@@ -138,6 +140,29 @@ impl Proxy {
         opened.ok_or(missing.into())
     }
 
+    /// Checks that a websocket of this consumer can receive events.
+    pub(crate) async fn check_readable(&self, app: &AppId, name: &ConsumerName) -> Result<(), ProxyError> {
+        let nothing = Lease { max_events: 0, max_bytes: 0, wait: Duration::ZERO, time: Duration::ZERO };
+        self.lease_from_store(app, name, nothing).await.map(drop)
+    }
+
+    /// Leases events. If `default` is off, the error names the other consumers.
+    pub(super) async fn lease_from_store(
+        &self,
+        app: &AppId,
+        name: &ConsumerName,
+        lease: Lease,
+    ) -> Result<Vec<Delivery>, ProxyError> {
+        match self.store.lease(app, name, lease).await {
+            Err(StoreError::DefaultOff) => {
+                let consumers = self.store.consumers(app).await?.into_iter().map(|consumer| consumer.name);
+                let others = consumers.filter(|name| !name.is_default()).collect();
+                Err(ConsumerError::DefaultOff(others).into())
+            }
+            leased => Ok(leased?),
+        }
+    }
+
     fn consumer_status(&self, app: &AppId, consumer: ConsumerStatus) -> api::ConsumerStatus {
         let mut status = api::ConsumerStatus::new(consumer.name, &consumer.settings);
         status.pending = consumer.pending;
@@ -149,6 +174,13 @@ impl Proxy {
         status.last_used = Some(rfc3339(consumer.last_used));
         status.clients = self.clients.websockets_of(app, &status.name) as u64;
         status
+    }
+}
+
+fn names(names: &[ConsumerName]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.iter().map(ConsumerName::as_str).collect::<Vec<_>>().join(", "),
     }
 }
 

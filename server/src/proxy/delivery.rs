@@ -51,7 +51,7 @@ impl Proxy {
             // The delivery guard settles the lease earlier, however slow the client is.
             time: MAX_LEASE,
         };
-        let deliveries = self.store.lease(app, consumer, lease).await?;
+        let deliveries = self.lease_from_store(app, consumer, lease).await?;
         let unsettled = self.unsettled(app, consumer, &deliveries, true);
         Ok((deliveries, unsettled))
     }
@@ -71,7 +71,7 @@ impl Proxy {
         };
         // A lease that does not wait returns at once, so it is not counted.
         let _client = if lease.wait.is_zero() { None } else { Some(self.clients.admit_lease(app)?) };
-        let deliveries = self.store.lease(app, consumer, lease).await?;
+        let deliveries = self.lease_from_store(app, consumer, lease).await?;
         let unsettled = self.unsettled(app, consumer, &deliveries, false);
         Ok((deliveries, unsettled))
     }

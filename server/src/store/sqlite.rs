@@ -145,7 +145,7 @@ impl SqliteStore {
             tracing::warn!(%error, "the disk has no room for the ballast: free some space");
         }
         let (sender, receiver) = mpsc::channel();
-        let shared = Arc::new(Shared::new(file.clone(), sender.clone()));
+        let shared = Arc::new(Shared::new(file.clone(), sender.clone(), limits.overflow));
         *shared.apps.write() = apps;
         *shared.ended.lock() = ended;
         let other = connect(schema::OTHER_CACHE_KIB, false).map_err(unreadable)?;

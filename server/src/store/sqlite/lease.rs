@@ -35,6 +35,9 @@ pub(super) async fn lease(
         // From here on a notification counts, even before it is awaited.
         registered.as_mut().enable();
         if let Some((app, consumer)) = shared.consumer(app, name) {
+            if shared.is_off(name, &consumer) {
+                return Err(StoreError::DefaultOff);
+            }
             if let Some(deliveries) = lease_until(shared, &app, &consumer, &lease, deadline).await? {
                 return Ok(deliveries);
             }

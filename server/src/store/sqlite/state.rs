@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
-use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, Overflow};
 
 use super::{
     Seq,
@@ -55,6 +55,8 @@ pub(super) struct Shared {
     flush: mpsc::Sender<Command>,
     /// Lease numbers begin at a random number, so that a receipt from before a restart is stale.
     next_lease: AtomicU64,
+    /// What happens at the limits of `default`, unless its settings say otherwise.
+    overflow: Overflow,
     /// Wakes leases that wait for the registration of their app.
     pub(super) registered: Notify,
 }
@@ -91,7 +93,7 @@ pub(super) struct Consumer {
 }
 
 impl Shared {
-    pub(super) fn new(database: PathBuf, flush: mpsc::Sender<Command>) -> Self {
+    pub(super) fn new(database: PathBuf, flush: mpsc::Sender<Command>, overflow: Overflow) -> Self {
         let mut random = [0; 8];
         // Without randomness the numbers begin at 0, and a receipt from before a restart may look valid: it then settles its event.
         let _ = getrandom::fill(&mut random);
@@ -105,6 +107,7 @@ impl Shared {
             dirty: Mutex::default(),
             flush,
             next_lease: AtomicU64::new(u64::from_le_bytes(random) >> 8),
+            overflow,
             registered: Notify::new(),
         }
     }
@@ -118,6 +121,11 @@ impl Shared {
         let named = app.consumers.read().get(name).map(Arc::clone);
         let consumer = named.or_else(|| app.ephemeral.read().get(name).map(Arc::clone))?;
         Some((app, consumer))
+    }
+
+    /// Whether the consumer is `default` and receives no events.
+    pub(super) fn is_off(&self, name: &ConsumerName, consumer: &Consumer) -> bool {
+        name.is_default() && consumer.settings.lock().overflow.unwrap_or(self.overflow) == Overflow::Off
     }
 
     pub(super) fn lease_number(&self) -> u64 {
