@@ -138,3 +138,31 @@ async fn a_stop_under_load_exits_0_and_redelivers_no_acknowledged_event() {
         assert!(ledger.redelivered_after_ack() == 0, "redelivered after the acknowledgement: {ledger:?}");
     }
 }
+
+#[tokio::test]
+async fn an_event_that_ends_its_client_and_the_server_is_dead_after_its_attempts() {
+    let mut server = Server::start_in(&Arc::new(Home::new()), &FLAGS);
+    let (app, other) = (server.app("poisoned").await, server.app("other").await);
+    let settings = json!({"maxAttempts": 3});
+    let created = app.request(Method::PUT, "/consumers/worker").json(&settings).send().await.unwrap();
+    assert_eq!(created.status(), StatusCode::CREATED);
+    app.post("{\"poison\":true}").await;
+    let at = |app: &App, server: &Server| App { address: server.address.clone(), ..app.clone() };
+    let wanted = json!({"consumer": "worker", "leaseMs": 600_000});
+    for attempt in 1..=3 {
+        let events = at(&app, &server).lease(wanted.clone()).await;
+        assert_eq!(events.len(), 1, "{attempt}");
+        assert_eq!(events[0].details.attempt, Some(attempt));
+        // The lease is durable with an append that begins later than its delay of 20 ms.
+        at(&other, &server).post("{}").await;
+        sleep(Duration::from_millis(25)).await;
+        at(&other, &server).post("{}").await;
+        server = Server::start_in(&server.kill(), &FLAGS);
+    }
+    let app = at(&app, &server);
+    assert_eq!(app.lease(wanted).await, []);
+    let status = app.status().await;
+    let consumers = status["consumers"].as_array().unwrap();
+    let worker = consumers.iter().find(|consumer| consumer["name"] == "worker").unwrap();
+    assert_eq!((&worker["dead"], &worker["pending"]), (&json!(1), &json!(0)), "{worker}");
+}
