@@ -116,6 +116,32 @@ async fn the_clients_in_the_documents_lease_and_acknowledge_events() {
 }
 
 #[tokio::test]
+async fn the_clients_in_the_documents_read_a_consumer_and_settle_by_the_outcome() {
+    let server = Server::start(&[]);
+    for (program, file, needs) in
+        [("node", "consumer.mjs", ["-e", "fetch"]), ("python3", "consumer.py", ["-c", "import json"])]
+    {
+        if !available(program, needs) {
+            continue;
+        }
+        let app = server.app(program).await;
+        app.typed_source().await;
+        app.post_typed("push", "{}").await;
+        app.post_typed("issues", "not JSON").await;
+        app.post_typed("issues", r#"{"action":"opened"}"#).await;
+        app.post_typed("issues", r#"{"action":"opened","issue":{"title":"leak"}}"#).await;
+        let mut client = Client::start(program, file, &app);
+        client.expect(" issues.opened leak").await;
+        eventually("one event is dead, one is delayed, one is acknowledged", async || {
+            let audit = app.consumer("audit").await;
+            ["dead", "pending", "leased"].map(|name| audit[name].clone()) == [json!(1), json!(1), json!(0)]
+        })
+        .await;
+        assert_eq!(app.gauge("stored").await, 4, "of default");
+    }
+}
+
+#[tokio::test]
 async fn the_websocket_clients_in_the_documents_decode_each_encoding_and_reconnect() {
     let home = Arc::new(Home::new());
     let start = |address: &str| {
