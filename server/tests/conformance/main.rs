@@ -27,6 +27,7 @@ mod limits;
 mod log;
 mod metadata;
 mod operations;
+mod overflow;
 mod paths;
 mod platform;
 mod poll;

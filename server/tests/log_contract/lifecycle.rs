@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use wwproxy_protocol::{ConsumerSettings, Overflow, Start};
-use wwproxy_server::store::{Appended, Lease, Limits, Store};
+use wwproxy_protocol::{ConsumerName, ConsumerSettings, Overflow, Start};
+use wwproxy_server::store::{Appended, Lease, Limits, Store, StoreError};
 
 use crate::{
     fixture::{DEADLINE, SHORT, TestLog, event, eventually, now, numbers, receipts},
@@ -82,16 +82,21 @@ async fn a_default_that_is_off_holds_nothing() {
     store.append_all(0..5).await;
     let taken = store.take(1).await;
     store.put("default", overflow(Overflow::Off)).await;
-    let waiting = store.lease("default", Lease { wait: 4 * SHORT, ..now(10) });
-    let (got, ()) = tokio::join!(waiting, store.append_all(5..30));
-    assert_eq!(got, []);
+    let default = ConsumerName::default();
+    let is_refused = async |store: &TestLog| {
+        let leased = store.log.lease(&store.app, &default, Lease { wait: DEADLINE, ..now(10) }).await;
+        matches!(leased, Err(StoreError::DefaultOff))
+    };
+    assert!(is_refused(&store).await, "before events arrive");
+    store.append_all(5..30).await;
+    assert!(is_refused(&store).await);
     assert_eq!(store.ack("default", &taken).await.stale.len(), 1);
     let status = store.status("default").await;
     assert_eq!((status.pending, status.dropped), (Some(0), 5));
     assert_eq!(store.drain("all").await, (0..30).collect::<Vec<_>>());
     let store = store.reopen().await;
     store.append(30).await;
-    assert_eq!(store.take(1).await, []);
+    assert!(is_refused(&store).await, "also after a restart");
     store.put("default", ConsumerSettings::default()).await;
     store.append(31).await;
     assert_eq!(store.drain("default").await, [31]);

@@ -121,6 +121,10 @@ impl Writer {
     /// Removes consumers that were not used for their time, and has the last use of the others written.
     pub(super) fn expire_consumers(&mut self, wall: i64, opened: Instant) -> Result<(), StoreError> {
         let is_idle = |consumer: &Consumer| {
+            // A client may be handling a leased event for longer than the time.
+            if consumer.cursor().leased_and_dead(Instant::now()).0 > 0 {
+                consumer.last_use.touch();
+            }
             let expiry = consumer.settings.lock().idle_expiry.unwrap_or(self.limits.consumer_idle_expiry);
             let idle =
                 Duration::from_micros(wall.saturating_sub(consumer.last_use.get()).max(0).cast_unsigned());

@@ -38,10 +38,10 @@ pub(super) async fn lease(
             if shared.is_off(name, &consumer) {
                 return Err(StoreError::DefaultOff);
             }
-            if let Some(deliveries) = lease_until(shared, &app, &consumer, &lease, deadline).await? {
+            if let Some(deliveries) = lease_until(shared, &app, name, &consumer, &lease, deadline).await? {
                 return Ok(deliveries);
             }
-            // The consumer is about to be removed.
+            // The consumer is about to be removed, or is off.
             yield_now().await;
         } else if !name.is_default() {
             return Err(StoreError::NoConsumer(name.clone()));
@@ -52,10 +52,11 @@ pub(super) async fn lease(
     }
 }
 
-/// Leases events until a deadline. `None` if the consumer was deleted.
+/// Leases events until a deadline. `None` if the consumer was deleted or switched off.
 async fn lease_until(
     shared: &Arc<Shared>,
     app: &App,
+    name: &ConsumerName,
     consumer: &Arc<Consumer>,
     lease: &Lease,
     deadline: Instant,
@@ -66,7 +67,7 @@ async fn lease_until(
         let arrived = consumer.arrived.notified();
         tokio::pin!(arrived);
         arrived.as_mut().enable();
-        if consumer.is_deleted() {
+        if consumer.is_deleted() || shared.is_off(name, consumer) {
             return Ok(None);
         }
         shared.read_ahead(app, consumer, lease.max_events).await?;

@@ -30,6 +30,7 @@ impl Writer {
             Some((default, Overflow::DropOldest)) => self.drop_oldest(app, &default),
             Some((default, Overflow::Off)) => {
                 drop_all(&self.shared, app, &default, self.last_seq);
+                default.wake_all();
                 Ok(())
             }
             _ => Ok(()),
