@@ -25,6 +25,7 @@ mod flush;
 mod folder;
 mod health;
 mod history;
+mod holes;
 mod idle;
 mod index;
 mod lease;

@@ -19,6 +19,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod opening;
+mod pending;
 mod positions;
 mod redelivery;
 mod registration;

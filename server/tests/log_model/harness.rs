@@ -169,10 +169,8 @@ impl Harness {
         };
         let logged = Logged::new(id, event.body.to_vec(), step.event_type, step.source);
         let default = model.consumers.get_mut(&0).unwrap();
-        let is_estimate = default.is_estimate;
         default.worlds.observe(|cursor| {
-            let is_full = model::is_full(cursor, &model.log, logged.size)
-                || (is_estimate && appended == Appended::Full);
+            let is_full = model::is_full(cursor, &model.log, logged.size);
             let as_expected = match appended {
                 Appended::Stored(_) => !is_full,
                 Appended::Full => is_full,
@@ -197,8 +195,7 @@ impl Harness {
         let app = &self.apps[place.app];
         // With its texts and the framing.
         let size = step.body as u64 + 1000;
-        let has_room = !app.consumers[&0].is_estimate
-            && app.consumers[&0].worlds.all(|cursor| !model::is_full(cursor, &app.log, size));
+        let has_room = app.consumers[&0].worlds.all(|cursor| !model::is_full(cursor, &app.log, size));
         if !is_empty || !has_room || !waiting.filter.matches(&dummy) {
             return self.append(place.app, &[step]).await;
         }
@@ -230,11 +227,6 @@ impl Harness {
             deliveries => deliveries.unwrap(),
         };
         self.compare_lease(place, request, &deliveries)?;
-        if deliveries.is_empty()
-            && let Some(consumer) = self.apps[place.app].consumers.get_mut(&place.consumer)
-        {
-            consumer.is_estimate &= !consumer.filter.is_none();
-        }
         if expires && let Some(consumer) = self.apps[place.app].consumers.get_mut(&place.consumer) {
             let max_attempts = consumer.max_attempts;
             consumer.worlds.observe(|cursor| {
@@ -282,20 +274,18 @@ impl Harness {
             Poll::Ready(Err(_)) => Ok(()),
             // It ended at the first poll, so it was not cancelled.
             Poll::Ready(Ok(deliveries)) => self.compare_lease(place, request, &deliveries),
-            // It was reading the events that it had leased.
+            // It was reading the events that it had leased, or had not leased them yet.
             Poll::Pending => {
                 let app = &mut self.apps[place.app];
                 let Some(consumer) = app.consumers.get_mut(&place.consumer) else { return Ok(()) };
-                let mut leased = Vec::new();
-                consumer.worlds.observe(|cursor| {
-                    leased.push(cursor.lease(&app.log, request));
-                    Ok(())
-                })?;
-                let mut leased = leased.into_iter();
-                consumer.worlds.observe(|cursor| {
-                    cursor.undo(&leased.next().unwrap_or_default());
-                    Ok(())
-                })
+                consumer.worlds.fork(|cursor| {
+                    let mut leased = cursor.clone();
+                    let places = leased.lease(&app.log, request);
+                    let mut undone = leased.clone();
+                    undone.undo(&places);
+                    (leased, undone)
+                });
+                Ok(())
             }
         }
     }

@@ -38,9 +38,6 @@ pub(crate) struct Consumer {
     pub(crate) filter: Filter,
     pub(crate) start: Start,
     pub(crate) max_attempts: u32,
-    /// The store may count too many pending events: removed ones that were after the position when it was set, until the consumer
-    /// reaches the end, and dead ones after it.
-    pub(crate) is_estimate: bool,
     /// How often events were replayed.
     pub(crate) replays: HashMap<usize, u32>,
     pub(crate) worlds: Worlds,
@@ -143,9 +140,7 @@ impl App {
         first: usize,
     ) {
         let worlds = Worlds::new(Cursor::new(first));
-        let is_estimate = self.log.iter().skip(first).any(|event| event.is_removed);
-        let mut consumer =
-            Consumer { filter, start, max_attempts, is_estimate, replays: HashMap::new(), worlds };
+        let mut consumer = Consumer { filter, start, max_attempts, replays: HashMap::new(), worlds };
         consumer.worlds.change(|cursor| cursor.learn(&self.log, filter));
         self.consumers.insert(number, consumer);
     }
@@ -171,7 +166,6 @@ impl App {
         self.log.iter_mut().for_each(|event| event.is_removed = true);
         for consumer in self.consumers.values_mut() {
             consumer.worlds.change(Cursor::remove_all);
-            consumer.is_estimate = false;
         }
     }
 

@@ -39,6 +39,17 @@ impl Worlds {
         if self.0.is_empty() { Err(fail()) } else { Ok(()) }
     }
 
+    /// Applies an operation that may have happened or not: it led to the second state, by way of the first one.
+    pub(crate) fn fork(&mut self, mut operation: impl FnMut(&Cursor) -> (Cursor, Cursor)) {
+        let forked = self.0.iter().map(|world| {
+            let (between, now) = operation(&world.now);
+            let earlier = world.earlier.iter().cloned().chain([world.now.clone(), between]);
+            World { now, earlier: earlier.collect() }
+        });
+        let forked: Vec<_> = forked.collect();
+        self.0.extend(forked);
+    }
+
     /// Changes each state in a way that no crash loses.
     pub(crate) fn change(&mut self, mut change: impl FnMut(&mut Cursor)) {
         for world in &mut self.0 {

@@ -1,7 +1,7 @@
 //! The log of one app in memory: its running totals, and the tail of its index that is not in the database yet.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
@@ -103,9 +103,9 @@ impl AppLog {
     }
 
     /// Removes events that left the database.
-    pub(super) fn remove(&mut self, seqs: &HashSet<Seq>, removed: Total) {
+    pub(super) fn remove(&mut self, events: &BTreeMap<Seq, u32>, removed: Total) {
         self.removed = self.removed.add(removed);
-        self.tail.retain(|entry| !seqs.contains(&entry.seq));
+        self.tail.retain(|entry| !events.contains_key(&entry.seq));
     }
 
     /// The size of the stored events, in bytes.
@@ -136,7 +136,13 @@ impl AppLog {
     }
 
     /// The oldest event in memory beside these.
-    pub(super) fn oldest_except(&self, seqs: &HashSet<Seq>) -> Option<Seq> {
-        self.tail.iter().map(|entry| entry.seq).find(|seq| !seqs.contains(seq))
+    pub(super) fn oldest_except(&self, events: &BTreeMap<Seq, u32>) -> Option<Seq> {
+        self.tail.iter().map(|entry| entry.seq).find(|seq| !events.contains_key(seq))
+    }
+
+    /// The newest event in memory before a seq, beside these.
+    pub(super) fn newest_except(&self, before: Seq, events: &BTreeMap<Seq, u32>) -> Option<Seq> {
+        let newest = self.tail.partition_point(|entry| entry.seq < before);
+        self.tail.range(..newest).rev().map(|entry| entry.seq).find(|seq| !events.contains_key(seq))
     }
 }

@@ -16,6 +16,7 @@ pub(super) enum StoredState {
     Leased,
     Retry,
     Dead,
+    Settled,
 }
 
 impl StoredState {
@@ -25,11 +26,12 @@ impl StoredState {
             Self::Leased => "leased",
             Self::Retry => "retry",
             Self::Dead => "dead",
+            Self::Settled => "settled",
         }
     }
 
     pub(super) fn parse(name: &str) -> Option<Self> {
-        [Self::Leased, Self::Retry, Self::Dead].into_iter().find(|state| state.name() == name)
+        [Self::Leased, Self::Retry, Self::Dead, Self::Settled].into_iter().find(|state| state.name() == name)
     }
 }
 

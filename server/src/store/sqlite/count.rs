@@ -19,9 +19,9 @@ pub(super) fn spawn(shared: &Arc<Shared>, app: &Arc<App>, consumer: &Arc<Consume
     let Some(count) = consumer.cursor().begin_count() else { return };
     let (shared, app, consumer) = (Arc::clone(shared), Arc::clone(app), Arc::clone(consumer));
     tokio::spawn(async move {
-        if let Err(error) = run(&shared, &app, &consumer, count).await {
+        if let Err(error) = run(&shared, &app, &consumer, &count).await {
             tracing::debug!(%error, "the pending events of a consumer were not counted");
-            consumer.cursor().abandon_count();
+            consumer.cursor().abandon_count(&count);
         }
     });
 }
@@ -30,7 +30,7 @@ async fn run(
     shared: &Arc<Shared>,
     app: &Arc<App>,
     consumer: &Consumer,
-    count: Count,
+    count: &Count,
 ) -> Result<(), StoreError> {
     let (mut from, mut matching) = (count.from, Total::default());
     while !consumer.is_deleted() {
@@ -57,9 +57,8 @@ async fn run(
             }
         };
         from = entries.last().map_or(from, |entry| entry.seq);
-        let matches: Vec<_> = entries.iter().filter(|entry| consumer.filter.matches(entry)).collect();
-        let cursor = consumer.cursor();
-        let counted = matches.iter().filter(|entry| cursor.is_ahead(entry.seq));
+        let counted =
+            entries.iter().filter(|entry| consumer.filter.matches(entry) && count.includes(entry.seq));
         matching = counted.fold(matching, |matching, entry| matching.plus(entry.size));
     }
     Ok(())

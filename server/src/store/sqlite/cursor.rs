@@ -54,7 +54,7 @@ pub(super) struct Request {
 pub(super) struct Cursor {
     /// The last event that was leased or skipped.
     position: Seq,
-    /// The totals of the app at the position. Only meaningful without a filter.
+    /// The app's total without the stored events after the position, except the open ones. Only used without a filter.
     passed: Total,
     /// Matching events after the position, a part of the log.
     fresh: VecDeque<Entry>,
@@ -91,6 +91,7 @@ impl Cursor {
     pub(super) fn restore(&mut self, row: StoredOpen) {
         let state = match row.state {
             StoredState::Dead => State::Dead,
+            StoredState::Settled => State::Settled,
             StoredState::Leased if self.is_exhausted(row.attempt) => State::Dead,
             StoredState::Leased => State::Returned,
             StoredState::Retry => row.nacked_until.map_or(State::Returned, State::Nacked),
@@ -133,7 +134,7 @@ impl Cursor {
     /// Adds what was read from the log after `from`, up to `scanned`. Ignored if the log was read by another lease meanwhile.
     pub(super) fn add_fresh(&mut self, from: Seq, scanned: Seq, matching: impl IntoIterator<Item = Entry>) {
         if self.scanned == from {
-            // An open event above the position was dead when the cursor was moved back, and stays so.
+            // An open event above the position was dead when the cursor was moved back.
             self.fresh.extend(matching.into_iter().filter(|entry| self.open.get(entry.seq).is_none()));
             self.scanned = scanned;
             self.skip();
@@ -151,7 +152,15 @@ impl Cursor {
     /// Moves the position over events that the filter skips.
     fn skip(&mut self) {
         if self.fresh.is_empty() && self.position < self.scanned {
-            self.position = self.scanned;
+            self.move_to(self.scanned);
+        }
+    }
+
+    /// Moves the position forward.
+    fn move_to(&mut self, position: Seq) {
+        self.position = position;
+        while let Some(seq) = self.open.remove_settled(position) {
+            self.pending.forget(seq);
         }
     }
 
@@ -194,7 +203,7 @@ impl Cursor {
     fn next_fresh(&mut self) -> Seq {
         self.leased_nacked = false;
         let Some(entry) = self.fresh.pop_front() else { return self.position };
-        self.position = entry.seq;
+        self.move_to(entry.seq);
         self.passed = self.passed.plus(entry.size);
         self.ahead.pass(entry.size);
         entry.seq
@@ -216,6 +225,10 @@ impl Cursor {
         let Some(open) = self.current(seq, number, now) else { return false };
         let took = open.took(now);
         self.pending.settle(seq, Outcome { attempt: open.attempt, what: "acked", reason: None, took });
+        if seq > self.position {
+            self.pending.touch(seq);
+            self.open.insert(seq, Open { state: State::Settled, ..open });
+        }
         true
     }
 

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use super::{
     changes::{Changes, StoredOpen},
     checksum,
+    cursor::Cursor,
     state::{Consumer, Shared},
     timeline::{ACKED, REPLAYED, pack},
 };
@@ -34,15 +35,21 @@ impl Flush {
         )
     }
 
-    /// What is flushed of this consumer.
-    pub(super) fn of(&mut self, consumer: &Arc<Consumer>) -> &mut Changes {
-        let known = self.0.iter().position(|(other, _)| Arc::ptr_eq(other, consumer));
-        let place = known.unwrap_or_else(|| {
-            let changes = consumer.cursor().take_changes();
-            self.0.push((Arc::clone(consumer), changes));
-            self.0.len() - 1
-        });
-        &mut self.0[place].1
+    /// Adds a command to what is flushed of a consumer. What changed until now is flushed with it, so that both agree.
+    pub(super) fn plan<T>(
+        &mut self,
+        consumer: &Arc<Consumer>,
+        plan: impl FnOnce(&Cursor, &mut Changes) -> T,
+    ) -> T {
+        let mut cursor = consumer.cursor();
+        if let Some(known) = self.0.iter().position(|(other, _)| Arc::ptr_eq(other, consumer)) {
+            let (_, earlier) = self.0.swap_remove(known);
+            cursor.restore_changes(earlier);
+        }
+        let mut changes = cursor.take_changes();
+        let planned = plan(&cursor, &mut changes);
+        self.0.push((Arc::clone(consumer), changes));
+        planned
     }
 
     pub(super) fn is_empty(&self) -> bool {

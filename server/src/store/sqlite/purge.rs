@@ -33,7 +33,7 @@ impl Writer {
         }
         if entries.is_empty() {
             self.database.transaction(|db| {
-                db.execute("DELETE FROM tombstones WHERE app_id = ?", [app.id])?;
+                db.execute("DELETE FROM holes WHERE app_id = ?", [app.id])?;
                 db.execute("DELETE FROM apps WHERE app_id = ? AND removed = 1", [app.id])
             })?;
             self.shared.ended.lock().retain(|ended| ended.id != app.id);

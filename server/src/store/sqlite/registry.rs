@@ -193,12 +193,6 @@ pub(super) fn totals_at(db: &Connection, seq: Seq) -> rusqlite::Result<Option<(i
         .optional()
 }
 
-/// The total of the app's events after a seq that a client deleted.
-pub(super) fn deleted_after(db: &Connection, app_id: i64, seq: Seq) -> rusqlite::Result<Total> {
-    db.prepare_cached("SELECT count(*), ifnull(sum(size), 0) FROM tombstones WHERE app_id = ? AND seq > ?")?
-        .query_row((app_id, seq.cast_signed()), |row| Total::from_row(row, 0))
-}
-
 /// The columns of [`StoredConsumer::read`].
 pub(super) const CONSUMER_COLUMNS: &str =
     "consumer_id, app_id, name, settings, checksum, position_seq, position_count, position_bytes, dropped";

@@ -1,10 +1,10 @@
 //! The removal of events from the database and from memory.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use rusqlite::Connection;
 
-use super::{Seq, app_log::Total, flush::Flush, state::App, writer::Writer};
+use super::{Seq, app_log::Total, flush::Flush, holes, state::App, writer::Writer};
 use crate::store::StoreError;
 
 /// Rows of a consumer's timeline that a transaction deletes, at most.
@@ -14,17 +14,18 @@ const TIMELINE_ROWS: i64 = 512;
 #[derive(Debug)]
 pub(super) struct Removal {
     pub(super) app: Arc<App>,
-    pub(super) seqs: HashSet<Seq>,
+    /// With their sizes.
+    pub(super) events: BTreeMap<Seq, u32>,
     pub(super) total: Total,
 }
 
 impl Removal {
     pub(super) fn new(app: &Arc<App>) -> Self {
-        Self { app: Arc::clone(app), seqs: HashSet::new(), total: Total::default() }
+        Self { app: Arc::clone(app), events: BTreeMap::new(), total: Total::default() }
     }
 
     pub(super) fn push(&mut self, seq: Seq, size: u32) {
-        self.seqs.insert(seq);
+        self.events.insert(seq, size);
         self.total = self.total.plus(size);
     }
 }
@@ -53,19 +54,19 @@ impl Writer {
             Ok(())
         })?;
         for removal in removals {
-            removal.app.log.lock().remove(&removal.seqs, removal.total);
+            removal.app.log.lock().remove(&removal.events, removal.total);
         }
-        self.index.remove(&removals.iter().flat_map(|removal| &removal.seqs).copied().collect());
+        self.index.remove(&removals.iter().flat_map(|removal| removal.events.keys()).copied().collect());
         Ok(())
     }
 }
 
 fn delete(db: &Connection, removal: &Removal) -> rusqlite::Result<()> {
-    let Removal { app, seqs, total: removed } = removal;
+    let Removal { app, events: seqs, total: removed } = removal;
     let mut events = db.prepare_cached("DELETE FROM events WHERE seq = ?")?;
     let mut bodies = db.prepare_cached("DELETE FROM bodies WHERE seq = ?")?;
     let mut index = db.prepare_cached("DELETE FROM by_app WHERE app_id = ? AND seq = ?")?;
-    for seq in seqs {
+    for seq in seqs.keys() {
         let seq = seq.cast_signed();
         events.execute([seq])?;
         bodies.execute([seq])?;
@@ -83,15 +84,14 @@ fn delete(db: &Connection, removal: &Removal) -> rusqlite::Result<()> {
         ever.bytes.cast_signed(),
         app.id,
     ])?;
-    let last = seqs.iter().max().map_or(0, |seq| seq.cast_signed());
+    let last = seqs.last_key_value().map_or(0, |(seq, _)| seq.cast_signed());
     let in_index: Option<i64> = db
         .prepare_cached("SELECT min(seq) FROM by_app WHERE app_id = ?")?
         .query_row([app.id], |row| row.get(0))?;
     // The events in memory are newer than those in the index.
     let in_memory = || app.log.lock().oldest_except(seqs).map(Seq::cast_signed);
     let oldest = in_index.or_else(in_memory).unwrap_or(last + 1);
-    // What is before the oldest event is counted with the totals of that event.
-    db.prepare_cached("DELETE FROM tombstones WHERE app_id = ? AND seq < ?")?.execute((app.id, oldest))?;
+    holes::add(db, removal, oldest.cast_unsigned())?;
     let consumers: Vec<_> = app.consumers.read().values().map(|consumer| consumer.id).collect();
     for consumer in consumers {
         delete_outcomes(db, consumer, oldest)?;

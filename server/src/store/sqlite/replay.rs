@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use wwproxy_protocol::{AppId, ConsumerName, EventId};
+use wwproxy_protocol::{AppId, ConsumerName, EventId, Overflow};
 
 use super::{
     changes::{StoredOpen, StoredState},
     flush::Flush,
+    overflow::{is_over, of_default},
     timeline::REPLAYED,
     writer::Writer,
 };
@@ -31,11 +32,11 @@ impl Writer {
         if self.shared.update(&consumer, |cursor| cursor.is_pending(seq, matches, Instant::now())) {
             return Ok(Replayed::Pending);
         }
-        let unsettled = app.unsettled(&consumer).plus(size);
-        let limits = &self.limits;
-        if name.is_default()
-            && (unsettled.count > limits.max_pending_events || unsettled.bytes > limits.max_pending_bytes)
-        {
+        let has_room = of_default(&app, &self.limits).is_none_or(|(default, overflow)| {
+            let unsettled = app.unsettled(&default).plus(size);
+            overflow != Overflow::Off && !is_over(&self.limits, unsettled)
+        });
+        if name.is_default() && !has_room {
             return Ok(Replayed::Full);
         }
         let before: u32 = self.shared.checked(self.shared.readers.read(|db| {
@@ -46,12 +47,21 @@ impl Writer {
         }))?;
         let replay = before + 1;
         let mut flush = Flush::take(&self.shared);
-        let changes = flush.of(&consumer);
-        let (state, reason) = (StoredState::Retry, None);
-        changes.rows.retain(|row| row.seq != seq);
-        changes.rows.push(StoredOpen { seq, size, attempt: 0, replay, state, nacked_until: None, reason });
-        changes.deleted.retain(|deleted| *deleted != seq);
-        changes.replayed.push((seq, replay));
+        flush.plan(&consumer, |_, changes| {
+            let (state, reason) = (StoredState::Retry, None);
+            changes.rows.retain(|row| row.seq != seq);
+            changes.rows.push(StoredOpen {
+                seq,
+                size,
+                attempt: 0,
+                replay,
+                state,
+                nacked_until: None,
+                reason,
+            });
+            changes.deleted.retain(|deleted| *deleted != seq);
+            changes.replayed.push((seq, replay));
+        });
         self.flush_with(flush, |_| Ok(()))?;
         self.shared.update(&consumer, |cursor| cursor.replay(seq, size, replay));
         consumer.arrived.notify_one();

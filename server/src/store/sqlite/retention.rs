@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use super::{
     Seq,
-    app_log::{Entry, Next, Total},
+    app_log::{Entry, Next},
     clock::Clock,
     reader::entry,
     record::micros,
@@ -64,7 +64,6 @@ struct Swept {
 struct Old {
     entry: Entry,
     app_id: i64,
-    total: Total,
     /// `None`: the value is damaged.
     received_at: Option<i64>,
 }
@@ -210,7 +209,7 @@ impl Writer {
             }
             for consumer in &app.all_consumers() {
                 let matches = consumer.filter.matches(&old.entry);
-                self.shared.update(consumer, |cursor| cursor.remove(&old.entry, old.total, matches));
+                self.shared.update(consumer, |cursor| cursor.remove(&old.entry, matches));
             }
             batch.push(app, &old.entry);
         }
@@ -297,18 +296,11 @@ impl Writer {
 
 /// The oldest events of the store.
 fn oldest(db: &Connection) -> rusqlite::Result<Vec<Old>> {
-    db.prepare_cached(
-        "SELECT seq, size, source, type, app_id, app_count, app_bytes, received_at FROM events ORDER BY seq LIMIT ?",
-    )?
-    .query_map([BATCH_EVENTS], |row| {
-        Ok(Old {
-            entry: entry(row)?,
-            app_id: row.get(4)?,
-            total: Total::from_row(row, 5)?,
-            received_at: row.get(7).ok(),
-        })
-    })?
-    .collect()
+    db.prepare_cached("SELECT seq, size, source, type, app_id, received_at FROM events ORDER BY seq LIMIT ?")?
+        .query_map([BATCH_EVENTS], |row| {
+            Ok(Old { entry: entry(row)?, app_id: row.get(4)?, received_at: row.get(5).ok() })
+        })?
+        .collect()
 }
 
 /// When events were received. One that is missing or damaged was received long ago.

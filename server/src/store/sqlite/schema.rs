@@ -42,8 +42,9 @@ CREATE TABLE by_app(app_id INTEGER NOT NULL, seq INTEGER NOT NULL, source TEXT N
   PRIMARY KEY(app_id, seq)) WITHOUT ROWID;
 -- The dedupe keys of a commit's events, one row a commit; seq is the last of these events. Rows outside of the dedupe window are deleted.
 CREATE TABLE recent_keys(seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, keys BLOB NOT NULL);
--- Events that a client deleted, until every consumer's position has passed them.
-CREATE TABLE tombstones(app_id INTEGER NOT NULL, seq INTEGER NOT NULL, size INTEGER NOT NULL, PRIMARY KEY(app_id, seq)) WITHOUT ROWID;
+-- The number and the size of the events that were removed between a stored event and the next one. None for those before the oldest.
+CREATE TABLE holes(app_id INTEGER NOT NULL, seq INTEGER NOT NULL, count INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  PRIMARY KEY(app_id, seq)) WITHOUT ROWID;
 -- last_seq is the last assigned seq at the last removal of events.
 CREATE TABLE watermark(id INTEGER PRIMARY KEY CHECK(id = 1), seq INTEGER NOT NULL, last_seq INTEGER NOT NULL);
 -- position_count and position_bytes are the app's totals at the position. dropped counts events that were removed before they were
@@ -54,7 +55,8 @@ CREATE TABLE consumers(consumer_id INTEGER PRIMARY KEY AUTOINCREMENT, app_id INT
   position_bytes INTEGER NOT NULL, dropped INTEGER NOT NULL DEFAULT 0, started INTEGER NOT NULL DEFAULT 0, created INTEGER NOT NULL DEFAULT 0,
   last_used INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX consumer_names ON consumers(app_id, name);
--- The exceptions at or below a consumer's position: events that are leased, wait for a retry, or are dead.
+-- The exceptions at or below a consumer's position: events that are leased, wait for a retry, or are dead. After a move back there
+-- are some above it, settled ones included, until it has passed them.
 CREATE TABLE open(consumer_id INTEGER NOT NULL, seq INTEGER NOT NULL, state TEXT NOT NULL, attempt INTEGER NOT NULL,
   replay INTEGER NOT NULL DEFAULT 0, not_before INTEGER NOT NULL, size INTEGER NOT NULL, reason TEXT, checksum INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY(consumer_id, seq)) WITHOUT ROWID;

@@ -10,6 +10,7 @@ use super::{
     Seq,
     app_log::{Entry, Next, Total},
     flush::Flush,
+    holes,
     record::{decode_id, id_millis, micros},
     registry,
     state::{App, Shared},
@@ -34,9 +35,7 @@ impl Writer {
                 }
             }
         };
-        // Every event that was removed counts as passed. After the position there may be some, too, until the consumer reaches the end.
-        let passed = self.shared.total_at(app, position)?.max(app.log.lock().removed);
-        Ok(Some((position, passed)))
+        Ok(Some((position, self.shared.total_at(app, position)?)))
     }
 
     /// Moves a consumer. What it has open is written together with the move, so that a crash finds one or the other.
@@ -51,12 +50,14 @@ impl Writer {
         };
         let Some((position, passed)) = self.start(&app, to)? else { return Ok(Sought::NoSuchEvent) };
         let mut flush = Flush::take(&self.shared);
-        let changes = flush.of(&consumer);
-        let passed = consumer.cursor().plan_seek(position, passed, changes);
+        flush.plan(&consumer, |cursor, changes| cursor.plan_seek(position, passed, changes));
         self.flush_with(flush, |_| Ok(()))?;
         self.shared.update(&consumer, |cursor| cursor.seek(position, passed));
         consumer.wake_all();
         self.retention.sweep_again(app.id);
+        if name.is_default() {
+            self.apply_overflow(&app);
+        }
         Ok(Sought::Moved)
     }
 }
@@ -97,15 +98,14 @@ impl Shared {
         }
     }
 
-    /// What of an app's log is before the first stored event after a position. Events after it that were deleted count as well, so that
-    /// the rest of the log is what is stored after the position.
+    /// What of an app's log is not ahead of a position: the rest is what is stored after the position.
     pub(super) fn total_at(&self, app: &App, position: Seq) -> Result<Total, StoreError> {
         let end = app.log.lock().total;
         let Some(first) = self.first_after(app, position)? else { return Ok(end) };
         self.checked(self.readers.read(|db| {
             let found = registry::totals_at(db, first.seq)?;
             let before = found.map_or(end, |(_, _, total)| total.minus(Total::default().plus(first.size)));
-            Ok(before.add(registry::deleted_after(db, app.id, first.seq)?))
+            Ok(before.add(holes::after(db, app.id, first.seq)?))
         }))
     }
 }

@@ -1,5 +1,7 @@
 //! How many events are ahead of a consumer with a filter: counted in the background, and kept up to date from then on.
 
+use std::collections::HashSet;
+
 use super::Cursor;
 use crate::store::sqlite::{Seq, app_log::Total};
 
@@ -18,12 +20,21 @@ pub(super) struct Ahead {
 }
 
 /// A count that is under way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(in crate::store::sqlite) struct Count {
     /// The position where it begins.
     pub(in crate::store::sqlite) from: Seq,
+    /// The open events after it, which are not fresh when the position passes them.
+    open: HashSet<Seq>,
     passed: Total,
     generation: u64,
+}
+
+impl Count {
+    /// Whether the count includes this event.
+    pub(in crate::store::sqlite) fn includes(&self, seq: Seq) -> bool {
+        !self.open.contains(&seq)
+    }
 }
 
 impl Ahead {
@@ -58,16 +69,12 @@ impl Cursor {
             return None;
         }
         ahead.is_counting = true;
-        Some(Count { from: self.position, passed: ahead.passed, generation: ahead.generation })
-    }
-
-    /// Whether a count includes this event: not if it is dead already, which happens if the cursor was moved back.
-    pub(in crate::store::sqlite) fn is_ahead(&self, seq: Seq) -> bool {
-        seq <= self.position || self.open.get(seq).is_none()
+        let open = self.open.above(self.position).map(|(seq, _)| seq).collect();
+        Some(Count { from: self.position, open, passed: ahead.passed, generation: ahead.generation })
     }
 
     /// Ends a count: so many events match, up to the end of the log.
-    pub(in crate::store::sqlite) fn end_count(&mut self, count: Count, matching: Total, end: Seq) {
+    pub(in crate::store::sqlite) fn end_count(&mut self, count: &Count, matching: Total, end: Seq) {
         let ahead = &mut self.ahead;
         if count.generation == ahead.generation {
             ahead.known = Some(matching.minus(ahead.passed.minus(count.passed)));
@@ -76,8 +83,8 @@ impl Cursor {
     }
 
     /// A count failed.
-    pub(in crate::store::sqlite) fn abandon_count(&mut self) {
-        self.ahead.is_counting = false;
+    pub(in crate::store::sqlite) fn abandon_count(&mut self, count: &Count) {
+        self.ahead.is_counting &= count.generation != self.ahead.generation;
     }
 
     /// Counts a matching event that was appended.

@@ -42,46 +42,45 @@ impl Cursor {
             State::Leased { .. } => EventState::Leased,
             State::Nacked(_) | State::Returned => EventState::Pending,
             State::Dead => EventState::Dead,
+            State::Settled => return if matches { Place::Settled } else { Place::Elsewhere },
         };
         Place::At(state, open.attempt)
     }
 
-    /// Adds a move to a position to the changes. Returns what of the log before it the cursor has passed: dead events after it included,
-    /// since they are not delivered again.
-    pub(in crate::store::sqlite) fn plan_seek(
-        &self,
-        position: Seq,
-        passed: Total,
-        changes: &mut Changes,
-    ) -> Total {
-        let (dead, ended): (Vec<_>, Vec<_>) =
-            self.open.iter().partition(|(_, open)| open.state == State::Dead);
-        let ahead = dead.iter().filter(|(seq, _)| *seq > position);
-        let passed = ahead.fold(passed, |passed, (_, open)| passed.plus(open.size));
-        (changes.position, changes.passed) = (position, passed);
+    /// Adds a move to a position to the changes. `passed`: what of the log is not ahead of it.
+    pub(in crate::store::sqlite) fn plan_seek(&self, position: Seq, passed: Total, changes: &mut Changes) {
+        (changes.position, changes.passed) = (position, self.passed_at(position, passed));
         changes.rows.retain(|row| row.state == StoredState::Dead);
-        changes.deleted.extend(ended.iter().map(|(seq, _)| *seq));
-        passed
+        changes.deleted.extend(self.not_dead());
     }
 
     /// Moves to a position: leases and retries end.
     pub(in crate::store::sqlite) fn seek(&mut self, position: Seq, passed: Total) {
-        let ended: Vec<_> =
-            self.open.iter().filter(|(_, open)| open.state != State::Dead).map(|(seq, _)| seq).collect();
-        for seq in ended {
+        for seq in self.not_dead() {
             self.open.remove(seq);
             self.pending.touch(seq);
         }
-        (self.position, self.scanned, self.passed) = (position, position, passed);
+        self.passed = self.passed_at(position, passed);
+        (self.position, self.scanned) = (position, position);
         self.fresh.clear();
         self.ahead.forget();
+    }
+
+    fn not_dead(&self) -> Vec<Seq> {
+        self.open.iter().filter(|(_, open)| open.state != State::Dead).map(|(seq, _)| seq).collect()
+    }
+
+    /// Dead events after the position count as passed, since they are not delivered again.
+    fn passed_at(&self, position: Seq, passed: Total) -> Total {
+        let dead = self.open.above(position).filter(|(_, open)| open.state == State::Dead);
+        dead.fold(passed, |passed, (_, open)| passed.plus(open.size))
     }
 
     /// Whether an event is delivered anyway. `matches`: the filter lets it pass.
     pub(in crate::store::sqlite) fn is_pending(&mut self, seq: Seq, matches: bool, now: Instant) -> bool {
         self.run_timers(now);
         let open = self.open.get(seq);
-        open.map_or(matches && seq > self.position, |open| open.state != State::Dead)
+        open.map_or(matches && seq > self.position, Open::is_pending)
     }
 
     /// Opens a settled or dead event again, which returns to its place.

@@ -1,4 +1,7 @@
 //! The open events of a consumer: those at or below its position that are leased, wait for a retry, or are dead.
+//!
+//! An event that was dead when the cursor was moved back is open above the position. Once it is replayed and settled it stays there as
+//! settled until the position passes it, so that it is not delivered again as a fresh one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,6 +36,8 @@ pub(super) enum State {
     /// Redelivered next, in order of seq: the event returned to its place.
     Returned,
     Dead,
+    /// Above the position.
+    Settled,
 }
 
 impl Open {
@@ -46,8 +51,8 @@ impl Open {
         }
     }
 
-    pub(super) fn is_dead(&self) -> bool {
-        self.state == State::Dead
+    pub(super) fn is_pending(&self) -> bool {
+        !matches!(self.state, State::Dead | State::Settled)
     }
 
     fn to_row(&self, seq: Seq) -> StoredOpen {
@@ -56,6 +61,7 @@ impl Open {
             State::Nacked(at) => (StoredState::Retry, Some(at)),
             State::Returned => (StoredState::Retry, None),
             State::Dead => (StoredState::Dead, None),
+            State::Settled => (StoredState::Settled, None),
         };
         StoredOpen {
             seq,
@@ -78,7 +84,8 @@ pub(super) struct OpenEvents {
     /// When each nacked event is due.
     nacked: BTreeSet<(Instant, Seq)>,
     returned: BTreeSet<Seq>,
-    /// Open events that are not dead.
+    settled: BTreeSet<Seq>,
+    /// Open events that are neither dead nor settled.
     unsettled: Total,
 }
 
@@ -88,9 +95,10 @@ impl OpenEvents {
             State::Leased { until, .. } => drop(self.leases.insert((until, seq))),
             State::Nacked(at) => drop(self.nacked.insert((at, seq))),
             State::Returned => drop(self.returned.insert(seq)),
+            State::Settled => drop(self.settled.insert(seq)),
             State::Dead => {}
         }
-        if open.state != State::Dead {
+        if open.is_pending() {
             self.unsettled = self.unsettled.plus(open.size);
         }
         self.events.insert(seq, open);
@@ -110,9 +118,10 @@ impl OpenEvents {
             State::Leased { until, .. } => drop(self.leases.remove(&(until, seq))),
             State::Nacked(at) => drop(self.nacked.remove(&(at, seq))),
             State::Returned => drop(self.returned.remove(&seq)),
+            State::Settled => drop(self.settled.remove(&seq)),
             State::Dead => {}
         }
-        if open.state != State::Dead {
+        if open.is_pending() {
             self.unsettled = self.unsettled.minus(Total::default().plus(open.size));
         }
         Some(open)
@@ -152,7 +161,18 @@ impl OpenEvents {
         [self.leases.first(), self.nacked.first()].into_iter().flatten().map(|(at, _)| *at).min()
     }
 
-    /// The events that are not dead.
+    /// Removes a settled event that is not above the position any more.
+    pub(super) fn remove_settled(&mut self, position: Seq) -> Option<Seq> {
+        let seq = *self.settled.first().filter(|seq| **seq <= position)?;
+        self.remove(seq).map(|_| seq)
+    }
+
+    /// The events after a position.
+    pub(super) fn above(&self, position: Seq) -> impl Iterator<Item = (Seq, &Open)> {
+        self.events.range(position + 1..).map(|(seq, open)| (*seq, open))
+    }
+
+    /// The events that are neither dead nor settled.
     pub(super) fn unsettled(&self) -> Total {
         self.unsettled
     }
@@ -162,7 +182,7 @@ impl OpenEvents {
     }
 
     pub(super) fn dead(&self) -> u64 {
-        self.events.len() as u64 - self.unsettled.count
+        (self.events.len() - self.settled.len()) as u64 - self.unsettled.count
     }
 
     /// The row of an event, if it is open.

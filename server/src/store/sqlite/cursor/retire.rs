@@ -30,22 +30,23 @@ impl Cursor {
         self.pending.take_lowest_settled()
     }
 
-    /// Forgets an event that leaves the log, and all before it that were not leased. `passed` is the app's total at the event.
-    /// `matches`: the consumer would have received it.
-    pub(in super::super) fn remove(&mut self, removed: &Entry, passed: Total, matches: bool) {
+    /// Forgets the app's oldest event, which leaves the log. `matches`: the consumer would have received it.
+    pub(in super::super) fn remove(&mut self, removed: &Entry, matches: bool) {
         let seq = removed.seq;
         if self.open.get(seq).is_some() {
             self.drop_open(seq);
-        } else if seq > self.position && matches {
-            self.dropped += 1;
-            self.ahead.drop_first(removed.size);
+        } else if seq > self.position {
+            self.passed = self.passed.plus(removed.size);
+            if matches {
+                self.dropped += 1;
+                self.ahead.drop_first(removed.size);
+            }
         }
         if seq > self.position {
             while self.fresh.front().is_some_and(|entry| entry.seq <= seq) {
                 self.fresh.pop_front();
             }
-            // Events after it that a client deleted count as passed already.
-            (self.position, self.passed) = (seq, self.passed.plus(removed.size).max(passed));
+            self.move_to(seq);
             self.scanned = self.scanned.max(seq);
             self.pending.moved();
         }
@@ -77,7 +78,7 @@ impl Cursor {
     /// Ends an open event without an outcome. Its receipt is stale from now on.
     fn drop_open(&mut self, seq: Seq) {
         if let Some(open) = self.open.remove(seq) {
-            self.dropped += u64::from(!open.is_dead());
+            self.dropped += u64::from(open.is_pending());
             self.pending.forget(seq);
         }
     }
@@ -110,7 +111,8 @@ impl Cursor {
     /// Moves over every event up to the end of the log: they are not for this consumer.
     pub(in super::super) fn pass_all(&mut self, end: Seq, total: Total) {
         if self.position < end {
-            (self.position, self.scanned, self.passed) = (end, end, total);
+            self.move_to(end);
+            (self.scanned, self.passed) = (end, total);
             self.fresh.clear();
             self.pending.moved();
         }
@@ -130,6 +132,6 @@ impl Cursor {
         if self.open.unsettled() == Total::default() {
             return None;
         }
-        self.open.iter().find(|(_, open)| !open.is_dead()).map(|(seq, _)| seq)
+        self.open.iter().find(|(_, open)| open.is_pending()).map(|(seq, _)| seq)
     }
 }

@@ -19,6 +19,7 @@ use super::{
         changes::StoredOpen,
         checksum,
         cursor::Cursor,
+        holes,
         idle::LastUse,
         record::micros,
         registry::{self, CONSUMER_COLUMNS, StoredConsumer},
@@ -191,8 +192,8 @@ fn store_anew(
         )?
         .query_row([app.id], |row| {
             let (seq, size) = (row.get::<_, i64>(0)?.cast_unsigned(), Total::default().plus(row.get(1)?));
-            let deleted = registry::deleted_after(db, app.id, seq)?;
-            Ok((seq - 1, Total::from_row(row, 2)?.minus(size).add(deleted)))
+            let removed = holes::after(db, app.id, seq)?;
+            Ok((seq - 1, Total::from_row(row, 2)?.minus(size).add(removed)))
         })
         .optional()?;
     let (position, passed) = oldest.unwrap_or_else(|| (0, app.log.lock().total));

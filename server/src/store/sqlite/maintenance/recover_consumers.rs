@@ -50,11 +50,20 @@ fn copy(recovery: &mut Recovery<'_>, row: &Row<'_>) -> Result<(), RecoverError> 
     if !recovery.apps.contains_key(&app_id) {
         return Ok(());
     }
+    let mut is_stored = recovery.to.prepare_cached("SELECT 1 FROM events WHERE seq = ?")?;
+    let mut stored = Vec::with_capacity(open.len());
+    for (open, not_before) in open {
+        if is_stored.exists([open.seq.cast_signed()])? {
+            stored.push((open, not_before));
+        }
+    }
     let passed = recovery.to.query_row(
         "SELECT count(*), ifnull(sum(size), 0) FROM by_app WHERE app_id = ? AND seq <= ?",
         (app_id, position.cast_signed()),
         |row| Total::from_row(row, 0),
     )?;
+    let above = stored.iter().filter(|(open, _)| open.seq > position);
+    let passed = above.fold(passed, |passed, (open, _)| passed.plus(open.size));
     let new = registry::insert_consumer(recovery.to, app_id, &name, &settings, position, passed)?;
     let now = micros(std::time::SystemTime::now());
     let [created, last_used] = ["created", "last_used"].map(|column| row.get(column).unwrap_or(now));
@@ -64,11 +73,8 @@ fn copy(recovery: &mut Recovery<'_>, row: &Row<'_>) -> Result<(), RecoverError> 
     )?;
     // The checksum covers what was changed.
     registry::update_consumer(recovery.to, new, app_id, &name, &settings)?;
-    let mut is_stored = recovery.to.prepare_cached("SELECT 1 FROM events WHERE seq = ?")?;
-    for (open, not_before) in open {
-        if is_stored.exists([open.seq.cast_signed()])? {
-            put_open(recovery.to, new, &open, not_before)?;
-        }
+    for (open, not_before) in stored {
+        put_open(recovery.to, new, &open, not_before)?;
     }
     copy_timeline(recovery, id, new)
 }
