@@ -171,7 +171,7 @@ impl Client {
         read_json(response, MAX_SMALL_RESPONSE_BYTES).await
     }
 
-    /// Returns the state of the app's registration and queue.
+    /// Returns the state of the app's registration, its consumers, and the events of `default`.
     pub async fn status(&self) -> Result<Status, Error> {
         let url = self.api.url(&path::status(self.app_id()))?;
         let response = self.api.send(|http| http.get(url.clone())).await?;

@@ -7,7 +7,7 @@ use crate::{
     output::{print_data, print_message},
 };
 
-/// Print the state of the app's sources and queue as JSON
+/// Print the state of the app's sources, consumers and events as JSON
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -1,4 +1,4 @@
-//! `GET /webhooks/{appId}/status`: the statistics of the app's queue.
+//! `GET /webhooks/{appId}/status`: the state of the app's sources and consumers.
 
 use warp::{filters::BoxedFilter, http::Method, reply::Response};
 use wwproxy_protocol::AppId;

@@ -127,10 +127,10 @@ mod tests {
 
     #[test]
     fn a_status_of_a_later_version_is_read() {
-        let later = r#"{"name":"default","types":[],"sources":[],"start":"new","maxAttempts":0,"overflow":"spill","pending":null,
+        let later = r#"{"name":"default","types":[],"sources":[],"start":"new","maxAttempts":0,"overflow":"block","pending":null,
             "pendingBytes":null,"leased":0,"dead":0,"dropped":0,"oldestPendingAgeMs":null,"lastUsed":null,"clients":0,"color":"red"}"#;
         let status: ConsumerStatus = serde_json::from_str(later).unwrap();
-        assert_eq!((status.overflow.as_deref(), status.pending), (Some("spill"), None));
+        assert_eq!((status.overflow.as_deref(), status.pending), (Some("block"), None));
         assert_eq!(status.settings(), ConsumerSettings::default());
     }
 
