@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import WebSocket from "ws";
 
 const { WWPROXY_SERVER: server, APPID: app, SECRET: secret } = process.env;
+const { QUERY: query = "window=8" } = process.env; // "consumer=audit&window=8" reads that consumer, "since=1h&window=8" the last hour and on
 const ENCODINGS = ["json", "text", "base64", undefined]; // without an encoding: a server of version 0.1
 
 async function handle(event) { // an event with a known id is a redelivery
@@ -23,7 +24,7 @@ async function getToken() {
 
 async function listen() {
   const headers = { authorization: "Bearer " + (await getToken()) };
-  const socket = new WebSocket(server.replace("http", "ws") + `/webhooks/${app}?window=8`, "wwproxy.v2", { headers });
+  const socket = new WebSocket(server.replace("http", "ws") + `/webhooks/${app}?${query}`, "wwproxy.v2", { headers });
   const timeout = setTimeout(() => socket.terminate(), 60_000); // the server pings every 20 s
   socket.on("ping", () => timeout.refresh());
   let handled = Promise.resolve(); // one event after the other
@@ -31,8 +32,9 @@ async function listen() {
     const event = JSON.parse(message);
     if (event.type !== "event") return;
     if (!ENCODINGS.includes(event.encoding)) { // a newer server's; the event stays on the server, and holds up no other
-      console.error(`event ${event.id} has the unknown encoding ${event.encoding}`);
-      return socket.send(JSON.stringify({ type: "event_nack", id: event.id, delayMs: 60_000 }));
+      const reason = `unknown encoding ${event.encoding}`;
+      console.error(`event ${event.id}: ${reason}`);
+      return socket.send(JSON.stringify({ type: "event_nack", id: event.id, delayMs: 60_000, reason }));
     }
     handled = handled.then(() => handle(event));
     handled = handled.then(() => socket.send(JSON.stringify({ type: "event_ack", id: event.id })));

@@ -4,6 +4,7 @@ import asyncio, base64, http.client, json, os, random, sys, time, urllib.parse
 import websockets
 
 server, app, secret = os.environ["WWPROXY_SERVER"], os.environ["APPID"], os.environ["SECRET"]
+query = os.environ.get("QUERY", "window=8")  # "consumer=audit&window=8" reads that consumer, "since=1h&window=8" the last hour and on
 ENCODINGS = ("json", "text", "base64", None)  # without an encoding: a server of version 0.1
 
 
@@ -25,7 +26,7 @@ def get_token():
 
 
 async def listen():
-    url = "ws" + server.removeprefix("http") + f"/webhooks/{app}?window=8"
+    url = "ws" + server.removeprefix("http") + f"/webhooks/{app}?{query}"
     options = {"subprotocols": ["wwproxy.v2"], "max_size": 11 * 2**20}  # the largest message has 11 MiB
     headers = {"Authorization": "Bearer " + await asyncio.to_thread(get_token)}
     async with websockets.connect(url, additional_headers=headers, **options) as socket:
@@ -37,8 +38,10 @@ async def listen():
                 await asyncio.to_thread(handle, event)  # pings are answered meanwhile
                 await socket.send(json.dumps({"type": "event_ack", "id": event["id"]}))
             else:  # a newer server's; the event stays on the server, and holds up no other
-                print(f"event {event['id']} has the unknown encoding {event['encoding']!r}", file=sys.stderr)
-                await socket.send(json.dumps({"type": "event_nack", "id": event["id"], "delayMs": 60000}))
+                reason = f"unknown encoding {event['encoding']}"
+                print(f"event {event['id']}: {reason}", file=sys.stderr)
+                nack = {"type": "event_nack", "id": event["id"], "delayMs": 60000, "reason": reason}
+                await socket.send(json.dumps(nack))
 
 
 while True:

@@ -41,10 +41,16 @@ struct Client {
 impl Client {
     /// Starts a client of `docs/clients` with an app's address and credentials.
     fn start(program: &str, file: &str, app: &App) -> Self {
-        Self::start_with(program, file, &app.address, [&app.id, &app.app_secret])
+        Self::start_with(program, file, &app.address, [&app.id, &app.app_secret], &[])
     }
 
-    fn start_with(program: &str, file: &str, address: &str, [app, secret]: [&str; 2]) -> Self {
+    fn start_with(
+        program: &str,
+        file: &str,
+        address: &str,
+        [app, secret]: [&str; 2],
+        more: &[(&str, &str)],
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let copy = folder.path().join(file);
         fs::copy(format!("{}/../docs/clients/{file}", env!("CARGO_MANIFEST_DIR")), &copy).unwrap();
@@ -52,7 +58,7 @@ impl Client {
         std::os::unix::fs::symlink(modules, folder.path().join("node_modules")).unwrap();
         let mut command = with_libraries(program);
         command.arg(copy).env("WWPROXY_SERVER", format!("http://{address}"));
-        command.env("APPID", app).env("SECRET", secret);
+        command.env("APPID", app).env("SECRET", secret).envs(more.iter().copied());
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let (send, lines) = mpsc::unbounded_channel();
         let stdout = BufReader::new(process.stdout.take().unwrap());
@@ -178,6 +184,36 @@ async fn the_websocket_clients_in_the_documents_decode_each_encoding_and_reconne
 }
 
 #[tokio::test]
+async fn the_websocket_clients_in_the_documents_read_a_consumer_or_history() {
+    let server = Server::start(&[]);
+    for (program, file, needs) in [
+        ("node", "websocket.mjs", ["-e", "require('ws')"]),
+        ("python3", "websocket.py", ["-c", "import websockets"]),
+    ] {
+        if !available(program, needs) {
+            continue;
+        }
+        let app = server.app(program).await;
+        app.typed_source().await;
+        app.new_consumer("audit", json!({"types": ["issues"]})).await;
+        for kind in ["push", "issues"] {
+            app.post_typed(kind, "{}").await;
+        }
+        let start = |query| {
+            let credentials = [&app.id[..], &app.app_secret];
+            Client::start_with(program, file, &app.address, credentials, &[("QUERY", query)])
+        };
+        let mut client = start("consumer=audit&window=8");
+        client.expect("github issues {}").await;
+        eventually("audit has settled its event", async || app.consumer("audit").await["pending"] == 0).await;
+        let mut client = start("since=1h&window=8");
+        client.expect("github push {}").await;
+        client.expect("github issues {}").await;
+        assert_eq!(app.gauge("stored").await, 2, "of default");
+    }
+}
+
+#[tokio::test]
 async fn the_websocket_clients_in_the_documents_leave_an_event_of_an_unknown_encoding() {
     for (program, file, needs) in [
         ("node", "websocket.mjs", ["-e", "require('ws')"]),
@@ -188,7 +224,7 @@ async fn the_websocket_clients_in_the_documents_leave_an_event_of_an_unknown_enc
         }
         let newer = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = newer.local_addr().unwrap().to_string();
-        let mut client = Client::start_with(program, file, &address, ["my-bot", "secret"]);
+        let mut client = Client::start_with(program, file, &address, ["my-bot", "secret"], &[]);
         let mut socket = timeout(DEADLINE, accept(&newer)).await.unwrap();
         for event in [
             r#"{"type":"event","id":"unknown","encoding":"cbor","data":"?"}"#,
@@ -198,7 +234,8 @@ async fn the_websocket_clients_in_the_documents_leave_an_event_of_an_unknown_enc
         }
         let line = timeout(DEADLINE, client.lines.recv()).await.unwrap().unwrap();
         assert!(line.contains("known") && line.contains("readable"), "{line}");
-        let nack = json!({"type": "event_nack", "id": "unknown", "delayMs": 60000});
+        let reason = "unknown encoding cbor";
+        let nack = json!({"type": "event_nack", "id": "unknown", "delayMs": 60000, "reason": reason});
         for expected in [nack, json!({"type": "event_ack", "id": "known"})] {
             let message = timeout(DEADLINE, socket.next()).await.unwrap().unwrap().unwrap();
             assert_eq!(serde_json::from_str::<Value>(message.to_text().unwrap()).unwrap(), expected);
