@@ -159,7 +159,13 @@ impl Writer {
         }
         let size = event_size(&event);
         let unsettled = growth.unsettled.plus(size);
-        if growth.overflow == Overflow::Reject && is_over(&self.limits, unsettled) {
+        let is_refused = match growth.overflow {
+            Overflow::Reject => is_over(&self.limits, unsettled),
+            // There would be no room for it alone.
+            Overflow::DropOldest => is_over(&self.limits, Total::default().plus(size)),
+            Overflow::Off => false,
+        };
+        if is_refused {
             return batch.outcomes.push((reply, Appended::Full));
         }
         growth.unsettled = unsettled;

@@ -64,6 +64,7 @@ impl Writer {
         let identity = registry::identity(app_id, &name, &settings);
         let default = Arc::new(Consumer::new(consumer_id, identity, settings, cursor).started(position));
         let new = App {
+            name: Some(app.clone()),
             id: app_id,
             registration: RwLock::new(Arc::new(registration)),
             // Nothing of this epoch is before the position.

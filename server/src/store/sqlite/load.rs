@@ -121,7 +121,12 @@ fn load_apps(db: &Connection, watermark: Seq) -> rusqlite::Result<Apps> {
         let [removed, total] = [3, 5].map(|column| Total::from_row(row, column).unwrap_or_default());
         let is_removed = matches!(state, AppState::Removed);
         let total = if is_removed { total } else { total.max(indexed_total(db, id)?) };
+        let name = match &state {
+            AppState::Registered(name) => Some(name.clone()),
+            _ => None,
+        };
         let app = App {
+            name,
             id,
             registration: RwLock::new(Arc::new(registration)),
             log: Mutex::new(AppLog::new(total, removed, watermark)),

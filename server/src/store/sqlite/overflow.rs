@@ -6,10 +6,26 @@ use wwproxy_protocol::{ConsumerName, Overflow};
 
 use super::{
     app_log::{Next, Total},
+    cursor::Cursor,
     state::{App, Consumer, READ_AHEAD, Shared},
     writer::Writer,
 };
-use crate::store::{Limits, log::StoreError};
+use crate::{
+    log_limit::LogLimit,
+    store::{Limits, StoreError},
+};
+
+/// Events that the consumer `default` had no room for.
+static EVICTED: LogLimit = LogLimit::per_minute(1);
+
+/// Logs dropped events, within a rate limit.
+pub(super) fn log_dropped(limit: &LogLimit, app: &App, events: u64, message: &str) {
+    if events > 0
+        && let Some(events) = limit.add(events)
+    {
+        tracing::warn!(events, last = app.name.as_ref().map(tracing::field::display), "{message}");
+    }
+}
 
 /// Whether the consumer `default` has more than it may.
 pub(super) fn is_over(limits: &Limits, unsettled: Total) -> bool {
@@ -27,7 +43,18 @@ impl Writer {
     /// Drops what `default` may not have, after its setting or the server's changed, or after events were appended.
     pub(super) fn apply_overflow(&self, app: &App) {
         let dropped = match of_default(app, &self.limits) {
-            Some((default, Overflow::DropOldest)) => self.drop_oldest(app, &default),
+            Some((default, Overflow::DropOldest)) => {
+                let before = default.cursor().dropped();
+                let done = self.drop_oldest(app, &default);
+                let events = default.cursor().dropped() - before;
+                log_dropped(
+                    &EVICTED,
+                    app,
+                    events,
+                    "the consumer default was full: its oldest events are dropped",
+                );
+                done
+            }
             Some((default, Overflow::Off)) => {
                 drop_all(&self.shared, app, &default, self.last_seq);
                 default.wake_all();
@@ -55,9 +82,12 @@ impl Writer {
             if !is_over(&self.limits, unsettled) || unsettled.count <= 1 {
                 return Ok(());
             }
-            if !self.shared.update(default, super::cursor::Cursor::drop_oldest)
-                && !self.read_on(app, default)?
-            {
+            let newest = self.last_seq;
+            let is_dropped = self.shared.update(default, Cursor::drop_waiting)
+                || (self.read_on(app, default)?
+                    && self.shared.update(default, |cursor| cursor.drop_fresh(newest)))
+                || self.shared.update(default, Cursor::drop_leased);
+            if !is_dropped {
                 return Ok(());
             }
         }

@@ -15,13 +15,15 @@ use super::{
     Seq,
     app_log::{Entry, Next},
     clock::Clock,
+    cursor::Cursor,
+    overflow::log_dropped,
     reader::entry,
     record::micros,
     removal::Removal,
     state::App,
     writer::Writer,
 };
-use crate::store::StoreError;
+use crate::{log_limit::LogLimit, store::StoreError};
 
 /// Events of a batch, at most.
 const BATCH_EVENTS: u16 = 256;
@@ -36,6 +38,9 @@ const MIN_ROOM: u64 = 64 << 20;
 const PERIOD: Duration = Duration::from_secs(1);
 /// The time between two batches while the writer is idle.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Events that were older than the retention before they were settled.
+static EXPIRED: LogLimit = LogLimit::per_minute(1);
 
 /// The writer's state of retention.
 #[derive(Debug)]
@@ -209,7 +214,9 @@ impl Writer {
             }
             for consumer in &app.all_consumers() {
                 let matches = consumer.filter.matches(&old.entry);
-                self.shared.update(consumer, |cursor| cursor.remove(&old.entry, matches));
+                let remove = |cursor: &mut Cursor| cursor.remove(&old.entry, matches);
+                let dropped = u64::from(self.shared.update(consumer, remove));
+                log_dropped(&EXPIRED, app, dropped, "events older than the retention are dropped");
             }
             batch.push(app, &old.entry);
         }

@@ -64,6 +64,8 @@ pub(super) struct Shared {
 /// One epoch of an app.
 #[derive(Debug)]
 pub(super) struct App {
+    /// `None`: unregistered, or damaged.
+    pub(super) name: Option<AppId>,
     pub(super) id: i64,
     pub(super) registration: RwLock<Arc<Registration>>,
     pub(super) log: Mutex<AppLog>,

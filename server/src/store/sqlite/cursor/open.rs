@@ -51,6 +51,10 @@ impl Open {
         }
     }
 
+    pub(super) fn is_leased(&self) -> bool {
+        matches!(self.state, State::Leased { .. })
+    }
+
     pub(super) fn is_pending(&self) -> bool {
         !matches!(self.state, State::Dead | State::Settled)
     }

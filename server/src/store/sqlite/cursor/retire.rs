@@ -6,7 +6,7 @@ use super::{
         app_log::{Entry, Total},
         changes::Changes,
     },
-    Cursor,
+    Cursor, Open,
 };
 
 impl Cursor {
@@ -30,9 +30,10 @@ impl Cursor {
         self.pending.take_lowest_settled()
     }
 
-    /// Forgets the app's oldest event, which leaves the log. `matches`: the consumer would have received it.
-    pub(in super::super) fn remove(&mut self, removed: &Entry, matches: bool) {
-        let seq = removed.seq;
+    /// Forgets the app's oldest event, which leaves the log. `matches`: the consumer would have received it. Returns whether the
+    /// consumer had not settled it.
+    pub(in super::super) fn remove(&mut self, removed: &Entry, matches: bool) -> bool {
+        let (seq, dropped) = (removed.seq, self.dropped);
         if self.open.get(seq).is_some() {
             self.drop_open(seq);
         } else if seq > self.position {
@@ -50,6 +51,7 @@ impl Cursor {
             self.scanned = self.scanned.max(seq);
             self.pending.moved();
         }
+        self.dropped > dropped
     }
 
     /// Adds the deletion of an event by a client to the changes. An event ahead counts as passed from then on.
@@ -85,27 +87,43 @@ impl Cursor {
 }
 
 impl Cursor {
-    /// Drops the oldest event that is not settled. Returns whether there is one in memory.
-    pub(in super::super) fn drop_oldest(&mut self) -> bool {
-        if let Some(seq) = self.first_unsettled() {
-            self.drop_open(seq);
-        } else if self.fresh.is_empty() {
-            return false;
-        } else {
+    /// Drops the oldest event that waits for its redelivery. Returns whether there is one.
+    pub(in super::super) fn drop_waiting(&mut self) -> bool {
+        self.drop_first(|open| !open.is_leased())
+    }
+
+    /// Drops the oldest fresh event, but not this newest event of the app. Returns whether there is one in memory.
+    pub(in super::super) fn drop_fresh(&mut self, newest: Seq) -> bool {
+        let is_droppable = self.fresh.front().is_some_and(|entry| entry.seq < newest);
+        if is_droppable {
             self.next_fresh();
             self.dropped += 1;
             self.pending.moved();
         }
-        true
+        is_droppable
+    }
+
+    /// Drops the oldest leased event. Returns whether there is one.
+    pub(in super::super) fn drop_leased(&mut self) -> bool {
+        self.drop_first(Open::is_leased)
+    }
+
+    fn drop_first(&mut self, is_wanted: impl Fn(&Open) -> bool) -> bool {
+        self.first_unsettled(is_wanted).map(|seq| self.drop_open(seq)).is_some()
+    }
+
+    fn first_unsettled(&self, is_wanted: impl Fn(&Open) -> bool) -> Option<Seq> {
+        if self.open.unsettled() == Total::default() {
+            return None;
+        }
+        self.open.iter().find(|(_, open)| open.is_pending() && is_wanted(open)).map(|(seq, _)| seq)
     }
 
     /// Drops every event that is not settled, up to the end of the log.
     pub(in super::super) fn drop_all(&mut self, end: Seq, total: Total) {
         self.dropped += total.minus(self.passed).count;
         self.pass_all(end, total);
-        while let Some(seq) = self.first_unsettled() {
-            self.drop_open(seq);
-        }
+        while self.drop_first(|_| true) {}
     }
 
     /// Moves over every event up to the end of the log: they are not for this consumer.
@@ -125,13 +143,6 @@ impl Cursor {
 
     /// The oldest event that is not settled: an open one, or the first fresh one in memory.
     pub(in super::super) fn oldest_pending(&self) -> Option<Seq> {
-        self.first_unsettled().or_else(|| self.fresh.front().map(|entry| entry.seq))
-    }
-
-    fn first_unsettled(&self) -> Option<Seq> {
-        if self.open.unsettled() == Total::default() {
-            return None;
-        }
-        self.open.iter().find(|(_, open)| open.is_pending()).map(|(seq, _)| seq)
+        self.first_unsettled(|_| true).or_else(|| self.fresh.front().map(|entry| entry.seq))
     }
 }
