@@ -123,7 +123,7 @@ pub enum Replayed {
     Queued(u32),
     /// The consumer has not settled the event, so that it is delivered anyway.
     Pending,
-    /// The consumer `default` has reached its limits, or is switched off.
+    /// The consumer `default` has reached its limits.
     Full,
     /// The event is not in the app's log.
     NoSuchEvent,

@@ -3,10 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use wwproxy_protocol::{ConsumerName, ConsumerSettings, Overflow, Start};
-use wwproxy_server::store::{Appended, Lease, Limits, Store, StoreError};
+use wwproxy_server::store::{Appended, Lease, Limits, Reject, Settlement, Store, StoreError};
 
 use crate::{
-    fixture::{DEADLINE, SHORT, TestLog, event, eventually, now, numbers},
+    fixture::{DEADLINE, SHORT, TestLog, event, eventually, now, numbers, receipts},
     retention::rows,
 };
 
@@ -47,6 +47,34 @@ async fn the_timeline_of_a_deleted_consumer_is_purged() {
     assert!(store.log.delete_consumer(&store.app, &"c".parse().unwrap()).await.unwrap());
     eventually("the timeline is purged", async || rows(&store, "deliveries") == 0).await;
     assert_eq!(store.drain("default").await, [0, 1, 2]);
+}
+
+/// More open events than one transaction purges.
+#[tokio::test]
+async fn what_was_open_of_a_deleted_consumer_and_of_an_ended_epoch_is_purged() {
+    let store = TestLog::new().await;
+    store.put("c", ConsumerSettings::default()).await;
+    store.append_many(&store.app, 0..1200).await;
+    let taken = store.lease("c", now(1200)).await;
+    let reject = |receipt| Reject { receipt, reason: None };
+    let rejects = receipts(&taken).into_iter().map(reject).collect();
+    store.settle("c", Settlement { rejects, ..Settlement::default() }).await;
+    let leased = store.take(600).await.len() as u64;
+    eventually("it is durable", async || rows(&store, "open") == 1200 + leased).await;
+    assert!(store.log.delete_consumer(&store.app, &"c".parse().unwrap()).await.unwrap());
+    assert!(rows(&store, "open") > leased, "the deletion does not wait for it");
+    let store = store.crash().await;
+    store.put("c", ConsumerSettings { start: Start::All, ..ConsumerSettings::default() }).await;
+    let status = store.status("c").await;
+    assert_eq!((status.pending, status.dead), (Some(1200), 0), "a new consumer has its name");
+    eventually("its open events are purged", async || rows(&store, "open") == leased).await;
+    eventually("it is purged", async || rows(&store, "consumers") == 2).await;
+    store.log.remove_registration(&store.app).await.unwrap();
+    let store = store.crash().await;
+    assert!(store.log.consumers(&store.app).await.unwrap().is_empty());
+    for table in ["open", "consumers", "events", "deliveries", "apps"] {
+        eventually("the epoch is purged", async || rows(&store, table) == 0).await;
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wwproxy_protocol::{ConsumerSettings, EventId, Overflow, Start};
-use wwproxy_server::store::{Limits, Reject, Replayed, Settlement, Store};
+use wwproxy_server::store::{Limits, Reject, Replayed, Settlement, Store, StoreError};
 
 use crate::{
     fixture::{TestLog, consumer, eventually, larger, now, numbers, typed},
@@ -219,8 +219,8 @@ async fn default_drops_only_what_it_may_not_have_after_a_seek_before_holes() {
 async fn a_default_consumer_that_is_off_takes_neither_a_seek_nor_a_replay() {
     let store = TestLog::limited(Limits { overflow: Overflow::Off, ..Limits::default() }).await;
     let ids = append(&store, 0..3).await;
-    let replayed = store.log.replay(&store.app, &consumer("default"), &ids[1]).await.unwrap();
-    assert_eq!(replayed, Replayed::Full);
+    let replayed = store.log.replay(&store.app, &consumer("default"), &ids[1]).await;
+    assert!(matches!(replayed, Err(StoreError::DefaultOff)));
     seek(&store, "default", Start::All).await;
     pending(&store, "default", &[]).await;
     store.append(3).await;

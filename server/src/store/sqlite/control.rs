@@ -3,6 +3,7 @@
 use std::{sync::Arc, sync::atomic::Ordering};
 
 use parking_lot::{Mutex, RwLock};
+use rusqlite::Connection;
 use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, Start};
 
 use super::{
@@ -154,7 +155,9 @@ impl Writer {
         let Some((app, consumer)) = found else { return Ok(false) };
         // Before the rows go: no flush may bring one back.
         consumer.deleted.store(true, Ordering::Release);
-        if let Err(error) = self.database.transaction(|db| registry::delete_consumer(db, consumer.id)) {
+        let settings = consumer.settings.lock().clone();
+        let end = |db: &Connection| registry::end_consumer(db, consumer.id, app.id, name, &settings);
+        if let Err(error) = self.database.transaction(end) {
             consumer.deleted.store(false, Ordering::Release);
             return Err(error);
         }

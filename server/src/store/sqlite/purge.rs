@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rusqlite::OptionalExtension;
+
 use super::{
     removal::{Removal, delete_outcomes},
     state::App,
@@ -13,6 +15,8 @@ use crate::store::log::StoreError;
 const EVENTS: usize = 256;
 /// The events of one transaction are about this large together, at most: 4 MiB.
 const BYTES: u64 = 4 << 20;
+/// Open events of a consumer that one transaction purges, at most.
+const OPEN: usize = 512;
 /// Timelines that one step looks at, at most.
 const TIMELINES: usize = 256;
 
@@ -20,10 +24,37 @@ impl Writer {
     /// Purges the next rows. Returns whether there may be more.
     pub(super) fn purge(&mut self) -> Result<bool, StoreError> {
         let ended = self.shared.ended.lock().first().map(Arc::clone);
+        if self.purge_consumer(ended.as_ref().map_or(0, |app| app.id))? {
+            return Ok(true);
+        }
         match ended {
             Some(app) => self.purge_app(&app).map(|()| true),
             None => self.purge_timelines(),
         }
+    }
+
+    /// Purges what is open of a consumer that was deleted, or of this ended epoch. Returns whether there was one.
+    fn purge_consumer(&mut self, ended: i64) -> Result<bool, StoreError> {
+        let found: Option<i64> = self.shared.checked(self.shared.readers.read(|db| {
+            db.prepare_cached("SELECT consumer_id FROM consumers WHERE app_id < 0 OR app_id = ? LIMIT 1")?
+                .query_row([ended], |row| row.get(0))
+                .optional()
+        }))?;
+        let Some(consumer) = found else { return Ok(false) };
+        self.database.transaction(|db| {
+            let purged = db
+                .prepare_cached(
+                    "DELETE FROM open WHERE consumer_id = ?1 AND seq IN \
+                     (SELECT seq FROM open WHERE consumer_id = ?1 ORDER BY seq LIMIT ?2)",
+                )?
+                .execute((consumer, OPEN.cast_signed() as i64))?;
+            if purged < OPEN {
+                db.execute("DELETE FROM consumers WHERE consumer_id = ?", [consumer])?;
+            }
+            Ok(())
+        })?;
+        self.retention.purge_timelines();
+        Ok(true)
     }
 
     fn purge_app(&mut self, app: &Arc<App>) -> Result<(), StoreError> {

@@ -108,14 +108,11 @@ pub(super) fn sources(db: &Connection, app_id: i64) -> rusqlite::Result<Registra
     Ok(registration)
 }
 
-/// Ends an epoch. Its events stay until they are purged; no later registration sees them, because it has another id.
+/// Ends an epoch. Its events and consumers stay until they are purged; no later registration sees them, because it has another id.
 pub(super) fn remove_app(db: &Connection, app_id: i64, name: &AppId) -> rusqlite::Result<()> {
     let checksum = app_checksum(app_id, name.as_str(), true);
     db.execute("UPDATE apps SET removed = 1, checksum = ? WHERE app_id = ?", (checksum, app_id))?;
     db.execute("DELETE FROM sources WHERE app_id = ?", [app_id])?;
-    let consumers = "SELECT consumer_id FROM consumers WHERE app_id = ?";
-    db.execute(&format!("DELETE FROM open WHERE consumer_id IN ({consumers})"), [app_id])?;
-    db.execute("DELETE FROM consumers WHERE app_id = ?", [app_id])?;
     Ok(())
 }
 
@@ -175,6 +172,18 @@ pub(super) fn update_consumer(
 /// The checksum of what no flush of a consumer changes.
 pub(super) fn identity(app_id: i64, name: &ConsumerName, settings: &ConsumerSettings) -> i64 {
     checksum(app_id, name.as_str(), &encode(settings))
+}
+
+/// Ends a consumer: its app's id becomes negative. What is open of it may be many rows, which are purged later.
+pub(super) fn end_consumer(
+    db: &Connection,
+    id: i64,
+    app_id: i64,
+    name: &ConsumerName,
+    settings: &ConsumerSettings,
+) -> rusqlite::Result<()> {
+    db.execute("UPDATE consumers SET app_id = ? WHERE consumer_id = ?", (-app_id, id))?;
+    update_consumer(db, id, -app_id, name, settings)
 }
 
 /// Deletes a consumer and what is open of it.

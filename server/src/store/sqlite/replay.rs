@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use wwproxy_protocol::{AppId, ConsumerName, EventId, Overflow};
+use wwproxy_protocol::{AppId, ConsumerName, EventId};
 
 use super::{
     changes::{StoredOpen, StoredState},
     flush::Flush,
-    overflow::{is_over, of_default},
+    overflow::is_over,
     timeline::REPLAYED,
     writer::Writer,
 };
@@ -32,11 +32,10 @@ impl Writer {
         if self.shared.update(&consumer, |cursor| cursor.is_pending(seq, matches, Instant::now())) {
             return Ok(Replayed::Pending);
         }
-        let has_room = of_default(&app, &self.limits).is_none_or(|(default, overflow)| {
-            let unsettled = app.unsettled(&default).plus(size);
-            overflow != Overflow::Off && !is_over(&self.limits, unsettled)
-        });
-        if name.is_default() && !has_room {
+        if self.shared.is_off(name, &consumer) {
+            return Err(StoreError::DefaultOff);
+        }
+        if name.is_default() && is_over(&self.limits, app.unsettled(&consumer).plus(size)) {
             return Ok(Replayed::Full);
         }
         let before: u32 = self.shared.checked(self.shared.readers.read(|db| {

@@ -49,7 +49,8 @@ CREATE TABLE holes(app_id INTEGER NOT NULL, seq INTEGER NOT NULL, count INTEGER 
 CREATE TABLE watermark(id INTEGER PRIMARY KEY CHECK(id = 1), seq INTEGER NOT NULL, last_seq INTEGER NOT NULL);
 -- position_count and position_bytes are the app's totals at the position. dropped counts events that were removed before they were
 -- settled. The checksum covers the columns up to dropped.
--- started is the position at the creation; it only serves the history.
+-- started is the position at the creation; it only serves the history. A negative app_id is that of a deleted consumer, until what it
+-- has open is purged.
 CREATE TABLE consumers(consumer_id INTEGER PRIMARY KEY AUTOINCREMENT, app_id INTEGER NOT NULL, name TEXT NOT NULL,
   settings TEXT NOT NULL, checksum INTEGER NOT NULL, position_seq INTEGER NOT NULL, position_count INTEGER NOT NULL,
   position_bytes INTEGER NOT NULL, dropped INTEGER NOT NULL DEFAULT 0, started INTEGER NOT NULL DEFAULT 0, created INTEGER NOT NULL DEFAULT 0,

@@ -120,6 +120,7 @@ fn read_consumers(db: &Connection, apps: &Apps) -> rusqlite::Result<(AllFound, S
             }
             // It is served again when the row of its app is repaired.
             Some((AppState::Damaged | AppState::Removed, _)) => None,
+            None if row.get(1).is_ok_and(i64::is_negative) => None,
             None => {
                 tracing::error!(consumer_id = id, "a stored consumer belongs to no app: create it again");
                 None
