@@ -216,6 +216,24 @@ async fn default_drops_only_what_it_may_not_have_after_a_seek_before_holes() {
 }
 
 #[tokio::test]
+async fn a_replayed_event_that_is_dropped_above_the_position_is_not_delivered() {
+    let limits = Limits { max_pending_events: 3, overflow: Overflow::DropOldest, ..Limits::default() };
+    let store = TestLog::limited(limits).await;
+    let ids = append(&store, 0..3).await;
+    store.reject(&store.take(3).await[..1]).await;
+    seek(&store, "default", Start::All).await;
+    let replayed = store.log.replay(&store.app, &consumer("default"), &ids[0]).await.unwrap();
+    assert_eq!(replayed, Replayed::Queued(1));
+    pending(&store, "default", &[0, 1, 2]).await;
+    append(&store, 3..4).await;
+    pending(&store, "default", &[1, 2, 3]).await;
+    let store = store.reopen().await;
+    pending(&store, "default", &[1, 2, 3]).await;
+    assert_eq!(store.drain("default").await, [1, 2, 3]);
+    pending(&store, "default", &[]).await;
+}
+
+#[tokio::test]
 async fn a_default_consumer_that_is_off_takes_neither_a_seek_nor_a_replay() {
     let store = TestLog::limited(Limits { overflow: Overflow::Off, ..Limits::default() }).await;
     let ids = append(&store, 0..3).await;

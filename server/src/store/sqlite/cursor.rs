@@ -156,6 +156,14 @@ impl Cursor {
         }
     }
 
+    /// Keeps a settled or dropped event as long as it is above the position.
+    fn keep_above(&mut self, seq: Seq, open: Open) {
+        if seq > self.position {
+            self.pending.touch(seq);
+            self.open.insert(seq, Open { state: State::Settled, ..open });
+        }
+    }
+
     /// Moves the position forward.
     fn move_to(&mut self, position: Seq) {
         self.position = position;
@@ -225,10 +233,7 @@ impl Cursor {
         let Some(open) = self.current(seq, number, now) else { return false };
         let took = open.took(now);
         self.pending.settle(seq, Outcome { attempt: open.attempt, what: "acked", reason: None, took });
-        if seq > self.position {
-            self.pending.touch(seq);
-            self.open.insert(seq, Open { state: State::Settled, ..open });
-        }
+        self.keep_above(seq, open);
         true
     }
 

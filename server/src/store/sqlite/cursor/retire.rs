@@ -82,6 +82,7 @@ impl Cursor {
         if let Some(open) = self.open.remove(seq) {
             self.dropped += u64::from(open.is_pending());
             self.pending.forget(seq);
+            self.keep_above(seq, open);
         }
     }
 }
