@@ -9,6 +9,7 @@ mod consumer;
 mod harness;
 mod history;
 mod model;
+mod pending;
 mod restart;
 mod settle;
 mod steps;
@@ -41,9 +42,15 @@ fn run(steps: Vec<steps::Step>) -> Outcome<()> {
 }
 
 proptest! {
-    #![proptest_config(config(40))]
+    #![proptest_config(config(80))]
     #[test]
     fn the_log_matches_the_model(steps in steps()) {
         run(steps)?;
+    }
+
+    #[test]
+    fn what_is_pending_is_delivered(steps in pending::steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.unwrap().block_on(pending::run(steps))?;
     }
 }

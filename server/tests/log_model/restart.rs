@@ -87,7 +87,7 @@ fn stored_events(folder: &Path) -> HashSet<String> {
 }
 
 /// Copies the files of a store that is open: what a killed process leaves.
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         // The shared memory file is rebuilt from the WAL.
