@@ -202,3 +202,20 @@ async fn a_long_history_is_listed_in_bounded_calls() {
     }
     assert_eq!(found, [first]);
 }
+
+#[tokio::test]
+async fn the_timeline_of_an_event_that_is_nacked_without_end_is_bounded() {
+    let store = TestLog::new().await;
+    let id = store.append(0).await;
+    for _ in 0..150 {
+        let taken = store.wait(1).await;
+        store.release(&taken, Duration::ZERO).await;
+    }
+    let taken = store.wait(1).await;
+    assert_eq!(taken[0].attempt, 151);
+    store.ack("default", &taken).await;
+    let outcomes: Vec<_> = get(&store, &id).await.timeline.into_iter().map(|entry| entry.outcome).collect();
+    assert_eq!(outcomes.len(), 101);
+    assert_eq!((outcomes[99].as_str(), outcomes[100].as_str()), ("released", "acked"));
+    assert_eq!(states(&store, "default").await, [Some((Delivered, 151))]);
+}

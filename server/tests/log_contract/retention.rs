@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use wwproxy_protocol::{ConsumerSettings, Start};
-use wwproxy_server::store::{Appended, Lease, Limits, Store};
+use wwproxy_server::store::{Appended, Lease, Limits, Settlement, Store};
 
-use crate::fixture::{LONG, SHORT, TestLog, event, eventually, larger, now, numbers, receipts, typed};
+use crate::fixture::{
+    LONG, SHORT, TestLog, consumer, event, eventually, larger, now, numbers, receipts, typed,
+};
 
 /// A retention or a history that the test waits for.
 const AGE: Duration = Duration::from_millis(600);
@@ -200,4 +202,43 @@ async fn removals_and_the_late_index_agree() {
     let slow = crashed.lease("slow", Lease { time: SHORT, ..now(10) }).await;
     assert_eq!((numbers(&slow), &slow[0].event.id), (vec![0], &kept));
     assert!(matches!(store.try_append(event(1)).await, Appended::Stored(_)));
+}
+
+#[tokio::test]
+async fn events_are_removed_while_consumers_of_another_app_come_and_go() {
+    let store = TestLog::limited(Limits { history: Duration::ZERO, ..Limits::default() }).await;
+    let other = store.of_app(store.register("other").await);
+    let come_and_go = async {
+        loop {
+            other.put("short", ConsumerSettings::default()).await;
+            assert!(other.log.delete_consumer(&other.app, &consumer("short")).await.unwrap());
+        }
+    };
+    let removed = async {
+        store.append_all(0..10).await;
+        assert_eq!(store.drain("default").await.len(), 10);
+        has_events(&store, 0).await;
+    };
+    tokio::select! {
+        () = removed => {}
+        () = come_and_go => {}
+    }
+}
+
+#[tokio::test]
+async fn what_only_an_ended_ephemeral_consumer_had_not_settled_is_removed() {
+    let store = TestLog::limited(Limits { history: Duration::ZERO, ..Limits::default() }).await;
+    let ephemeral = store.log.open_ephemeral(&store.app, Start::New).await.unwrap().unwrap();
+    store.append_all(0..10).await;
+    let taken = store.log.lease(&store.app, &ephemeral.name, now(10)).await.unwrap();
+    let acks = receipts(&taken[5..]);
+    store
+        .log
+        .settle(&store.app, &ephemeral.name, Settlement { acks, ..Settlement::default() })
+        .await
+        .unwrap();
+    assert_eq!(store.drain("default").await.len(), 10);
+    has_events(&store, 5).await;
+    drop(ephemeral);
+    has_events(&store, 0).await;
 }

@@ -10,6 +10,9 @@ use super::{Seq, app_log::Total};
 /// Entries of the timeline that wait for a flush, for each consumer. While the disk fails, further ones are lost.
 const MAX_OUTCOMES: usize = 10_000;
 
+/// Attempts of an event that are in the timeline, if the event is delivered again: a client may nack it without end.
+const MAX_RETRIES: u32 = 100;
+
 /// The state of an open event in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StoredState {
@@ -105,6 +108,11 @@ impl Pending {
         if self.outcomes.len() < MAX_OUTCOMES {
             self.outcomes.push((seq, outcome));
         }
+    }
+
+    /// A delivery ended, and the event is delivered again.
+    pub(super) fn retry(&mut self, seq: Seq, outcome: Outcome) {
+        if outcome.attempt <= MAX_RETRIES { self.record(seq, outcome) } else { self.touch(seq) }
     }
 
     /// The position moved.

@@ -1,6 +1,9 @@
 //! The commands that change registrations and consumers, each in a transaction of its own.
 
-use std::{sync::Arc, sync::atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
@@ -72,6 +75,7 @@ impl Writer {
             log: Mutex::new(AppLog::new(Total::default(), Total::default(), position)),
             consumers: RwLock::new([(name, default)].into()),
             ephemeral: RwLock::default(),
+            lost_ephemeral: AtomicBool::default(),
         };
         self.shared.apps.write().insert(app.clone(), Arc::new(new));
         self.shared.registered.notify_waiters();
@@ -88,8 +92,9 @@ impl Writer {
         for (_, consumer) in std::mem::take(&mut *known.ephemeral.write()) {
             consumer.end();
         }
-        self.shared.ended.lock().push(known);
+        self.retention.sweep_again(known.id);
         self.retention.purge_timelines();
+        self.shared.ended.lock().push(known);
         Ok(())
     }
 
@@ -164,6 +169,7 @@ impl Writer {
         app.consumers.write().remove(name);
         consumer.end();
         self.retention.sweep_again(app.id);
+        self.retention.purge_timelines();
         Ok(true)
     }
 }

@@ -335,7 +335,7 @@ impl Cursor {
             return self.bury(seq, open, what, reason, now);
         }
         let took = open.took(now);
-        self.pending.record(seq, Outcome { attempt: open.attempt, what, reason: reason.clone(), took });
+        self.pending.retry(seq, Outcome { attempt: open.attempt, what, reason: reason.clone(), took });
         self.open.insert(seq, Open { state, reason, ..*open });
     }
 

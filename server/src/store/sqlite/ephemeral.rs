@@ -1,6 +1,6 @@
 //! Ephemeral consumers: in memory only, until the value that stands for one is dropped.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, Start};
 
@@ -25,6 +25,7 @@ impl Drop for End {
         let ended = self.app.ephemeral.write().remove(&self.name);
         if let Some(consumer) = ended {
             consumer.end();
+            self.app.lost_ephemeral.store(true, Ordering::Release);
         }
     }
 }

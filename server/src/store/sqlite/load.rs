@@ -7,7 +7,7 @@ mod consumers;
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -132,6 +132,7 @@ fn load_apps(db: &Connection, watermark: Seq) -> rusqlite::Result<Apps> {
             log: Mutex::new(AppLog::new(total, removed, watermark)),
             consumers: RwLock::default(),
             ephemeral: RwLock::default(),
+            lost_ephemeral: AtomicBool::default(),
         };
         if let AppState::Registered(name) = &state {
             stored_source::log_unreadable(name, &app.registration.read());

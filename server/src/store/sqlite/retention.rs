@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -49,6 +49,8 @@ pub(super) struct Retention {
     /// When the next batch is due.
     pub(super) due: Instant,
     swept: HashMap<i64, Swept>,
+    /// The app whose settled events were looked for last: the next search begins after it, so that no app takes the time of others.
+    last_app: i64,
     /// When the store was opened.
     opened: Instant,
     /// Timelines from this consumer on may be of consumers that are gone.
@@ -101,13 +103,19 @@ impl Batch {
 impl Retention {
     pub(super) fn new(now: Instant) -> Self {
         let clock = Clock::new(micros(SystemTime::now()), now);
-        Self { clock, due: now + PAUSE, swept: HashMap::new(), opened: now, timelines_from: Some(0) }
+        Self {
+            clock,
+            due: now + PAUSE,
+            swept: HashMap::new(),
+            last_app: 0,
+            opened: now,
+            timelines_from: Some(0),
+        }
     }
 
-    /// Settled events of an app may be anywhere again, since it lost a consumer.
+    /// Settled events of an app may be anywhere again, since it lost a consumer or one moved.
     pub(super) fn sweep_again(&mut self, app: i64) {
         self.swept.remove(&app);
-        self.purge_timelines();
     }
 
     /// A consumer is gone, whose timeline is left.
@@ -142,14 +150,13 @@ impl Writer {
     fn remove_batch(&mut self, now: Instant) -> Result<bool, StoreError> {
         let wall = micros(SystemTime::now());
         let before = |age: Duration| wall.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
-        if self.purge()? {
-            return Ok(true);
-        }
+        // Retention goes on beside it: clients can cause it again and again.
+        let has_purged = self.purge()?;
         if self.retention.clock.observe(wall, now) {
             self.expire_consumers(wall, self.retention.opened)?;
             let expired = self.expired(before(self.limits.retention))?;
             let settled = if expired.is_empty() {
-                self.settled(&self.apps(), before(self.limits.history), BATCH_BYTES, now)?
+                self.settled(&self.apps_in_turn(), before(self.limits.history), BATCH_BYTES, now)?
             } else {
                 expired
             };
@@ -162,7 +169,7 @@ impl Writer {
         if excess > 0 && self.free_history(excess)? {
             return Ok(true);
         }
-        self.database.vacuum()
+        Ok(self.database.vacuum()? || has_purged)
     }
 
     /// Removes settled events of any age, the oldest of the largest app first. Returns whether there were any.
@@ -189,6 +196,12 @@ impl Writer {
 
     fn apps(&self) -> Vec<Arc<App>> {
         self.shared.apps.read().values().map(Arc::clone).collect()
+    }
+
+    fn apps_in_turn(&self) -> Vec<Arc<App>> {
+        let mut apps = self.apps();
+        apps.sort_unstable_by_key(|app| (app.id <= self.retention.last_app, app.id));
+        apps
     }
 
     /// The oldest events, if they were received up to this time. Consumers that have not settled them lose them here, which is
@@ -233,6 +246,7 @@ impl Writer {
     ) -> Result<Vec<Removal>, StoreError> {
         let mut batch = Batch::default();
         for app in apps {
+            self.retention.last_app = app.id;
             while self.settled_of(app, up_to, max_bytes, &mut batch)? && !batch.is_full(max_bytes) {
                 if started.elapsed() > BATCH_TIME {
                     return Ok(batch.removals);
@@ -253,8 +267,12 @@ impl Writer {
         max_bytes: u64,
         batch: &mut Batch,
     ) -> Result<bool, StoreError> {
-        let consumers = app.all_consumers();
         let swept = self.retention.swept.entry(app.id).or_default();
+        if app.lost_ephemeral.swap(false, Ordering::AcqRel) {
+            *swept = Swept::default();
+        }
+        // After the question: one that ends from here on is found the next time.
+        let consumers = app.all_consumers();
         let mut position = Seq::MAX;
         for consumer in &consumers {
             let mut cursor = consumer.cursor();

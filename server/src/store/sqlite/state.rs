@@ -72,6 +72,8 @@ pub(super) struct App {
     pub(super) consumers: RwLock<BTreeMap<ConsumerName, Arc<Consumer>>>,
     /// Consumers that are in memory only.
     pub(super) ephemeral: RwLock<HashMap<ConsumerName, Arc<Consumer>>>,
+    /// One of them ended: retention has to look again for events that only it had not settled.
+    pub(super) lost_ephemeral: AtomicBool,
 }
 
 /// One consumer of an app.

@@ -89,6 +89,9 @@ pub(super) struct OpenEvents {
     nacked: BTreeSet<(Instant, Seq)>,
     returned: BTreeSet<Seq>,
     settled: BTreeSet<Seq>,
+    /// The leased events, and those that wait for their redelivery, in order of arrival: there may be many more dead ones.
+    leased: BTreeSet<Seq>,
+    waiting: BTreeSet<Seq>,
     /// Open events that are neither dead nor settled.
     unsettled: Total,
 }
@@ -104,6 +107,8 @@ impl OpenEvents {
         }
         if open.is_pending() {
             self.unsettled = self.unsettled.plus(open.size);
+            let pending = if open.is_leased() { &mut self.leased } else { &mut self.waiting };
+            pending.insert(seq);
         }
         self.events.insert(seq, open);
     }
@@ -127,6 +132,8 @@ impl OpenEvents {
         }
         if open.is_pending() {
             self.unsettled = self.unsettled.minus(Total::default().plus(open.size));
+            let pending = if open.is_leased() { &mut self.leased } else { &mut self.waiting };
+            pending.remove(&seq);
         }
         Some(open)
     }
@@ -154,6 +161,16 @@ impl OpenEvents {
     pub(super) fn first_nacked(&self, now: Instant) -> Option<(Seq, u32)> {
         let due = self.nacked.first().filter(|(at, _)| *at <= now);
         due.and_then(|(_, seq)| self.with_size(*seq))
+    }
+
+    /// The oldest leased event.
+    pub(super) fn first_leased(&self) -> Option<Seq> {
+        self.leased.first().copied()
+    }
+
+    /// The oldest event that waits for its redelivery.
+    pub(super) fn first_waiting(&self) -> Option<Seq> {
+        self.waiting.first().copied()
     }
 
     fn with_size(&self, seq: Seq) -> Option<(Seq, u32)> {

@@ -6,7 +6,7 @@ use super::{
         app_log::{Entry, Total},
         changes::Changes,
     },
-    Cursor, Open,
+    Cursor,
 };
 
 impl Cursor {
@@ -90,7 +90,7 @@ impl Cursor {
 impl Cursor {
     /// Drops the oldest event that waits for its redelivery. Returns whether there is one.
     pub(in super::super) fn drop_waiting(&mut self) -> bool {
-        self.drop_first(|open| !open.is_leased())
+        self.open.first_waiting().map(|seq| self.drop_open(seq)).is_some()
     }
 
     /// Drops the oldest fresh event, but not this newest event of the app. Returns whether there is one in memory.
@@ -106,25 +106,14 @@ impl Cursor {
 
     /// Drops the oldest leased event. Returns whether there is one.
     pub(in super::super) fn drop_leased(&mut self) -> bool {
-        self.drop_first(Open::is_leased)
-    }
-
-    fn drop_first(&mut self, is_wanted: impl Fn(&Open) -> bool) -> bool {
-        self.first_unsettled(is_wanted).map(|seq| self.drop_open(seq)).is_some()
-    }
-
-    fn first_unsettled(&self, is_wanted: impl Fn(&Open) -> bool) -> Option<Seq> {
-        if self.open.unsettled() == Total::default() {
-            return None;
-        }
-        self.open.iter().find(|(_, open)| open.is_pending() && is_wanted(open)).map(|(seq, _)| seq)
+        self.open.first_leased().map(|seq| self.drop_open(seq)).is_some()
     }
 
     /// Drops every event that is not settled, up to the end of the log.
     pub(in super::super) fn drop_all(&mut self, end: Seq, total: Total) {
         self.dropped += total.minus(self.passed).count;
         self.pass_all(end, total);
-        while self.drop_first(|_| true) {}
+        while self.drop_waiting() || self.drop_leased() {}
     }
 
     /// Moves over every event up to the end of the log: they are not for this consumer.
@@ -144,6 +133,7 @@ impl Cursor {
 
     /// The oldest event that is not settled: an open one, or the first fresh one in memory.
     pub(in super::super) fn oldest_pending(&self) -> Option<Seq> {
-        self.first_unsettled(|_| true).or_else(|| self.fresh.front().map(|entry| entry.seq))
+        let open = self.open.first_leased().into_iter().chain(self.open.first_waiting()).min();
+        open.or_else(|| self.fresh.front().map(|entry| entry.seq))
     }
 }
