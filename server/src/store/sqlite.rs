@@ -20,6 +20,7 @@ mod dedupe;
 mod delete;
 mod ephemeral;
 mod error;
+mod fetch;
 mod filter;
 mod flush;
 mod folder;
@@ -28,6 +29,7 @@ mod history;
 mod holes;
 mod idle;
 mod index;
+mod last_use;
 mod lease;
 mod load;
 pub mod maintenance;
@@ -312,7 +314,7 @@ impl Store for SqliteStore {
     }
 
     fn tap<'a>(&'a self, app: &'a AppId) -> StoreFuture<'a, Option<Tap>> {
-        Box::pin(std::future::ready(Ok(tap::open(&self.shared, app))))
+        Box::pin(std::future::ready(Ok(tap::open(&self.shared.taps, app))))
     }
 
     fn health(&self) -> Health {

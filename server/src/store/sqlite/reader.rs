@@ -8,21 +8,19 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
-use wwproxy_protocol::{Event, EventId};
+use wwproxy_protocol::Event;
 
 use super::{
     Seq,
     app_log::Entry,
-    record::{DamagedRecord, Record, decode_id},
+    record::{DamagedRecord, Record},
     schema::{OTHER_CACHE_KIB, connect},
-    state::Shared,
 };
-use crate::store::StoreError;
 
 /// The longest that a read transaction lasts: a checkpoint cannot pass an open one, so the WAL would grow.
-const MAX_READ: Duration = Duration::from_millis(250);
+pub(super) const MAX_READ: Duration = Duration::from_millis(250);
 /// Instructions of SQLite's virtual machine between two checks of the deadline.
 const CHECK_EVERY: i32 = 10_000;
 /// Connections that are kept open while no read runs.
@@ -98,76 +96,8 @@ impl Readers {
     }
 }
 
-impl Shared {
-    /// Reads the index of an app after a seq.
-    pub(super) fn read_index(&self, app_id: i64, after: Seq, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        let read = self.readers.read(|db| {
-            db.prepare_cached(
-                "SELECT seq, size, source, type FROM by_app WHERE app_id = ? AND seq > ? ORDER BY seq LIMIT ?",
-            )?
-            .query_map((app_id, after.cast_signed(), limit.cast_signed() as i64), entry)?
-            .collect()
-        });
-        self.checked(read)
-    }
-
-    /// Reads events of an app. A damaged one does not hinder the others.
-    pub(super) fn read_events(&self, app_id: i64, seqs: &[Seq]) -> Result<Vec<Read>, StoreError> {
-        let mut events = Vec::with_capacity(seqs.len());
-        // As many transactions as it takes, each of them short.
-        while events.len() < seqs.len() {
-            let started = Instant::now();
-            let read = self.readers.read(|db| {
-                let mut rows = Vec::new();
-                for seq in &seqs[events.len()..] {
-                    let read = self.read_event(db, app_id, *seq)?;
-                    // After a failure the next event is read in a new transaction.
-                    let is_failed = matches!(read, Read::Failed(_));
-                    rows.push(read);
-                    if is_failed || started.elapsed() > MAX_READ / 4 {
-                        break;
-                    }
-                }
-                Ok(rows)
-            });
-            events.extend(self.checked(read)?);
-        }
-        Ok(events)
-    }
-
-    /// Finds an event of an app by its id.
-    pub(super) fn find_event(&self, app_id: i64, id: &EventId) -> Result<Option<Entry>, StoreError> {
-        let Some((seq, id)) = decode_id(id) else { return Ok(None) };
-        self.checked(self.readers.read(|db| {
-            db.prepare_cached(
-                "SELECT seq, size, source, type FROM events WHERE seq = ? AND app_id = ? AND id = ?",
-            )?
-            .query_row((seq.cast_signed(), app_id, id.as_bytes().as_slice()), entry)
-            .optional()
-        }))
-    }
-
-    /// Reads one event. What is wrong with its pages does not hinder others. SQLite reports a failed read as damage.
-    fn read_event(&self, db: &Connection, app_id: i64, seq: Seq) -> rusqlite::Result<Read> {
-        read_event(db, app_id, seq).or_else(|error| {
-            self.health.read_failed(&error);
-            match error.sqlite_error_code() {
-                Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt) => Ok(Read::Failed(error)),
-                _ => Err(error),
-            }
-        })
-    }
-
-    /// Reports damage that a read found.
-    pub(super) fn checked<T>(&self, read: rusqlite::Result<T>) -> Result<T, StoreError> {
-        read.map_err(|error| {
-            self.health.read_failed(&error);
-            StoreError::engine(error)
-        })
-    }
-}
-
-fn read_event(db: &Connection, app_id: i64, seq: Seq) -> rusqlite::Result<Read> {
+/// Reads an event of an app, and checks it.
+pub(super) fn read_event(db: &Connection, app_id: i64, seq: Seq) -> rusqlite::Result<Read> {
     let found = db
         .prepare_cached(&format!("SELECT {EVENT_COLUMNS} FROM events WHERE seq = ?"))?
         .query_row([seq.cast_signed()], |row| verify(db, row, seq))

@@ -22,7 +22,7 @@ use super::{
     cursor::Cursor,
     filter::Filter,
     health::DiskHealth,
-    idle::LastUse,
+    last_use::LastUse,
     reader::Readers,
     record::{from_micros, micros},
     ring::Ring,
@@ -46,7 +46,7 @@ pub(super) struct Shared {
     /// Ended epochs whose events are not purged yet.
     pub(super) ended: Mutex<Vec<Arc<App>>>,
     pub(super) ring: Ring,
-    pub(super) taps: Taps,
+    pub(super) taps: Arc<Taps>,
     pub(super) readers: Readers,
     pub(super) health: DiskHealth,
     /// Consumers with changes that are not flushed.
@@ -106,7 +106,7 @@ impl Shared {
             apps: RwLock::default(),
             ended: Mutex::default(),
             ring: Ring::default(),
-            taps: Taps::default(),
+            taps: Arc::default(),
             health: DiskHealth::default(),
             dirty: Mutex::default(),
             flush,

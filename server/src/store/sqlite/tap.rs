@@ -12,7 +12,6 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use wwproxy_protocol::{AppId, Event};
 
-use super::state::Shared;
 use crate::store::log::{Tap, TapItem};
 
 /// Taps of an app, at most.
@@ -43,29 +42,29 @@ struct Buffer {
 
 /// The receiving end of a tap, which frees its place when it is dropped.
 struct Subscription {
-    shared: Arc<Shared>,
+    taps: Arc<Taps>,
     app: AppId,
     feed: Arc<Feed>,
 }
 
 /// Opens a tap of an app. `None` if the app has as many as it may.
-pub(super) fn open(shared: &Arc<Shared>, app: &AppId) -> Option<Tap> {
+pub(super) fn open(taps: &Arc<Taps>, app: &AppId) -> Option<Tap> {
     let feed = Arc::<Feed>::default();
-    let mut taps = shared.taps.0.write();
-    let feeds = taps.entry(app.clone()).or_default();
+    let mut apps = taps.0.write();
+    let feeds = apps.entry(app.clone()).or_default();
     if feeds.len() >= MAX_TAPS {
         return None;
     }
     feeds.push(Arc::clone(&feed));
-    drop(taps);
-    let subscription = Subscription { shared: Arc::clone(shared), app: app.clone(), feed };
+    drop(apps);
+    let subscription = Subscription { taps: Arc::clone(taps), app: app.clone(), feed };
     let next = async |subscription: Subscription| Some((subscription.feed.next().await, subscription));
     Some(stream::unfold(subscription, next).boxed())
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut taps = self.shared.taps.0.write();
+        let mut taps = self.taps.0.write();
         if let Some(feeds) = taps.get_mut(&self.app) {
             feeds.retain(|feed| !Arc::ptr_eq(feed, &self.feed));
             if feeds.is_empty() {

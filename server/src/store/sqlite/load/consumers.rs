@@ -20,7 +20,7 @@ use super::{
         checksum,
         cursor::Cursor,
         holes,
-        idle::LastUse,
+        last_use::LastUse,
         record::micros,
         registry::{self, CONSUMER_COLUMNS, StoredConsumer},
         state::{App, Consumer},
