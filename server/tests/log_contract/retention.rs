@@ -242,3 +242,33 @@ async fn what_only_an_ended_ephemeral_consumer_had_not_settled_is_removed() {
     drop(ephemeral);
     has_events(&store, 0).await;
 }
+
+#[tokio::test]
+async fn an_app_with_many_kept_events_does_not_take_the_time_of_others() {
+    const KEPT: u32 = 20_000;
+    let store = TestLog::limited(Limits { history: Duration::ZERO, ..Limits::default() }).await;
+    store.put("slow", ConsumerSettings::default()).await;
+    store.append_many(&store.app, 0..KEPT).await;
+    let _leased = store.lease("slow", now(KEPT as usize)).await;
+    let taken = store.take(KEPT as usize).await;
+    store.ack("default", &taken).await;
+    // What is settled anew makes the search begin again at the oldest event.
+    let settle_again = async {
+        loop {
+            store.log.replay(&store.app, &consumer("default"), &taken[0].event.id).await.unwrap();
+            store.drain("default").await;
+        }
+    };
+    let removed = async {
+        for app in ["b", "c", "d", "e", "f"] {
+            let other = store.of_app(store.register(app).await);
+            other.append(0).await;
+            assert_eq!(other.drain("default").await, [0]);
+        }
+        has_events(&store, KEPT.into()).await;
+    };
+    tokio::select! {
+        () = removed => {}
+        () = settle_again => {}
+    }
+}
