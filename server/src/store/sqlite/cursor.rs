@@ -156,22 +156,6 @@ impl Cursor {
         }
     }
 
-    /// Keeps a settled or dropped event as long as it is above the position.
-    fn keep_above(&mut self, seq: Seq, open: Open) {
-        if seq > self.position {
-            self.pending.touch(seq);
-            self.open.insert(seq, Open { state: State::Settled, ..open });
-        }
-    }
-
-    /// Moves the position forward.
-    fn move_to(&mut self, position: Seq) {
-        self.position = position;
-        while let Some(seq) = self.open.remove_settled(position) {
-            self.pending.forget(seq);
-        }
-    }
-
     /// Leases events: returned ones in order of seq, then nacked ones that are due in turn with fresh ones.
     pub(super) fn lease(&mut self, request: &Request, mut number: impl FnMut() -> u64) -> Vec<Leased> {
         self.run_timers(request.now);

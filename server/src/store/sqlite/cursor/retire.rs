@@ -6,7 +6,7 @@ use super::{
         app_log::{Entry, Total},
         changes::Changes,
     },
-    Cursor,
+    Cursor, Open, State,
 };
 
 impl Cursor {
@@ -135,5 +135,23 @@ impl Cursor {
     pub(in super::super) fn oldest_pending(&self) -> Option<Seq> {
         let open = self.open.first_leased().into_iter().chain(self.open.first_waiting()).min();
         open.or_else(|| self.fresh.front().map(|entry| entry.seq))
+    }
+}
+
+impl Cursor {
+    /// Keeps a settled or dropped event as long as it is above the position.
+    pub(super) fn keep_above(&mut self, seq: Seq, open: Open) {
+        if seq > self.position {
+            self.pending.touch(seq);
+            self.open.insert(seq, Open { state: State::Settled, ..open });
+        }
+    }
+
+    /// Moves the position forward.
+    pub(super) fn move_to(&mut self, position: Seq) {
+        self.position = position;
+        while let Some(seq) = self.open.remove_settled(position) {
+            self.pending.forget(seq);
+        }
     }
 }
