@@ -6,7 +6,7 @@ use wwproxy_protocol::{ConsumerName, ConsumerSettings, Overflow, Start};
 use wwproxy_server::store::{Appended, Lease, Limits, Reject, Settlement, Store, StoreError};
 
 use crate::{
-    fixture::{DEADLINE, SHORT, TestLog, event, eventually, now, numbers, receipts},
+    fixture::{DEADLINE, SHORT, TestLog, consumer, event, eventually, now, numbers, receipts},
     retention::rows,
 };
 
@@ -175,4 +175,17 @@ async fn the_status_of_a_consumer_says_its_last_use_and_its_oldest_event() {
     assert!(store.status("default").await.oldest_pending_age.unwrap() < Duration::from_secs(60));
     store.drain("default").await;
     assert_eq!(store.status("default").await.oldest_pending_age, None);
+}
+
+#[tokio::test]
+async fn default_drops_many_events_a_part_at_a_time() {
+    const MANY: u32 = 12_000;
+    let limits = Limits { max_pending_events: 10, overflow: Overflow::DropOldest, ..Limits::default() };
+    let store = TestLog::limited(limits).await;
+    store.append_many(&store.app, 0..MANY).await;
+    store.log.seek(&store.app, &consumer("default"), Start::All).await.unwrap();
+    assert_eq!(store.status("default").await.pending, Some(u64::from(MANY) - 10_000));
+    store.append(MANY).await;
+    assert_eq!(store.status("default").await.pending, Some(10));
+    assert_eq!(store.drain("default").await.last(), Some(&MANY));
 }

@@ -18,6 +18,10 @@ use crate::{
 /// Events that the consumer `default` had no room for.
 static EVICTED: LogLimit = LogLimit::per_minute(1);
 
+/// Events that are dropped at once, at most: after a move to the oldest event there may be a million, which would hold up the appends
+/// of all apps.
+const MAX_DROPPED: usize = 10_000;
+
 /// Logs dropped events, within a rate limit.
 pub(super) fn log_dropped(limit: &LogLimit, app: &App, events: u64, message: &str) {
     if events > 0
@@ -75,8 +79,9 @@ impl Writer {
         }
     }
 
+    /// Drops the oldest events of `default`, at most [`MAX_DROPPED`]: the next append goes on.
     fn drop_oldest(&self, app: &App, default: &Arc<Consumer>) -> Result<(), StoreError> {
-        loop {
+        for _ in 0..MAX_DROPPED {
             let unsettled = app.unsettled(default);
             // The newest event stays, however large it is.
             if !is_over(&self.limits, unsettled) || unsettled.count <= 1 {
@@ -91,6 +96,7 @@ impl Writer {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Reads more of the log into the cursor. Returns whether there was more.
