@@ -46,6 +46,7 @@ mod schema;
 mod settle;
 mod start;
 mod state;
+mod sweep;
 mod tap;
 mod timeline;
 mod writer;

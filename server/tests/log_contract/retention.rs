@@ -272,3 +272,106 @@ async fn an_app_with_many_kept_events_does_not_take_the_time_of_others() {
         () = settle_again => {}
     }
 }
+
+/// Waits until about 20 events of 10,000 bytes are left.
+async fn is_small(store: &TestLog) {
+    eventually("the store has its size", async || rows(store, "events") <= 20).await;
+}
+
+#[tokio::test]
+async fn over_its_size_the_store_drops_what_only_other_consumers_than_default_have_not_settled() {
+    let store = TestLog::limited(Limits { max_history_bytes: 200_000, ..Limits::default() }).await;
+    let small = store.of_app(store.register("small").await);
+    for n in 0..5 {
+        small.append_to(&small.app, larger(n, 10_000)).await;
+    }
+    assert_eq!(small.drain("default").await.len(), 5);
+    store.put("lagging", ConsumerSettings::default()).await;
+    let ephemeral = store.log.open_ephemeral(&store.app, Start::New).await.unwrap().unwrap();
+    for n in 0..3 {
+        store.append_to(&store.app, larger(n, 10_000)).await;
+    }
+    let (pending, leased) = (store.take(3).await, store.lease("lagging", now(2)).await);
+    let unread = store.log.lease(&store.app, &ephemeral.name, now(2)).await.unwrap();
+    for n in 3..60 {
+        store.append_to(&store.app, larger(n, 10_000)).await;
+        assert_eq!(store.drain("default").await, [n]);
+    }
+    is_small(&store).await;
+    small.put("all", starting(Start::All)).await;
+    assert_eq!(small.status("all").await.pending, Some(0), "settled events go first");
+    let left = rows(&store, "events");
+    assert!(left >= 18, "{left}");
+    let check = async |store: &TestLog| {
+        let (default, lagging) = (store.status("default").await, store.status("lagging").await);
+        assert_eq!((default.pending, default.dropped), (Some(3), 0));
+        assert_eq!((lagging.pending, lagging.dropped), (Some(left), 60 - left));
+    };
+    check(&store).await;
+    let crashed = store.crash().await;
+    check(&crashed).await;
+    let kept: Vec<_> = (0..3).chain(63 - u32::try_from(left).unwrap()..60).collect();
+    assert_eq!(crashed.drain("lagging").await, kept);
+    // What `default` has pending stays for all.
+    assert_eq!(store.ack("lagging", &leased).await.acked, 2);
+    assert_eq!(unread.len(), 2);
+    assert_eq!(store.ack("default", &pending).await.acked, 3);
+    assert_eq!(store.drain("lagging").await, kept[2..]);
+    assert_eq!(store.status("lagging").await.pending, Some(0));
+}
+
+#[tokio::test]
+async fn over_its_size_the_store_drops_what_other_consumers_have_leased_and_what_is_dead() {
+    let store = TestLog::limited(Limits { max_history_bytes: 200_000, ..Limits::default() }).await;
+    store.put("slow", ConsumerSettings::default()).await;
+    let mut slow = Vec::new();
+    for n in 0..60 {
+        store.append_to(&store.app, larger(n, 10_000)).await;
+        let taken = store.take(1).await;
+        assert_eq!(store.reject(&taken).await.rejected, 1);
+        slow.extend(store.lease("slow", now(1)).await);
+    }
+    is_small(&store).await;
+    let left = rows(&store, "events");
+    let check = async |store: &TestLog| {
+        let (default, slow) = (store.status("default").await, store.status("slow").await);
+        assert_eq!((default.pending, default.dead, default.dropped), (Some(0), left, 0));
+        assert_eq!((slow.pending, slow.dropped), (Some(left), 60 - left));
+    };
+    check(&store).await;
+    check(&store.crash().await).await;
+    let stale = store.ack("slow", &slow).await.stale;
+    assert_eq!(stale, receipts(&slow[..slow.len() - usize::try_from(left).unwrap()]));
+    eventually("the rows are gone", async || rows(&store, "open") == left).await;
+    assert_eq!(rows(&store, "open WHERE reason = 'bad' AND state = 'dead'"), left);
+}
+
+#[tokio::test]
+async fn seeks_keep_no_settled_event_from_being_removed() {
+    let store = TestLog::limited(Limits { history: Duration::ZERO, ..Limits::default() }).await;
+    let other = store.of_app(store.register("other").await);
+    let default = "default".parse().unwrap();
+    let seeks = async {
+        loop {
+            store.log.seek(&store.app, &default, Start::All).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let removal = async {
+        other.append_all(0..50).await;
+        assert_eq!(other.drain("default").await.len(), 50);
+        has_events(&store, 0).await;
+    };
+    tokio::select! { () = seeks => {}, () = removal => {} }
+}
+
+#[tokio::test]
+async fn old_events_that_belong_to_no_app_or_are_damaged_are_removed() {
+    let store = TestLog::new().await;
+    store.append_all(0..4).await;
+    let store = store.reopen_after("UPDATE events SET app_id = 99, received_at = 1 WHERE seq = 1").await;
+    let store = store.reopen_after("UPDATE events SET app_id = 'x', received_at = 1 WHERE seq = 2").await;
+    let store = store.reopen_after("UPDATE events SET size = 'x', received_at = 1 WHERE seq = 3").await;
+    has_events(&store, 1).await;
+    assert_eq!(store.drain("default").await, [3]);
+}

@@ -86,7 +86,7 @@ pub(super) struct Pending {
     stored: HashSet<Seq>,
     acked: Vec<(Seq, u32)>,
     outcomes: Vec<(Seq, Outcome)>,
-    /// The lowest event that was settled since retention asked.
+    /// The lowest event that was settled or died since retention asked.
     lowest_settled: Option<Seq>,
 }
 
@@ -123,12 +123,17 @@ impl Pending {
     /// The event is not open any more. If no flush wrote its row, none will.
     pub(super) fn forget(&mut self, seq: Seq) {
         self.changed = true;
-        self.lowest_settled = Some(self.lowest_settled.map_or(seq, |lowest| lowest.min(seq)));
+        self.settled_from(seq);
         if self.stored.contains(&seq) {
             self.touched.insert(seq);
         } else {
             self.touched.remove(&seq);
         }
+    }
+
+    /// Retention has to look at events from this one on again.
+    pub(super) fn settled_from(&mut self, seq: Seq) {
+        self.lowest_settled = Some(self.lowest_settled.map_or(seq, |lowest| lowest.min(seq)));
     }
 
     pub(super) fn take_lowest_settled(&mut self) -> Option<Seq> {
@@ -157,7 +162,7 @@ impl Pending {
         &mut self,
         position: Seq,
         passed: Total,
-        row: impl Fn(Seq) -> Option<StoredOpen>,
+        mut row: impl FnMut(Seq) -> Option<StoredOpen>,
     ) -> Changes {
         self.changed = false;
         let mut changes = Changes {

@@ -88,7 +88,7 @@ impl Cursor {
     }
 
     /// Restores an open event at open. A lease ended with the process that held it, and its attempt counts.
-    pub(super) fn restore(&mut self, row: StoredOpen) {
+    pub(super) fn restore(&mut self, row: &StoredOpen) {
         let state = match row.state {
             StoredState::Dead => State::Dead,
             StoredState::Settled => State::Settled,
@@ -97,29 +97,8 @@ impl Cursor {
             StoredState::Retry => row.nacked_until.map_or(State::Returned, State::Nacked),
         };
         self.pending.stored(row.seq);
-        let open =
-            Open { size: row.size, attempt: row.attempt, replay: row.replay, state, reason: row.reason };
+        let open = Open { size: row.size, attempt: row.attempt, replay: row.replay, state, reason: None };
         self.open.insert(row.seq, open);
-    }
-
-    /// Restores an open event of which only its seq is known: it is redelivered, and its row is written again.
-    pub(super) fn restore_damaged(&mut self, seq: Seq, size: u32) {
-        let state = StoredState::Retry;
-        self.restore(StoredOpen {
-            seq,
-            size,
-            attempt: 1,
-            replay: 0,
-            state,
-            nacked_until: None,
-            reason: None,
-        });
-        self.pending.touch(seq);
-    }
-
-    /// Restores the number of dropped events at open.
-    pub(super) fn restore_dropped(&mut self, dropped: u64) {
-        self.dropped = dropped;
     }
 
     pub(super) fn set_max_attempts(&mut self, max_attempts: u32) {
@@ -290,11 +269,14 @@ impl Cursor {
     /// Takes what the database must learn. If that fails, [`Cursor::restore_changes`] takes it back.
     pub(super) fn take_changes(&mut self) -> Changes {
         let Self { pending, open, .. } = self;
-        let changes = pending.take(self.position, self.passed, |seq| open.row(seq));
+        let changes = pending.take(self.position, self.passed, |seq| open.take_row(seq));
         Changes { dropped: self.dropped, ..changes }
     }
 
-    pub(super) fn restore_changes(&mut self, changes: Changes) {
+    pub(super) fn restore_changes(&mut self, mut changes: Changes) {
+        for row in &mut changes.rows {
+            self.open.restore_reason(row);
+        }
         self.pending.restore(changes);
     }
 
@@ -326,6 +308,7 @@ impl Cursor {
     fn bury(&mut self, seq: Seq, open: &Open, what: &'static str, reason: Option<String>, now: Instant) {
         let took = open.took(now);
         self.pending.record(seq, Outcome { attempt: open.attempt, what, reason: reason.clone(), took });
+        self.pending.settled_from(seq);
         self.open.insert(seq, Open { state: State::Dead, reason, ..*open });
     }
 

@@ -1,8 +1,11 @@
-//! The deletion of an event by a client: from the history, and from every consumer.
+//! The deletion of events from the history and from every consumer: one event by a client, or many since the store is over its size.
 
+use std::sync::Arc;
+
+use rusqlite::Connection;
 use wwproxy_protocol::{AppId, EventId};
 
-use super::{flush::Flush, removal::Removal, writer::Writer};
+use super::{app_log::Entry, flush::Flush, removal::Removal, state::App, writer::Writer};
 use crate::store::StoreError;
 
 impl Writer {
@@ -11,14 +14,7 @@ impl Writer {
         let Some(app) = self.shared.app(app) else { return Ok(false) };
         let Some(entry) = self.shared.find_event(app.id, id)? else { return Ok(false) };
         let (app_id, seq) = (app.id, entry.seq.cast_signed());
-        let consumers = app.all_consumers();
-        let mut flush = Flush::take(&self.shared);
-        for consumer in consumers.iter().filter(|consumer| !consumer.is_ephemeral()) {
-            flush.plan(consumer, |cursor, changes| cursor.plan_delete(&entry, changes));
-        }
-        let mut removal = Removal::new(&app);
-        removal.push(entry.seq, entry.size);
-        self.remove_with(flush, &[removal], |db| {
+        self.delete(&app, &[entry], false, |db| {
             db.execute(
                 "DELETE FROM deliveries WHERE consumer_id IN (SELECT consumer_id FROM consumers WHERE app_id = ?) \
                  AND last_seq = ? AND first_seq = last_seq",
@@ -26,11 +22,38 @@ impl Writer {
             )?;
             Ok(())
         })?;
-        self.shared.ring.remove(entry.seq);
-        for consumer in &consumers {
-            let matches = consumer.filter.matches(&entry);
-            self.shared.update(consumer, |cursor| cursor.delete(&entry, matches));
-        }
         Ok(true)
+    }
+
+    /// Deletes events, whoever has not settled them. `counts`: they count as dropped by these consumers.
+    pub(super) fn delete(
+        &mut self,
+        app: &Arc<App>,
+        entries: &[Entry],
+        counts: bool,
+        write: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<(), StoreError> {
+        let consumers = app.all_consumers();
+        let mut flush = Flush::take(&self.shared);
+        for consumer in consumers.iter().filter(|consumer| !consumer.is_ephemeral()) {
+            flush.plan(consumer, |cursor, changes| {
+                for entry in entries {
+                    cursor.plan_delete(entry, consumer.filter.matches(entry), counts, changes);
+                }
+            });
+        }
+        let mut removal = Removal::new(app);
+        for entry in entries {
+            removal.push(entry.seq, entry.size);
+        }
+        self.remove_with(flush, &[removal], write)?;
+        for entry in entries {
+            self.shared.ring.remove(entry.seq);
+            for consumer in &consumers {
+                let matches = consumer.filter.matches(entry);
+                self.shared.update(consumer, |cursor| cursor.delete(entry, matches, counts));
+            }
+        }
+        Ok(())
     }
 }

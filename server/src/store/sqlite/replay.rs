@@ -48,7 +48,7 @@ impl Writer {
         let mut flush = Flush::take(&self.shared);
         flush.plan(&consumer, |_, changes| {
             let (state, reason) = (StoredState::Retry, None);
-            changes.rows.retain(|row| row.seq != seq);
+            // After an earlier row of the event.
             changes.rows.push(StoredOpen {
                 seq,
                 size,

@@ -1,11 +1,12 @@
 //! Retention: which events leave the log, and when.
 //!
 //! An event is removed after the retention, whatever its state; after the history, or earlier if the store is over its size, only
-//! if every consumer has settled it. The writer removes events in small batches while it is idle, and once a second under load.
+//! if every consumer has settled it. If that is not enough for the size, events go that only `default` is done with: no other consumer
+//! may fill the disk, and what `default` has pending has limits of its own. The writer removes events in small batches while it is idle, and once a second under load.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -13,7 +14,7 @@ use rusqlite::Connection;
 
 use super::{
     Seq,
-    app_log::{Entry, Next},
+    app_log::Entry,
     clock::Clock,
     cursor::Cursor,
     overflow::log_dropped,
@@ -21,16 +22,11 @@ use super::{
     record::micros,
     removal::Removal,
     state::App,
+    sweep::{BATCH_BYTES, BATCH_EVENTS, Batch, Swept, Wanted},
     writer::Writer,
 };
 use crate::{log_limit::LogLimit, store::StoreError};
 
-/// Events of a batch, at most.
-const BATCH_EVENTS: u16 = 256;
-/// A batch takes no further event once it has this many bytes: 4 MiB.
-const BATCH_BYTES: u64 = 4 << 20;
-/// The search for events of a batch takes about this time, at most.
-const BATCH_TIME: Duration = Duration::from_millis(10);
 /// While there is room for fewer bytes than this, settled events are removed, so that history goes before a webhook is refused:
 /// 64 MiB.
 const MIN_ROOM: u64 = 64 << 20;
@@ -41,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Events that were older than the retention before they were settled.
 static EXPIRED: LogLimit = LogLimit::per_minute(1);
+/// Events that were removed for the size before they were settled.
+static OVERSIZE: LogLimit = LogLimit::per_minute(1);
 
 /// The writer's state of retention.
 #[derive(Debug)]
@@ -48,8 +46,9 @@ pub(super) struct Retention {
     clock: Clock,
     /// When the next batch is due.
     pub(super) due: Instant,
-    swept: HashMap<i64, Swept>,
-    /// The app whose settled events were looked for last: the next search begins after it, so that no app takes the time of others.
+    /// By app, for each [`Wanted`].
+    pub(super) swept: HashMap<i64, [Swept; 2]>,
+    /// The app that was swept last: the next search for settled events begins after it, so that no app takes the time of others.
     last_app: i64,
     /// When the store was opened.
     opened: Instant,
@@ -57,47 +56,14 @@ pub(super) struct Retention {
     pub(super) timelines_from: Option<i64>,
 }
 
-/// How far the settled events of an app were removed.
-#[derive(Debug, Default)]
-struct Swept {
-    /// What is left up to this event is not settled. Lower again once some of it is.
-    up_to: Seq,
-    /// The next event was received at this time: it is too young before.
-    next_at: i64,
-}
-
 /// An event with what retention must know of it.
 #[derive(Debug)]
 struct Old {
     entry: Entry,
-    app_id: i64,
+    /// `None`: the value is damaged.
+    app_id: Option<i64>,
     /// `None`: the value is damaged.
     received_at: Option<i64>,
-}
-
-/// A batch that is being gathered.
-#[derive(Debug, Default)]
-struct Batch {
-    removals: Vec<Removal>,
-    events: usize,
-    bytes: u64,
-}
-
-impl Batch {
-    fn is_full(&self, max_bytes: u64) -> bool {
-        self.events >= usize::from(BATCH_EVENTS) || self.bytes >= max_bytes.min(BATCH_BYTES)
-    }
-
-    fn push(&mut self, app: &Arc<App>, entry: &Entry) {
-        self.events += 1;
-        self.bytes += u64::from(entry.size);
-        if self.removals.last().is_none_or(|removal| removal.app.id != app.id) {
-            self.removals.push(Removal::new(app));
-        }
-        if let Some(removal) = self.removals.last_mut() {
-            removal.push(entry.seq, entry.size);
-        }
-    }
 }
 
 impl Retention {
@@ -154,37 +120,74 @@ impl Writer {
         let has_purged = self.purge()?;
         if self.retention.clock.observe(wall, now) {
             self.expire_consumers(wall, self.retention.opened)?;
-            let expired = self.expired(before(self.limits.retention))?;
-            let settled = if expired.is_empty() {
-                self.settled(&self.apps_in_turn(), before(self.limits.history), BATCH_BYTES, now)?
-            } else {
-                expired
-            };
-            if !settled.is_empty() {
-                self.remove(&settled)?;
+            if self.expire(before(self.limits.retention))?
+                || self.remove_settled(before(self.limits.history))?
+            {
                 return Ok(true);
             }
         }
         let excess = self.excess();
-        if excess > 0 && self.free_history(excess)? {
+        if excess > 0 && self.free(excess)? {
             return Ok(true);
         }
         Ok(self.database.vacuum()? || has_purged)
     }
 
-    /// Removes settled events of any age, the oldest of the largest app first. Returns whether there were any.
-    pub(super) fn free_history(&mut self, bytes: u64) -> Result<bool, StoreError> {
+    /// Removes settled events that were received up to this time. Returns whether there may be more.
+    fn remove_settled(&mut self, up_to: i64) -> Result<bool, StoreError> {
+        let mut apps = self.apps();
+        apps.sort_unstable_by_key(|app| (app.id <= self.retention.last_app, app.id));
+        let mut batch = Batch::new(BATCH_BYTES);
+        for app in apps {
+            if batch.is_over() {
+                break;
+            }
+            self.retention.last_app = app.id;
+            self.sweep(&app, Wanted::Settled, up_to, &mut batch)?;
+        }
+        self.remove_found(&batch)
+    }
+
+    /// Removes events of any age, the oldest of the largest app first: settled ones, and if there are none, those that only other
+    /// consumers than `default` have not settled. Returns whether there may be more.
+    fn free(&mut self, bytes: u64) -> Result<bool, StoreError> {
         let mut apps = self.apps();
         apps.sort_by_cached_key(|app| std::cmp::Reverse(app.log.lock().stored_bytes()));
-        let now = Instant::now();
-        for app in apps {
-            let settled = self.settled(&[app], i64::MAX, bytes, now)?;
-            if !settled.is_empty() {
-                self.remove(&settled)?;
+        for wanted in [Wanted::Settled, Wanted::NotPending] {
+            let mut batch = Batch::new(bytes);
+            for app in &apps {
+                self.sweep(app, wanted, i64::MAX, &mut batch)?;
+                let Some((app, entries)) = batch.found.first().filter(|_| wanted == Wanted::NotPending)
+                else {
+                    if self.remove_found(&batch)? {
+                        return Ok(true);
+                    }
+                    continue;
+                };
+                self.delete(app, entries, true, |_| Ok(()))?;
+                let message =
+                    "the store is over its size: events that a consumer had not settled are removed";
+                log_dropped(&OVERSIZE, app, entries.len() as u64, message);
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Removes what a search found. Returns whether there may be more.
+    fn remove_found(&mut self, batch: &Batch) -> Result<bool, StoreError> {
+        let removal = |(app, entries): &(Arc<App>, Vec<Entry>)| {
+            let mut removal = Removal::new(app);
+            for entry in entries {
+                removal.push(entry.seq, entry.size);
+            }
+            removal
+        };
+        let removals: Vec<_> = batch.found.iter().map(removal).collect();
+        if !removals.is_empty() {
+            self.remove(&removals)?;
+        }
+        Ok(!removals.is_empty() || batch.is_over())
     }
 
     /// How many bytes are stored beyond the limit, or are missing on the disk.
@@ -198,15 +201,9 @@ impl Writer {
         self.shared.apps.read().values().map(Arc::clone).collect()
     }
 
-    fn apps_in_turn(&self) -> Vec<Arc<App>> {
-        let mut apps = self.apps();
-        apps.sort_unstable_by_key(|app| (app.id <= self.retention.last_app, app.id));
-        apps
-    }
-
-    /// The oldest events, if they were received up to this time. Consumers that have not settled them lose them here, which is
-    /// durable together with the removal.
-    fn expired(&self, up_to: i64) -> Result<Vec<Removal>, StoreError> {
+    /// Removes the oldest events, if they were received up to this time. Consumers that have not settled them lose them here, which is
+    /// durable together with the removal. Returns whether there may be more.
+    fn expire(&mut self, up_to: i64) -> Result<bool, StoreError> {
         let mut oldest = self.shared.readers.read(oldest).map_err(StoreError::engine)?;
         let is_young = |old: &Old| old.received_at.is_some_and(|at| at > up_to);
         oldest.truncate(oldest.iter().position(is_young).unwrap_or(oldest.len()));
@@ -216,121 +213,55 @@ impl Writer {
         }
         let apps = self.apps().into_iter().chain(self.index.damaged.iter().map(Arc::clone));
         let apps: HashMap<_, _> = apps.map(|app| (app.id, app)).collect();
+        let ended: Vec<_> = self.shared.ended.lock().iter().map(|app| app.id).collect();
         // Sorted by app, and by seq within an app.
         oldest.sort_by_key(|old| old.app_id);
-        let mut batch = Batch::default();
-        for old in oldest {
-            // The events of an ended epoch are purged.
-            let Some(app) = apps.get(&old.app_id) else { continue };
-            if batch.is_full(BATCH_BYTES) {
+        let (mut batch, mut strays) = (Batch::new(BATCH_BYTES), Vec::new());
+        for Old { entry, app_id, .. } in oldest {
+            let Some(app) = app_id.and_then(|id| apps.get(&id)) else {
+                // The events of an ended epoch are purged.
+                if app_id.is_none_or(|id| !ended.contains(&id)) {
+                    strays.push(entry.seq);
+                }
+                continue;
+            };
+            if batch.is_full() {
                 break;
             }
             for consumer in &app.all_consumers() {
-                let matches = consumer.filter.matches(&old.entry);
-                let remove = |cursor: &mut Cursor| cursor.remove(&old.entry, matches);
+                let matches = consumer.filter.matches(&entry);
+                let remove = |cursor: &mut Cursor| cursor.remove(&entry, matches);
                 let dropped = u64::from(self.shared.update(consumer, remove));
                 log_dropped(&EXPIRED, app, dropped, "events older than the retention are dropped");
             }
-            batch.push(app, &old.entry);
+            batch.push(app, entry);
         }
-        Ok(batch.removals)
-    }
-
-    /// Events that every consumer has settled, and that were received up to this time: at most those of one batch.
-    fn settled(
-        &mut self,
-        apps: &[Arc<App>],
-        up_to: i64,
-        max_bytes: u64,
-        started: Instant,
-    ) -> Result<Vec<Removal>, StoreError> {
-        let mut batch = Batch::default();
-        for app in apps {
-            self.retention.last_app = app.id;
-            while self.settled_of(app, up_to, max_bytes, &mut batch)? && !batch.is_full(max_bytes) {
-                if started.elapsed() > BATCH_TIME {
-                    return Ok(batch.removals);
-                }
-            }
-            if batch.is_full(max_bytes) || started.elapsed() > BATCH_TIME {
-                break;
-            }
+        if !strays.is_empty() {
+            self.database.transaction(|db| delete_strays(db, &strays))?;
+            tracing::error!(events = strays.len(), "removed stored events that belong to no app");
         }
-        Ok(batch.removals)
-    }
-
-    /// Adds settled events of one app to a batch. Returns whether there may be more.
-    fn settled_of(
-        &mut self,
-        app: &Arc<App>,
-        up_to: i64,
-        max_bytes: u64,
-        batch: &mut Batch,
-    ) -> Result<bool, StoreError> {
-        let swept = self.retention.swept.entry(app.id).or_default();
-        if app.lost_ephemeral.swap(false, Ordering::AcqRel) {
-            *swept = Swept::default();
-        }
-        // After the question: one that ends from here on is found the next time.
-        let consumers = app.all_consumers();
-        let mut position = Seq::MAX;
-        for consumer in &consumers {
-            let mut cursor = consumer.cursor();
-            position = position.min(cursor.position());
-            if let Some(lowest) = cursor.take_lowest_settled().filter(|lowest| *lowest <= swept.up_to) {
-                *swept = Swept { up_to: lowest - 1, next_at: i64::MIN };
-            }
-        }
-        if swept.up_to >= position || swept.next_at > up_to {
-            return Ok(false);
-        }
-        let next = app.log.lock().after(swept.up_to, BATCH_EVENTS.into());
-        let entries = match next {
-            Next::End => return Ok(false),
-            Next::Memory(entries) => entries,
-            Next::Database(indexed) => {
-                let entries = self.shared.read_index(app.id, swept.up_to, BATCH_EVENTS.into())?;
-                if entries.is_empty() {
-                    swept.up_to = indexed;
-                }
-                entries
-            }
-        };
-        let seqs: Vec<_> = entries.iter().map(|entry| entry.seq).take_while(|seq| *seq <= position).collect();
-        let times = self.shared.readers.read(|db| times(db, &seqs)).map_err(StoreError::engine)?;
-        if times.is_empty() && !entries.is_empty() {
-            // Positions are seqs of the whole store: the next event of the app is after it.
-            swept.up_to = position;
-        }
-        for (entry, received_at) in entries.into_iter().zip(times) {
-            if batch.is_full(max_bytes) {
-                return Ok(true);
-            }
-            if received_at > up_to {
-                swept.next_at = received_at;
-                return Ok(false);
-            }
-            swept.up_to = entry.seq;
-            if consumers.iter().all(|consumer| consumer.cursor().is_settled(entry.seq)) {
-                batch.push(app, &entry);
-            }
-        }
-        Ok(swept.up_to < position)
+        Ok(!strays.is_empty() | (!batch.found.is_empty() && self.remove_found(&batch)?))
     }
 }
 
-/// The oldest events of the store.
+/// The oldest events of the store. What is damaged of them is left out.
 fn oldest(db: &Connection) -> rusqlite::Result<Vec<Old>> {
     db.prepare_cached("SELECT seq, size, source, type, app_id, received_at FROM events ORDER BY seq LIMIT ?")?
         .query_map([BATCH_EVENTS], |row| {
-            Ok(Old { entry: entry(row)?, app_id: row.get(4)?, received_at: row.get(5).ok() })
+            let seq = row.get::<_, i64>(0)?.cast_unsigned();
+            let entry = entry(row).unwrap_or_else(|_| Entry { seq, ..Entry::default() });
+            Ok(Old { entry, app_id: row.get(4).ok(), received_at: row.get(5).ok() })
         })?
         .collect()
 }
 
-/// When events were received. One that is missing or damaged was received long ago.
-fn times(db: &Connection, seqs: &[Seq]) -> rusqlite::Result<Vec<i64>> {
-    let mut time = db.prepare_cached("SELECT received_at FROM events WHERE seq = ?")?;
-    let received = |seq: &Seq| time.query_row([seq.cast_signed()], |row| row.get(0)).unwrap_or(0);
-    Ok(seqs.iter().map(received).collect())
+/// Deletes events whose app is not known. The index may have them.
+fn delete_strays(db: &Connection, seqs: &[Seq]) -> rusqlite::Result<()> {
+    for seq in seqs {
+        let seq = seq.cast_signed();
+        db.execute("DELETE FROM events WHERE seq = ?", [seq])?;
+        db.execute("DELETE FROM bodies WHERE seq = ?", [seq])?;
+        db.execute("DELETE FROM by_app WHERE app_id IN (SELECT app_id FROM apps) AND seq = ?", [seq])?;
+    }
+    Ok(())
 }

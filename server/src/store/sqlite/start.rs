@@ -54,7 +54,6 @@ impl Writer {
         self.flush_with(flush, |_| Ok(()))?;
         self.shared.update(&consumer, |cursor| cursor.seek(position, passed));
         consumer.wake_all();
-        self.retention.sweep_again(app.id);
         if name.is_default() {
             self.apply_overflow(&app);
         }

@@ -13,7 +13,7 @@ use crate::store::{
     sqlite::{
         Seq,
         app_log::Total,
-        changes::{Changes, StoredState},
+        changes::{Changes, StoredOpen, StoredState},
     },
 };
 
@@ -29,6 +29,26 @@ pub(in crate::store::sqlite) enum Place {
 }
 
 impl Cursor {
+    /// Restores an open event of which only its seq is known: it is redelivered, and its row is written again.
+    pub(in crate::store::sqlite) fn restore_damaged(&mut self, seq: Seq, size: u32) {
+        let state = StoredState::Retry;
+        self.restore(&StoredOpen {
+            seq,
+            size,
+            attempt: 1,
+            replay: 0,
+            state,
+            nacked_until: None,
+            reason: None,
+        });
+        self.pending.touch(seq);
+    }
+
+    /// Restores the number of dropped events at open.
+    pub(in crate::store::sqlite) fn restore_dropped(&mut self, dropped: u64) {
+        self.dropped = dropped;
+    }
+
     /// Where an event is. `matches`: the filter lets it pass.
     pub(in crate::store::sqlite) fn place(&self, seq: Seq, matches: bool) -> Place {
         let Some(open) = self.open.get(seq) else {
@@ -51,23 +71,20 @@ impl Cursor {
     pub(in crate::store::sqlite) fn plan_seek(&self, position: Seq, passed: Total, changes: &mut Changes) {
         (changes.position, changes.passed) = (position, self.passed_at(position, passed));
         changes.rows.retain(|row| row.state == StoredState::Dead);
-        changes.deleted.extend(self.not_dead());
+        changes.deleted.extend(self.open.not_dead());
     }
 
     /// Moves to a position: leases and retries end.
     pub(in crate::store::sqlite) fn seek(&mut self, position: Seq, passed: Total) {
-        for seq in self.not_dead() {
+        for seq in self.open.not_dead() {
             self.open.remove(seq);
-            self.pending.touch(seq);
+            self.pending.forget(seq);
         }
+        self.pending.settled_from(position + 1);
         self.passed = self.passed_at(position, passed);
         (self.position, self.scanned) = (position, position);
         self.fresh.clear();
         self.ahead.forget();
-    }
-
-    fn not_dead(&self) -> Vec<Seq> {
-        self.open.iter().filter(|(_, open)| open.state != State::Dead).map(|(seq, _)| seq).collect()
     }
 
     /// Dead events after the position count as passed, since they are not delivered again.

@@ -21,6 +21,7 @@ pub(super) struct Open {
     pub(super) attempt: u32,
     pub(super) replay: u32,
     pub(super) state: State,
+    /// Until its row is written: the row keeps it.
     pub(super) reason: Option<String>,
 }
 
@@ -59,14 +60,18 @@ impl Open {
         !matches!(self.state, State::Dead | State::Settled)
     }
 
-    fn to_row(&self, seq: Seq) -> StoredOpen {
-        let (state, nacked_until) = match self.state {
-            State::Leased { .. } => (StoredState::Leased, None),
-            State::Nacked(at) => (StoredState::Retry, Some(at)),
-            State::Returned => (StoredState::Retry, None),
-            State::Dead => (StoredState::Dead, None),
-            State::Settled => (StoredState::Settled, None),
-        };
+    fn stored_state(&self) -> StoredState {
+        match self.state {
+            State::Leased { .. } => StoredState::Leased,
+            State::Nacked(_) | State::Returned => StoredState::Retry,
+            State::Dead => StoredState::Dead,
+            State::Settled => StoredState::Settled,
+        }
+    }
+
+    fn take_row(&mut self, seq: Seq) -> StoredOpen {
+        let nacked_until = if let State::Nacked(at) = self.state { Some(at) } else { None };
+        let state = self.stored_state();
         StoredOpen {
             seq,
             size: self.size,
@@ -74,7 +79,7 @@ impl Open {
             replay: self.replay,
             state,
             nacked_until,
-            reason: self.reason.clone(),
+            reason: self.reason.take(),
         }
     }
 }
@@ -117,8 +122,9 @@ impl OpenEvents {
         self.events.get(&seq)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, &Open)> {
-        self.events.iter().map(|(seq, open)| (*seq, open))
+    /// The events that are not dead.
+    pub(super) fn not_dead(&self) -> Vec<Seq> {
+        self.leased.iter().chain(&self.waiting).chain(&self.settled).copied().collect()
     }
 
     pub(super) fn remove(&mut self, seq: Seq) -> Option<Open> {
@@ -206,8 +212,63 @@ impl OpenEvents {
         (self.events.len() - self.settled.len()) as u64 - self.unsettled.count
     }
 
-    /// The row of an event, if it is open.
-    pub(super) fn row(&self, seq: Seq) -> Option<StoredOpen> {
-        self.events.get(&seq).map(|open| open.to_row(seq))
+    fn get_mut(&mut self, seq: Seq) -> Option<&mut Open> {
+        self.events.get_mut(&seq)
+    }
+
+    /// Takes the row of an event, if it is open. Its reason leaves the memory with it.
+    pub(super) fn take_row(&mut self, seq: Seq) -> Option<StoredOpen> {
+        self.get_mut(seq).map(|open| open.take_row(seq))
+    }
+
+    /// Takes back the reason of a row that was not written.
+    pub(super) fn restore_reason(&mut self, row: &mut StoredOpen) {
+        if let Some(open) = self.get_mut(row.seq).filter(|open| open.stored_state() == row.state) {
+            open.reason = open.reason.take().or_else(|| row.reason.take());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const DEAD: State = State::Dead;
+
+    fn open(state: State, reason: Option<&str>) -> Open {
+        Open { size: 1, attempt: 1, replay: 0, state, reason: reason.map(Into::into) }
+    }
+
+    #[test]
+    fn a_reason_leaves_the_memory_with_its_row_and_comes_back_if_the_row_was_not_written() {
+        let mut events = OpenEvents::default();
+        events.insert(7, open(DEAD, Some("bad")));
+        let mut row = events.take_row(7).unwrap();
+        assert_eq!(row.reason.as_deref(), Some("bad"));
+        assert_eq!(events.get(7).unwrap().reason, None);
+        events.restore_reason(&mut row);
+        assert_eq!(events.take_row(7).unwrap().reason.as_deref(), Some("bad"));
+        // A reason is that of its state.
+        let mut row = StoredOpen { state: StoredState::Retry, reason: Some("later".into()), ..row };
+        events.restore_reason(&mut row);
+        assert_eq!(events.take_row(7).unwrap().reason, None);
+        assert!(size_of::<Open>() <= 96);
+    }
+
+    #[test]
+    fn dead_events_do_not_slow_down_the_search_for_pending_ones() {
+        let mut events = OpenEvents::default();
+        for seq in 0..100_000 {
+            events.insert(seq, open(DEAD, None));
+        }
+        events.insert(100_000, open(State::Returned, None));
+        let started = Instant::now();
+        for _ in 0..100_000 {
+            assert_eq!(events.first_waiting(), Some(100_000));
+        }
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert_eq!((events.dead(), events.unsettled().count), (100_000, 1));
     }
 }

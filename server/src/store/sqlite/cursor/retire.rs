@@ -25,7 +25,12 @@ impl Cursor {
         seq <= self.position && self.open.get(seq).is_none()
     }
 
-    /// The lowest event that was settled since the last call.
+    /// Whether the consumer is done with an event, or has given it up: it is dead.
+    pub(in super::super) fn is_settled_or_dead(&self, seq: Seq) -> bool {
+        seq <= self.position && !self.awaits(seq, false)
+    }
+
+    /// The lowest event that was settled or died since the last call.
     pub(in super::super) fn take_lowest_settled(&mut self) -> Option<Seq> {
         self.pending.take_lowest_settled()
     }
@@ -54,18 +59,27 @@ impl Cursor {
         self.dropped > dropped
     }
 
-    /// Adds the deletion of an event by a client to the changes. An event ahead counts as passed from then on.
-    pub(in super::super) fn plan_delete(&self, deleted: &Entry, changes: &mut Changes) {
+    /// Adds the deletion of an event to the changes. An event ahead counts as passed from then on.
+    pub(in super::super) fn plan_delete(
+        &self,
+        deleted: &Entry,
+        matches: bool,
+        counts: bool,
+        changes: &mut Changes,
+    ) {
+        changes.dropped += u64::from(counts && self.awaits(deleted.seq, matches));
         if self.open.get(deleted.seq).is_none() && changes.position < deleted.seq {
             changes.passed = changes.passed.plus(deleted.size);
         }
-        changes.rows.retain(|row| row.seq != deleted.seq);
+        // Its row is written first, and keeps the reason if the transaction fails.
         changes.deleted.push(deleted.seq);
     }
 
-    /// Forgets an event that a client deleted. Its receipt is stale from now on. `matches`: the consumer would have received it.
-    pub(in super::super) fn delete(&mut self, deleted: &Entry, matches: bool) {
+    /// Forgets an event that is not stored any more. Its receipt is stale from now on. `matches`: the consumer would have received it.
+    /// `counts`: it is dropped if it is not settled.
+    pub(in super::super) fn delete(&mut self, deleted: &Entry, matches: bool, counts: bool) {
         let (seq, size) = (deleted.seq, deleted.size);
+        self.dropped += u64::from(counts && self.awaits(seq, matches));
         if self.open.remove(seq).is_some() {
             self.pending.forget(seq);
         } else if seq > self.position {
@@ -75,6 +89,11 @@ impl Cursor {
                 self.ahead.drop_first(size);
             }
         }
+    }
+
+    /// Whether the consumer has neither settled nor rejected an event.
+    fn awaits(&self, seq: Seq, matches: bool) -> bool {
+        self.open.get(seq).map_or(matches && seq > self.position, Open::is_pending)
     }
 
     /// Ends an open event without an outcome. Its receipt is stale from now on.

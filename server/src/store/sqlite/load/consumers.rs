@@ -152,7 +152,7 @@ fn read_open(db: &Connection, all: &mut AllFound) -> rusqlite::Result<()> {
         if let Some((open, not_before)) = checksum::read_open(row) {
             let delay = Duration::from_micros(not_before.saturating_sub(today).max(0).cast_unsigned());
             let nacked_until = (not_before > 0).then_some(now + delay);
-            cursor.restore(StoredOpen { nacked_until, ..open });
+            cursor.restore(&StoredOpen { nacked_until, ..open });
         } else if checksum::is_same_identity(stored, checksum::open_identity(id, seq)) {
             tracing::error!(
                 consumer_id = id,
