@@ -133,7 +133,7 @@ pub struct Config {
     #[arg(long, value_name = "TIME", env = "WWPROXY_HISTORY", default_value = "24h", value_parser = duration_or_zero)]
     pub history: Duration,
 
-    /// Most bytes of stored events of all apps; beyond it acknowledged events are deleted, the oldest first
+    /// Most bytes of stored events of all apps; beyond it acknowledged events are deleted, the oldest first, then those that are not pending for `default`
     #[arg(long, value_name = "SIZE", env = "WWPROXY_MAX_HISTORY_BYTES", default_value = "10GiB")]
     pub max_history_bytes: ByteSize,
 

@@ -17,7 +17,8 @@ pub struct Limits {
     pub retention: Duration,
     /// An event that every consumer has settled is removed after this time.
     pub history: Duration,
-    /// Maximum size of the events of all apps, in bytes: beyond it settled events are removed, the oldest of the largest app first.
+    /// Maximum size of the events of all apps, in bytes: beyond it settled events are removed, the oldest of the largest app first, then
+    /// those that are not pending for `default`.
     pub max_history_bytes: u64,
     /// How long a dedupe key is remembered.
     pub dedupe_window: Duration,
