@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 use wwproxy_protocol::Event;
@@ -25,6 +25,8 @@ pub(super) const MAX_READ: Duration = Duration::from_millis(250);
 const CHECK_EVERY: i32 = 10_000;
 /// Connections that are kept open while no read runs.
 const KEPT: usize = 4;
+/// Reads that run at once, at most: each has three open files. Further ones wait.
+const MAX_RUNNING: usize = 32;
 
 /// The connections for reading.
 #[derive(Debug)]
@@ -33,6 +35,19 @@ pub(super) struct Readers {
     idle: Mutex<Vec<Connection>>,
     /// Held while a read runs, which is short, so that [`Readers::pause`] can wait for its end.
     running: RwLock<()>,
+    /// How many reads run.
+    count: Mutex<usize>,
+    ended: Condvar,
+}
+
+/// One of the [`MAX_RUNNING`] reads.
+struct Running<'a>(&'a Readers);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        *self.0.count.lock() -= 1;
+        self.0.ended.notify_one();
+    }
 }
 
 /// The outcome of reading one event.
@@ -48,7 +63,13 @@ pub(super) enum Read {
 
 impl Readers {
     pub(super) fn new(database: PathBuf) -> Self {
-        Self { database, idle: Mutex::default(), running: RwLock::default() }
+        Self {
+            database,
+            idle: Mutex::default(),
+            running: RwLock::default(),
+            count: Mutex::default(),
+            ended: Condvar::new(),
+        }
     }
 
     /// Runs a read transaction, which is interrupted after [`MAX_READ`].
@@ -56,7 +77,7 @@ impl Readers {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
-        let _running = self.running.read_recursive();
+        let _running = (self.wait_for_place(), self.running.read_recursive());
         let idle = self.idle.lock().pop();
         let mut connection = if let Some(connection) = idle { connection } else { self.connect()? };
         let deadline = Instant::now() + MAX_READ;
@@ -71,6 +92,15 @@ impl Readers {
             idle.push(connection);
         }
         result
+    }
+
+    fn wait_for_place(&self) -> Running<'_> {
+        let mut count = self.count.lock();
+        while *count >= MAX_RUNNING {
+            self.ended.wait(&mut count);
+        }
+        *count += 1;
+        Running(self)
     }
 
     fn connect(&self) -> rusqlite::Result<Connection> {
