@@ -1,11 +1,6 @@
 //! One websocket connection, from its first frame to its end.
 
-use std::{
-    future::{pending, poll_fn},
-    mem,
-    pin::Pin,
-    time::Duration,
-};
+use std::{future::poll_fn, mem, pin::Pin, time::Duration};
 
 use futures_util::{Sink, Stream};
 use tokio::{
@@ -18,7 +13,7 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{self, Message},
 };
-use wwproxy_protocol::{ClientMessage, EventId, ServerMessage, message::UndecodableEvent};
+use wwproxy_protocol::ServerMessage;
 
 pub(crate) use self::{
     handshake::connect,
@@ -27,16 +22,15 @@ pub(crate) use self::{
 use self::{
     heartbeat::Heartbeat,
     io::{Io, disconnected, poll_io},
+    settle::until,
 };
-use crate::{
-    Error, ErrorKind, State,
-    delivery::{Disposition, SettleCommand},
-};
+use crate::{Error, ErrorKind, State, delivery::SettleCommand};
 
 mod handshake;
 mod heartbeat;
 mod io;
 mod message_handler;
+mod settle;
 
 /// The timeout of the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,8 +41,6 @@ const MAX_ACK_BATCH: usize = 256;
 const MAX_PONG_BYTES: usize = 16 * 1024;
 /// The header and mask of a frame, in bytes.
 const FRAME_OVERHEAD: usize = 6;
-/// The redelivery delay of an event that cannot be decoded: another client of the app may be of a later version.
-const UNDECODABLE_DELAY: Duration = Duration::from_secs(60);
 /// The minimum interval between extensions of the leases of events in flight.
 const MIN_EXTENSION_INTERVAL: Duration = Duration::from_secs(1);
 /// A connection that lasted this long was stable, even if it delivered no event.
@@ -186,52 +178,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
         ConnectionEnd::Lost { error, stable: self.has_delivered || self.heartbeat.age() >= STABLE_AFTER }
     }
 
-    /// Writes acks, rejections, releases and extensions. The commands are completed by the next flush.
-    fn write_settlements(&mut self, commands: &mut Vec<SettleCommand>) -> Result<(), Error> {
-        let acked: Vec<EventId> = commands
-            .iter()
-            .filter(|command| command.disposition == Disposition::Ack)
-            .map(|command| command.id.clone())
-            .collect();
-        let batch_size = if self.v2 { MAX_ACK_BATCH } else { 1 };
-        for ids in acked.chunks(batch_size) {
-            self.write(Message::text(ClientMessage::ack(ids)))?;
-        }
-        for command in commands.drain(..) {
-            let message = match &command.disposition {
-                Disposition::Ack => None,
-                Disposition::Release { delay, reason } => {
-                    Some(ClientMessage::nack(&command.id, *delay, reason.as_deref()))
-                }
-                Disposition::Reject { reason } => Some(ClientMessage::reject(&command.id, reason.as_deref())),
-                Disposition::Extend => Some(ClientMessage::progress(&command.id)),
-            };
-            if self.v2
-                && let Some(message) = message
-            {
-                self.write(Message::text(message))?;
-            }
-            self.unflushed.push(command);
-        }
-        self.flushing.get_or_insert_with(Instant::now);
-        Ok(())
-    }
-
-    fn write_extensions(&mut self) -> Result<(), Error> {
-        if let Some((at, interval)) = &mut self.next_extension {
-            *at = Instant::now() + *interval;
-        }
-        for id in self.handler.in_flight() {
-            self.write(Message::text(ClientMessage::progress(&id)))?;
-        }
-        Ok(())
-    }
-
     fn write(&mut self, message: Message) -> Result<(), Error> {
         self.flushing.get_or_insert_with(Instant::now);
         // tungstenite buffers every message, so there is no readiness to wait for. A batch is written only after the one before
         // is flushed, and fits into the buffer.
         Pin::new(&mut self.socket).start_send(message).map_err(disconnected)
+    }
+
+    async fn flush(&mut self) -> Result<(), Error> {
+        let result = poll_fn(|cx| Pin::new(&mut self.socket).poll_flush(cx)).await;
+        self.handle_flushed(result)
     }
 
     fn handle_flushed(&mut self, result: Result<(), tungstenite::Error>) -> Result<(), Error> {
@@ -314,22 +270,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
         Ok(())
     }
 
-    /// Leaves an event that cannot be decoded on the server, so that it does not hold up the events after it.
-    fn leave_undecodable(&mut self, event: &UndecodableEvent) -> Result<(), Error> {
-        let UndecodableEvent { id, reason } = event;
-        tracing::warn!(%id, reason, "an event cannot be decoded and will be redelivered");
-        let message = format!("event {id} cannot be decoded and stays on the server: {reason}");
-        (self.on_state)(&State::Undecodable {
-            id: id.clone(),
-            error: Error::new(ErrorKind::Protocol, message),
-        });
-        if self.v2 {
-            self.write(Message::text(ClientMessage::nack(id, UNDECODABLE_DELAY, None)))
-        } else {
-            Ok(())
-        }
-    }
-
     fn report_ready(&mut self, missed: u64) {
         if let Some(on_ready) = self.on_ready.take() {
             on_ready(self.v2, missed);
@@ -357,10 +297,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             let mut commands = Vec::new();
             while self.commands.recv_many(&mut commands, MAX_ACK_BATCH).await > 0 {
                 self.write_settlements(&mut commands)?;
+                // The buffer has room for one batch.
+                self.flush().await?;
             }
             self.write(Message::Close(None))?;
-            let result = poll_fn(|cx| Pin::new(&mut self.socket).poll_flush(cx)).await;
-            self.handle_flushed(result)?;
+            self.flush().await?;
             // Read until the server has closed too: closing a socket with unread data resets the connection, and acks that are
             // in transit would be lost.
             while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self.socket).poll_next(cx)).await {}
@@ -372,13 +313,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: MessageHandler> Connection<'a, S,
             Err(_) => tracing::debug!("closing handshake timed out"),
         }
         ConnectionEnd::Unsubscribed
-    }
-}
-
-async fn until(timer: Option<(Instant, Duration)>) {
-    match timer {
-        Some((at, _)) => sleep_until(at).await,
-        None => pending().await,
     }
 }
 

@@ -8,15 +8,17 @@ use tokio_tungstenite::{
         protocol::{Role, WebSocketConfig},
     },
 };
-use wwproxy_protocol::api::{SUBPROTOCOL_V2, path};
+use wwproxy_protocol::api::{MAX_REASON_BYTES, SUBPROTOCOL_V2, path};
 
+use super::MAX_ACK_BATCH;
 use crate::{Error, ErrorKind, api_client::ApiClient, failure::transport_error};
 
 /// The size of the codec's read and write buffers, in bytes. The codec's default is 128 KiB each.
 const SOCKET_BUFFER_BYTES: usize = 16 * 1024;
-/// The limit of unflushed output, in bytes; the codec's default is unlimited. A batch of acks and nacks plus pongs takes a third
-/// of it. Output above the limit ends the connection, except for a pong, which the next one replaces.
-const MAX_OUTPUT_BYTES: usize = 256 * 1024;
+/// The limit of unflushed output, in bytes; the codec's default is unlimited. A batch of rejections with the longest reasons, whose
+/// characters take 6 bytes each as JSON, a window of lease extensions, and pongs fit into it. Output above the limit ends the
+/// connection, except for a pong, which the next one replaces.
+const MAX_OUTPUT_BYTES: usize = MAX_ACK_BATCH * (6 * MAX_REASON_BYTES + 512) + 512 * 1024;
 
 /// Opens a websocket. The second value is whether the server speaks `wwproxy.v2`.
 pub(crate) async fn connect(
