@@ -16,7 +16,7 @@ use tokio_tungstenite::{
 use wwproxy_protocol::ServerMessage;
 
 pub(crate) use self::{
-    handshake::connect,
+    handshake::{Opened, connect},
     message_handler::{MessageHandler, OnReady},
 };
 use self::{

@@ -3,7 +3,7 @@
 use std::{
     future::pending,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -16,12 +16,19 @@ use crate::{
     Error, ErrorKind, ListenOptions, State,
     api_client::ApiClient,
     backoff::Backoff,
-    connection::{Connection, ConnectionEnd, MessageHandler, connect},
+    connection::{Connection, ConnectionEnd, MessageHandler, Opened, connect},
     delivery::SettleCommand,
 };
 
+/// How a connection was opened.
+pub(crate) struct Opening {
+    pub(crate) is_reconnect: bool,
+    /// The time of the server.
+    pub(crate) time: SystemTime,
+}
+
 /// Keeps a connection open and sends its items to `items`. `query` returns the query of each handshake. `handler` creates the message handler of each connection from the
-/// channel for its settle commands, and from whether it is a reconnect.
+/// channel for its settle commands, and from how it was opened.
 ///
 /// Each step waits for one thing: the handshake, the end of the connection, the backoff. The loop ends when the consumer drops the
 /// stream, on an error that is not transient, or after `max_disconnected` without a connection.
@@ -29,7 +36,7 @@ pub(crate) async fn run<H: MessageHandler>(
     api: ApiClient,
     options: ListenOptions,
     query: impl Fn() -> Vec<(&'static str, String)>,
-    handler: impl Fn(mpsc::Sender<SettleCommand>, bool) -> H,
+    handler: impl Fn(mpsc::Sender<SettleCommand>, Opening) -> H,
     items: mpsc::Sender<Result<H::Item, Error>>,
 ) {
     let mut backoff = Backoff::default();
@@ -52,8 +59,8 @@ pub(crate) async fn run<H: MessageHandler>(
                 connected = connect(&api, &query, options.max_message_bytes) => connected,
             };
             match connected {
-                Ok((socket, v2)) => {
-                    let handler = |commands| handler(commands, is_reconnect);
+                Ok(Opened { socket, v2, time }) => {
+                    let handler = |commands| handler(commands, Opening { is_reconnect, time });
                     let (idle, on_state) = (options.idle_timeout, &*options.on_state);
                     let connection = Connection::new(socket, v2, idle, &items, handler, &on_ready, on_state);
                     connection.extend_leases(options.extend_leases).run().await

@@ -24,7 +24,7 @@ use crate::{
     api_client::ApiClient,
     connection::MessageHandler,
     delivery::{Deliverer, SettleCommand},
-    reconnect,
+    reconnect::{self, Opening},
 };
 
 /// The event stream of a consumer, over a websocket that reconnects automatically.
@@ -81,7 +81,7 @@ impl Subscription {
             let cursor = cursor.clone();
             move || window.iter().cloned().chain(cursor.query()).collect()
         };
-        let handler = move |commands, _| Handler::new(commands, cursor.clone());
+        let handler = move |commands, opening: Opening| Handler::new(commands, cursor.clone(), opening.time);
         let task = reconnect::run(api, options, query, handler, sender);
         Self { deliveries, task: tokio::spawn(task) }
     }
@@ -145,14 +145,16 @@ impl Cursor {
 pub(crate) struct Handler {
     deliverer: Deliverer,
     cursor: Cursor,
+    /// The time of the server when the connection was opened.
+    opened_at: SystemTime,
     /// Whether the server has confirmed the consumer. One that does not know consumers would lease the events of `default`.
     is_confirmed: bool,
 }
 
 impl Handler {
-    pub(crate) fn new(commands: mpsc::Sender<SettleCommand>, cursor: Cursor) -> Self {
+    pub(crate) fn new(commands: mpsc::Sender<SettleCommand>, cursor: Cursor, opened_at: SystemTime) -> Self {
         let is_confirmed = matches!(cursor, Cursor::Default);
-        Self { deliverer: Deliverer::new(commands), cursor, is_confirmed }
+        Self { deliverer: Deliverer::new(commands), cursor, opened_at, is_confirmed }
     }
 
     fn check_confirmed(&self) -> Result<(), Error> {
@@ -176,7 +178,7 @@ impl MessageHandler for Handler {
         self.is_confirmed = self.cursor.is_confirmed_by(hello);
         self.check_confirmed()?;
         if let Cursor::Ephemeral(floor) = &self.cursor {
-            floor.lock().on_open(SystemTime::now());
+            floor.lock().on_open(self.opened_at);
         }
         Ok(None)
     }

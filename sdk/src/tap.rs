@@ -13,7 +13,12 @@ use wwproxy_protocol::{
     message::{EventMessage, Hello},
 };
 
-use crate::{Error, ErrorKind, ListenOptions, api_client::ApiClient, connection::MessageHandler, reconnect};
+use crate::{
+    Error, ErrorKind, ListenOptions,
+    api_client::ApiClient,
+    connection::MessageHandler,
+    reconnect::{self, Opening},
+};
 
 /// An item of a [`Tap`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +66,7 @@ impl Tap {
     pub(crate) fn start(api: ApiClient, options: ListenOptions) -> Self {
         let window = options.window.unwrap_or(DEFAULT_WINDOW) as usize;
         let (sender, items) = mpsc::channel(window);
-        let handler = |_, is_reconnect| TapHandler { gap_pending: is_reconnect, is_tap: false };
+        let handler = |_, opening: Opening| TapHandler { gap_pending: opening.is_reconnect, is_tap: false };
         let task = reconnect::run(api, options, || vec![("tap", "1".to_owned())], handler, sender);
         Self { items, task: tokio::spawn(task) }
     }

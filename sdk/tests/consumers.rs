@@ -203,3 +203,20 @@ async fn an_ephemeral_consumer_continues_after_the_last_settled_event() {
     let lines: Vec<_> = fake.requests().into_iter().map(|request| request.line).collect();
     assert_eq!(lines, ["GET /webhooks/bot?since=2001-09-09T01%3A46%3A40.000Z", "GET /webhooks/bot?since=e2"]);
 }
+
+#[tokio::test]
+async fn new_is_the_time_of_the_server_and_not_of_this_machine() {
+    let mut fake = FakeServer::start(|_, _| Reply::Upgrade(V2)).await;
+    let mut events = client(&fake).listen(ListenOptions::new().since(Start::New));
+    let mut first = fake.socket().await;
+    hello(&mut first, r#","missed":0"#).await;
+    send(&mut first, "e1").await;
+    drop(events.next().await.unwrap().unwrap());
+    drop(first);
+    drop(fake.socket().await);
+    let lines: Vec<_> = fake.requests().into_iter().map(|request| request.line).collect();
+    assert_eq!(
+        lines,
+        ["GET /webhooks/bot?since=new", "GET /webhooks/bot?since=2001-09-09T01%3A46%3A40.000Z"]
+    );
+}

@@ -1,5 +1,7 @@
 //! The websocket handshake (RFC 6455, section 4.1), sent by reqwest.
 
+use std::time::SystemTime;
+
 use reqwest::{Response, StatusCode, Upgraded, header};
 use tokio_tungstenite::{
     WebSocketStream,
@@ -20,18 +22,27 @@ const SOCKET_BUFFER_BYTES: usize = 16 * 1024;
 /// connection, except for a pong, which the next one replaces.
 const MAX_OUTPUT_BYTES: usize = MAX_ACK_BATCH * (6 * MAX_REASON_BYTES + 512) + 512 * 1024;
 
-/// Opens a websocket. The second value is whether the server speaks `wwproxy.v2`.
+/// A websocket that was opened.
+pub(crate) struct Opened {
+    pub(crate) socket: WebSocketStream<Upgraded>,
+    /// Whether the server speaks `wwproxy.v2`.
+    pub(crate) v2: bool,
+    /// The time of the server, to the second, or of this machine if the server has sent none.
+    pub(crate) time: SystemTime,
+}
+
+/// Opens a websocket.
 pub(crate) async fn connect(
     api: &ApiClient,
     query: &[(&str, String)],
     max_message_bytes: usize,
-) -> Result<(WebSocketStream<Upgraded>, bool), Error> {
+) -> Result<Opened, Error> {
     let mut url = api.url(&path::webhooks(api.app_id()))?;
     if !query.is_empty() {
         url.query_pairs_mut().extend_pairs(query);
     }
     api.http().check_websocket(&url)?;
-    let key = generate_key();
+    let (key, now) = (generate_key(), SystemTime::now());
     let request = |http: &reqwest::Client| {
         http.get(url.clone())
             .header(header::CONNECTION, "Upgrade")
@@ -48,9 +59,15 @@ pub(crate) async fn connect(
         error
     })?;
     let v2 = check_response(&response, &key)?;
+    let time = date(&response).unwrap_or(now);
     let upgraded = response.upgrade().await.map_err(|error| transport_error(error, &url))?;
     let config = config(max_message_bytes);
-    Ok((WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await, v2))
+    let socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
+    Ok(Opened { socket, v2, time })
+}
+
+fn date(response: &Response) -> Option<SystemTime> {
+    httpdate::parse_http_date(response.headers().get(header::DATE)?.to_str().ok()?).ok()
 }
 
 /// The codec's limits.

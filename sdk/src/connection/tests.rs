@@ -49,7 +49,7 @@ fn subscribe(
     v2: bool,
     items: &mpsc::Sender<Result<Delivery, Error>>,
 ) -> Connection<'_, DuplexStream, Handler> {
-    let handler = |commands| Handler::new(commands, Cursor::Default);
+    let handler = |commands| Handler::new(commands, Cursor::Default, std::time::SystemTime::now());
     Connection::new(socket, v2, Duration::from_secs(60), items, handler, &|_, _| {}, &|_| {})
 }
 

@@ -26,7 +26,7 @@ impl AckFloor {
         &self.start
     }
 
-    /// Fixes "new" at the time when the first connection was opened, so that events during a reconnect are not missed.
+    /// Fixes "new" at the server's time when the first connection was opened, so that events during a reconnect are not missed.
     pub(super) fn on_open(&mut self, now: SystemTime) {
         if self.start == Start::New {
             self.start = Start::At(now);

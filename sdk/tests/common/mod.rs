@@ -168,7 +168,11 @@ async fn write(
         Reply::Http(status, headers, body) => (status, headers, body),
         Reply::Upgrade(protocol) => {
             let accept = derive_accept_key(request.header("sec-websocket-key").unwrap_or("").as_bytes());
-            let mut headers = vec![("upgrade", "websocket".into()), ("sec-websocket-accept", accept)];
+            let mut headers = vec![
+                ("upgrade", "websocket".into()),
+                ("sec-websocket-accept", accept),
+                ("date", "Sun, 09 Sep 2001 01:46:40 GMT".into()),
+            ];
             headers.extend(protocol.map(|protocol| ("sec-websocket-protocol", protocol.to_owned())));
             (101, headers, String::new())
         }
