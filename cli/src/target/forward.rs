@@ -98,7 +98,7 @@ impl Forward {
                 TryOutcome {
                     accepted: status.is_success(),
                     answer: format!("{} POST {}{}", status.as_u16(), self.address, advice(status)),
-                    reason: None,
+                    reason: Some(format!("HTTP {}{}", status.as_u16(), advice(status))),
                     took: start.elapsed(),
                     retry_after,
                     deliveries: deliveries + 1,
@@ -108,7 +108,10 @@ impl Forward {
                 let took = start.elapsed();
                 // Before the connection asks for the body, nothing of the request was written.
                 let deliveries = deliveries + u32::from(started.load(Ordering::Relaxed));
-                TryOutcome { took, deliveries, ..TryOutcome::failed(self.explain(&error).await) }
+                let why = self.explain(&error).await;
+                let reason = Some(format!("no answer: {why}"));
+                let answer = format!("no answer from POST {}: {why}", self.address);
+                TryOutcome { took, deliveries, reason, ..TryOutcome::failed(answer) }
             }
         }
     }
@@ -130,9 +133,7 @@ impl Forward {
     async fn explain(&self, error: &reqwest::Error) -> String {
         let unknown = self.last_response.lock().is_none();
         let probes = unknown && !self.probed.swap(true, Ordering::Relaxed);
-        let reason =
-            explain(&self.address, &self.options, error, probes, unknown.then_some(self.flags)).await;
-        format!("no answer from POST {}: {reason}", self.address)
+        explain(&self.address, &self.options, error, probes, unknown.then_some(self.flags)).await
     }
 
     /// Whether a request that started then may have used a pooled connection.

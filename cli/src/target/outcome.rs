@@ -8,7 +8,7 @@ pub(crate) struct TryOutcome {
     pub(crate) accepted: bool,
     /// The response, such as `200 POST http://127.0.0.1:3000/`.
     pub(crate) answer: String,
-    /// What the server may keep as the reason, if not the whole answer: a command line may have a secret.
+    /// What the server may keep as the reason: not the command line or the URL of the target, which may have a secret.
     pub(crate) reason: Option<String>,
     /// How long it took.
     pub(crate) took: Duration,

@@ -299,3 +299,36 @@ async fn get_takes_the_events_of_a_consumer() {
         [r#"{"max":1,"wait_ms":0,"consumer":"audit"}"#, r#"{"consumer":"audit","ack":["r"],"release":[]}"#,]
     );
 }
+
+#[tokio::test]
+async fn a_reason_has_no_address_of_the_target() {
+    let mut fake = with_consumers(Vec::new()).await;
+    let target = proxy(|request| match request.line.as_str() {
+        "POST /hunter2" => Reply::status(500),
+        _ => Reply::Close,
+    })
+    .await;
+    for (path, reason) in [("/hunter2", "HTTP 500"), ("/hunter3", "no answer: ")] {
+        let url = format!("{}{path}", target.url);
+        let args = [
+            "listen",
+            "--forward-to",
+            &url,
+            "--max-attempts",
+            "1",
+            "--on-failure",
+            "dead",
+            "--max-events",
+            "1",
+        ];
+        let child = wwproxy(&fake.url, &args).spawn().unwrap();
+        let mut socket = fake.socket().await;
+        hello(&mut socket, r#""tap":false"#).await;
+        socket.send(Message::text(r#"{"type":"event","id":"a","attempt":1,"data":{}}"#)).await.unwrap();
+        let rejected = message(&mut socket).await;
+        let sent = rejected["reason"].as_str().unwrap();
+        assert!(sent.starts_with(reason) && !sent.contains("hunter"), "{sent}");
+        let messages = text(&child.wait_with_output().await.unwrap().stderr);
+        assert!(messages.contains(path), "the user sees it: {messages}");
+    }
+}
