@@ -77,7 +77,7 @@ fn print_events(info: &StoreInfo) -> anyhow::Result<()> {
 
 fn print_app(app: &AppInfo) -> anyhow::Result<()> {
     let AppInfo { app: name, events, bytes, sources, consumers } = app;
-    let (name, sources) = (sanitize(name), sources.join(", "));
+    let (name, sources) = (sanitize(name), sanitize(&sources.join(", ")));
     print_line(&format!("app\t{name}\t{events} events\t{bytes} bytes\tsources {sources}"))?;
     for consumer in consumers {
         let (consumer_name, pending, bytes) =

@@ -40,7 +40,7 @@ async fn lease(app: AppId, context: Context, request: Request) -> Result<Respons
     let mut answer = LeaseResponse::default();
     for delivery in &deliveries {
         yield_task_if_due().await;
-        answer.push(&delivery.event, &delivery.receipt, delivery.attempt, 0);
+        answer.push(&delivery.event, &delivery.receipt, delivery.attempt, delivery.replay);
     }
     let mut response = json(answer.finish());
     guard.attach_to(&mut response);

@@ -9,7 +9,7 @@ use wwproxy_protocol::{
 };
 
 use super::{Proxy, ProxyError};
-use crate::store::{MAX_LEASE, Reject, Release, Settlement};
+use crate::store::{MAX_LEASE, Reject, Release, Settlement, StoreError};
 
 /// How many receipts of a request are settled before other tasks run.
 const SETTLE_BATCH: usize = 100;
@@ -67,11 +67,13 @@ impl Proxy {
         for delay in settlement.releases.iter_mut().filter_map(|release| release.delay.as_mut()) {
             *delay = (*delay).min(MAX_LEASE);
         }
-        if let Err(error) = self.store.settle(app, consumer, settlement).await {
-            tracing::error!(
+        match self.store.settle(app, consumer, settlement).await {
+            // The consumer was deleted, so there is nothing to settle. A client can do this without an end, so it is not logged.
+            Ok(_) | Err(StoreError::NoConsumer(_)) => {}
+            Err(error) => tracing::error!(
                 %app, %consumer, %error,
                 "events could not be settled: they are redelivered when their leases expire"
-            );
+            ),
         }
     }
 }

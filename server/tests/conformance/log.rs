@@ -256,3 +256,19 @@ async fn request_data_cannot_inject_log_lines() {
         }
     }
 }
+
+#[tokio::test]
+async fn events_in_flight_of_a_deleted_consumer_are_no_error() {
+    let server = Server::start(&[]);
+    let app = server.app("bot").await;
+    app.new_consumer("audit", json!({})).await;
+    app.post("{}").await;
+    let mut socket = app.listen("?consumer=audit").await;
+    socket.event().await;
+    app.request(Method::DELETE, "/consumers/audit").send().await.unwrap();
+    socket.close_code().await;
+    app.unregister().await;
+    eventually("the whole log is read", async || server.log().contains("unregistered")).await;
+    let log = server.log();
+    assert!(!log.contains("ERROR"), "{log}");
+}
