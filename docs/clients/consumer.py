@@ -8,6 +8,10 @@ server, app, secret = os.environ["WWPROXY_SERVER"], os.environ["APPID"], os.envi
 CONSUMER = {"types": ["issues*"], "start": "all", "maxAttempts": 20}
 
 
+class Impossible(Exception):
+    pass  # no attempt can succeed
+
+
 class NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_):
         return None  # credentials are sent to this server only
@@ -28,7 +32,7 @@ def settle(outcome):
 
 def handle(event, extend):  # an event with a known id is a redelivery
     if event["encoding"] != "json":
-        raise ValueError("the body is not JSON")
+        raise Impossible("the body is not JSON")
     extend()  # the lease begins again: call it every 30 s of long work
     print(event["id"], event.get("eventType"), event["data"]["issue"]["title"], flush=True)
 
@@ -43,7 +47,7 @@ while True:
         try:
             handle(event, lambda: settle({"extend": [receipt]}))
             settle({"ack": [receipt]})
-        except ValueError as error:  # no attempt can succeed: the event is dead, and is kept with the reason
+        except Impossible as error:  # the event is dead, and is kept with the reason
             settle({"reject": [{"receipt": receipt, "reason": str(error)}]})
         except Exception as error:  # a later attempt may succeed
             settle({"release": [{"receipt": receipt, "delayMs": 60000, "reason": repr(error)}]})

@@ -60,10 +60,9 @@ impl FromStr for Start {
             "new" => Ok(Self::New),
             "all" => Ok(Self::All),
             // The id of an event never begins like a date, so a mistyped time is not taken for one.
-            // The id of an event never begins like a date, so a mistyped time is not taken for one.
-            _ if begins_like_a_date(text) => {
-                humantime::parse_rfc3339(text).map(Self::At).map_err(|_| InvalidStart)
-            }
+            _ if begins_like_a_date(text) => humantime::parse_rfc3339(text)
+                .map(|time| Self::At(whole_millis(time)))
+                .map_err(|_| InvalidStart),
             _ => text.parse().map(Self::After).map_err(|_| InvalidStart),
         }
     }
@@ -71,6 +70,12 @@ impl FromStr for Start {
 
 /// The last time that RFC 3339 can express: the end of the year 9999.
 const MAX_TIME: Duration = Duration::from_secs(253_402_300_799);
+
+/// Cuts a time to what its text has, so that a position equals the one that is read back.
+fn whole_millis(time: SystemTime) -> SystemTime {
+    let nanos = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+    time - Duration::from_nanos(u64::from(nanos % 1_000_000))
+}
 
 fn begins_like_a_date(text: &str) -> bool {
     matches!(text.as_bytes(), [y1, y2, y3, y4, b'-', ..] if [y1, y2, y3, y4].iter().all(|c| c.is_ascii_digit()))
@@ -128,6 +133,7 @@ mod tests {
         let time = "2026-01-31T12:00:00Z".parse().unwrap();
         assert!(matches!(&time, Start::At(_)), "{time:?}");
         assert_eq!(serde_json::to_string(&time).unwrap(), r#""2026-01-31T12:00:00.000Z""#);
+        assert_eq!("2026-01-31T12:00:00.000999Z".parse::<Start>(), Ok(time), "whole milliseconds");
         assert_eq!(serde_json::from_str::<Start>(r#""all""#).unwrap(), Start::All);
     }
 
