@@ -194,6 +194,10 @@ impl From<ProxyError> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         if let StoreError::NoConsumer(name) = error {
+            // Every registered app has the consumer `default`.
+            if name.is_default() {
+                return ConsumerError::NotRegistered.into();
+            }
             let detail = format!(
                 "The app has no consumer {name}: create it with PUT /webhooks/{{appId}}/consumers/{name}."
             );

@@ -153,12 +153,14 @@ async fn a_window_of_long_reasons_is_sent_over_a_slow_connection() {
         let receive = async {
             for n in 0..EVENTS {
                 let message = ClientMessage::parse(receive(&mut server).await.to_text().unwrap()).unwrap();
-                let ClientMessage::Nack { id, reason: Some(sent), .. } = message else { panic!("no nack") };
-                assert_eq!((id, sent.len()), (format!("e{n}"), reason.len()));
+                let ClientMessage::Nack { id, reason: Some(received), .. } = message else {
+                    panic!("no nack")
+                };
+                assert_eq!((id, received.len()), (format!("e{n}"), reason.len()));
             }
         };
-        let (released, ()) = tokio::join!(releases, receive);
-        assert!(released.iter().all(Result::is_ok));
+        let (sent, ()) = tokio::join!(releases, receive);
+        assert!(sent.iter().all(Result::is_ok));
         if closes {
             assert!(matches!(client.await.unwrap(), ConnectionEnd::Unsubscribed));
         } else {
