@@ -111,7 +111,7 @@ impl Forward {
                 let why = self.explain(&error).await;
                 let reason = Some(format!("no answer: {why}"));
                 let answer = format!("no answer from POST {}: {why}", self.address);
-                TryOutcome { took, deliveries, reason, ..TryOutcome::failed(answer) }
+                TryOutcome { reason, took, deliveries, ..TryOutcome::failed(answer) }
             }
         }
     }
