@@ -34,6 +34,7 @@ mod lease;
 mod load;
 pub mod maintenance;
 mod overflow;
+mod progress;
 mod purge;
 mod reader;
 mod record;

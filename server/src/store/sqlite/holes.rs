@@ -4,13 +4,20 @@
 //! ever appended. All that was removed between two stored events is one row, so there are no more rows than events that are kept
 //! because a consumer has not settled them, or because a client deleted others.
 
+use std::collections::BTreeMap;
+
 use rusqlite::Connection;
 
-use super::{Seq, app_log::Total, removal::Removal};
+use super::{Seq, app_log::Total, state::App};
 
 /// Adds the removed events after the oldest stored one to the holes. Their rows in the index are deleted already.
-pub(super) fn add(db: &Connection, removal: &Removal, oldest: Seq) -> rusqlite::Result<()> {
-    let app_id = removal.app.id;
+pub(super) fn add(
+    db: &Connection,
+    app: &App,
+    removed: &BTreeMap<Seq, u32>,
+    oldest: Seq,
+) -> rusqlite::Result<()> {
+    let app_id = app.id;
     // What is before the oldest event is counted with the totals of that event.
     db.prepare_cached("DELETE FROM holes WHERE app_id = ? AND seq < ?")?
         .execute((app_id, oldest.cast_signed()))?;
@@ -22,16 +29,16 @@ pub(super) fn add(db: &Connection, removal: &Removal, oldest: Seq) -> rusqlite::
          ON CONFLICT DO UPDATE SET count = count + excluded.count, bytes = bytes + excluded.bytes",
     )?;
     let mut delete = db.prepare_cached("DELETE FROM holes WHERE app_id = ? AND seq = ?")?;
-    for (seq, size) in removal.events.range(oldest..) {
-        let removed = seq.cast_signed();
+    for (seq, size) in removed.range(oldest..) {
+        let at = seq.cast_signed();
         // The events in memory are newer than those in the index.
-        let in_memory = removal.app.log.lock().newest_except(*seq, &removal.events).map(Seq::cast_signed);
+        let in_memory = app.log.lock().newest_except(*seq, removed).map(Seq::cast_signed);
         let before = match in_memory {
             Some(before) => before,
-            None => in_index.query_row((app_id, removed), |row| row.get(0))?,
+            None => in_index.query_row((app_id, at), |row| row.get(0))?,
         };
-        add.execute((app_id, before, removed, size))?;
-        delete.execute((app_id, removed))?;
+        add.execute((app_id, before, at, size))?;
+        delete.execute((app_id, at))?;
     }
     Ok(())
 }

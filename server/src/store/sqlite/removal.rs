@@ -91,7 +91,7 @@ fn delete(db: &Connection, removal: &Removal) -> rusqlite::Result<()> {
     // The events in memory are newer than those in the index.
     let in_memory = || app.log.lock().oldest_except(seqs).map(Seq::cast_signed);
     let oldest = in_index.or_else(in_memory).unwrap_or(last + 1);
-    holes::add(db, removal, oldest.cast_unsigned())?;
+    holes::add(db, app, seqs, oldest.cast_unsigned())?;
     let consumers: Vec<_> = app.consumers.read().values().map(|consumer| consumer.id).collect();
     for consumer in consumers {
         delete_outcomes(db, consumer, oldest)?;

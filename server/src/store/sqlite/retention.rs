@@ -15,14 +15,14 @@ use rusqlite::Connection;
 use super::{
     Seq,
     app_log::Entry,
-    clock::Clock,
     cursor::Cursor,
     overflow::log_dropped,
+    progress::PAUSE,
     reader::entry,
     record::micros,
     removal::Removal,
     state::App,
-    sweep::{BATCH_BYTES, BATCH_EVENTS, Batch, Swept, Wanted},
+    sweep::{BATCH_BYTES, BATCH_EVENTS, Batch, Wanted},
     writer::Writer,
 };
 use crate::{log_limit::LogLimit, store::StoreError};
@@ -32,29 +32,10 @@ use crate::{log_limit::LogLimit, store::StoreError};
 const MIN_ROOM: u64 = 64 << 20;
 /// The time between two batches, if there is nothing more to remove, or under load.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The time between two batches while the writer is idle.
-const PAUSE: Duration = Duration::from_millis(50);
-
 /// Events that were older than the retention before they were settled.
 static EXPIRED: LogLimit = LogLimit::per_minute(1);
 /// Events that were removed for the size before they were settled.
 static OVERSIZE: LogLimit = LogLimit::per_minute(1);
-
-/// The writer's state of retention.
-#[derive(Debug)]
-pub(super) struct Retention {
-    clock: Clock,
-    /// When the next batch is due.
-    pub(super) due: Instant,
-    /// By app, for each [`Wanted`].
-    pub(super) swept: HashMap<i64, [Swept; 2]>,
-    /// The app that was swept last: the next search for settled events begins after it, so that no app takes the time of others.
-    last_app: i64,
-    /// When the store was opened.
-    opened: Instant,
-    /// Timelines from this consumer on may be of consumers that are gone.
-    pub(super) timelines_from: Option<i64>,
-}
 
 /// An event with what retention must know of it.
 #[derive(Debug)]
@@ -64,30 +45,6 @@ struct Old {
     app_id: Option<i64>,
     /// `None`: the value is damaged.
     received_at: Option<i64>,
-}
-
-impl Retention {
-    pub(super) fn new(now: Instant) -> Self {
-        let clock = Clock::new(micros(SystemTime::now()), now);
-        Self {
-            clock,
-            due: now + PAUSE,
-            swept: HashMap::new(),
-            last_app: 0,
-            opened: now,
-            timelines_from: Some(0),
-        }
-    }
-
-    /// Settled events of an app may be anywhere again, since it lost a consumer or one moved.
-    pub(super) fn sweep_again(&mut self, app: i64) {
-        self.swept.remove(&app);
-    }
-
-    /// A consumer is gone, whose timeline is left.
-    pub(super) fn purge_timelines(&mut self) {
-        self.timelines_from = Some(0);
-    }
 }
 
 impl Writer {

@@ -11,6 +11,7 @@ use wwproxy_protocol::ConsumerName;
 use super::{
     Seq,
     app_log::{Entry, Next},
+    progress::Swept,
     state::App,
     writer::Writer,
 };
@@ -30,15 +31,6 @@ pub(super) enum Wanted {
     Settled,
     /// Those that are not pending for `default`, whatever other consumers have settled.
     NotPending,
-}
-
-/// How far the events of an app were swept.
-#[derive(Debug, Default)]
-pub(super) struct Swept {
-    /// What is left up to this event is not wanted. Lower again once some of it is.
-    up_to: Seq,
-    /// The next event was received at this time: it is too young before.
-    next_at: i64,
 }
 
 /// A batch that is being gathered.

@@ -12,8 +12,8 @@ use super::{
     dedupe::Recent,
     flush::Flush,
     index::Index,
+    progress::Retention,
     record::EventIds,
-    retention::Retention,
     state::Shared,
 };
 use crate::store::{log::Limits, scheduler::Scheduler};
