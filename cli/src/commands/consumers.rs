@@ -198,7 +198,7 @@ fn json(consumer: &ConsumerStatus) -> String {
 }
 
 /// A number that the server may still have to count.
-fn count(number: Option<u64>) -> String {
+pub(super) fn count(number: Option<u64>) -> String {
     number.map_or_else(|| "?".to_owned(), |number| number.to_string())
 }
 

@@ -143,8 +143,9 @@ impl<W: AsyncWrite + Unpin> Printer<'_, W> {
             status.pending.unwrap_or(u64::MAX)
         };
         let max = max.unwrap_or_else(|| {
-            // Without stored events, what one lease returns while waiting.
-            let least = if wait.is_zero() { 0 } else { LEASE_EVENTS };
+            // Without stored events, what one lease returns while waiting. The server is asked in any case: it may refuse, because the
+            // consumer receives no events.
+            let least = if wait.is_zero() { 1 } else { LEASE_EVENTS };
             u32::try_from(stored).unwrap_or(u32::MAX).max(least)
         });
         let until = Instant::now() + wait;

@@ -332,3 +332,37 @@ async fn a_reason_has_no_address_of_the_target() {
         assert!(messages.contains(path), "the user sees it: {messages}");
     }
 }
+
+#[tokio::test]
+async fn unregister_names_the_pending_events_of_each_consumer() {
+    let mut off = audit();
+    (off["name"], off["pending"]) = (json!("default"), json!(0));
+    let mut status: Value = serde_json::from_str(STATUS).unwrap();
+    status["consumers"] = json!([audit(), off]);
+    let fake = proxy(move |request| match request.line.as_str() {
+        "GET /webhooks/bot/status" => Reply::json(200, status.clone()),
+        _ => Reply::status(200),
+    })
+    .await;
+    let output = wwproxy(&fake.url, &["unregister"]).output().await.unwrap();
+    let said = "its consumers and all its events, history included, were deleted (pending: audit 1)";
+    assert!(output.status.success() && text(&output.stderr).contains(said), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn get_reports_that_default_is_off() {
+    let fake = proxy(|request| match request.line.as_str() {
+        "GET /webhooks/bot/status" => Reply::json(200, STATUS),
+        "POST /webhooks/bot/lease" => {
+            let problem = json!({"title": "Conflict", "status": 409, "detail": "default receives no events"});
+            Reply::Http(409, vec![("content-type", "application/problem+json".into())], problem.to_string())
+        }
+        _ => Reply::status(500),
+    })
+    .await;
+    for args in [&["get"][..], &["get", "--keep"], &["get", "--consumer", "default"]] {
+        let output = wwproxy(&fake.url, args).output().await.unwrap();
+        assert!(output.stdout.is_empty() && !output.status.success());
+        assert!(text(&output.stderr).contains("default receives no events"), "{}", text(&output.stderr));
+    }
+}

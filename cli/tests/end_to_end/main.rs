@@ -154,7 +154,10 @@ fn unregister_deletes_stored_events() {
         assert!(ended.status.success());
         String::from_utf8(ended.stderr).unwrap()
     };
-    assert_eq!(unregister(), "wwproxy: unregistered my-bot; 1 stored event was deleted\n");
+    assert_eq!(
+        unregister(),
+        "wwproxy: unregistered my-bot; its consumers and all its events, history included, were deleted (pending: default 1)\n"
+    );
     assert_eq!(world.status()["registration"], Value::Null);
     assert_eq!(world.status()["stored"], 0);
     assert_eq!(unregister(), "wwproxy: my-bot was not registered\n");

@@ -111,7 +111,7 @@ fn unregister_names_and_deletes_all_sources() {
     writeln!(child.stdin.take().unwrap(), "y").unwrap();
     let shown = screen(child);
     assert!(
-        shown.contains("Unregister my-bot and delete its 2 sources and its stored events (0)?"),
+        shown.contains("Unregister my-bot and delete its 2 sources, consumers and all its events, history included (none pending)?"),
         "{shown}"
     );
     assert!(shown.contains("unregistered my-bot and deleted its 2 sources"), "{shown}");

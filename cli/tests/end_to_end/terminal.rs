@@ -134,7 +134,9 @@ fn unregister_asks_before_deleting_events() {
         let (code, screen) = unregister(&[], no);
         assert!(
             code == Some(1)
-                && screen.contains("Unregister my-bot and delete its 1 source and its stored events (1)?"),
+                && screen.contains(
+                    "its 1 source, consumers and all its events, history included (pending: default 1)?"
+                ),
             "{screen}"
         );
         assert!(screen.contains("nothing was deleted"), "{screen}");
@@ -145,7 +147,11 @@ fn unregister_asks_before_deleting_events() {
 
     // The source is lost also without events. Without a source, and with --yes, nothing is asked.
     world.run_with_input(&["register", "-"], WEBHOOK_SECRET);
-    assert!(unregister(&[], "y").1.contains("1 source and its stored events (0)?"));
+    assert!(
+        unregister(&[], "y")
+            .1
+            .contains("1 source, consumers and all its events, history included (none pending)?")
+    );
     assert!(!unregister(&[], "").1.contains("delete its"));
     world.run_with_input(&["register", "-"], WEBHOOK_SECRET);
     world.post("{}");
