@@ -11,10 +11,6 @@ mod event;
 pub(crate) mod fake;
 mod history;
 mod limits;
-#[doc(hidden)]
-pub mod log {
-    pub use super::*;
-}
 mod registration;
 mod scheduler;
 mod sqlite;

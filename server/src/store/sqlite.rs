@@ -74,7 +74,7 @@ use self::{
     state::Shared,
     writer::Writer,
 };
-use super::log::{
+use super::{
     Appended, ConsumerStatus, DedupeKey, Delivery, Ephemeral, EventPage, EventQuery, Health, Lease, Limits,
     NewEvent, PutConsumer, Registration, Replayed, Settled, Settlement, Sought, Store, StoreError,
     StoreFuture, StoredEvent, Tap,

@@ -3,8 +3,7 @@
 use std::fs;
 
 use wwproxy_server::store::{
-    SqliteStore,
-    log::{Health, Limits, Store},
+    Health, Limits, SqliteStore, Store,
     maintenance::{Report, recover},
 };
 

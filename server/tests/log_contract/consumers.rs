@@ -1,7 +1,7 @@
 //! Consumers: filters, starts, and what they do to each other.
 
 use wwproxy_protocol::{ConsumerSettings, Start};
-use wwproxy_server::store::log::{Appended, Lease, Limits, PutConsumer, Store, StoreError};
+use wwproxy_server::store::{Appended, Lease, Limits, PutConsumer, Store, StoreError};
 
 use crate::fixture::{DEADLINE, LONG, TestLog, consumer, event, now, numbers, typed};
 

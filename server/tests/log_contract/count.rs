@@ -1,7 +1,7 @@
 //! The number of pending events of a consumer with a filter.
 
 use wwproxy_protocol::{ConsumerSettings, Start};
-use wwproxy_server::store::log::{Limits, Store};
+use wwproxy_server::store::{Limits, Store};
 
 use crate::fixture::{TestLog, consumer, eventually, now, typed};
 

@@ -3,10 +3,7 @@
 use std::{fs, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 use wwproxy_protocol::ConsumerSettings;
-use wwproxy_server::store::{
-    SqliteStore,
-    log::{Limits, Store},
-};
+use wwproxy_server::store::{Limits, SqliteStore, Store};
 
 use crate::fixture::{TestLog, copy, larger, now, numbers, typed};
 

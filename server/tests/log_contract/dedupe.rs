@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use rusqlite::Connection;
 use wwproxy_protocol::AppId;
-use wwproxy_server::store::log::{Appended, Limits, Store};
+use wwproxy_server::store::{Appended, Limits, Store};
 
 use crate::fixture::{TestLog, event, eventually, registration};
 

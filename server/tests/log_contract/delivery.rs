@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use wwproxy_protocol::{ConsumerSettings, Origin, Verification, api::Receipt, scheme::Covers};
-use wwproxy_server::store::log::{Appended, Lease, NewEvent, Settled, Settlement, Store};
+use wwproxy_server::store::{Appended, Lease, NewEvent, Settled, Settlement, Store};
 
 use crate::fixture::{DEADLINE, SHORT, TestLog, larger, now, numbers, receipts};
 

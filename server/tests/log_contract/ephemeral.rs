@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use wwproxy_protocol::{ConsumerName, EventId, Start};
-use wwproxy_server::store::log::{Delivery, Ephemeral, Lease, Settlement, Store, StoreError};
+use wwproxy_server::store::{Delivery, Ephemeral, Lease, Settlement, Store, StoreError};
 
 use crate::fixture::{DEADLINE, LONG, SHORT, TestLog, consumer, event, now, numbers, receipts};
 

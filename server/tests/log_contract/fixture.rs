@@ -7,11 +7,8 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, EventId, Secret, Source, api::Receipt};
 use wwproxy_server::store::{
-    SqliteStore,
-    log::{
-        Appended, ConsumerStatus, DedupeKey, Delivery, Lease, Limits, NewEvent, PutConsumer, Registration,
-        Reject, Release, Settled, Settlement, Store, StoreError,
-    },
+    Appended, ConsumerStatus, DedupeKey, Delivery, Lease, Limits, NewEvent, PutConsumer, Registration,
+    Reject, Release, Settled, Settlement, SqliteStore, Store, StoreError,
 };
 
 pub(crate) use crate::eventually::{DEADLINE, eventually};

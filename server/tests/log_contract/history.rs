@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use wwproxy_protocol::{ConsumerSettings, EventId, Start};
-use wwproxy_server::store::log::{
+use wwproxy_server::store::{
     EventPage, EventQuery, EventState, Limits, Replayed, Store, StoreError, StoredEvent,
 };
 
@@ -30,7 +30,7 @@ async fn get(store: &TestLog, id: &EventId) -> StoredEvent {
 /// The states of all events for a consumer, the oldest first.
 async fn states(store: &TestLog, name: &str) -> Vec<Option<(EventState, u32)>> {
     let page = list(store, all()).await;
-    let state = |event: &wwproxy_server::store::log::EventSummary| {
+    let state = |event: &wwproxy_server::store::EventSummary| {
         let at = event.consumers.iter().find(|at| at.consumer.as_str() == name)?;
         Some((at.state, at.attempts))
     };

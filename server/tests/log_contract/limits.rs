@@ -1,7 +1,7 @@
 //! The limits of the consumer `default`, which refuse appends.
 
 use futures_util::future::join_all;
-use wwproxy_server::store::log::{Appended, Limits};
+use wwproxy_server::store::{Appended, Limits};
 
 use crate::fixture::{TestLog, event, larger};
 

@@ -3,10 +3,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
 
-use wwproxy_server::store::{
-    SqliteStore,
-    log::{Limits, Store},
-};
+use wwproxy_server::store::{Limits, SqliteStore, Store};
 
 use crate::fixture::{TestLog, eventually, registration};
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use wwproxy_protocol::{ConsumerSettings, EventId, Overflow, Start};
-use wwproxy_server::store::log::{Lease, PutConsumer, Settlement, Sought, Store, StoreError};
+use wwproxy_server::store::{Lease, PutConsumer, Settlement, Sought, Store, StoreError};
 
 use crate::fixture::{DEADLINE, TestLog, consumer, event, eventually, now, numbers, receipts, typed};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wwproxy_protocol::{Secret, Source, SourceName};
-use wwproxy_server::store::log::{Appended, NewEvent, Registration, Store};
+use wwproxy_server::store::{Appended, NewEvent, Registration, Store};
 
 use crate::fixture::{TestLog, event, registration};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wwproxy_protocol::{ConsumerSettings, EventId};
-use wwproxy_server::store::log::{Limits, Replayed, Store, StoreError};
+use wwproxy_server::store::{Limits, Replayed, Store, StoreError};
 
 use crate::fixture::{LONG, TestLog, consumer, event, now, numbers, receipts, typed};
 
@@ -59,10 +59,10 @@ async fn a_pending_event_is_not_replayed_and_a_dead_one_comes_back_to_life() {
     assert_eq!(store.status("default").await.dead, 1, "attempts are counted again");
 }
 
-fn released(taken: &[wwproxy_server::store::log::Delivery]) -> wwproxy_server::store::log::Settlement {
+fn released(taken: &[wwproxy_server::store::Delivery]) -> wwproxy_server::store::Settlement {
     let release =
-        |receipt| wwproxy_server::store::log::Release { receipt, delay: Some(Duration::ZERO), reason: None };
-    wwproxy_server::store::log::Settlement {
+        |receipt| wwproxy_server::store::Release { receipt, delay: Some(Duration::ZERO), reason: None };
+    wwproxy_server::store::Settlement {
         releases: receipts(taken).into_iter().map(release).collect(),
         ..Default::default()
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wwproxy_protocol::ConsumerSettings;
-use wwproxy_server::store::log::{Lease, Limits};
+use wwproxy_server::store::{Lease, Limits};
 
 use crate::fixture::{LONG, SHORT, TestLog, eventually, now, numbers};
 

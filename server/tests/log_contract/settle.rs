@@ -1,7 +1,7 @@
 //! Settling: receipts settle one lease, once.
 
 use wwproxy_protocol::api::Receipt;
-use wwproxy_server::store::log::{Release, Settled, Settlement};
+use wwproxy_server::store::{Release, Settled, Settlement};
 
 use crate::fixture::{TestLog, eventually, numbers, receipts};
 

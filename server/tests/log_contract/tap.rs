@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt, future::join_all};
 use tokio::time::timeout;
 use wwproxy_protocol::{AppId, Event};
-use wwproxy_server::store::log::{Appended, Limits, Store, Tap, TapItem};
+use wwproxy_server::store::{Appended, Limits, Store, Tap, TapItem};
 
 use crate::fixture::{DEADLINE, TestLog, event, larger, numbers, registration};
 

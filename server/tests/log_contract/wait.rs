@@ -9,7 +9,7 @@ use std::{
 
 use tokio::task::JoinSet;
 use wwproxy_protocol::ConsumerName;
-use wwproxy_server::store::log::{Delivery, Lease, Store, StoreError, StoreFuture};
+use wwproxy_server::store::{Delivery, Lease, Store, StoreError, StoreFuture};
 
 use crate::fixture::{DEADLINE, LONG, SHORT, TestLog, now, number, numbers};
 

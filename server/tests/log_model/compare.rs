@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use proptest::{prop_assert, prop_assert_eq, sample::Index, test_runner::TestCaseError};
 use wwproxy_protocol::{ConsumerSettings, EventId, Start, api::Receipt};
-use wwproxy_server::store::log::{
+use wwproxy_server::store::{
     ConsumerStatus, PutConsumer, Reject, Release, Replayed, Settlement, Sought, Store, StoreError,
 };
 

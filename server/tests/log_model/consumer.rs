@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use wwproxy_protocol::api::Receipt;
-use wwproxy_server::store::log::Delivery;
+use wwproxy_server::store::Delivery;
 
 use crate::model::{Filter, Logged};
 

@@ -13,8 +13,7 @@ use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
 use tempfile::TempDir;
 use wwproxy_protocol::{AppId, ConsumerName, Secret, Source, SourceName, api::Receipt};
 use wwproxy_server::store::{
-    SqliteStore,
-    log::{Appended, Delivery, Lease, Limits, NewEvent, Registration, Store, StoreError, StoreFuture},
+    Appended, Delivery, Lease, Limits, NewEvent, Registration, SqliteStore, Store, StoreError, StoreFuture,
 };
 
 use crate::{

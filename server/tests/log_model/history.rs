@@ -1,7 +1,7 @@
 //! The history: which events are stored, and their states.
 
 use proptest::{prop_assert_eq, sample::Index};
-use wwproxy_server::store::log::{EventQuery, EventState, EventSummary, Store};
+use wwproxy_server::store::{EventQuery, EventState, EventSummary, Store};
 
 use crate::{
     Outcome,

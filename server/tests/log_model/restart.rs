@@ -9,10 +9,7 @@ use std::{
 
 use proptest::prop_assert;
 use rusqlite::{Connection, OpenFlags};
-use wwproxy_server::store::{
-    SqliteStore,
-    log::{Limits, Store},
-};
+use wwproxy_server::store::{Limits, SqliteStore, Store};
 
 use crate::{
     Outcome,

@@ -1,7 +1,7 @@
 //! Settling in the model.
 
 use wwproxy_protocol::api::Receipt;
-use wwproxy_server::store::log::Settled;
+use wwproxy_server::store::Settled;
 
 use crate::{
     consumer::{Cursor, State},

@@ -1,6 +1,6 @@
 //! `store info`.
 
-use wwproxy_server::store::log::Store;
+use wwproxy_server::store::Store;
 
 use crate::sample::{done, execute, failed, sample, stopped, store, text, write_index};
 

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use wwproxy_server::store::{
-    SqliteStore,
-    log::{Limits, Store},
-};
+use wwproxy_server::store::{Limits, SqliteStore, Store};
 
 use crate::{
     fixture::{TestLog, copy, event, larger, typed},

@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 use wwproxy_protocol::ConsumerSettings;
-use wwproxy_server::store::log::Store;
+use wwproxy_server::store::Store;
 
 use crate::fixture::{TestLog, larger, typed};
 

@@ -10,8 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, EventId, Source, Start};
 
 use crate::store::{
-    DedupeKey, NewEvent, Registration,
-    log::{Appended, Ephemeral, PutConsumer, Replayed, Sought, StoreError},
+    Appended, DedupeKey, Ephemeral, NewEvent, PutConsumer, Registration, Replayed, Sought, StoreError,
     scheduler::Item,
 };
 

@@ -20,10 +20,7 @@ use super::{
     state::{App, Shared},
     writer::Writer,
 };
-use crate::store::{
-    Limits, NewEvent,
-    log::{Appended, StoreError},
-};
+use crate::store::{Appended, Limits, NewEvent, StoreError};
 
 /// Bytes that an event counts for beside its head and body: its rows' other columns.
 const FRAMING: usize = 64;

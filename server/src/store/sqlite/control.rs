@@ -18,10 +18,7 @@ use super::{
     state::{App, Consumer},
     writer::Writer,
 };
-use crate::store::{
-    Registration,
-    log::{PutConsumer, StoreError},
-};
+use crate::store::{PutConsumer, Registration, StoreError};
 
 /// Consumers of an app, at most.
 const MAX_CONSUMERS: usize = 32;

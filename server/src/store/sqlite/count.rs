@@ -9,7 +9,7 @@ use super::{
     cursor::Count,
     state::{App, Consumer, Shared},
 };
-use crate::store::log::StoreError;
+use crate::store::StoreError;
 
 /// Rows of the index that one read transaction counts, at most.
 const SLICE: usize = 4096;

@@ -27,7 +27,7 @@ use super::{
     app_log::{Entry, Total},
     changes::{Changes, Outcome, Pending, StoredOpen, StoredState},
 };
-use crate::store::log::MAX_LEASE;
+use crate::store::MAX_LEASE;
 
 /// An event that was leased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use super::{
     schema::{OTHER_CACHE_KIB, WRITER_CACHE_KIB, connect},
     state::Shared,
 };
-use crate::store::log::{Health, StoreError};
+use crate::store::{Health, StoreError};
 
 /// How often a disk that is full or fails is tried again.
 const PERIOD: Duration = Duration::from_secs(1);

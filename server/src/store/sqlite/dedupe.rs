@@ -11,7 +11,7 @@ use std::{
 use rusqlite::Connection;
 
 use super::Seq;
-use crate::store::log::DedupeKey;
+use crate::store::DedupeKey;
 
 /// Keys in memory and keys in the database, at most: beyond it the oldest are forgotten before their time.
 const MAX_KEYS: usize = 1_000_000;

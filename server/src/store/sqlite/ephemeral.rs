@@ -12,7 +12,7 @@ use super::{
     state::{App, Consumer},
     writer::Writer,
 };
-use crate::store::log::{Ephemeral, StoreError};
+use crate::store::{Ephemeral, StoreError};
 
 /// Ends an ephemeral consumer when it is dropped.
 struct End {

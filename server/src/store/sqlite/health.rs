@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rusqlite::{Error, ErrorCode};
 
-use crate::store::log::Health;
+use crate::store::Health;
 
 /// A commit that takes longer means that the disk hangs.
 const MAX_COMMIT: Duration = Duration::from_secs(2);

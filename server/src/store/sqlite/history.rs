@@ -21,7 +21,7 @@ use super::{
     state::{App, Consumer, Shared},
     timeline::{self, ACKED, Outcome},
 };
-use crate::store::log::{
+use crate::store::{
     EventPage, EventQuery, EventState, EventSummary, StateAt, StoreError, StoredEvent, TimelineEntry,
 };
 

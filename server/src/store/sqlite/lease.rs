@@ -16,7 +16,7 @@ use super::{
     reader::Read,
     state::{App, Consumer, Shared, encode_receipt},
 };
-use crate::store::log::{Delivery, Lease, StoreError};
+use crate::store::{Delivery, Lease, StoreError};
 
 /// An event that cannot be read is quarantined at this attempt: a failed read may be transient.
 const MAX_READS: u32 = 3;

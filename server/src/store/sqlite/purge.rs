@@ -9,7 +9,7 @@ use super::{
     state::App,
     writer::Writer,
 };
-use crate::store::log::StoreError;
+use crate::store::StoreError;
 
 /// Events that one transaction purges, at most.
 const EVENTS: usize = 256;

@@ -11,7 +11,7 @@ use super::{
     timeline::REPLAYED,
     writer::Writer,
 };
-use crate::store::log::{Replayed, StoreError};
+use crate::store::{Replayed, StoreError};
 
 impl Writer {
     /// Replays an event to a consumer. The timeline counts the replays, so that their number survives settling.

@@ -8,7 +8,7 @@ use super::{
     Seq,
     state::{Shared, decode_receipt},
 };
-use crate::store::log::{Reject, Release, Settled, Settlement, StoreError};
+use crate::store::{Reject, Release, Settled, Settlement, StoreError};
 
 pub(super) fn settle(
     shared: &Arc<Shared>,

@@ -16,7 +16,7 @@ use super::{
     state::{App, Shared},
     writer::Writer,
 };
-use crate::store::log::{Sought, StoreError};
+use crate::store::{Sought, StoreError};
 
 impl Writer {
     /// The position of a start, and what of the app's log is before it. `None`: the event of [`Start::After`] is not in the log.

@@ -30,10 +30,7 @@ use super::{
 };
 use crate::{
     coop::yield_task_if_due,
-    store::{
-        Registration,
-        log::{ConsumerStatus, StoreError},
-    },
+    store::{ConsumerStatus, Registration, StoreError},
 };
 
 /// Entries that a consumer reads ahead from the log, at most.

@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use wwproxy_protocol::{AppId, Event};
 
-use crate::store::log::{Tap, TapItem};
+use crate::store::{Tap, TapItem};
 
 /// Taps of an app, at most.
 const MAX_TAPS: usize = 16;

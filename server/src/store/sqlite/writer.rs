@@ -16,7 +16,7 @@ use super::{
     record::EventIds,
     state::Shared,
 };
-use crate::store::{log::Limits, scheduler::Scheduler};
+use crate::store::{Limits, scheduler::Scheduler};
 
 /// Changes of consumers become durable within about this time: they ride on the first commit after it.
 const FLUSH: Duration = Duration::from_millis(20);

@@ -9,7 +9,7 @@ use super::{
     open::{Open, State},
 };
 use crate::store::{
-    log::EventState,
+    EventState,
     sqlite::{
         Seq,
         app_log::Total,
