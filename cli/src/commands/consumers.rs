@@ -159,12 +159,17 @@ impl Create {
         };
         let valid = settings.check().and_then(|()| settings.check_name(&name));
         valid.map_err(|error| UsageError(error.to_string()))?;
-        let is_new = client.consumer(name.as_str())?.create(&settings).await?;
+        let consumer = client.consumer(name.as_str())?;
+        let is_off = overflow == Some(Overflow::Off);
+        let pending = if is_off { consumer.status().await?.pending } else { None };
+        let is_new = consumer.create(&settings).await?;
         let done = if is_new { "created" } else { "changed" };
-        print_message(&format!(
-            "{done} consumer {name} of {}; `wwproxy listen --consumer {name}` takes its events",
-            client.app_id()
-        ));
+        let effect = if is_off {
+            format!("it receives no events, and what it had not settled ({}) was dropped", count(pending))
+        } else {
+            format!("`wwproxy listen --consumer {name}` takes its events")
+        };
+        print_message(&format!("{done} consumer {name} of {}; {effect}", client.app_id()));
         Ok(())
     }
 }
@@ -212,7 +217,11 @@ fn table(consumers: &[ConsumerStatus], now: SystemTime) -> String {
             consumer.name.to_string(),
             all(consumer.types.iter().map(String::as_str).collect()),
             all(consumer.sources.iter().map(SourceName::as_str).collect()),
-            count(consumer.pending),
+            if consumer.overflow.as_deref() == Some("off") {
+                "off".to_owned()
+            } else {
+                count(consumer.pending)
+            },
             consumer.oldest_pending_age_ms.map_or_else(|| "-".to_owned(), age),
             consumer.leased.to_string(),
             consumer.dead.to_string(),
@@ -236,7 +245,7 @@ mod tests {
         )
         .unwrap();
         let now = humantime::parse_rfc3339("2026-01-31T12:00:05Z").unwrap();
-        let table = table(&[consumer], now);
+        let table = table(std::slice::from_ref(&consumer), now);
         let cells: Vec<_> = table
             .lines()
             .nth(1)
@@ -246,5 +255,8 @@ mod tests {
             .filter(|cell| !cell.is_empty())
             .collect();
         assert_eq!(cells, ["audit", "push issues.*", "all", "?", "1m 1s", "1", "2", "3", "4", "5s ago"]);
+        let mut off = consumer;
+        off.overflow = Some("off".into());
+        assert!(super::table(&[off], now).lines().nth(1).unwrap().contains("all      off"));
     }
 }

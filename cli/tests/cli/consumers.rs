@@ -246,6 +246,7 @@ async fn consumers_are_listed_created_moved_and_deleted() {
             &["seek", "audit", "2026-01-31T12:00:00Z"],
             "moved consumer audit of bot to 2026-01-31T12:00:00.000Z",
         ),
+        (&["create", "audit", "--type", "push"], "takes its events"),
         (&["delete", "audit"], "deleted consumer audit of bot"),
     ] {
         let output = wwproxy(&fake.url, &[&["consumers"], args].concat()).output().await.unwrap();
@@ -261,6 +262,7 @@ async fn consumers_are_listed_created_moved_and_deleted() {
             r#"{"types":["push"],"sources":[],"start":"new","maxAttempts":0,"idleExpiryMs":604800000}"#,
             r#"{"types":["push"],"sources":[],"start":"new","maxAttempts":3}"#,
             r#"{"to":"2026-01-31T12:00:00.000Z"}"#,
+            r#"{"types":["push"],"sources":[],"start":"new","maxAttempts":0}"#,
         ]
     );
     for (args, says) in [
@@ -365,4 +367,16 @@ async fn get_reports_that_default_is_off() {
         assert!(output.stdout.is_empty() && !output.status.success());
         assert!(text(&output.stderr).contains("default receives no events"), "{}", text(&output.stderr));
     }
+}
+
+#[tokio::test]
+async fn switching_default_off_says_what_is_dropped() {
+    let mut default = audit();
+    (default["name"], default["pending"]) = (json!("default"), json!(3));
+    let fake = with_consumers(vec![default]).await;
+    let args = ["consumers", "create", "default", "--overflow", "off"];
+    let output = wwproxy(&fake.url, &args).output().await.unwrap();
+    let said = text(&output.stderr);
+    assert!(said.contains("it receives no events, and what it had not settled (3) was dropped"), "{said}");
+    assert!(!said.contains("takes its events"), "{said}");
 }
