@@ -132,8 +132,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)?;
         match (self.0.status, &self.0.detail) {
-            (Some(status), Some(detail)) => write!(f, " (HTTP {}: {detail})", status.as_u16()),
-            (Some(status), None) => write!(f, " (HTTP {})", status.as_u16()),
+            (Some(status), Some(detail)) if *detail != self.0.message => {
+                write!(f, " (HTTP {}: {detail})", status.as_u16())
+            }
+            (Some(status), _) => write!(f, " (HTTP {})", status.as_u16()),
             _ => Ok(()),
         }
     }

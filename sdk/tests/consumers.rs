@@ -112,6 +112,8 @@ async fn a_missing_consumer_is_distinguished_from_an_old_server() {
     assert!(error.detail().unwrap().contains("creates it"), "{error}");
     let error = later.lease(LeaseOptions::new()).await.unwrap_err();
     assert!(error.to_string().contains("the consumer later was not found"), "{error}");
+    let error = later.create(&ConsumerSettings::default()).await.unwrap_err();
+    assert_eq!(error.to_string(), "PUT /webhooks/bot/consumers/later creates it (HTTP 404)");
 
     let old = FakeServer::start(|_, _| Reply::status(404)).await;
     let error = client(&old).consumer("audit").unwrap().status().await.unwrap_err();

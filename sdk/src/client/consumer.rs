@@ -78,7 +78,8 @@ impl Consumer {
     /// [`Start::After`] is not stored. [`ErrorKind::Protocol`]: the server is older than consumers.
     pub async fn create(&self, settings: &ConsumerSettings) -> Result<bool, Error> {
         let put = |http: &reqwest::Client, url| http.put(url).json(settings);
-        let response = self.send(&path::consumer(self.client.app_id(), &self.name), put).await?;
+        let path = path::consumer(self.client.app_id(), &self.name);
+        let response = self.send(&path, put).await.map_err(as_the_server_says)?;
         Ok(response.status() == StatusCode::CREATED)
     }
 
@@ -182,8 +183,9 @@ impl Consumer {
         let url = self.client.api.url(path)?;
         match self.client.api.send(|http| request(http, url.clone())).await {
             Err(error) if error.kind() == ErrorKind::NotRegistered => {
-                self.client.consumers().await?;
-                Err(self.not_found(error))
+                let consumers = self.client.consumers().await?;
+                let exists = consumers.iter().any(|consumer| consumer.name == self.name);
+                Err(if exists { as_the_server_says(error) } else { self.not_found(error) })
             }
             result => result,
         }
@@ -195,6 +197,16 @@ impl Consumer {
             return error;
         }
         error.with_kind(ErrorKind::NotRegistered, format!("the consumer {} was not found", self.name))
+    }
+}
+
+/// Replaces the message of a 404 that is about something other than the consumer by the server's detail.
+fn as_the_server_says(error: Error) -> Error {
+    match error.detail().map(str::to_owned) {
+        Some(detail) if error.kind() == ErrorKind::NotRegistered => {
+            error.with_kind(ErrorKind::NotRegistered, detail)
+        }
+        _ => error,
     }
 }
 
