@@ -168,6 +168,24 @@ async fn a_stored_event_has_its_headers_its_body_and_its_timeline() {
     }
 }
 
+#[tokio::test]
+async fn an_event_whose_attempts_are_used_up_has_a_reason() {
+    let store = TestLog::new().await;
+    store.put("audit", ConsumerSettings { max_attempts: 2, ..ConsumerSettings::default() }).await;
+    let id = append_ids(&store, 0..1).await.remove(0);
+    for _ in 0..2 {
+        let leased = store.lease("audit", now(1)).await;
+        let release =
+            |receipt| wwproxy_server::store::Release { receipt, delay: Some(Duration::ZERO), reason: None };
+        let releases = leased.into_iter().map(|taken| release(taken.receipt)).collect();
+        let settlement = wwproxy_server::store::Settlement { releases, ..Default::default() };
+        store.log.settle(&store.app, &consumer("audit"), settlement).await.unwrap();
+    }
+    let timeline = get(&store.reopen().await, &id).await.timeline;
+    let reasons: Vec<_> = timeline.iter().filter_map(|entry| entry.reason.as_deref()).collect();
+    assert_eq!(reasons, ["2 attempts failed"]);
+}
+
 /// More events than a page and a slice have, in the index and in memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_history_is_listed_in_bounded_calls() {

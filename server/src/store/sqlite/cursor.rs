@@ -298,6 +298,7 @@ impl Cursor {
         now: Instant,
     ) {
         if self.is_exhausted(open.attempt) {
+            let reason = reason.or_else(|| Some(attempts_failed(open.attempt)));
             return self.bury(seq, open, what, reason, now);
         }
         let took = open.took(now);
@@ -321,4 +322,9 @@ impl Cursor {
         self.run_timers(now);
         self.open.remove_leased(seq, number)
     }
+}
+
+/// The reason of a dead event whose client gave none.
+fn attempts_failed(attempts: u32) -> String {
+    if attempts == 1 { "1 attempt failed".to_owned() } else { format!("{attempts} attempts failed") }
 }
