@@ -94,6 +94,13 @@ pub(crate) fn log_start(config: &Config, settings: &Settings, address: SocketAdd
              needs them"
         );
     }
+    if config.history > config.retention {
+        tracing::warn!(
+            history = %format_duration(config.history),
+            retention = %format_duration(config.retention),
+            "--history is longer than --retention, which removes acknowledged events as well: the retention counts"
+        );
+    }
     tracing::info!(
         max_body = config.max_body.0,
         max_buffered_bytes = config.max_buffered_bytes.0,
@@ -101,7 +108,7 @@ pub(crate) fn log_start(config: &Config, settings: &Settings, address: SocketAdd
         max_clients_per_app = settings.max_clients_per_app,
         max_queued_events = config.max_queued_events,
         max_queued_bytes = config.max_queued_bytes.0,
-        overflow = ?config.overflow,
+        overflow = %config.overflow,
         retention = %format_duration(config.retention),
         history = %format_duration(config.history),
         max_history_bytes = config.max_history_bytes.0,

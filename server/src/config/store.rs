@@ -15,6 +15,12 @@ pub enum Overflow {
     Off,
 }
 
+impl fmt::Display for Overflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().expect("no value is skipped").get_name())
+    }
+}
+
 impl From<Overflow> for wwproxy_protocol::Overflow {
     fn from(overflow: Overflow) -> Self {
         match overflow {

@@ -33,6 +33,9 @@ async fn settle(app: AppId, context: Context, request: Request) -> Result<Respon
             "A request has at most {MAX_RECEIPTS} receipts in all lists: send the rest in another one."
         )));
     }
+    if settlement.extend.iter().any(|extend| extend.lease_ms == Some(0)) {
+        return Err(ApiError::bad_request("\"leaseMs\" must be at least 1."));
+    }
     let consumer = settlement.consumer.clone().unwrap_or_default();
     let settled = context.proxy.settle(&app, &consumer, settlement).await?;
     Ok(json(serde_json::to_vec(&settled).expect("texts and numbers have a JSON form")))

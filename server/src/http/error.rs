@@ -228,7 +228,7 @@ impl From<ConsumerError> for ApiError {
             }
             ConsumerError::Default => Self::new(
                 StatusCode::CONFLICT,
-                "The consumer default cannot be deleted: its overflow \"off\" lets it receive nothing.",
+                "The consumer default cannot be deleted: set its \"overflow\" to \"off\" and it receives nothing.",
             ),
             error @ ConsumerError::DefaultOff(_) => Self::new(
                 StatusCode::CONFLICT,
@@ -239,7 +239,11 @@ impl From<ConsumerError> for ApiError {
             ),
             ConsumerError::NoSuchStart => Self::new(
                 StatusCode::NOT_FOUND,
-                "The app has no such event, or it has been removed: start at a time, or at \"all\".",
+                "The app has no such event, or it has been removed: start at \"new\", \"all\", a time such as 2026-01-31T12:00:00Z, \
+                 or the id of a stored event.",
+            ),
+            ConsumerError::FutureStart => Self::bad_request(
+                "The start is in the future: give a time that has passed, or \"new\" for what is stored from now on.",
             ),
         }
     }

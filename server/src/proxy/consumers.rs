@@ -1,6 +1,9 @@
 //! The consumers of an app: how they are created, listed, moved and deleted.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, InvalidConsumer, Secret, Start, api};
 
@@ -10,8 +13,11 @@ use crate::{
     store::{ConsumerStatus, Delivery, Ephemeral, Lease, PutConsumer, Sought, StoreError},
 };
 
-/// Limits how often a new or deleted consumer is logged: a client can create and delete without an end.
+/// Limits how often a change of a consumer is logged: a client can create and delete without an end.
 static CHANGED: LogLimit = LogLimit::per_minute(60);
+
+/// How far in the future a start may be, for a clock that is ahead.
+const MAX_AHEAD: Duration = Duration::from_secs(60);
 
 /// Why a request about a consumer failed.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +36,8 @@ pub(crate) enum ConsumerError {
     DefaultOff(Vec<ConsumerName>),
     #[error("the event to start after is not stored")]
     NoSuchStart,
+    #[error("the start is in the future")]
+    FutureStart,
 }
 
 impl Proxy {
@@ -42,6 +50,7 @@ impl Proxy {
         settings: ConsumerSettings,
     ) -> Result<bool, ProxyError> {
         settings.check_name(name).map_err(ConsumerError::Invalid)?;
+        check_start(&settings.start)?;
         let shared = self.registration_change(app, token).await?;
         let name = name.clone();
         let put = async move |proxy: Arc<Self>, app: AppId| match proxy
@@ -55,7 +64,12 @@ impl Proxy {
                 }
                 Ok(true)
             }
-            PutConsumer::Updated => Ok(false),
+            PutConsumer::Updated => {
+                if let Some(count) = CHANGED.add(1) {
+                    tracing::info!(%app, consumer = %name, count, "consumer changed");
+                }
+                Ok(false)
+            }
             PutConsumer::Conflict => Err(ConsumerError::Exists.into()),
             PutConsumer::TooMany => Err(ConsumerError::TooMany.into()),
             PutConsumer::NoSuchEvent => Err(ConsumerError::NoSuchStart.into()),
@@ -123,10 +137,16 @@ impl Proxy {
         name: &ConsumerName,
         to: Start,
     ) -> Result<(), ProxyError> {
+        check_start(&to)?;
         let shared = self.registration_change(app, token).await?;
         let name = name.clone();
         let seek = async move |proxy: Arc<Self>, app: AppId| match proxy.store.seek(&app, &name, to).await? {
-            Sought::Moved => Ok(()),
+            Sought::Moved => {
+                if let Some(count) = CHANGED.add(1) {
+                    tracing::info!(%app, consumer = %name, count, "consumer moved");
+                }
+                Ok(())
+            }
             Sought::NoSuchEvent => Err(ConsumerError::NoSuchStart.into()),
         };
         self.change_app(app, shared, seek).await
@@ -134,6 +154,7 @@ impl Proxy {
 
     /// Opens a consumer for one websocket, from a position in the app's history on.
     pub(crate) async fn open_ephemeral(&self, app: &AppId, start: Start) -> Result<Ephemeral, ProxyError> {
+        check_start(&start)?;
         let is_event = matches!(start, Start::After(_));
         let opened = self.store.open_ephemeral(app, start).await?;
         let missing = if is_event { ConsumerError::NoSuchStart } else { ConsumerError::NotRegistered };
@@ -174,6 +195,13 @@ impl Proxy {
         status.last_used = Some(rfc3339(consumer.last_used));
         status.clients = self.clients.websockets_of(app, &status.name) as u64;
         status
+    }
+}
+
+fn check_start(start: &Start) -> Result<(), ConsumerError> {
+    match start {
+        Start::At(time) if *time > SystemTime::now() + MAX_AHEAD => Err(ConsumerError::FutureStart),
+        _ => Ok(()),
     }
 }
 

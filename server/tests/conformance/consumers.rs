@@ -186,7 +186,7 @@ async fn deleting_a_consumer_closes_its_websockets_and_ends_its_leases() {
     assert_eq!(other.bodies(3).await.len(), 3, "other consumers have their events");
     problem(app.delete_consumer("audit").await, 404).await;
     let detail = problem(app.delete_consumer("default").await, 409).await;
-    assert!(detail.contains("default"), "{detail}");
+    assert!(detail.contains("set its \"overflow\" to \"off\""), "{detail}");
     app.new_consumer("audit", json!({})).await;
     assert_eq!(app.consumer("audit").await["pending"], 0, "it begins anew");
 }
@@ -217,6 +217,11 @@ async fn a_consumer_is_moved_to_any_position() {
     assert_eq!(settled["stale"], json!([receipt(0), receipt(2)]), "leases end");
     assert_eq!(app.consumer("audit").await["dead"], 1);
     assert_eq!(app.drain("default").await, bodies(&[0, 1, 2, 3]), "no other consumer is moved");
+    empty(app.put_consumer("audit", json!({"maxAttempts": 2})).await, 200).await;
+    eventually("changes and moves are logged", async || {
+        ["consumer changed", "consumer moved"].iter().all(|line| server.log().contains(line))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -239,7 +244,16 @@ async fn a_position_that_does_not_exist_is_an_error() {
     let foreign = other.poll("").await.remove(0).0;
     for to in [&*foreign, "x", "01a20a76-a6c2-7326-9612-60ed508a72b8"] {
         problem(app.seek_response("default", to).await, 404).await;
-        problem(app.put_consumer("audit", json!({"start": to})).await, 404).await;
+        let detail = problem(app.put_consumer("audit", json!({"start": to})).await, 404).await;
+        assert!(detail.contains("a time such as") && detail.contains("the id of a stored event"), "{detail}");
+    }
+    let future = humantime::format_rfc3339(SystemTime::now() + Duration::from_secs(90)).to_string();
+    for response in [
+        app.seek_response("default", &future).await,
+        app.put_consumer("audit", json!({"start": future})).await,
+    ] {
+        let detail = problem(response, 400).await;
+        assert!(detail.contains("future"), "{detail}");
     }
     problem(app.seek_response("audit", "all").await, 404).await;
     for body in

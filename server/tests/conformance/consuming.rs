@@ -107,6 +107,7 @@ async fn an_unknown_consumer_is_404_and_the_answer_says_how_to_create_it() {
         upgrade("?consumer=%00"),
         upgrade("?since="),
         upgrade("?since=2026-13-01T00:00:00Z"),
+        upgrade("?since=2999-01-01T00:00:00Z"),
         upgrade("?since=1h&since=2h"),
         upgrade("?since=1h&tap=1"),
         upgrade("?since=1h&consumer=default"),

@@ -84,6 +84,7 @@ async fn secrets_tokens_and_signatures_are_not_logged() {
 async fn the_log_of_dropped_events_is_rate_limited() {
     let flags = ["--max-queued-events", "1", "--overflow", "drop-oldest"];
     for server in [Server::start(&flags), Server::start_in(&Arc::new(Home::new()), &flags)] {
+        assert!(server.log().contains("overflow=drop-oldest"), "{}", server.log());
         let app = server.app("bot").await;
         app.post_numbers(0..50).await;
         assert_eq!(app.gauge("dropped").await, 49);
@@ -94,6 +95,16 @@ async fn the_log_of_dropped_events_is_rate_limited() {
         assert_eq!(lines.len(), 1, "once a minute: {log}");
         assert!(lines[0].contains("WARN") && lines[0].contains("last=bot"), "{}", lines[0]);
     }
+}
+
+#[tokio::test]
+async fn a_history_longer_than_the_retention_is_reported() {
+    let server = Server::start(&["--retention", "1h", "--history", "2h"]);
+    server.app("bot").await;
+    assert!(server.log().contains("--history is longer than --retention"), "{}", server.log());
+    let server = Server::start(&[]);
+    server.app("bot").await;
+    assert!(!server.log().contains("--history is longer"), "{}", server.log());
 }
 
 #[tokio::test]

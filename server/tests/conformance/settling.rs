@@ -97,6 +97,9 @@ async fn an_extended_lease_lasts_longer() {
     let third = next(&app).await;
     assert_eq!(third.body, number(2).as_bytes(), "its lease was not extended");
     assert_eq!(app.settle(json!({"ack": receipts})).await["acked"], 2);
+    let zero = json!({"extend": [{"receipt": third.receipt, "leaseMs": 0}]}).to_string();
+    let response = app.request(reqwest::Method::POST, "/ack").body(zero).send().await.unwrap();
+    assert_eq!(response.status(), 400);
     app.settle(json!({"extend": [{"receipt": third.receipt, "leaseMs": 1}]})).await;
     assert_eq!(next(&app).await.details.attempt, Some(3), "an extension may also shorten the lease");
 }
