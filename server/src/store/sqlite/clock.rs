@@ -8,6 +8,9 @@ const MAX_JUMP: Duration = Duration::from_secs(5 * 60);
 /// A jump is confirmed when the wall clock has been consistent for this time after it.
 const CONFIRMED_AFTER: Duration = Duration::from_secs(10 * 60);
 
+/// A server that was stopped for less than this trusts its clock at its start.
+const MIN_STOPPED: Duration = Duration::from_secs(3600);
+
 /// Both clocks at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Moment {
@@ -33,7 +36,11 @@ impl Moment {
 }
 
 impl Clock {
-    pub(super) fn new(wall: i64, monotonic: Instant) -> Self {
+    /// `newest` is the time of the newest event, if there is one. If even that event is too old now, the clock may be wrong: it must
+    /// be confirmed as after a jump.
+    pub(super) fn new(wall: i64, monotonic: Instant, newest: Option<i64>, retention: Duration) -> Self {
+        let all_are_old = |newest: &i64| wall.saturating_sub(*newest) > micros(retention.max(MIN_STOPPED));
+        let wall = newest.filter(all_are_old).unwrap_or(wall);
         Self { trusted: Moment { wall, monotonic }, jumped: None }
     }
 
@@ -55,7 +62,7 @@ impl Clock {
             Some(_) => {}
             None => {
                 tracing::warn!(
-                    "the system clock jumped forward: no event or consumer is removed by its age until the clock has been \
+                    "the system clock jumped forward, or the newest event is older than the retention: no event or consumer is removed by its age until the clock has been \
                      consistent for {} minutes",
                     CONFIRMED_AFTER.as_secs() / 60
                 );
@@ -79,7 +86,7 @@ mod tests {
     /// Observes a clock at each of these minutes by the monotonic and by the wall clock.
     fn observe(moments: &[(u64, i64)]) -> Vec<bool> {
         let start = Instant::now();
-        let mut clock = Clock::new(0, start);
+        let mut clock = Clock::new(0, start, None, Duration::ZERO);
         let at = |minutes| start + Duration::from_secs(60 * minutes);
         moments.iter().map(|(monotonic, wall)| clock.observe(wall * MINUTE, at(*monotonic))).collect()
     }
@@ -95,6 +102,20 @@ mod tests {
             observe(&[(1, 1), (2, 1000), (3, 1001), (11, 1009), (12, 1010), (13, 1011)]),
             [true, false, false, false, true, true]
         );
+    }
+
+    #[test]
+    fn a_start_at_which_every_event_is_too_old_is_like_a_jump() {
+        let (start, day) = (Instant::now(), Duration::from_secs(24 * 3600));
+        let trusts = |newest, retention| {
+            Clock::new(100 * MINUTE, start, newest, retention).observe(100 * MINUTE, start)
+        };
+        assert!(trusts(None, day) && trusts(Some(0), day));
+        assert!(trusts(Some(50 * MINUTE), Duration::ZERO), "it was stopped for less than an hour");
+        assert!(!trusts(Some(0), Duration::ZERO));
+        let mut clock = Clock::new(100 * MINUTE, start, Some(0), Duration::ZERO);
+        assert!(!clock.observe(100 * MINUTE, start));
+        assert!(clock.observe(110 * MINUTE, start + CONFIRMED_AFTER));
     }
 
     #[test]

@@ -36,8 +36,9 @@ pub(super) struct Swept {
 }
 
 impl Retention {
-    pub(super) fn new(now: Instant) -> Self {
-        let clock = Clock::new(micros(SystemTime::now()), now);
+    /// `newest` is the time of the newest event.
+    pub(super) fn new(now: Instant, newest: Option<i64>, retention: Duration) -> Self {
+        let clock = Clock::new(micros(SystemTime::now()), now, newest, retention);
         Self {
             clock,
             due: now + PAUSE,

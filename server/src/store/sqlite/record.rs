@@ -162,6 +162,11 @@ impl EventIds {
         Self { millis, salt: u64::from_le_bytes(salt) }
     }
 
+    /// The time of the newest event, in microseconds since 1970.
+    pub(super) fn newest(&self) -> Option<i64> {
+        (self.millis > 0).then(|| self.millis.cast_signed().saturating_mul(1000))
+    }
+
     /// The layout after the version and variant bits: milliseconds (48), seq (12 and 36), salt (26).
     pub(super) fn next(&mut self, seq: Seq, received_at: i64) -> Uuid {
         self.millis = self.millis.max((received_at / 1000).cast_unsigned());

@@ -49,6 +49,7 @@ impl Writer {
         index: Index,
         recent: Recent,
     ) -> Self {
+        let retention = Retention::new(Instant::now(), ids.newest(), limits.retention);
         Self {
             shared,
             database,
@@ -57,7 +58,7 @@ impl Writer {
             ids,
             index,
             recent,
-            retention: Retention::new(Instant::now()),
+            retention,
             scratch: Vec::new(),
             scheduler: Scheduler::default(),
             flush_at: None,
