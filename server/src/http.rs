@@ -125,6 +125,20 @@ where
         .boxed()
 }
 
+/// A route at a path with an app id and a name of the app's.
+fn route_of_named<P, N, H, A>(path: P, context: &Context, handler: H) -> BoxedFilter<(Response,)>
+where
+    P: Filter<Extract = (AppId, N), Error = Rejection> + Clone + Send + Sync + 'static,
+    N: Send + 'static,
+    H: Fn(AppId, N, Context, Request) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Result<Response, ApiError>> + Send,
+{
+    path.and(with(context))
+        .and(request())
+        .then(move |app, name, context, request| handler(app, name, context, request).map(answer))
+        .boxed()
+}
+
 /// Every other path. The routes reject a request only because its path does not match.
 fn not_found() -> BoxedFilter<(Response,)> {
     request()

@@ -9,7 +9,7 @@ use wwproxy_protocol::{
 use super::{
     Context, MAX_REQUEST,
     error::ApiError,
-    request::{Request, json, read_object},
+    request::{Request, json_of, read_object},
     route_of_app,
 };
 
@@ -38,5 +38,5 @@ async fn settle(app: AppId, context: Context, request: Request) -> Result<Respon
     }
     let consumer = settlement.consumer.clone().unwrap_or_default();
     let settled = context.proxy.settle(&app, &consumer, settlement).await?;
-    Ok(json(serde_json::to_vec(&settled).expect("texts and numbers have a JSON form")))
+    Ok(json_of(&settled))
 }

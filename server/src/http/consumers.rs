@@ -1,6 +1,5 @@
 //! `/webhooks/{appId}/consumers`: the consumers of an app.
 
-use futures_util::FutureExt as _;
 use warp::{
     Filter as _,
     filters::BoxedFilter,
@@ -13,23 +12,18 @@ use wwproxy_protocol::{
 };
 
 use super::{
-    Context, MAX_REQUEST, answer,
+    Context, MAX_REQUEST,
     error::ApiError,
-    request::{Request, empty, json, read_object, request},
-    route_of_app, with,
+    request::{Request, empty, json_of, read_object, utf8},
+    route_of_app, route_of_named,
 };
 use crate::proxy::ConsumerError;
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
     let all = route_of_app(warp::path!("webhooks" / AppId / "consumers"), context, list);
-    let one = warp::path!("webhooks" / AppId / "consumers" / ConsumerName)
-        .and(with(context))
-        .and(request())
-        .then(|app, name, context, request| dispatch(app, name, context, request).map(answer));
-    let seek = warp::path!("webhooks" / AppId / "consumers" / ConsumerName / "seek")
-        .and(with(context))
-        .and(request())
-        .then(|app, name, context, request| seek(app, name, context, request).map(answer));
+    let one = route_of_named(warp::path!("webhooks" / AppId / "consumers" / ConsumerName), context, dispatch);
+    let seek = warp::path!("webhooks" / AppId / "consumers" / ConsumerName / "seek");
+    let seek = route_of_named(seek, context, self::seek);
     all.or(one).unify().or(seek).unify().boxed()
 }
 
@@ -39,7 +33,7 @@ async fn list(app: AppId, context: Context, request: Request) -> Result<Response
     }
     request.authorise(&context.proxy, &app).await?;
     let consumers = context.proxy.consumers(&app).await?;
-    Ok(json(serde_json::to_vec(&Consumers { consumers }).expect("texts and numbers have a JSON form")))
+    Ok(json_of(&Consumers { consumers }))
 }
 
 async fn dispatch(
@@ -52,7 +46,7 @@ async fn dispatch(
         Method::GET | Method::HEAD => {
             request.authorise(&context.proxy, &app).await?;
             let consumer = context.proxy.consumer(&app, &name).await?;
-            Ok(json(serde_json::to_vec(&consumer).expect("texts and numbers have a JSON form")))
+            Ok(json_of(&consumer))
         }
         Method::PUT => {
             let is_new = put(&app, &name, &context, request).await?;
@@ -76,8 +70,7 @@ async fn put(
 ) -> Result<bool, ApiError> {
     let (request, token) = request.authorise(&context.proxy, app).await?;
     let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
-    let text =
-        std::str::from_utf8(&body).map_err(|_| ApiError::bad_request("The body must be JSON in UTF-8."))?;
+    let text = utf8(&body)?;
     let settings = ConsumerSettings::parse(if text.is_empty() { "{}" } else { text });
     Ok(context.proxy.put_consumer(app, &token, name, settings.map_err(ConsumerError::from)?).await?)
 }

@@ -12,7 +12,7 @@ use super::{
     Context,
     error::ApiError,
     forwarded::{PeerAddress, public_url},
-    request::{Request, answer, json, request},
+    request::{Request, answer, json_of, request},
     with,
 };
 
@@ -41,7 +41,7 @@ async fn metadata(context: &Context, peer: PeerAddress, request: Request) -> Res
         grant_types_supported: vec!["client_credentials".into()],
         response_types_supported: Vec::new(),
     };
-    let mut response = json(serde_json::to_vec(&server).expect("texts have a JSON form"));
+    let mut response = json_of(&server);
     // A cache must not return the address that another client used.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)

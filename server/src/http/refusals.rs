@@ -6,7 +6,7 @@ use wwproxy_protocol::{AppId, api::Refusals};
 use super::{
     Context,
     error::ApiError,
-    request::{Request, json},
+    request::{Request, json_of},
     route_of_app,
 };
 
@@ -20,5 +20,5 @@ async fn refusals(app: AppId, context: Context, request: Request) -> Result<Resp
     }
     request.authorise(&context.proxy, &app).await?;
     let refusals = Refusals { refusals: context.proxy.refusals(&app) };
-    Ok(json(serde_json::to_vec(&refusals).expect("texts and numbers have a JSON form")))
+    Ok(json_of(&refusals))
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc, time::SystemTime};
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
 use hyper::upgrade::OnUpgrade;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use warp::{
     Filter,
     filters::BoxedFilter,
@@ -186,6 +186,16 @@ pub(super) fn empty(status: warp::http::StatusCode) -> Response {
 /// The response of a handler, also of one that failed.
 pub(super) fn answer(result: Result<Response, ApiError>) -> Response {
     result.unwrap_or_else(Reply::into_response)
+}
+
+/// The text of a body that must be JSON.
+pub(super) fn utf8(body: &[u8]) -> Result<&str, ApiError> {
+    std::str::from_utf8(body).map_err(|_| ApiError::bad_request("The body must be JSON in UTF-8."))
+}
+
+/// A response with a value in JSON.
+pub(super) fn json_of(value: &impl Serialize) -> Response {
+    json(serde_json::to_vec(value).expect("texts and numbers have a JSON form"))
 }
 
 /// A response in JSON.

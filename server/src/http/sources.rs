@@ -1,6 +1,5 @@
 //! `/webhooks/{appId}/sources`: the sources of an app.
 
-use futures_util::FutureExt as _;
 use warp::{
     Filter as _,
     filters::BoxedFilter,
@@ -13,23 +12,18 @@ use wwproxy_protocol::{
 };
 
 use super::{
-    Context, MAX_REQUEST, answer,
+    Context, MAX_REQUEST,
     error::ApiError,
-    request::{Request, empty, json, request},
-    route_of_app, with,
+    request::{Request, empty, json_of, utf8},
+    route_of_app, route_of_named,
 };
 use crate::proxy::ProxyError;
 
 pub(super) fn route(context: &Context) -> BoxedFilter<(Response,)> {
     let all = route_of_app(warp::path!("webhooks" / AppId / "sources"), context, list);
-    let one = warp::path!("webhooks" / AppId / "sources" / SourceName)
-        .and(with(context))
-        .and(request())
-        .then(|app, name, context, request| dispatch(app, name, context, request).map(answer));
-    let arm = warp::path!("webhooks" / AppId / "sources" / SourceName / "arm")
-        .and(with(context))
-        .and(request())
-        .then(|app, name, context, request| arm(app, name, context, request).map(answer));
+    let one = route_of_named(warp::path!("webhooks" / AppId / "sources" / SourceName), context, dispatch);
+    let arm = warp::path!("webhooks" / AppId / "sources" / SourceName / "arm");
+    let arm = route_of_named(arm, context, self::arm);
     all.or(one).unify().or(arm).unify().boxed()
 }
 
@@ -40,7 +34,7 @@ async fn list(app: AppId, context: Context, request: Request) -> Result<Response
     request.authorise(&context.proxy, &app).await?;
     let sources = context.proxy.sources(&app).await?;
     let sources = sources.into_iter().map(|source| with_hook(source, &app, &context)).collect();
-    Ok(json(serde_json::to_vec(&Sources { sources }).expect("texts and numbers have a JSON form")))
+    Ok(json_of(&Sources { sources }))
 }
 
 async fn dispatch(
@@ -53,7 +47,7 @@ async fn dispatch(
         Method::GET | Method::HEAD => {
             request.authorise(&context.proxy, &app).await?;
             let source = find(&app, &name, &context).await?;
-            Ok(json(serde_json::to_vec(&source).expect("texts and numbers have a JSON form")))
+            Ok(json_of(&source))
         }
         Method::PUT => {
             let is_new = put(&app, &name, &context, request).await?;
@@ -77,8 +71,7 @@ pub(super) async fn put(
 ) -> Result<bool, ApiError> {
     let (request, token) = request.authorise(&context.proxy, app).await?;
     let body = request.body.collect(MAX_REQUEST, &context.budgets.requests, Some(app.clone())).await?.bytes;
-    let text =
-        std::str::from_utf8(&body).map_err(|_| ApiError::bad_request("The body must be JSON in UTF-8."))?;
+    let text = utf8(&body)?;
     let settings = SourceSettings::parse(text).map_err(ProxyError::from)?;
     Ok(context.proxy.put_source(app, &token, name, settings).await?)
 }
@@ -112,5 +105,5 @@ async fn arm(app: AppId, name: SourceName, context: Context, request: Request) -
     } else {
         context.proxy.arm_status(&app, &name)
     };
-    Ok(json(serde_json::to_vec(&status).expect("texts have a JSON form")))
+    Ok(json_of(&status))
 }

@@ -6,7 +6,7 @@ use wwproxy_protocol::AppId;
 use super::{
     Context,
     error::ApiError,
-    request::{Request, json},
+    request::{Request, json_of},
     route_of_app,
 };
 
@@ -21,5 +21,5 @@ async fn status(app: AppId, context: Context, request: Request) -> Result<Respon
     let (request, _) = request.authorise(&context.proxy, &app).await?;
     let consumer = request.consumer()?.unwrap_or_default();
     let status = context.proxy.status(&app, &consumer).await?;
-    Ok(json(serde_json::to_vec(&status).expect("texts and numbers have a JSON form")))
+    Ok(json_of(&status))
 }

@@ -14,7 +14,7 @@ use wwproxy_protocol::Secret;
 use super::{
     Context,
     error::ApiError,
-    request::{Request, answer, json, request},
+    request::{Request, answer, json_of, request},
     with,
 };
 use crate::proxy::ProxyError;
@@ -58,7 +58,7 @@ async fn token(context: &Context, request: Request) -> Result<Response, ApiError
         error => error.into(),
     })?;
     connection.authorise()?;
-    let mut response = json(serde_json::to_vec(&token).expect("texts and numbers have a JSON form"));
+    let mut response = json_of(&token);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response.into_response())
 }
