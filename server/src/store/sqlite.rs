@@ -175,9 +175,7 @@ impl SqliteStore {
     pub fn exists(path: &Path) -> std::io::Result<bool> {
         Folder::exists(path)
     }
-}
 
-impl SqliteStore {
     fn history(&self) -> History<'_> {
         History { shared: &self.shared, commands: &self.commands }
     }

@@ -42,7 +42,7 @@ pub(super) struct Append {
     /// The source that verified the event.
     pub(super) source: Arc<Source>,
     pub(super) event: NewEvent,
-    /// The idempotency key, if the sender's repetitions can be told.
+    /// The dedupe key (idempotency key). `None` if the sender's retries cannot be recognised.
     pub(super) dedupe: Option<DedupeKey>,
     pub(super) reply: Reply<Appended>,
     size: usize,

@@ -7,7 +7,7 @@ use std::sync::{
 
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
-use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, Start};
+use wwproxy_protocol::{AppId, ConsumerName, ConsumerSettings, Start, api::MAX_CONSUMERS};
 
 use super::{
     app_log::{AppLog, Total},
@@ -19,9 +19,6 @@ use super::{
     writer::Writer,
 };
 use crate::store::{PutConsumer, Registration, StoreError};
-
-/// Consumers of an app, at most.
-const MAX_CONSUMERS: usize = 32;
 
 impl Writer {
     /// Runs a command and answers its caller.

@@ -25,7 +25,7 @@ impl Writer {
         Ok(true)
     }
 
-    /// Deletes events, whoever has not settled them. `counts`: they count as dropped by these consumers.
+    /// Deletes events, whether consumers have settled them or not. `counts`: consumers that have not count them as dropped.
     pub(super) fn delete(
         &mut self,
         app: &Arc<App>,

@@ -63,14 +63,10 @@ impl Writer {
 
 fn delete(db: &Connection, removal: &Removal) -> rusqlite::Result<()> {
     let Removal { app, events: seqs, total: removed } = removal;
-    let mut events = db.prepare_cached("DELETE FROM events WHERE seq = ?")?;
-    let mut bodies = db.prepare_cached("DELETE FROM bodies WHERE seq = ?")?;
     let mut index = db.prepare_cached("DELETE FROM by_app WHERE app_id = ? AND seq = ?")?;
     for seq in seqs.keys() {
-        let seq = seq.cast_signed();
-        events.execute([seq])?;
-        bodies.execute([seq])?;
-        index.execute((app.id, seq))?;
+        delete_event_rows(db, *seq)?;
+        index.execute((app.id, seq.cast_signed()))?;
     }
     let ever = app.log.lock().total;
     db.prepare_cached(
@@ -96,6 +92,13 @@ fn delete(db: &Connection, removal: &Removal) -> rusqlite::Result<()> {
     for consumer in consumers {
         delete_outcomes(db, consumer, oldest)?;
     }
+    Ok(())
+}
+
+/// Deletes an event and its body. The index may still have it.
+pub(super) fn delete_event_rows(db: &Connection, seq: Seq) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM events WHERE seq = ?")?.execute([seq.cast_signed()])?;
+    db.prepare_cached("DELETE FROM bodies WHERE seq = ?")?.execute([seq.cast_signed()])?;
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use super::{
     progress::PAUSE,
     reader::entry,
     record::micros,
-    removal::Removal,
+    removal::{Removal, delete_event_rows},
     state::App,
     sweep::{BATCH_BYTES, BATCH_EVENTS, Batch, Wanted},
     writer::Writer,
@@ -215,10 +215,11 @@ fn oldest(db: &Connection) -> rusqlite::Result<Vec<Old>> {
 /// Deletes events whose app is not known. The index may have them.
 fn delete_strays(db: &Connection, seqs: &[Seq]) -> rusqlite::Result<()> {
     for seq in seqs {
-        let seq = seq.cast_signed();
-        db.execute("DELETE FROM events WHERE seq = ?", [seq])?;
-        db.execute("DELETE FROM bodies WHERE seq = ?", [seq])?;
-        db.execute("DELETE FROM by_app WHERE app_id IN (SELECT app_id FROM apps) AND seq = ?", [seq])?;
+        delete_event_rows(db, *seq)?;
+        db.execute(
+            "DELETE FROM by_app WHERE app_id IN (SELECT app_id FROM apps) AND seq = ?",
+            [seq.cast_signed()],
+        )?;
     }
     Ok(())
 }

@@ -73,7 +73,7 @@ impl Cursor {
         Some(Count { from: self.position, open, passed: ahead.passed, generation: ahead.generation })
     }
 
-    /// Ends a count: so many events match, up to the end of the log.
+    /// Ends a count with the number of matching events, up to the end of the log.
     pub(in crate::store::sqlite) fn end_count(&mut self, count: &Count, matching: Total, end: Seq) {
         let ahead = &mut self.ahead;
         if count.generation == ahead.generation {

@@ -8,7 +8,7 @@ use super::super::Seq;
 
 /// After a failure each of this many keys is tried, then ever larger steps are made.
 const SINGLE_STEPS: u64 = 1 << 20;
-/// So many keys are tried behind the last key that is known: as many as the index is behind the events.
+/// The number of keys that are tried after the last known key: the late index lacks at most this number of events.
 const BEHIND: u64 = 50_000;
 
 /// Visits the rows of a query, and goes on behind pages that cannot be read.
