@@ -212,7 +212,7 @@ async fn a_failed_read_is_retried() {
         if response.status() == StatusCode::OK {
             let leased = api::decode_lease(&response.text().await.unwrap()).unwrap();
             received.extend(fixture.numbers(&leased.events));
-            // On a busy machine the lease is over, and the events come again.
+            // If the lease expired before, as on a busy machine, the events are redelivered.
             let receipts: Vec<_> = leased.events.iter().map(|event| &event.receipt).collect();
             fixture.app.settle(json!({"ack": receipts})).await;
         }

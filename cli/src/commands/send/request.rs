@@ -67,8 +67,8 @@ impl Sender {
         Ok(outgoing)
     }
 
-    /// Sets the delivery id in each header that has one and is present, as the alternatives of a scheme may have different headers. If
-    /// none is present, adds the header of the first alternative.
+    /// Sets the delivery id in each present header for it, as the alternatives of a scheme may have different headers. Adds the
+    /// header of the first alternative if no such header is present.
     fn replace_id(&self, headers: &mut HeaderMap, id: &str) -> Result<(), UsageError> {
         let names = self.scheme.unsigned_id_headers();
         let present: Vec<_> = names.iter().copied().filter(|name| headers.contains_key(*name)).collect();
